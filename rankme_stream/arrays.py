@@ -1,0 +1,89 @@
+"""Which stored number types are read, and what is known of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rankme_stream.errors import SourceFormatError
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+
+_MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+_FLOAT64_EXACT_INTEGER = 2**53
+
+
+@dataclass(frozen=True)
+class StoredType:
+    """A number type as stored: its name, how numpy holds it, what rounding to it costs.
+
+    Parameters
+    ----------
+    name
+        ``float16``, ``bfloat16``, ``float32``, ``float64`` or an integer type's name.
+    dtype
+        What numpy holds it in, native byte order. ``bfloat16`` is held as ``uint16`` bit patterns, which needs no
+        extra package.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values may be NaN or infinite."""
+        return self.name in _MANTISSA_BITS
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Relative error of rounding a number to this type; 2**-53 for integers, which float64 holds."""
+        return 2.0 ** -_MANTISSA_BITS.get(self.name, 53)
+
+    def to_float64(self, stored: Array, out: FloatArray) -> None:
+        """Write the values of ``stored`` into ``out`` of the same shape, exactly.
+
+        Raises
+        ------
+        OverflowError
+            Integers beyond 2**53; the argument is the index of the first row that holds one.
+        """
+        if self.name == "bfloat16":
+            out[...] = (stored.astype(np.uint32) << 16).view(np.float32)
+            return
+        if not self.is_float and self.dtype.itemsize == 8:
+            limit = _FLOAT64_EXACT_INTEGER
+            beyond = (stored > limit) if self.dtype.kind == "u" else (stored > limit) | (stored < -limit)
+            if beyond.any():
+                raise OverflowError(int(np.argmax(beyond.any(axis=1))))
+        out[...] = stored
+
+
+def stored_type(dtype: np.dtype[Any], *, uri: str, declared: object = None) -> StoredType:
+    """Return the stored type of a numpy dtype, or refuse it.
+
+    Parameters
+    ----------
+    dtype
+        As the container reports it, any byte order.
+    uri
+        Named in the error.
+    declared
+        What the container's ``dtype`` attribute says; ``"bfloat16"`` over ``uint16`` is the field's convention.
+
+    Raises
+    ------
+    SourceFormatError
+        For booleans, complex numbers, strings, objects, structures and floats wider than 64 bits.
+    """
+    if dtype.name == "bfloat16" or (dtype.name == "uint16" and str(declared).removeprefix("torch.") == "bfloat16"):
+        return StoredType("bfloat16", np.dtype(np.uint16))
+    if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return StoredType(dtype.name, dtype.newbyteorder("="))
+    raise SourceFormatError(
+        f"{uri} holds dtype {dtype}, which has no singular values here; "
+        "float16, bfloat16, float32, float64 and integers are read: convert it first"
+    )

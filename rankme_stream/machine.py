@@ -1,0 +1,85 @@
+"""What this machine is and how much memory this process holds; nothing here touches rows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from threadpoolctl import threadpool_info
+
+_UNKNOWN_RESIDENT_BYTES = 200 * 2**20  # where /proc is absent: an interpreter with numpy, scipy and zarr loaded
+_SAMPLE_PERIOD_S = 0.01
+
+
+def resident_bytes() -> int:
+    """Anonymous plus shared resident memory of this process, bytes; mapped files are not counted."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return _UNKNOWN_RESIDENT_BYTES
+    fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
+    return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in fields)
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its cgroup's when that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> dict[str, Any]:
+    """Processor and BLAS, as far as the bits of a result depend on them."""
+    cpu = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                cpu = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass  # not Linux: the architecture is what is known
+    libraries = {
+        f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    }
+    return {"cpu": cpu, "blas": ", ".join(sorted(libraries)) or "unknown", "python": platform.python_version()}
+
+
+class PeakMemory:
+    """The most resident memory seen while the context is open, sampled every 10 ms."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = resident_bytes()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="rankme-memory", daemon=True)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(_SAMPLE_PERIOD_S):
+            self.peak_bytes = max(self.peak_bytes, resident_bytes())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, resident_bytes())
