@@ -1,0 +1,1 @@
+"""The few operations that differ between devices; one module a device."""

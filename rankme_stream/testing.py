@@ -1,0 +1,182 @@
+"""Laws that sources and accumulators keep, and matrices whose spectrum is known; for third parties and our tests."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from rankme_stream.accumulators import Accumulator
+from rankme_stream.arrays import Array, FloatArray
+from rankme_stream.devices.host import Workspace
+from rankme_stream.errors import UsageError
+from rankme_stream.sources import Source
+
+
+def matrix_with_spectrum(singular_values: npt.ArrayLike, *, n_rows: int, n_features: int, seed: int = 0) -> FloatArray:
+    """Return a random matrix with the singular values given.
+
+    Parameters
+    ----------
+    singular_values
+        Shape ``(k,)`` with k <= min(n_rows, n_features), non-negative; the others are zero.
+    seed
+        Of the two random orthogonal factors.
+
+    Returns
+    -------
+    FloatArray
+        Shape ``(n_rows, n_features)``; each singular value is right to a few units of rounding of the largest.
+    """
+    values = np.asarray(singular_values, dtype=np.float64)
+    if values.ndim != 1 or values.size > min(n_rows, n_features):
+        raise UsageError(f"{values.shape} singular values do not fit {n_rows} x {n_features}")
+    generator = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(generator.standard_normal((n_rows, values.size)))
+    right, _ = np.linalg.qr(generator.standard_normal((n_features, values.size)))
+    product: FloatArray = (left * values) @ right.T
+    return product
+
+
+def with_ones(rows: Array) -> FloatArray:
+    """Return the panel of some rows: a column of ones in front, float64, C order."""
+    return np.concatenate([np.ones((len(rows), 1)), np.asarray(rows, dtype=np.float64)], axis=1)
+
+
+class AccumulatorLaws:
+    """Laws of an accumulator; subclass it in a test module, give ``make``, and pytest runs them.
+
+    Equality up to rounding means singular values within the two spectra's own resolution.
+    """
+
+    def make(self, n_features: int) -> Accumulator:
+        """Return an empty accumulator."""
+        raise NotImplementedError
+
+    def absorb(self, rows: Array, cuts: tuple[int, ...] = ()) -> Accumulator:
+        """Return an accumulator that took ``rows`` in panels cut at ``cuts``."""
+        accumulator = self.make(rows.shape[1])
+        edges = [0, *cuts, len(rows)]
+        for start, stop in pairwise(edges):
+            accumulator.update(with_ones(rows[start:stop]), start)
+        return accumulator
+
+    def rows(self) -> FloatArray:
+        """Return rows whose mean is not zero."""
+        return np.random.default_rng(7).standard_normal((60, 9)) * np.arange(1, 10) + 3.0
+
+    def test_empty_is_the_identity_on_both_sides(self) -> None:
+        """An empty accumulator changes no bit."""
+        full = self.absorb(self.rows())
+        for merged in (self.make(9).merge(full), full.merge(self.make(9))):
+            _assert_same_bits(merged, full)
+
+    def test_merge_is_associative_and_commutative(self) -> None:
+        """Any grouping and order of the parts gives the same spectrum, up to rounding."""
+        rows = self.rows()
+        a, b, c = self.absorb(rows[:20]), self.absorb(rows[20:21]), self.absorb(rows[21:])
+        reference = self.absorb(rows)
+        for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a).merge(b)):
+            _assert_close(merged, reference)
+
+    def test_any_blocking_equals_one_block(self) -> None:
+        """Panels of no row and of one row lose nothing."""
+        rows = self.rows()
+        _assert_close(self.absorb(rows, cuts=(0, 0, 1, 1, 2, 59)), self.absorb(rows))
+
+    def test_merge_and_spectrum_leave_their_arguments_unchanged(self) -> None:
+        """Both may be called any time."""
+        left, right = self.absorb(self.rows()[:30]), self.absorb(self.rows()[30:])
+        before = [_state(left), _state(right)]
+        first = left.spectrum(unit_roundoff=2.0**-53).singular_values.copy()
+        left.merge(right)
+        again = left.spectrum(unit_roundoff=2.0**-53).singular_values
+        assert [_state(left), _state(right)] == before
+        assert np.array_equal(first, again)
+
+    def test_state_comes_back_bit_equal(self) -> None:
+        """Save and load change no bit."""
+        full = self.absorb(self.rows())
+        _assert_same_bits(type(full).from_arrays(full.to_arrays()), full)
+
+    def test_rows_of_zeros_left_out_are_not_counted(self) -> None:
+        """A panel row whose first entry is zero stands for a row left out."""
+        rows = self.rows()
+        panel = with_ones(rows)
+        panel[5] = 0.0
+        accumulator = self.make(9)
+        accumulator.update(panel, 0)
+        assert accumulator.n_rows == len(rows) - 1
+        _assert_close(accumulator, self.absorb(np.delete(rows, 5, axis=0)))
+
+
+class SourceLaws:
+    """Laws of a source; subclass it in a test module, give ``make`` and ``expected``, and pytest runs them."""
+
+    def make(self) -> Source:
+        """Return the source."""
+        raise NotImplementedError
+
+    def expected(self) -> Array:
+        """Return what it holds, as stored."""
+        raise NotImplementedError
+
+    def test_any_range_reads_what_is_stored(self) -> None:
+        """Ranges need not respect chunks."""
+        source, expected = self.make(), self.expected()
+        assert source.shape == expected.shape
+        n = len(expected)
+        for start, stop in ((0, n), (0, 1), (n - 1, n), (n // 3, n // 2 + 1)):
+            rows = source.read(start, stop)
+            assert rows.dtype == source.stored.dtype
+            assert np.array_equal(rows, expected[start:stop], equal_nan=expected.dtype.kind == "f")
+
+    def test_reading_into_a_buffer_gives_the_same(self) -> None:
+        """The buffer may be ignored, never half filled."""
+        source, expected = self.make(), self.expected()
+        buffer = np.empty(expected.shape, dtype=source.stored.dtype)
+        assert np.array_equal(source.read(0, len(expected), buffer), source.read(0, len(expected)))
+
+    def test_bounds_are_inside_and_ascend(self) -> None:
+        """Natural offsets lie strictly inside the range asked for."""
+        source = self.make()
+        stop = source.shape[0]
+        for start in (0, stop // 2):
+            bounds = list(source.bounds(start, stop))
+            assert bounds == sorted(set(bounds))
+            assert all(start < bound < stop for bound in bounds)
+
+    def test_fingerprint_repeats_while_nothing_changes(self) -> None:
+        """Two openings of the same rows agree."""
+        source, again = self.make(), self.make()
+        stop = source.shape[0]
+        assert source.fingerprint(0, stop) == again.fingerprint(0, stop)
+        assert source.identity() == again.identity()
+
+
+def _state(accumulator: Accumulator) -> dict[str, bytes]:
+    return {name: np.asarray(array).tobytes() for name, array in accumulator.to_arrays().items()}
+
+
+def _assert_same_bits(found: Accumulator, wanted: Accumulator) -> None:
+    assert _state(found) == _state(wanted)
+
+
+def _assert_close(found: Accumulator, wanted: Accumulator) -> None:
+    assert found.n_rows == wanted.n_rows
+    a, b = found.spectrum(unit_roundoff=2.0**-53), wanted.spectrum(unit_roundoff=2.0**-53)
+    for mine, theirs in (
+        (a.singular_values, b.singular_values),
+        (a.centered_singular_values, b.centered_singular_values),
+    ):
+        # Weyl in squares: a box of width resolution^2 around each l_k holds for both methods
+        error = np.abs(mine**2 - theirs**2)
+        assert np.all(error <= a.centered_resolution**2 + b.centered_resolution**2 + 2 * _slack(a, b) * mine[0])
+
+
+def _slack(*spectra: object) -> float:
+    return max(getattr(spectrum, "resolution", 0.0) for spectrum in spectra)
+
+
+__all__ = ["AccumulatorLaws", "SourceLaws", "Workspace", "matrix_with_spectrum", "with_ones"]
