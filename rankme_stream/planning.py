@@ -1,0 +1,199 @@
+"""What a pass will do and what it will hold, worked out before the first read; pure data and arithmetic."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from rankme_stream.errors import LimitError, UsageError
+
+Method = Literal["gram", "tsqr"]
+
+_PANEL_ROWS: dict[str, int] = {"gram": 1024, "tsqr": 2048}
+_SEGMENT_FLOPS = 2**33  # about a fifth of a second of one core: a merge is then below 2 % of a segment
+_MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
+_BLOCK_BYTES = (32 * 2**20, 8 * 2**20, 2 * 2**20, 2**18)
+_LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
+_PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Panels and segments: they fix the bits, and depend on width and method alone.
+
+    Panel k is rows [k P, (k+1) P); a segment is a power of two of panels, the leaf of the merge tree.
+    """
+
+    panel_rows: int
+    segment_rows: int
+
+    def segments(self, start: int, stop: int) -> range:
+        """Indices of the segments that rows [start, stop) touch."""
+        return range(start // self.segment_rows, -(-stop // self.segment_rows))
+
+    def panels(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Row ranges of the panels in [start, stop), the first and last cut to it."""
+        while start < stop:
+            end = min(stop, (start // self.panel_rows + 1) * self.panel_rows)
+            yield start, end
+            start = end
+
+
+def grid_for(n_features: int, method: Method) -> Grid:
+    """Return the grid of a width and method: segments of about 2^33 flops, between 2^13 and 2^16 rows."""
+    panel_rows = _PANEL_ROWS[method]
+    rows = _SEGMENT_FLOPS // max(1, n_features**2)
+    rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
+    return Grid(panel_rows, 1 << (rows - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source."""
+
+    method: Method
+    row_start: int
+    row_stop: int
+    n_features: int
+    grid: Grid
+    segments: int
+    block_rows: int
+    workers: int
+    memory: dict[str, int]
+    predicted_peak_bytes: int
+    memory_limit_bytes: int
+    bytes_stored: int
+    flops: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        plain = asdict(self)
+        grid: dict[str, Any] = plain.pop("grid")
+        return plain | grid
+
+
+def block_stops(bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int) -> Iterator[int]:
+    """Cut rows [start, stop) into blocks that begin and end at natural bounds; yield where each ends.
+
+    A block holds about ``block_rows`` rows and at least one natural unit. It never runs past the last bound before a
+    segment's end, so that only the unit that straddles two segments is shared by them.
+    """
+    while start < stop:
+        wanted = min(start + block_rows, (start // segment_rows + 1) * segment_rows, stop)
+        place = bisect_right(bounds, wanted)
+        if wanted == stop:
+            end = stop
+        elif place and bounds[place - 1] > start:
+            end = bounds[place - 1]
+        else:
+            end = bounds[place] if place < len(bounds) else stop
+        yield end
+        start = end
+
+
+def _largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
+    if isinstance(bounds, range):
+        return min(stop - start, abs(bounds.step)) if bounds else stop - start
+    edges = [start, *bounds, stop]
+    return max(later - earlier for earlier, later in pairwise(edges))
+
+
+def make_plan(
+    *,
+    method: Method,
+    rows: tuple[int, int],
+    n_features: int,
+    itemsize: int,
+    bounds: Sequence[int],
+    read_memory: Callable[[int], int],
+    base_bytes: int,
+    memory_limit_bytes: int,
+    workers: int | None,
+    cores: int,
+) -> Plan:
+    """Return the largest schedule that fits the memory limit.
+
+    Parameters
+    ----------
+    bounds
+        Natural row offsets strictly inside ``rows``.
+    read_memory
+        Bytes that reading so many consecutive rows takes at its peak, result included.
+    base_bytes
+        What the process holds already.
+    workers
+        Threads; None takes one a core and fewer when memory asks for it.
+
+    Raises
+    ------
+    LimitError
+        When not even one worker with the smallest blocks fits; the text says what would.
+    """
+    start, stop = rows
+    if stop <= start:
+        raise UsageError(f"rows {start}:{stop} holds no row")
+    grid = grid_for(n_features, method)
+    n_segments = len(grid.segments(start, stop))
+    unit = _largest_unit(bounds, start, stop)
+    row_bytes = n_features * itemsize
+    counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
+    least: dict[str, int] = {}
+    for count in counts:
+        for block_bytes in _BLOCK_BYTES:
+            block_rows = max(1, block_bytes // row_bytes)
+            held_rows = min(stop - start, max(block_rows, unit))
+            memory = _memory(method, grid, n_segments, n_features, count, held_rows, unit, read_memory)
+            memory["process"] = base_bytes
+            peak = _peak(memory)
+            if not least or peak < _peak(least):
+                least = memory
+            if peak <= memory_limit_bytes:
+                return Plan(
+                    method, start, stop, n_features, grid, n_segments, block_rows, count, memory, peak,
+                    memory_limit_bytes, (stop - start) * row_bytes, _flops(method, stop - start, n_features),
+                )  # fmt: skip
+    raise LimitError(
+        f"the pass needs {_size(_peak(least))} at least and the limit is {_size(memory_limit_bytes)} "
+        f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
+        f"of width {n_features:,}, {_size(base_bytes)} held already); "
+        f"give --memory {_mebibytes(_peak(least))}MiB or more"
+    )
+
+
+def _memory(
+    method: Method, grid: Grid, n_segments: int, n_features: int, workers: int, held_rows: int, unit: int,
+    read_memory: Callable[[int], int],
+) -> dict[str, int]:  # fmt: skip
+    square = 8 * (n_features + 1) ** 2
+    panel = 8 * grid.panel_rows * (n_features + 1)
+    live = (_PATIENCE * workers if workers > 1 else 1) + n_segments.bit_length() + 1
+    scratch = square if method == "gram" else panel + 2 * 8 * 64 * (n_features + 1)
+    merging = workers * square * (1 if method == "gram" else 2)
+    shared = min(2 * workers, 2 + _PATIENCE * workers * grid.segment_rows // unit) if workers > 1 else 1
+    return {
+        "accumulators": min(live, n_segments + 1) * square + merging,
+        "panels": workers * (panel + scratch),
+        "reading": workers * read_memory(held_rows) + shared * read_memory(unit),
+        "solving": 6 * square,
+        "libraries": _LIBRARY_BYTES,
+    }
+
+
+def _peak(memory: dict[str, int]) -> int:
+    passing = memory["accumulators"] + memory["panels"] + memory["reading"]
+    return memory["process"] + memory["libraries"] + max(passing, memory["solving"] + memory["panels"])
+
+
+def _flops(method: Method, n_rows: int, n_features: int) -> int:
+    return (1 if method == "gram" else 2) * n_rows * n_features**2
+
+
+def _mebibytes(n_bytes: int) -> int:
+    return -(-n_bytes // 2**20)
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:,.2f} GiB" if n_bytes >= 2**30 else f"{_mebibytes(n_bytes)} MiB"

@@ -1,0 +1,80 @@
+"""Plans are arithmetic: they hold for any number of rows and refuse before the first read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankme_stream.errors import LimitError
+from rankme_stream.planning import block_stops, grid_for, make_plan
+
+
+def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):
+    return make_plan(
+        method=method,
+        rows=(0, n_rows),
+        n_features=n_features,
+        itemsize=2,
+        bounds=range(unit, n_rows, unit),
+        read_memory=lambda rows: copies * rows * n_features * 2,
+        base_bytes=100 * 2**20,
+        memory_limit_bytes=limit,
+        workers=workers,
+        cores=4,
+    )
+
+
+@pytest.mark.parametrize("n_rows", [2**32 + 1, 10**12, 2**63])
+def test_rows_beyond_32_bits_are_planned(n_rows):
+    plan = planned(n_rows=n_rows, n_features=1024)
+    assert plan.segments == -(-n_rows // plan.grid.segment_rows)
+    assert plan.bytes_stored == n_rows * 2048
+    assert plan.predicted_peak_bytes < 2**31
+
+
+@given(st.integers(1, 20_000), st.sampled_from(["gram", "tsqr"]))
+def test_a_segment_is_a_power_of_two_of_panels(n_features, method):
+    grid = grid_for(n_features, method)
+    panels, rest = divmod(grid.segment_rows, grid.panel_rows)
+    assert rest == 0
+    assert panels & (panels - 1) == 0
+
+
+@given(
+    n_rows=st.integers(1, 5000),
+    unit=st.integers(1, 900),
+    block_rows=st.integers(1, 1000),
+    segment_rows=st.sampled_from([64, 256, 1024]),
+)
+def test_blocks_cover_every_row_once_and_cut_no_chunk(n_rows, unit, block_rows, segment_rows):
+    bounds = range(unit, n_rows, unit)
+    stops = list(block_stops(bounds, 0, n_rows, block_rows, segment_rows))
+    assert stops[-1] == n_rows
+    assert stops == sorted(set(stops))
+    assert all(stop % unit == 0 for stop in stops[:-1])
+    starts = [0, *stops[:-1]]
+    for start, stop in zip(starts, stops, strict=True):
+        is_one_unit = stop - start <= unit
+        assert is_one_unit or stop - start <= block_rows
+        assert is_one_unit or start // segment_rows == (stop - 1) // segment_rows
+
+
+def test_less_memory_means_smaller_blocks_then_fewer_workers():
+    generous = planned(limit=2**33)
+    tight = planned(limit=generous.predicted_peak_bytes * 2 // 3)
+    assert tight.predicted_peak_bytes <= generous.predicted_peak_bytes * 2 // 3
+    assert (tight.workers, tight.block_rows) < (generous.workers, generous.block_rows)
+    assert tight.grid == generous.grid
+
+
+def test_too_little_memory_is_refused_with_what_would_fit():
+    with pytest.raises(LimitError, match="give --memory") as caught:
+        planned(limit=2**20)
+    wanted = int(str(caught.value).split("--memory ")[1].split("MiB")[0])
+    assert planned(limit=wanted * 2**20).predicted_peak_bytes <= wanted * 2**20
+
+
+def test_an_absurd_chunk_is_refused_in_words():
+    with pytest.raises(LimitError, match="to read chunks of"):
+        planned(n_rows=10**15, unit=10**15)
