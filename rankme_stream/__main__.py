@@ -1,0 +1,5 @@
+"""``python -m rankme_stream`` is the ``rankme`` command."""
+
+from rankme_stream.cli import main
+
+main()

@@ -1,0 +1,363 @@
+"""The ``rankme`` command: arguments in, tables and JSON out, one line for every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from rankme_stream import __version__
+from rankme_stream.errors import OutputError, RankMeError, SourceFormatError, SourceNotFoundError
+
+if TYPE_CHECKING:
+    from rankme_stream.engines.local import Progress
+    from rankme_stream.measurement import Measurement
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+_LINE_PERIOD_S = 60.0
+
+
+class _Signal(BaseException):
+    """SIGINT or SIGTERM arrived; no KeyboardInterrupt, which click would turn into its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _Memory(click.ParamType[int]):
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(value).upper())
+        unit = match[2] if match else None
+        if unit is not None and unit not in _UNITS:
+            unit = unit + "B" if unit + "B" in _UNITS else None
+        if match is None or unit is None or float(match[1]) <= 0:
+            self.fail(f"{value!r} is no size; write for example 8GiB or 500MB", param, ctx)
+        return int(float(match[1]) * _UNITS[unit])
+
+
+class _Rows(click.ParamType[tuple[int | None, int | None]]):
+    name = "A:B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int | None, int | None]:
+        match = re.fullmatch(r"(\d*):(\d*)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no row range; write for example 0:25600", param, ctx)
+        return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
+
+
+def _pass_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--method", type=click.Choice(["auto", "gram", "tsqr"]), default="auto", show_default=True,
+                     help="Gram matrix, or QR, which never squares (auto: gram)."),
+        click.option("--rows", type=_Rows(), help="Read only rows A to B-1."),
+        click.option("--workers", type=click.IntRange(1), help="Threads; as many as cores when not given."),
+        click.option("--memory", "memory_limit", type=_Memory(),
+                     help="Memory this process may hold; half of the machine's when not given."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_missing_option = click.option(
+    "--missing", type=click.Choice(["error", "skip", "fill"]), default="error", show_default=True,
+    help="Chunks that were never written: refuse, leave out, or take the fill value.",
+)  # fmt: skip
+_nonfinite_option = click.option(
+    "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
+    help="Rows with NaN or infinity: refuse, or leave out and count.",
+)  # fmt: skip
+_json_option = click.option(
+    "--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout, and then nothing else is there."
+)
+_quiet_option = click.option("--quiet", is_flag=True, help="No progress and no table; errors only.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rankme")
+def cli() -> None:
+    """Effective rank of embedding dumps: every row, one pass, bounded memory."""
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_pass_options
+@_missing_option
+@_nonfinite_option
+@_json_option
+@_quiet_option
+@click.option("--verbose", is_flag=True, help="Print the plan before the pass, on stderr.")
+def score(sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
+    """Score SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
+    _score(sources, json_file, **options)
+
+
+@cli.command()
+@click.argument("source")
+@_pass_options
+@_json_option
+def plan(source: str, json_file: str | None, debug: bool, **options: Any) -> None:
+    """Print what scoring SOURCE would read and hold; reads metadata only."""
+    from rankme_stream.measuring import plan as make_plan
+
+    planned = make_plan(source, **options)
+    if json_file is None:
+        _print(_plan_table(source, planned.to_dict()))
+    else:
+        _write(json_file, json.dumps(planned.to_dict(), indent=2) + "\n")
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def show(file: str, debug: bool) -> None:
+    """Print FILE, a JSON result, as a table."""
+    from rankme_stream.measurement import table
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"{file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
+    try:
+        documents = [json.loads(text)]
+    except json.JSONDecodeError:
+        documents = _json_lines(file, text)
+    for number, document in enumerate(documents):
+        if number:
+            _print("")
+        if not isinstance(document, dict) or document.get("schema_version") != 1:
+            raise SourceFormatError(f"{file} is no result of rankme score --json, or of a newer version")
+        if "error" in document:
+            _print(f"{document['source']['uri']}\nrankme: error: {document['error']['message']}")
+            continue
+        try:
+            _print(table(document))
+        except (KeyError, TypeError) as error:
+            raise SourceFormatError(f"{file} is damaged: {error} is absent or of another type") from None
+
+
+def _json_lines(file: str, text: str) -> list[Any]:
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise SourceFormatError(f"{file} is not JSON: {error}") from None
+
+
+@cli.command()
+@_pass_options
+@_json_option
+@_quiet_option
+def demo(json_file: str | None, **options: Any) -> None:
+    """Score the bundled dump: 4,096 real sentence embeddings."""
+    bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+    _score((f"{bundled}::embeddings",), json_file, missing="error", nonfinite="error", verbose=False, **options)
+
+
+def _score(
+    sources: tuple[str, ...], json_file: str | None, *, quiet: bool, verbose: bool, debug: bool, **options: Any
+) -> None:
+    from rankme_stream.measuring import measure
+    from rankme_stream.measuring import plan as make_plan
+
+    if json_file is not None:
+        _check_writable(json_file)
+    documents: list[dict[str, Any]] = []
+    worst = 0
+    for source in sources:
+        try:
+            if verbose:
+                plan_options = {key: value for key, value in options.items() if key not in ("missing", "nonfinite")}
+                click.echo(_plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
+            with _Reporter(quiet) as progress:
+                measurement = measure(source, progress=progress, **options)
+        except RankMeError as error:
+            if len(sources) == 1 or debug:
+                raise
+            _report(error)
+            worst = max(worst, error.exit_code)
+            failure = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
+            documents.append({"schema_version": 1, "source": {"uri": source}, "error": failure})
+            continue
+        documents.append(measurement.to_dict())
+        _show(measurement, json_file, quiet)
+    if json_file is not None:
+        lines = (json.dumps(document, indent=2 if len(sources) == 1 else None) for document in documents)
+        _write(json_file, "\n".join(lines) + "\n")
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:
+    if json_file != "-" and not quiet:
+        _print(str(measurement) + "\n")
+
+
+def _plan_table(source: str, planned: dict[str, Any]) -> str:
+    mebi = 2**20
+    lines = [
+        source,
+        f"  rows        {planned['row_start']:,} to {planned['row_stop']:,} x {planned['n_features']:,} features",
+        f"  method      {planned['method']}, {planned['flops']:.3g} flops",
+        f"  panels      {planned['panel_rows']:,} rows; "
+        f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
+        f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
+        f"blocks of up to {planned['block_rows']:,} rows",
+        f"  workers     {planned['workers']}",
+        f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
+        f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
+    ]
+    lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _abandon_stdout()
+        raise OutputError(f"stdout cannot be written: {error.strerror}") from None
+
+
+def _abandon_stdout() -> None:
+    """Point stdout at nothing, so that Python's last flush does not fail a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_writable(json_file: str) -> None:
+    """Refuse an output that cannot be written before hours are spent on what it should hold."""
+    if json_file == "-":
+        return
+    path = Path(json_file)
+    if path.is_dir():
+        raise OutputError(f"{json_file} is a folder; give a file for --json")
+    if not path.parent.is_dir():
+        raise OutputError(f"{json_file} cannot be written: the folder {path.parent} does not exist")
+    target = path if path.exists() else path.parent
+    if not os.access(target, os.W_OK):
+        raise OutputError(f"{json_file} cannot be written: no permission for {target}")
+
+
+def _write(json_file: str, text: str) -> None:
+    if json_file == "-":
+        _print(text.rstrip("\n"))
+        return
+    path = Path(json_file)
+    if path.exists() and not path.is_file():  # a pipe or a device is written to, never replaced
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
+        return
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            temporary = Path(file.name)
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
+
+
+class _Reporter:
+    """Progress on stderr: a bar on a terminal, a line a minute elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Callable[[Progress], None] | None:
+        if self._quiet:
+            return None
+        if not sys.stderr.isatty():
+            return self._line
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        rate = TextColumn("rows  {task.fields[rate]}")
+        columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task("rows", total=None, rate="")
+        return self._draw
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _draw(self, done: Progress) -> None:
+        self._bar.update(self._task, completed=done.rows_done, total=done.rows_total, rate=_rate(done))
+
+    def _line(self, done: Progress) -> None:
+        if time.monotonic() - self._last_line < _LINE_PERIOD_S:
+            return
+        self._last_line = time.monotonic()
+        left = done.elapsed_s * (done.rows_total - done.rows_done) / max(1, done.rows_done)
+        share = f"{done.rows_done:,} of {done.rows_total:,} rows"
+        click.echo(f"rankme: {share}, {_rate(done)}, {left / 60:.0f} min left", err=True)
+
+
+def _rate(done: Progress) -> str:
+    return f"{done.bytes_read / max(done.elapsed_s, 1e-9) / 1e6:,.0f} MB/s"
+
+
+def _report(error: RankMeError) -> None:
+    click.echo(f"rankme: error: {' '.join(str(error).split())}", err=True)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: worker threads may be deep inside a decode that nobody waits for any more."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _on_signal(number: int, frame: object) -> NoReturn:
+    raise _Signal(number)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with the code that INTERFACE promises."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    try:
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False)
+    except RankMeError as error:
+        if "--debug" in (sys.argv if arguments is None else arguments):
+            raise
+        _report(error)
+        code = error.exit_code
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        click.echo(f"rankme: error: {error.format_message()}", err=True)
+        code = error.exit_code
+    except _Signal as arrived:
+        what = "interrupted" if arrived.number == signal.SIGINT else "terminated"
+        click.echo(f"rankme: error: {what}; the pass gives no result", err=True)
+        _leave(128 + arrived.number)
+    sys.exit(code)

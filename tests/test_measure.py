@@ -1,0 +1,166 @@
+"""One pass over real stores: right numbers, the same bits under any schedule, stated reasons for what is not stated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import zarr
+
+import rankme_stream as rs
+from rankme_stream.errors import LimitError, MagnitudeError, NonFiniteError, SourceError, UsageError
+
+BUNDLED = Path(rs.__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+REFERENCE = Path(__file__).parent / "data" / "minilm-docstrings-4096.reference.json"
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("tsqr", 1e-10), ("gram", 1e-8)])
+def test_the_bundled_dump_agrees_with_a_dense_svd(method, tolerance):
+    measurement = rs.measure(f"{BUNDLED}::embeddings", method=method)
+    for name, wanted in json.loads(REFERENCE.read_text())["estimates"].items():
+        if measurement[name].value is None:
+            assert name == "condition_number"  # its null directions lie below what float64 can tell from zero
+        else:
+            assert measurement[name].value == pytest.approx(wanted, rel=tolerance), name
+
+
+def bits(source, **options) -> list[bytes]:
+    spectrum = rs.measure(source, **options).spectrum
+    return [spectrum.singular_values.tobytes(), spectrum.centered_singular_values.tobytes()]
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return np.random.default_rng(11).standard_normal((70_001, 24)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_the_same_matrix_gives_the_same_bits_in_any_layout_and_schedule(rows, method, tmp_path):
+    wanted = bits(rows, method=method, workers=1)
+    np.save(tmp_path / "c.npy", rows)
+    np.save(tmp_path / "f.npy", np.asfortranarray(rows))
+    layouts = {
+        "plain": {"chunks": (1000, 24)},
+        "split": {"chunks": (4097, 7)},
+        "large": {"chunks": (70_000, 24)},
+        "sharded": {"chunks": (500, 12), "shards": (10_000, 24)},
+        "v2": {"chunks": (999, 24), "zarr_format": 2, "order": "F"},
+    }
+    for name, layout in layouts.items():
+        array = zarr.create_array(tmp_path / f"{name}.zarr", shape=rows.shape, dtype=rows.dtype, **layout)
+        array[:] = rows
+    sources = [rows, np.asfortranarray(rows), rows.astype(">f4"), *map(str, sorted(tmp_path.iterdir()))]
+    for source in sources:
+        tight = rs.plan(source, method=method, workers=1).predicted_peak_bytes + 16 * 2**20
+        for schedule in ({"workers": 1}, {"workers": 2}, {"workers": 5}, {"memory_limit": tight}):
+            assert bits(source, method=method, **schedule) == wanted, (source, schedule)
+
+
+def test_rows_appended_change_no_bit_of_the_segments_before(rows):
+    assert bits(rows, rows=(0, 65_536)) == bits(rows[:65_536])
+
+
+def test_a_zero_matrix_gives_reasons_not_numbers():
+    measurement = rs.measure(np.zeros((50, 4)))
+    assert measurement.rankme.value is None
+    assert measurement.rankme.reason == "all singular values are zero"
+    assert measurement.audit.rows_zero == 50
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_identical_rows_have_rank_one_and_no_centred_spectrum(method):
+    measurement = rs.measure(np.tile(np.random.default_rng(0).standard_normal(16), (300, 1)), method=method)
+    assert measurement["effective_rank"].value == pytest.approx(1.0, abs=1e-5)
+    for name in ("centered_rankme", "participation_ratio", "nesum", "isoscore", "alpha_req"):
+        assert measurement[name].value is None
+        assert measurement[name].reason.startswith("all singular values are zero"), name
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_one_row_one_feature_and_fewer_rows_than_features(method):
+    one_row = rs.measure(np.arange(1.0, 9.0)[None], method=method)
+    assert one_row["effective_rank"].value == 1.0
+    assert one_row["participation_ratio"].value is None
+    one_feature = rs.measure(np.arange(1.0, 9.0)[:, None], method=method)
+    assert one_feature["effective_rank"].value == 1.0
+    assert "one feature" in one_feature["isoscore"].reason or "n_features" in one_feature["isoscore"].reason
+    wide = np.random.default_rng(0).standard_normal((6, 40))
+    measurement = rs.measure(wide, method=method)
+    assert measurement.spectrum.singular_values.shape == (6,)
+    dense = np.linalg.svd(wide, compute_uv=False)
+    assert measurement.rankme.value == pytest.approx(rs.metrics.rankme(dense), rel=1e-9)
+
+
+def test_a_dead_feature_makes_the_condition_number_infinite():
+    rows = np.random.default_rng(0).standard_normal((100, 5))
+    rows[:, 3] = 0.0
+    measurement = rs.measure(rows)
+    assert measurement["condition_number"].value == np.inf
+    assert measurement["numerical_rank"].value == 4
+    assert measurement.to_dict()["estimates"]["condition_number"]["value"] == "inf"
+
+
+def test_a_null_direction_below_the_arithmetic_is_not_given_a_number():
+    rows = np.random.default_rng(0).standard_normal((100, 5))
+    rows[:, 4] = rows[:, 0] + rows[:, 1]
+    measurement = rs.measure(rows)
+    assert measurement["condition_number"].value is None
+    assert "at least" in measurement["condition_number"].reason
+    assert measurement["numerical_rank"].value is None
+
+
+def test_rows_that_are_not_finite_are_refused_with_the_first_place_for_any_workers(rows):
+    broken = rows.copy()
+    broken[[40_000, 40_001, 69_000], 3] = [np.nan, np.inf, -np.inf]
+    for workers in (1, 3):
+        with pytest.raises(NonFiniteError, match=r"row 40,000 is not finite \(2 such rows"):
+            rs.measure(broken, workers=workers)
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_rows_skipped_are_counted_and_change_nothing_else(rows, method):
+    broken = rows.copy()
+    broken[[5, 40_000], 3] = np.nan
+    measurement = rs.measure(broken, nonfinite="skip", method=method)
+    assert (measurement.audit.rows_nonfinite, measurement.audit.first_nonfinite) == (2, 5)
+    assert measurement.rows_read == len(rows) - 2
+    kept = rs.measure(np.delete(broken, [5, 40_000], axis=0), method=method)
+    assert measurement.rankme.value == pytest.approx(kept.rankme.value, rel=1e-12)
+
+
+def test_magnitudes_beyond_float64_arithmetic_are_refused_with_the_place():
+    rows = np.ones((2000, 3))
+    rows[1500, 1] = 1e200
+    with pytest.raises(MagnitudeError, match="row 1,500"):
+        rs.measure(rows)
+    with pytest.raises(MagnitudeError, match="row 7 holds integers"):
+        rs.measure(np.where(np.arange(20)[:, None] == 7, 2**53 + 1, 1))
+    with pytest.raises(MagnitudeError, match="tsqr"):
+        rs.measure(np.random.default_rng(0).standard_normal((9, 3)) * 1e-200)
+
+
+def test_tiny_values_keep_their_rank_under_qr():
+    rows = np.random.default_rng(0).standard_normal((90, 3))
+    tiny = rs.measure(rows * 2.0**-900, method="tsqr")
+    assert tiny.rankme.value == pytest.approx(rs.measure(rows, method="tsqr").rankme.value, rel=1e-12)
+
+
+def test_wrong_arguments_are_named():
+    rows = np.ones((4, 2))
+    for options in ({"method": "svd"}, {"missing": "no"}, {"nonfinite": "no"}, {"rows": (3, 9)}, {"workers": 0}):
+        with pytest.raises(UsageError, match=next(iter(options))):
+            rs.measure(rows, **options)
+    with pytest.raises(LimitError):
+        rs.measure(rows, memory_limit=1)
+    with pytest.raises(SourceError, match="no row is left"):
+        rs.measure(np.full((4, 2), np.nan), nonfinite="skip")
+
+
+def test_integers_and_bfloat16_are_read_exactly():
+    rows = np.random.default_rng(0).integers(-100, 100, (500, 6))
+    wanted = bits(rows.astype(np.float64))
+    for dtype in (np.int8, np.int16, np.int64, np.float16, ml_dtypes.bfloat16):
+        assert bits(rows.astype(dtype)) == wanted, dtype
