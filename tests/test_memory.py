@@ -1,0 +1,35 @@
+"""The plan's memory prediction holds: the measured peak of a whole process stays under it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+
+def dump(path: Path, n_features: int, chunk_rows: int) -> Path:
+    """Rows of one repeated pattern, so that writing takes no time; edge chunks decode whole all the same."""
+    n_rows = 110_000 if chunk_rows > 1000 else 40_000
+    array = zarr.create_array(path, shape=(n_rows, n_features), dtype="f2", chunks=(chunk_rows, n_features))
+    pattern = np.random.default_rng(0).standard_normal((1000, n_features)).astype(np.float16)
+    for start in range(0, n_rows, 10_000):
+        array[start : start + 10_000] = np.tile(pattern, (10, 1))
+    return path
+
+
+@pytest.mark.parametrize("n_features", [64, 768, 2048])
+@pytest.mark.parametrize("chunk_rows", [100, 100_000])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_measured_peak_stays_under_the_prediction(n_features, chunk_rows, workers, tmp_path):
+    path = dump(tmp_path / "d.zarr", n_features, chunk_rows)
+    command = [sys.executable, "-m", "rankme_stream", "score", path, "--workers", str(workers), "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    predicted, measured = result["plan"]["predicted_peak_bytes"], result["measured"]["peak_bytes"]
+    print(f"D={n_features} chunk={chunk_rows} w={workers}: {measured / 2**20:.0f} of {predicted / 2**20:.0f} MiB")
+    assert measured <= predicted
