@@ -145,8 +145,9 @@ def make_plan(
         for block_bytes in _BLOCK_BYTES:
             block_rows = max(1, block_bytes // row_bytes)
             held_rows = min(stop - start, max(block_rows, unit))
-            memory = _memory(method, grid, n_segments, n_features, count, held_rows, unit, read_memory)
-            memory["process"] = base_bytes
+            memory = _memory(method, grid, n_segments, n_features, count)
+            reading = _reading(grid, count, unit, read_memory(held_rows), unit * row_bytes)
+            memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
             peak = _peak(memory)
             if not least or peak < _peak(least):
                 least = memory
@@ -163,23 +164,27 @@ def make_plan(
     )
 
 
-def _memory(
-    method: Method, grid: Grid, n_segments: int, n_features: int, workers: int, held_rows: int, unit: int,
-    read_memory: Callable[[int], int],
-) -> dict[str, int]:  # fmt: skip
+def _memory(method: Method, grid: Grid, n_segments: int, n_features: int, workers: int) -> dict[str, int]:
     square = 8 * (n_features + 1) ** 2
     panel = 8 * grid.panel_rows * (n_features + 1)
     live = (_PATIENCE * workers if workers > 1 else 1) + n_segments.bit_length() + 1
     scratch = square if method == "gram" else panel + 2 * 8 * 64 * (n_features + 1)
     merging = workers * square * (1 if method == "gram" else 2)
-    shared = min(2 * workers, 2 + _PATIENCE * workers * grid.segment_rows // unit) if workers > 1 else 1
     return {
         "accumulators": min(live, n_segments + 1) * square + merging,
         "panels": workers * (panel + scratch),
-        "reading": workers * read_memory(held_rows) + shared * read_memory(unit),
         "solving": 6 * square,
-        "libraries": _LIBRARY_BYTES,
     }
+
+
+def _reading(grid: Grid, workers: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
+    """Bytes of blocks being read, and of units kept because another segment still needs rows of them."""
+    if workers == 1:
+        return read_bytes
+    window_rows = _PATIENCE * workers * grid.segment_rows
+    reading = min(workers, window_rows // unit + 1)
+    kept = min(2 * workers, window_rows // unit + 2 - reading)
+    return reading * read_bytes + kept * unit_bytes
 
 
 def _peak(memory: dict[str, int]) -> int:
