@@ -157,10 +157,10 @@ def make_plan(
                     memory_limit_bytes, (stop - start) * row_bytes, _flops(method, stop - start, n_features),
                 )  # fmt: skip
     raise LimitError(
-        f"the pass needs {_size(_peak(least))} at least and the limit is {_size(memory_limit_bytes)} "
+        f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
         f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
         f"of width {n_features:,}, {_size(base_bytes)} held already); "
-        f"give --memory {_mebibytes(_peak(least))}MiB or more"
+        f"give --memory {-(-_mebibytes(_peak(least)) // 16) * 16}MiB or more"
     )
 
 
@@ -202,3 +202,7 @@ def _mebibytes(n_bytes: int) -> int:
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:,.2f} GiB" if n_bytes >= 2**30 else f"{_mebibytes(n_bytes)} MiB"
+
+
+def _size_below(n_bytes: int) -> str:
+    return _size(n_bytes // 2**20 * 2**20)

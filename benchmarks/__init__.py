@@ -1,0 +1,1 @@
+"""Figures that the documentation quotes; each module is run with ``python -m benchmarks.NAME``."""

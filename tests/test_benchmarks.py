@@ -1,0 +1,24 @@
+"""Every benchmark runs at its quick size and writes what the documentation quotes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["chunk_check"])
+def test_a_benchmark_runs_at_its_quick_size(name, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["command"] == f"python -m benchmarks.{name} --quick"
+    assert result["machine"] and result["date"]
+    assert (tmp_path / f"{name}.md").read_text().startswith("# ")
+    assert (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
