@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rankme_stream import metrics as metrics
     from rankme_stream.errors import RankMeError as RankMeError
+    from rankme_stream.errors import ToleranceWarning as ToleranceWarning
     from rankme_stream.estimates import Estimate as Estimate
     from rankme_stream.measurement import Measurement as Measurement
     from rankme_stream.measuring import measure as measure
@@ -21,13 +22,24 @@ _HOMES = {
     "Measurement": "measurement",
     "RankMeError": "errors",
     "Source": "sources",
+    "ToleranceWarning": "errors",
     "measure": "measuring",
     "open_source": "sources",
     "plan": "measuring",
 }
 
 __version__ = version("rankme-stream")
-__all__ = ["Estimate", "Measurement", "RankMeError", "Source", "measure", "metrics", "open_source", "plan"]
+__all__ = [
+    "Estimate",
+    "Measurement",
+    "RankMeError",
+    "Source",
+    "ToleranceWarning",
+    "measure",
+    "metrics",
+    "open_source",
+    "plan",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rankme_stream import __version__
-from rankme_stream.errors import OutputError, RankMeError, SourceFormatError, SourceNotFoundError
+from rankme_stream.errors import (
+    LimitError,
+    OutputError,
+    RankMeError,
+    SourceFormatError,
+    SourceNotFoundError,
+    ToleranceWarning,
+)
 
 if TYPE_CHECKING:
     from rankme_stream.engines.local import Progress
@@ -59,10 +67,25 @@ class _Rows(click.ParamType[tuple[int | None, int | None]]):
         return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
 
 
+class _Dims(click.ParamType[tuple[int, ...]]):
+    name = "D,D"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if re.fullmatch(r"\d+(,\d+)*", str(value)) is None:
+            self.fail(f"{value!r} is no list of widths; write for example 64,128", param, ctx)
+        return tuple(int(d) for d in str(value).split(","))
+
+
 def _pass_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--method", type=click.Choice(["auto", "gram", "tsqr"]), default="auto", show_default=True,
-                     help="Gram matrix, or QR, which never squares (auto: gram)."),
+                     help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be."),
+        click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
+                     show_default=True,
+                     help="Of products; float32 has its error measured, auto takes the cheapest that will do."),
+        click.option("--normalize", is_flag=True, help="Also score the rows scaled to unit length."),
         click.option("--rows", type=_Rows(), help="Read only rows A to B-1."),
         click.option("--workers", type=click.IntRange(1), help="Threads; as many as cores when not given."),
         click.option("--memory", "memory_limit", type=_Memory(),
@@ -74,6 +97,13 @@ def _pass_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_tolerance_option = click.option(
+    "--tolerance", type=click.FloatRange(0.0, min_open=True), default=1e-3, show_default=True,
+    help="Largest relative half-width of RankMe's interval; exit code 4 when it is not met.",
+)  # fmt: skip
+_dims_option = click.option(
+    "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
+)
 _missing_option = click.option(
     "--missing", type=click.Choice(["error", "skip", "fill"]), default="error", show_default=True,
     help="Chunks that were never written: refuse, leave out, or take the fill value.",
@@ -97,6 +127,8 @@ def cli() -> None:
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @_pass_options
+@_tolerance_option
+@_dims_option
 @_missing_option
 @_nonfinite_option
 @_json_option
@@ -162,6 +194,8 @@ def _json_lines(file: str, text: str) -> list[Any]:
 
 @cli.command()
 @_pass_options
+@_tolerance_option
+@_dims_option
 @_json_option
 @_quiet_option
 def demo(json_file: str | None, **options: Any) -> None:
@@ -180,26 +214,38 @@ def _score(
         _check_writable(json_file)
     documents: list[dict[str, Any]] = []
     worst = 0
+    failures: list[RankMeError] = []
     for source in sources:
         try:
             if verbose:
-                plan_options = {key: value for key, value in options.items() if key not in ("missing", "nonfinite")}
+                others = ("missing", "nonfinite", "tolerance", "dims")
+                plan_options = {key: value for key, value in options.items() if key not in others}
                 click.echo(_plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
-            with _Reporter(quiet) as progress:
+            with _Reporter(quiet) as progress, warnings.catch_warnings():
+                warnings.simplefilter("ignore", ToleranceWarning)  # said once, below
                 measurement = measure(source, progress=progress, **options)
         except RankMeError as error:
             if len(sources) == 1 or debug:
                 raise
             _report(error)
             worst = max(worst, error.exit_code)
-            failure = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
-            documents.append({"schema_version": 1, "source": {"uri": source}, "error": failure})
+            described = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
+            documents.append({"schema_version": 1, "source": {"uri": source}, "error": described})
             continue
         documents.append(measurement.to_dict())
         _show(measurement, json_file, quiet)
+        if not measurement.tolerance_met:
+            unmet = LimitError(
+                f"{source}: RankMe's interval is wider than the tolerance {measurement.tolerance:g}; "
+                + ("try --method auto" if measurement.method == "gram" else "pass a larger --tolerance")
+            )
+            failures.append(unmet)
+            worst = max(worst, unmet.exit_code)
     if json_file is not None:
         lines = (json.dumps(document, indent=2 if len(sources) == 1 else None) for document in documents)
         _write(json_file, "\n".join(lines) + "\n")
+    for failure in failures:
+        _report(failure)
     if worst:
         raise click.exceptions.Exit(worst)
 
@@ -214,7 +260,8 @@ def _plan_table(source: str, planned: dict[str, Any]) -> str:
     lines = [
         source,
         f"  rows        {planned['row_start']:,} to {planned['row_stop']:,} x {planned['n_features']:,} features",
-        f"  method      {planned['method']}, {planned['flops']:.3g} flops",
+        f"  method      {planned['method']} in {planned['precision']}, {planned['flops']:.3g} flops"
+        + (", unit rows too" if planned["normalize"] else ""),
         f"  panels      {planned['panel_rows']:,} rows; "
         f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
         f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "

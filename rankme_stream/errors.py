@@ -77,3 +77,7 @@ class OutputError(RankMeError, OSError):
     """A result could not be written."""
 
     exit_code = 5
+
+
+class ToleranceWarning(UserWarning):
+    """The interval of RankMe is wider than the tolerance asked for."""

@@ -1,18 +1,20 @@
-"""Every named metric of a spectrum as an estimate: a number, or the reason why there is none."""
+"""Every named metric of a spectrum as an estimate: a number with its interval, or the reason why there is none."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from rankme_stream import metrics
+import numpy as np
+
+from rankme_stream import intervals, metrics
 from rankme_stream.arrays import FloatArray
 from rankme_stream.errors import SpectrumError
-from rankme_stream.spectrum import Spectrum
-
-NO_INTERVAL = "this version states no interval"
+from rankme_stream.intervals import Interval
+from rankme_stream.spectrum import Box, Spectrum
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Estimate:
     lower, upper
         Ends of an interval that holds the true value; None when none is stated.
     confidence
-        Probability that the interval holds; None without one.
+        Probability that the interval holds; None where none is stated, and the spectrum's ``grounds`` say what it rests
+        on.
     covers
         Which errors the interval holds: ``arithmetic``, ``approximation``, ``sampling``.
     reason
-        Why the value, or else the interval, is absent.
+        Why the value is absent; one end of the interval may be known nevertheless.
     details
-        What belongs to the number, such as the range of a fit.
+        What belongs to the number, such as the range of a fit; ``worst_case`` holds the ends by a worst-case theorem
+        where the interval is a sharper one that rests on experience.
     """
 
     value: float | None
@@ -43,6 +47,15 @@ class Estimate:
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def half_width(self) -> float | None:
+        """Distance from the value to the farther end; None without an interval."""
+        if self.value is None or self.lower is None or self.upper is None:
+            return None
+        if math.isinf(self.value):
+            return math.inf if self.lower < self.value else 0.0
+        return max(self.upper - self.value, self.value - self.lower)
+
     def __float__(self) -> float:
         """Return the value; ``SpectrumError`` with the reason when there is none."""
         if self.value is None:
@@ -51,114 +64,175 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Metric:
+class Metric:
+    """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box."""
+
     definition: str
-    compute: Callable[[Spectrum], Any]
+    centered: bool
+    compute: Callable[[FloatArray, Spectrum], Any]
+    extremes: Callable[[Box, Spectrum], Interval]
 
 
-def _values(spectrum: Spectrum, centered: bool) -> FloatArray:
-    values = spectrum.centered_singular_values if centered else spectrum.singular_values
-    resolution = spectrum.centered_resolution if centered else spectrum.resolution
-    if values.size == 0 or values[0] == 0.0:
-        raise SpectrumError("all singular values are zero")
-    if values[0] <= resolution:
-        raise SpectrumError("all singular values are zero to within the arithmetic")
-    return values
+def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
+    def compute(values: FloatArray, spectrum: Spectrum) -> float:
+        return metrics.variance_effective_rank(values) if squares else metrics.rankme(values, eps)
+
+    return Metric(definition, centered, compute, lambda box, _: intervals.entropy_rank(box, eps=eps, squares=squares))
 
 
-def _plain(function: Callable[[FloatArray], float], *, centered: bool) -> Callable[[Spectrum], float]:
-    return lambda spectrum: function(_values(spectrum, centered))
-
-
-def _numerical_rank(spectrum: Spectrum) -> int:
-    values = _values(spectrum, centered=False)
-    values = values[: values.size - spectrum.known_zeros]
-    counts = {
-        metrics.numerical_rank(shifted, unit_roundoff=spectrum.unit_roundoff)
-        for shifted in (values + spectrum.resolution, (values - spectrum.resolution).clip(0.0))
-    }
-    if len(counts) > 1:
-        raise SpectrumError(
-            f"the arithmetic leaves it between {min(counts)} and {max(counts)}: singular values lie at the threshold, "
-            "or the stored type resolves more than this method does (tsqr resolves most)"
-        )
-    return metrics.numerical_rank(values, unit_roundoff=spectrum.unit_roundoff)
-
-
-def _condition_number(spectrum: Spectrum) -> float:
-    values = _values(spectrum, centered=False)
-    if spectrum.known_zeros == 0 and values[-1] <= spectrum.resolution:
-        least = (values[0] - spectrum.resolution) / (values[-1] + spectrum.resolution)
-        raise SpectrumError(
-            f"the smallest singular value cannot be told from zero by this arithmetic; it is at least {least:.3g}"
-        )
-    return metrics.condition_number(values)
-
-
-def _alpha_req(spectrum: Spectrum) -> tuple[float, dict[str, Any]]:
-    fit = metrics.alpha_req(_values(spectrum, centered=True))
+def _alpha_req(values: FloatArray, spectrum: Spectrum) -> tuple[float, dict[str, Any]]:
+    lower, upper = (
+        np.count_nonzero(end[: metrics.ALPHA_LAST])
+        for end in (spectrum.centered.consistent.lower, spectrum.centered.consistent.upper)
+    )
+    if lower != upper:  # then the range of the fit is not known either
+        raise SpectrumError("the arithmetic cannot tell some of the singular values that it takes from zero")
+    fit = metrics.alpha_req(values)
     return fit.alpha, {"first": fit.first, "last": fit.last, "r2": fit.r2}
 
 
-METRICS: Mapping[str, _Metric] = MappingProxyType(
+_ON_S = "exp(-sum p ln p), p = s/sum(s)"
+_ON_L = "exp(-sum p ln p), p = s^2/sum(s^2)"
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "rankme": _Metric("exp(-sum p ln p), p = s/sum(s) + 1e-07, uncentred", _plain(metrics.rankme, centered=False)),
-        "effective_rank": _Metric(
-            "exp(-sum p ln p), p = s/sum(s), uncentred", _plain(metrics.effective_rank, centered=False)
+        "rankme": _entropy(f"{_ON_S} + 1e-07, uncentred", centered=False, eps=1e-7),
+        "effective_rank": _entropy(f"{_ON_S}, uncentred", centered=False),
+        "centered_rankme": _entropy(f"{_ON_S} + 1e-07, centred", centered=True, eps=1e-7),
+        "centered_effective_rank": _entropy(f"{_ON_S}, centred", centered=True),
+        "variance_effective_rank": _entropy(f"{_ON_L}, centred", centered=True, squares=True),
+        "participation_ratio": Metric(
+            "(sum s^2)^2 / sum s^4, centred", True,
+            lambda values, _: metrics.participation_ratio(values),
+            lambda box, _: intervals.participation_ratio(box),
         ),
-        "centered_rankme": _Metric(
-            "exp(-sum p ln p), p = s/sum(s) + 1e-07, centred", _plain(metrics.rankme, centered=True)
+        "stable_rank": Metric(
+            "sum s^2 / s_1^2, uncentred", False,
+            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box),
         ),
-        "centered_effective_rank": _Metric(
-            "exp(-sum p ln p), p = s/sum(s), centred", _plain(metrics.effective_rank, centered=True)
+        "nesum": Metric(
+            "sum s^2 / s_1^2, centred", True,
+            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box),
         ),
-        "variance_effective_rank": _Metric(
-            "exp(-sum p ln p), p = s^2/sum(s^2), centred", _plain(metrics.variance_effective_rank, centered=True)
+        "isoscore": Metric(
+            "(participation_ratio - 1)/(D - 1), centred", True,
+            lambda values, spectrum: metrics.isoscore(values, n_features=spectrum.n_features),
+            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features),
         ),
-        "participation_ratio": _Metric(
-            "(sum s^2)^2 / sum s^4, centred", _plain(metrics.participation_ratio, centered=True)
+        "numerical_rank": Metric(
+            "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
+            lambda values, spectrum: metrics.numerical_rank(values, unit_roundoff=spectrum.unit_roundoff),
+            lambda box, spectrum: intervals.numerical_rank(box, unit_roundoff=spectrum.unit_roundoff),
         ),
-        "stable_rank": _Metric("sum s^2 / s_1^2, uncentred", _plain(metrics.stable_rank, centered=False)),
-        "nesum": _Metric("sum s^2 / s_1^2, centred", _plain(metrics.nesum, centered=True)),
-        "isoscore": _Metric(
-            "(participation_ratio - 1)/(D - 1), centred",
-            lambda spectrum: metrics.isoscore(_values(spectrum, centered=True), n_features=spectrum.n_features),
+        "condition_number": Metric(
+            "s_1 / s_m, uncentred", False,
+            lambda values, _: metrics.condition_number(values), lambda box, _: intervals.condition_number(box),
         ),
-        "numerical_rank": _Metric("number of s_k > u |Z|_F, u of the stored type, uncentred", _numerical_rank),
-        "condition_number": _Metric("s_1 / s_m, uncentred", _condition_number),
-        "alpha_req": _Metric(
-            "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", _alpha_req
+        "alpha_req": Metric(
+            "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", True,
+            _alpha_req, lambda box, _: intervals.alpha_req(box),
+        ),
+    }
+)  # fmt: skip
+
+NORMALIZED: Mapping[str, Metric] = MappingProxyType(
+    {
+        "rankme": _entropy(f"{_ON_S} + 1e-07, unit rows, uncentred", centered=False, eps=1e-7),
+        "vendi": _entropy(f"{_ON_L}, unit rows, uncentred", centered=False, squares=True),
+        "self_cluster": Metric(
+            "(Q - N - N(N-1)/D) / (N^2 - N - N(N-1)/D), Q = sum s^4, unit rows, uncentred", False,
+            lambda values, spectrum: metrics.self_cluster(
+                values, n_rows=spectrum.n_rows, n_features=spectrum.n_features
+            ),
+            lambda box, spectrum: intervals.self_cluster(
+                box, n_rows=spectrum.n_rows, n_features=spectrum.n_features
+            ),
+        ),
+        "cosine_anisotropy": Metric(
+            "(|sum u_i|^2 - N) / (N(N-1)), unit rows u_i", False,
+            lambda _, spectrum: metrics.cosine_anisotropy(sum(spectrum.row_sum) / 2, n_rows=spectrum.n_rows),
+            lambda _, spectrum: intervals.cosine_anisotropy(spectrum.row_sum, n_rows=spectrum.n_rows),
+        ),
+    }
+)  # fmt: skip
+
+_PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
+    {
+        "paper": lambda box: intervals.entropy_rank(box, eps=1e-7),
+        "roy-vetterli": intervals.entropy_rank,
+        "stable-pretraining": lambda box: intervals.entropy_rank(box, eps=1e-5),
+        "reptrix": lambda box: intervals.entropy_rank(box.first(metrics.REPTRIX_VALUES), eps=1e-7, squares=True),
+        "tsitsulin": lambda box: intervals.entropy_rank(
+            box, eps=metrics.TSITSULIN_EPS, eps_in_sum=metrics.TSITSULIN_EPS
         ),
     }
 )
 
 
 def definitions() -> dict[str, str]:
-    """Return the formula of every metric, by name."""
-    return {name: metric.definition for name, metric in METRICS.items()}
+    """Return the formula of every metric, by name; those of unit rows as ``normalized.NAME``."""
+    return {name: metric.definition for name, metric in METRICS.items()} | {
+        f"normalized.{name}": metric.definition for name, metric in NORMALIZED.items()
+    }
 
 
 def estimate_all(spectrum: Spectrum) -> dict[str, Estimate]:
     """Return every metric of a spectrum; what cannot be stated has no value and a reason."""
-    return {name: _estimate(metric.compute, spectrum) for name, metric in METRICS.items()}
+    return {name: _estimate(metric, spectrum) for name, metric in METRICS.items()}
+
+
+def estimate_rankme(spectrum: Spectrum) -> Estimate:
+    """Return RankMe alone."""
+    return _estimate(METRICS["rankme"], spectrum)
+
+
+def is_within(estimate: Estimate, spectrum: Spectrum, tolerance: float) -> bool:
+    """Whether an estimate's relative half-width is at most ``tolerance``, or no arithmetic can give it a value."""
+    if estimate.value is None:
+        return not spectrum.raw.consistent.upper.any()
+    half_width = estimate.half_width
+    return half_width is not None and half_width <= tolerance * abs(estimate.value)
+
+
+def estimate_normalized(spectrum: Spectrum) -> dict[str, Estimate]:
+    """Return the metrics of unit rows, for the spectrum of unit rows."""
+    return {name: _estimate(metric, spectrum) for name, metric in NORMALIZED.items()}
 
 
 def estimate_presets(spectrum: Spectrum) -> dict[str, Estimate]:
     """Return RankMe in the conventions of other libraries, by preset name."""
     found = {}
     for name, preset in metrics.PRESETS.items():
-        compute = _plain(preset.compute, centered=preset.centered)
-        found[name] = _estimate(compute, spectrum, {"definition": preset.definition})
+        metric = _preset_metric(preset, _PRESET_EXTREMES[name])
+        found[name] = _estimate(metric, spectrum, {"definition": preset.definition})
     return found
 
 
-def _estimate(
-    compute: Callable[[Spectrum], Any], spectrum: Spectrum, details: dict[str, Any] | None = None
-) -> Estimate:
+def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
+    return Metric(
+        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b)
+    )
+
+
+def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None = None) -> Estimate:
+    side = spectrum.centered if metric.centered else spectrum.raw
+    details = dict(details or {})
     try:
-        value = compute(spectrum)
+        if side.values.size == 0 or side.consistent.upper[0] == 0.0:
+            raise SpectrumError("all singular values are zero")
+        if side.consistent.lower[0] == 0.0:
+            raise SpectrumError("all singular values are zero to within the arithmetic")
+        value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
-        return Estimate(None, reason=str(error), details=details or {})
+        return Estimate(None, reason=str(error), details=details)
     if isinstance(value, tuple):
-        value, details = value
-    return Estimate(value, reason=NO_INTERVAL, details=details or {})
+        value, more = value
+        details |= more
+    lower, upper = metric.extremes(side.consistent, spectrum)
+    if math.isinf(upper) and not math.isinf(lower):
+        reason = "the arithmetic cannot tell the smallest singular value from zero"
+        return Estimate(None, lower, upper, spectrum.confidence, ("arithmetic",), reason, details)
+    if side.worst_case is not None:
+        ends = metric.extremes(side.worst_case, spectrum) if side.worst_case.lower[0] > 0.0 else intervals.EVERYTHING
+        details["worst_case"] = [min(ends[0], value), max(ends[1], value)]
+    return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, ("arithmetic",), details=details)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankme_stream.audit import Audit
-from rankme_stream.estimates import Estimate
+from rankme_stream.estimates import Estimate, is_within
 from rankme_stream.planning import Plan
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.spectrum import SingularValues, Spectrum
 
 SCHEMA_VERSION = 1
 
@@ -29,8 +29,16 @@ class Measurement:
         Every metric by name; ``measurement["participation_ratio"]`` is the short way.
     presets
         RankMe in the conventions of other libraries, by name.
+    normalized
+        Metrics of the rows scaled to unit length; empty unless asked for.
+    dims
+        Every metric of the first d features, by d; empty unless asked for.
+    tolerance, tolerance_met
+        Largest relative half-width of RankMe's interval that was asked for, and whether it is met.
+    passes
+        Method, precision and half-width of every pass over the rows; the last one gave the numbers.
     spectrum, audit, plan
-        The singular values, what was wrong with the rows, what was planned.
+        The singular values and their box, what was wrong with the rows, what was planned.
     rows_read
         Rows that the numbers are about; rows left out are not among them.
     measured
@@ -48,6 +56,10 @@ class Measurement:
     definition: Mapping[str, str]
     estimates: Mapping[str, Estimate]
     presets: Mapping[str, Estimate]
+    normalized: Mapping[str, Estimate]
+    dims: Mapping[int, Mapping[str, Estimate]]
+    tolerance: float
+    passes: Sequence[Mapping[str, Any]]
     spectrum: Spectrum
     audit: Audit
     chunks_missing: int
@@ -60,6 +72,11 @@ class Measurement:
     def rankme(self) -> Estimate:
         """RankMe of the paper: uncentred, epsilon 1e-7."""
         return self.estimates["rankme"]
+
+    @property
+    def tolerance_met(self) -> bool:
+        """Whether RankMe's interval is as narrow as was asked; also for zero rows, which have no RankMe."""
+        return is_within(self.rankme, self.spectrum, self.tolerance)
 
     def __getitem__(self, name: str) -> Estimate:
         """Return the estimate of that name."""
@@ -78,16 +95,20 @@ class Measurement:
             "engine": self.engine,
             "device": self.device,
             "definition": dict(self.definition),
-            "estimates": {name: estimate_to_dict(estimate) for name, estimate in self.estimates.items()},
-            "presets": {name: estimate_to_dict(estimate) for name, estimate in self.presets.items()},
+            "estimates": _all_to_dicts(self.estimates),
+            "normalized": _all_to_dicts(self.normalized),
+            "dims": {str(d): _all_to_dicts(estimates) for d, estimates in self.dims.items()},
+            "presets": _all_to_dicts(self.presets),
+            "tolerance": self.tolerance,
+            "tolerance_met": self.tolerance_met,
+            "passes": [{**attempt, "half_width": _number(attempt["half_width"])} for attempt in self.passes],
             "spectrum": {
-                "kind": "values",
-                "singular_values": self.spectrum.singular_values.tolist(),
-                "lower": None,
-                "upper": None,
-                "centered_singular_values": self.spectrum.centered_singular_values.tolist(),
-                "resolution": self.spectrum.resolution,
-                "centered_resolution": self.spectrum.centered_resolution,
+                "kind": "box",
+                **_side_to_dict(self.spectrum.raw, ""),
+                **_side_to_dict(self.spectrum.centered, "centered_"),
+                "basis": self.spectrum.basis,
+                "confidence": self.spectrum.confidence,
+                "grounds": self.spectrum.grounds,
             },
             "audit": audit | {"chunks_missing": self.chunks_missing, "integrity": self.integrity},
             "plan": self.plan.to_dict(),
@@ -107,6 +128,18 @@ class Measurement:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
+def _all_to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate_to_dict(estimate) for name, estimate in estimates.items()}
+
+
+def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, list[float]]:
+    return {
+        f"{prefix}singular_values": side.values.tolist(),
+        f"{prefix}lower": side.consistent.lower.tolist(),
+        f"{prefix}upper": side.consistent.upper.tolist(),
+    }
+
+
 def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
     """Return an estimate as JSON types: infinities as strings, reason and details only where there are any."""
     plain: dict[str, Any] = {
@@ -120,6 +153,8 @@ def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
         plain["reason"] = estimate.reason
     if estimate.details:
         plain["details"] = dict(estimate.details)
+        if "worst_case" in estimate.details:
+            plain["details"]["worst_case"] = [_number(end) for end in estimate.details["worst_case"]]
     return plain
 
 
@@ -138,26 +173,72 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['method']} in {result['precision']}, {_duration(result['measured'])}",
         "",
     ]
-    width = max(len(name) for name in (*result["estimates"], *result["presets"]))
-    for name, estimate in result["estimates"].items():
-        lines.append(f"  {name:<{width}}  {_shown(estimate):>12}  {result['definition'][name]}")
-        if estimate["value"] is None:
-            lines.append(f"  {'':<{width}}  {'':>12}  {estimate['reason']}")
-    lines += ["", "  RankMe in other conventions"]
-    for name, estimate in result["presets"].items():
-        lines.append(f"  {name:<{width}}  {_shown(estimate):>12}  {estimate['details']['definition']}")
-    lines += ["", *_audit_lines(result["audit"])]
-    lines.append("  No interval is stated: this version does not bound its errors.")
+    names = (*result["estimates"], *result["presets"], *result["normalized"])
+    width = max(len(name) for name in names)
+
+    def section(title: str, estimates: Mapping[str, Any], definition: Callable[[str], str]) -> None:
+        lines.extend(["", f"  {title}"] if title else [])
+        for name, estimate in estimates.items():
+            value, interval = shown(estimate)
+            lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {definition(name)}")
+            if estimate["value"] is None:
+                lines.append(f"  {'':<{width}}  {'':>25}  {estimate['reason']}")
+
+    section("", result["estimates"], lambda name: str(result["definition"][name]))
+    for d, estimates in result["dims"].items():
+        section(f"First {int(d):,} features", estimates, lambda name: str(result["definition"][name]))
+    if result["normalized"]:
+        section("Unit rows", result["normalized"], lambda name: str(result["definition"][f"normalized.{name}"]))
+    section(
+        "RankMe in other conventions", result["presets"],
+        lambda name: str(result["presets"][name]["details"]["definition"]),
+    )  # fmt: skip
+    lines += ["", *_audit_lines(result["audit"]), *_interval_lines(result)]
     return "\n".join(lines)
 
 
-def _shown(estimate: Mapping[str, Any]) -> str:
-    value = estimate["value"]
-    if value is None:
-        return "-"
-    if isinstance(value, int | str):
-        return str(value)
-    return f"{value:.6g}"
+def shown(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a number in its JSON form with as many digits as its interval supports, and that interval."""
+    value, lower, upper = (_double(estimate[key]) for key in ("value", "lower", "upper"))
+    if lower is None or upper is None:
+        return "-", ""
+    if value is None or math.isinf(upper):
+        return ("inf", "") if math.isinf(lower) else (f">= {lower:.3g}", "")
+    if isinstance(estimate["value"], int):
+        return (str(estimate["value"]), "") if lower == upper else (f"{lower:.0f} to {upper:.0f}", "")
+    half_width = max(upper - value, value - lower)
+    if half_width == 0.0:
+        return f"{value:.10g}", ""
+    if half_width >= abs(value) / 2:
+        return f"{lower:.2g} to {upper:.2g}", ""
+    decimals = -math.floor(math.log10(half_width))
+    decimals = min(decimals, 9 - math.floor(math.log10(abs(value))))  # ten significant digits at most
+    step = 10.0 ** (math.floor(math.log10(half_width)) - 1)
+    return f"{round(value, decimals):.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
+
+
+def _left(attempt: Mapping[str, Any]) -> str:
+    half_width = attempt["half_width"]
+    return "RankMe undetermined" if half_width is None else f"RankMe ± {float(half_width):.1e}, more than the tolerance"
+
+
+def _double(value: float | str | None) -> float | None:
+    return value if value is None else float(value)
+
+
+def _interval_lines(result: Mapping[str, Any]) -> list[str]:
+    lines = [f"  Intervals hold the error of the arithmetic, {result['spectrum']['grounds']}."]
+    for earlier in result["passes"][:-1]:
+        lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_left(earlier)}.")
+    worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
+    if worst:
+        lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.8g} and {float(worst[1]):.8g}.")
+    confidence = result["spectrum"]["confidence"]
+    if confidence is not None and confidence < 1.0:
+        lines.append(f"  They hold with probability {confidence:g} at least.")
+    if not result["tolerance_met"]:
+        lines.append(f"  RankMe's interval is wider than the tolerance {result['tolerance']:g}.")
+    return lines
 
 
 def _duration(measured: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,8 +22,9 @@ import numpy as np
 from rankme_stream.arrays import FloatArray
 from rankme_stream.errors import SpectrumError
 
-_REPTRIX_VALUES = 2048
-_TSITSULIN_EPS = 1e-12
+ALPHA_FIRST, ALPHA_LAST = 11, 100  # our choice: published code starts at 6 or 12
+REPTRIX_VALUES = 2048
+TSITSULIN_EPS = 1e-12
 
 
 class AlphaFit(NamedTuple):
@@ -76,7 +78,7 @@ def rankme(singular_values: FloatArray, /, eps: float = 1e-7) -> float:
     """
     s = _scaled(singular_values)
     _require(math.isfinite(eps) and eps >= 0.0, f"eps is {eps!r}: it must be finite and not negative")
-    return _exp_entropy(s / math.fsum(s) + eps)
+    return exp_entropy(s / math.fsum(s) + eps)
 
 
 def effective_rank(singular_values: FloatArray, /) -> float:
@@ -92,7 +94,7 @@ def effective_rank(singular_values: FloatArray, /) -> float:
 def variance_effective_rank(singular_values: FloatArray, /) -> float:
     r"""Exponential of the entropy of :math:`s_k^2 / \sum_j s_j^2`, of the centred rows; from 1 to m."""
     squares = _scaled_squares(singular_values)
-    return _exp_entropy(squares / math.fsum(squares))
+    return exp_entropy(squares / math.fsum(squares))
 
 
 def participation_ratio(singular_values: FloatArray, /) -> float:
@@ -180,7 +182,7 @@ def condition_number(singular_values: FloatArray, /) -> float:
     return largest / smallest if smallest > 0.0 else math.inf
 
 
-def alpha_req(singular_values: FloatArray, /, first: int = 11, last: int = 100) -> AlphaFit:
+def alpha_req(singular_values: FloatArray, /, first: int = ALPHA_FIRST, last: int = ALPHA_LAST) -> AlphaFit:
     r"""Decay exponent alpha of :math:`l_j \sim j^{-\alpha}`, l = s^2, of the centred rows.
 
     Least squares of :math:`\ln l_j` on :math:`\ln j` with weights 1/j, over the ranks first..last.
@@ -226,6 +228,73 @@ def alpha_req(singular_values: FloatArray, /, first: int = 11, last: int = 100) 
     return AlphaFit(0.0 - slope, first, last, r2)
 
 
+def alpha_weights(first: int, last: int) -> FloatArray:
+    """Weights a_j with alpha = sum a_j ln l_j over the ranks first..last, both included; at least two ranks."""
+    ranks = np.arange(first, last + 1, dtype=np.float64)
+    weights = 1.0 / ranks
+    x = _less_mean(np.log(ranks), weights)
+    scaled: FloatArray = -weights * x / math.fsum(weights * x * x)
+    return scaled
+
+
+def vendi(singular_values: FloatArray, /) -> float:
+    r"""Vendi score with the linear kernel: exponential of the entropy of :math:`s_k^2 / \sum_j s_j^2`, from 1 to m.
+
+    ``singular_values`` are those of the row-normalised matrix, uncentred.
+
+    References
+    ----------
+    Friedman and Dieng, TMLR 2023, arXiv 2210.02410.
+    """
+    return variance_effective_rank(singular_values)
+
+
+def self_cluster(singular_values: FloatArray, /, *, n_rows: int, n_features: int) -> float:
+    r"""Self-clustering index of unit rows: 0 as for random directions, 1 when all rows are one.
+
+    :math:`(Q - N - N(N-1)/D) / (N^2 - N - N(N-1)/D)` with :math:`Q = \sum_k s_k^4`, the sum of all squared cosines.
+
+    Parameters
+    ----------
+    singular_values
+        Of the row-normalised matrix, uncentred.
+    n_rows, n_features
+        Its shape; at least 2 each.
+
+    References
+    ----------
+    Tsitsulin, Munkhoeva, Perozzi, Unsupervised embedding quality evaluation, 2023, arXiv 2305.16562.
+    """
+    s = _checked(singular_values)
+    return float(self_cluster_of(Fraction(math.fsum(s**4)), n_rows, n_features))
+
+
+def self_cluster_of(sum_of_squared_cosines: Fraction, n_rows: int, n_features: int) -> Fraction:
+    """Return the self-clustering index for Q, exactly."""
+    _require(n_features > 1 and n_rows > 1, "self_cluster is not defined for one feature or one row")
+    chance = n_rows + Fraction(n_rows * (n_rows - 1), n_features)
+    return (sum_of_squared_cosines - chance) / (n_rows**2 - chance)
+
+
+def cosine_anisotropy(row_sum: float, /, *, n_rows: int) -> float:
+    r"""Mean cosine between two different rows: :math:`(\|\sum u_i\|^2 - N)/(N(N-1))`.
+
+    Parameters
+    ----------
+    row_sum
+        Euclidean norm of the sum of the unit rows.
+    n_rows
+        N, at least 2.
+    """
+    return float(cosine_anisotropy_of(Fraction(row_sum) ** 2, n_rows))
+
+
+def cosine_anisotropy_of(squared_row_sum: Fraction, n_rows: int) -> Fraction:
+    """Return the mean cosine for the squared norm of the sum of the unit rows, exactly."""
+    _require(n_rows > 1, "cosine_anisotropy is not defined for one row")
+    return (squared_row_sum - n_rows) / (n_rows * (n_rows - 1))
+
+
 def numpy_matrix_rank(singular_values: FloatArray, /, *, n_rows: int, n_features: int, eps: float) -> int:
     """Rank by NumPy's rule: the number of s_k > s_1 max(n_rows, n_features) eps.
 
@@ -247,8 +316,8 @@ def numpy_matrix_rank(singular_values: FloatArray, /, *, n_rows: int, n_features
 
 
 def _reptrix(singular_values: FloatArray, /) -> float:
-    squares = _scaled_squares(singular_values)[:_REPTRIX_VALUES]
-    return _exp_entropy(squares / math.fsum(squares) + 1e-7)
+    squares = _scaled_squares(singular_values)[:REPTRIX_VALUES]
+    return exp_entropy(squares / math.fsum(squares) + 1e-7)
 
 
 def _tsitsulin(singular_values: FloatArray, /) -> float:
@@ -257,7 +326,7 @@ def _tsitsulin(singular_values: FloatArray, /) -> float:
     s = _checked(singular_values)
     shift = max(_exponent(s), 0)
     s = np.ldexp(s, -shift)
-    return _exp_entropy(s / (math.fsum(s) + s.size * math.ldexp(_TSITSULIN_EPS, -shift)) + _TSITSULIN_EPS)
+    return exp_entropy(s / (math.fsum(s) + s.size * math.ldexp(TSITSULIN_EPS, -shift)) + TSITSULIN_EPS)
 
 
 _ON_S = "exp(-sum p ln p), p = s/sum(s)"
@@ -271,7 +340,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset("stable-pretraining", f"{_ON_S} + 1e-5, uncentred", False, partial(rankme, eps=1e-5)),
             Preset(
                 "reptrix",
-                f"exp(-sum p ln p), p = s^2/sum(s^2) + 1e-7, first {_REPTRIX_VALUES} values, centred",
+                f"exp(-sum p ln p), p = s^2/sum(s^2) + 1e-7, first {REPTRIX_VALUES} values, centred",
                 True,
                 _reptrix,
             ),
@@ -318,7 +387,8 @@ def _scaled_squares(singular_values: FloatArray) -> FloatArray:
     return s * s
 
 
-def _exp_entropy(p: FloatArray) -> float:
+def exp_entropy(p: FloatArray) -> float:
+    """Exponential of -sum p ln p, with 0 ln 0 = 0; ``p`` need not add up to one."""
     positive = p[p > 0.0]  # 0 ln 0 = 0
     return math.exp(-math.fsum(positive * np.log(positive)))
 

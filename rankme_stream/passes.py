@@ -1,4 +1,4 @@
-"""The one loop: segment -> blocks -> panels -> accumulator."""
+"""The one loop: segment -> blocks -> panels -> accumulators."""
 
 from __future__ import annotations
 
@@ -18,17 +18,27 @@ from rankme_stream.devices.host import Workspace
 from rankme_stream.errors import MagnitudeError, MissingChunksError, NonFiniteError
 from rankme_stream.planning import Plan, block_stops
 from rankme_stream.sources import Source
+from rankme_stream.unit_rows import rows_error, scale_rows
 
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays below the end of float64
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a pass reads, by which rules, into what."""
+    """What a pass reads, by which rules, into what.
+
+    Attributes
+    ----------
+    make_accumulator
+        Called with the width and a workspace, and ``rows_error`` for unit rows.
+    normalize
+        Accumulate the rows scaled to unit length as well.
+    """
 
     source: Source
     plan: Plan
-    make_accumulator: Callable[[int, Workspace], Accumulator]
+    make_accumulator: Callable[..., Accumulator]
+    normalize: bool = False
     missing: Literal["error", "skip", "fill"] = "error"
     nonfinite: Literal["error", "skip"] = "error"
 
@@ -133,8 +143,8 @@ def run_segment(
     workspace: Workspace,
     stop: threading.Event,
     progress: Callable[[int], None],
-) -> tuple[Accumulator, Audit]:
-    """Read one segment and return its accumulator and audit.
+) -> tuple[dict[str, Accumulator], Audit]:
+    """Read one segment and return its accumulators (``raw``, and ``unit`` when asked for) and audit.
 
     Parameters
     ----------
@@ -149,7 +159,9 @@ def run_segment(
     n_features = plan.n_features
     first = max(plan.row_start, segment * plan.grid.segment_rows)
     last = min(plan.row_stop, (segment + 1) * plan.grid.segment_rows)
-    accumulator = task.make_accumulator(n_features, workspace)
+    accumulators = {"raw": task.make_accumulator(n_features, workspace)}
+    if task.normalize:
+        accumulators["unit"] = task.make_accumulator(n_features, workspace, rows_error=rows_error(n_features))
     audit = Audit()
     buffer = workspace.array("panel", (plan.grid.panel_rows, n_features + 1))
     for start, end in plan.grid.panels(first, last):
@@ -159,9 +171,13 @@ def run_segment(
         for row, stored in blocks.rows(start, end):
             piece = panel[row - start : row - start + len(stored)]
             audit = audit.merge(_fill(task, row, stored, piece))
-        accumulator.update(panel, start)
+        accumulators["raw"].update(panel, start)
+        if task.normalize:
+            scaled = workspace.array("unit_panel", buffer.shape)[: end - start]
+            scale_rows(panel, scaled)
+            accumulators["unit"].update(scaled, start)
         progress(end - start)
-    return accumulator, audit
+    return accumulators, audit
 
 
 def _fill(task: Task, row: int, stored: Array, piece: Array) -> Audit:

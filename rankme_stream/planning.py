@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rankme_stream.errors import LimitError, UsageError
 
 Method = Literal["gram", "tsqr"]
+Precision = Literal["float64", "float32"]
 
 _PANEL_ROWS: dict[str, int] = {"gram": 1024, "tsqr": 2048}
 _SEGMENT_FLOPS = 2**33  # about a fifth of a second of one core: a merge is then below 2 % of a segment
@@ -55,6 +56,8 @@ class Plan:
     """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source."""
 
     method: Method
+    precision: Precision
+    normalize: bool
     row_start: int
     row_stop: int
     n_features: int
@@ -104,6 +107,8 @@ def _largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
 def make_plan(
     *,
     method: Method,
+    precision: Precision,
+    normalize: bool,
     rows: tuple[int, int],
     n_features: int,
     itemsize: int,
@@ -145,7 +150,7 @@ def make_plan(
         for block_bytes in _BLOCK_BYTES:
             block_rows = max(1, block_bytes // row_bytes)
             held_rows = min(stop - start, max(block_rows, unit))
-            memory = _memory(method, grid, n_segments, n_features, count)
+            memory = _memory(method, precision, normalize, grid, n_segments, n_features, count)
             reading = _reading(grid, count, unit, read_memory(held_rows), unit * row_bytes)
             memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
             peak = _peak(memory)
@@ -153,8 +158,9 @@ def make_plan(
                 least = memory
             if peak <= memory_limit_bytes:
                 return Plan(
-                    method, start, stop, n_features, grid, n_segments, block_rows, count, memory, peak,
-                    memory_limit_bytes, (stop - start) * row_bytes, _flops(method, stop - start, n_features),
+                    method, precision, normalize, start, stop, n_features, grid, n_segments, block_rows, count, memory,
+                    peak, memory_limit_bytes, (stop - start) * row_bytes,
+                    (1 + normalize) * _flops(method, stop - start, n_features),
                 )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
@@ -164,16 +170,20 @@ def make_plan(
     )
 
 
-def _memory(method: Method, grid: Grid, n_segments: int, n_features: int, workers: int) -> dict[str, int]:
+def _memory(
+    method: Method, precision: Precision, normalize: bool, grid: Grid, n_segments: int, n_features: int, workers: int
+) -> dict[str, int]:
     square = 8 * (n_features + 1) ** 2
     panel = 8 * grid.panel_rows * (n_features + 1)
     live = (_PATIENCE * workers if workers > 1 else 1) + n_segments.bit_length() + 1
     scratch = square if method == "gram" else panel + 2 * 8 * 64 * (n_features + 1)
+    if precision == "float32":
+        scratch += (square + panel) // 2 + 16 * panel // grid.panel_rows * 3
     merging = workers * square * (1 if method == "gram" else 2)
     return {
-        "accumulators": min(live, n_segments + 1) * square + merging,
-        "panels": workers * (panel + scratch),
-        "solving": 6 * square,
+        "accumulators": (1 + normalize) * (min(live, n_segments + 1) * square + merging),
+        "panels": workers * ((1 + normalize) * panel + scratch),
+        "solving": (6 + normalize) * square,
     }
 
 

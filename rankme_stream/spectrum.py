@@ -1,37 +1,116 @@
-"""Singular values of the rows, raw and centred, and how small a value the arithmetic can tell from zero."""
+"""Singular values of the rows, raw and centred, with the set that the true ones lie in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from rankme_stream.arrays import FloatArray
+
+Basis = Literal["certified", "measured", "empirical"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending."""
+
+    lower: FloatArray
+    upper: FloatArray
+
+    @classmethod
+    def around(cls, values: FloatArray, error: float) -> Box:
+        """Return the box of singular values known to within ``error``, ends rounded outward."""
+        return cls(np.maximum(_down(values - error), 0.0), _up(values + error))
+
+    @classmethod
+    def around_squares(cls, squares: FloatArray, error: float) -> Box:
+        """Return the box of singular values whose squares are known to within ``error``, ends rounded outward."""
+        lower, upper = np.maximum(_down(squares - error), 0.0), np.maximum(_up(squares + error), 0.0)
+        return cls(np.maximum(_down(np.sqrt(lower)), 0.0), _up(np.sqrt(upper)))
+
+    def first(self, count: int) -> Box:
+        """Return the box of the largest ``count`` values."""
+        return Box(self.lower[:count], self.upper[:count])
+
+    def with_zeros(self, n_zeros: int) -> Box:
+        """Return the box in which the last ``n_zeros`` values are zero exactly."""
+        if n_zeros <= 0:
+            return self
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[-n_zeros:] = upper[-n_zeros:] = 0.0
+        return Box(lower, upper)
+
+
+@dataclass(frozen=True)
+class SingularValues:
+    """Computed singular values and what the true ones may be.
+
+    Attributes
+    ----------
+    values
+        Shape ``(m,)``, descending, unit of the embeddings; inside both boxes.
+    consistent
+        The set that intervals are taken over.
+    worst_case
+        The set by a worst-case theorem where ``consistent`` is sharper and rests on experience; otherwise None.
+    """
+
+    values: FloatArray
+    consistent: Box
+    worst_case: Box | None = None
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Singular values of the rows read, with what is needed to read them rightly.
 
-    Parameters
+    Attributes
     ----------
-    singular_values, centered_singular_values
-        Shape ``(m,)`` with m = min(n_rows, n_features), descending, unit of the embeddings; the second of the rows
-        less their mean.
+    raw, centered
+        Of the rows, and of the rows less their mean; m = min(n_rows, n_features) values each.
     n_rows, n_features
         Shape of the matrix; rows left out are not counted.
     unit_roundoff
         Of the *stored* type: relative error with which the embeddings were rounded when they were written.
-    known_zeros
-        How many of the last ``singular_values`` are zero exactly: features that are zero throughout make them so.
-    resolution, centered_resolution
-        Singular values at or below it cannot be told from zero by the arithmetic that made them; unit of the
-        embeddings.
+    row_sum
+        Lower and upper end of the Euclidean norm of the sum of all rows.
+    basis
+        What the consistent sets rest on: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
+        empirical for every basis), ``measured`` (the error was measured with random probes) or ``empirical``.
+    confidence
+        Probability that the consistent sets hold the truth; None where no theorem gives one.
+    grounds
+        The same in a sentence.
     """
 
-    singular_values: FloatArray
-    centered_singular_values: FloatArray
+    raw: SingularValues
+    centered: SingularValues
     n_rows: int
     n_features: int
     unit_roundoff: float
-    known_zeros: int
-    resolution: float
-    centered_resolution: float
+    row_sum: tuple[float, float]
+    basis: Basis
+    confidence: float | None
+    grounds: str
+
+    @property
+    def singular_values(self) -> FloatArray:
+        """The raw values, shape ``(m,)``, descending."""
+        return self.raw.values
+
+    @property
+    def centered_singular_values(self) -> FloatArray:
+        """The centred values, shape ``(m,)``, descending."""
+        return self.centered.values
+
+
+def _down(values: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.nextafter(values, -np.inf)
+    return rounded
+
+
+def _up(values: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.nextafter(values, np.inf)
+    return rounded

@@ -33,15 +33,12 @@ def absorbed(kind: type, rows: np.ndarray, panel_rows: int = 64):
 def test_both_spectra_equal_a_dense_svd(kind, shape):
     rows = np.random.default_rng(3).standard_normal(shape) + 0.5
     spectrum = absorbed(kind, rows).spectrum(unit_roundoff=2.0**-53)
-    for found, matrix, resolution in (
-        (spectrum.singular_values, rows, spectrum.resolution),
-        (spectrum.centered_singular_values, rows - rows.mean(axis=0), spectrum.centered_resolution),
-    ):
+    for found, matrix in ((spectrum.raw, rows), (spectrum.centered, rows - rows.mean(axis=0))):
         dense = np.linalg.svd(matrix, compute_uv=False)
-        assert found.shape == dense.shape == (min(shape),)
-        # |l - l^| <= resolution^2 for the Gram; for QR |s - s^| <= resolution, and then so is the bound in squares
-        allowed = resolution**2 if kind is GramAccumulator else 2 * resolution * dense[0] + resolution**2
-        assert np.all(np.abs(found**2 - dense**2) <= allowed + 1e-14 * dense[0] ** 2)
+        assert found.values.shape == dense.shape == (min(shape),)
+        error = 64 * 2.0**-53 * np.linalg.norm(rows)  # of the dense reference itself
+        assert np.all(found.consistent.lower - error <= dense)
+        assert np.all(dense <= found.consistent.upper + error)
 
 
 def test_qr_resolves_values_that_a_gram_cannot():
@@ -49,8 +46,10 @@ def test_qr_resolves_values_that_a_gram_cannot():
     rows = matrix_with_spectrum(planted, n_rows=400, n_features=3)
     by_qr = absorbed(TsqrAccumulator, rows).spectrum(unit_roundoff=2.0**-53)
     by_gram = absorbed(GramAccumulator, rows).spectrum(unit_roundoff=2.0**-53)
-    assert np.all(np.abs(by_qr.singular_values - planted) <= by_qr.resolution)
-    assert by_qr.resolution < 1e-12 < 1e-11 < by_gram.resolution
+    assert np.all(np.abs(by_qr.singular_values - planted) <= 1e-13)
+    assert by_qr.raw.consistent.upper[-1] < 2e-11
+    assert by_gram.raw.consistent.lower[-1] == 0.0
+    assert by_gram.raw.consistent.upper[-1] > 1e-7
 
 
 @pytest.mark.parametrize("kind", [GramAccumulator, TsqrAccumulator])
@@ -58,9 +57,9 @@ def test_features_that_are_always_zero_give_exact_zeros(kind):
     rows = np.random.default_rng(0).standard_normal((300, 8))
     rows[:, [2, 5]] = 0.0
     spectrum = absorbed(kind, rows).spectrum(unit_roundoff=2.0**-53)
-    assert spectrum.known_zeros == 2
+    assert np.all(spectrum.raw.consistent.upper[-2:] == 0.0)
     assert np.all(spectrum.singular_values[-2:] == 0.0)
-    assert spectrum.singular_values[-3] > spectrum.resolution
+    assert spectrum.raw.consistent.lower[-3] > 0.0
 
 
 def test_the_chain_counts_panel_rows_panels_and_merges():

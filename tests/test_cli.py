@@ -56,6 +56,35 @@ def test_json_on_stdout_is_the_schema_and_nothing_else():
     assert result["measured"]["peak_bytes"] <= result["plan"]["predicted_peak_bytes"]
 
 
+def test_every_option_of_a_pass_gives_the_schema(tmp_path):
+    store(tmp_path / "a.zarr")
+    for options in (
+        ["--normalize", "--dims", "2,8"], ["--precision", "float32"], ["--precision", "auto"], ["--method", "tsqr"],
+    ):  # fmt: skip
+        done = rankme("score", tmp_path / "a.zarr", "--json", "-", *options)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        jsonschema.validate(result, SCHEMA)
+        for estimate in result["estimates"].values():
+            assert estimate["value"] is None or estimate["lower"] <= estimate["value"] <= estimate["upper"]
+    done = rankme("score", tmp_path / "a.zarr", "--normalize", "--dims", "2,8")
+    assert all(text in done.stdout for text in ("Unit rows", "First 2 features", "First 8 features", "vendi"))
+
+
+def test_a_tolerance_that_is_not_met_exits_4_with_the_result_printed_and_written(tmp_path):
+    out = tmp_path / "result.json"
+    done = rankme("score", f"{BUNDLED}::embeddings", "--method", "gram", "--tolerance", "1e-12", "--json", out)
+    assert done.returncode == 4
+    assert re.fullmatch(r"rankme: error: [^\n]+wider than the tolerance 1e-12[^\n]+\n", done.stderr), done.stderr
+    assert "rankme" in done.stdout and "wider than the tolerance" in done.stdout
+    result = json.loads(out.read_text())
+    jsonschema.validate(result, SCHEMA)
+    assert result["tolerance_met"] is False
+    again = rankme("score", f"{BUNDLED}::embeddings", "--tolerance", "1e-10", "--json", out)
+    assert again.returncode == 0, again.stderr
+    assert [attempt["method"] for attempt in json.loads(out.read_text())["passes"]] == ["gram", "tsqr"]
+
+
 def test_numbers_read_back_as_the_same_double(tmp_path):
     rows = np.random.default_rng(0).standard_normal((300, 6))
     measurement = rs.measure(rows)

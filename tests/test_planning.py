@@ -13,6 +13,8 @@ from rankme_stream.planning import block_stops, grid_for, make_plan
 def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):
     return make_plan(
         method=method,
+        precision="float64",
+        normalize=False,
         rows=(0, n_rows),
         n_features=n_features,
         itemsize=2,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
+
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.spectrum import Spectrum
 
@@ -29,9 +31,22 @@ class Accumulator(Protocol):
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows absorbed."""
 
+    def prefix(self, n_features: int) -> Self:
+        """Return the accumulator of the first features alone."""
+
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays."""
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
         """Return the accumulator that ``to_arrays`` described."""
+
+
+def mark_nonzero(seen: Array, panel: FloatArray) -> None:
+    """Set ``seen``, shape ``(D,)``, for the features that are nonzero somewhere in ``panel``, shape ``(rows, 1 + D)``.
+
+    Free once every feature was seen: squares may underflow to zero, so the Gram itself cannot tell.
+    """
+    unseen = np.flatnonzero(~seen)
+    if unseen.size:
+        seen[unseen] = panel[:, 1 + unseen].any(axis=0)

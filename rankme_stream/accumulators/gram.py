@@ -1,4 +1,4 @@
-"""The Gram matrix of the rows with a column of ones in front, in float64."""
+"""The Gram matrix of the rows with a column of ones in front: summed in float64, multiplied in float64 or float32."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from typing import Self
 
 import numpy as np
 
+from rankme_stream.accumulators import mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import host
-from rankme_stream.errors import ArithmeticCheckError, UsageError
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
+from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
+from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
 
-_UNIT_ROUNDOFF = 2.0**-53
+_U64, _U32 = 2.0**-53, 2.0**-24
+_SMALLEST = 2.0**-1074  # what one product may lose to underflow
+_PROBED_WHOLE_FLOPS = 2**33  # the rows of the first so many flops are all probed: small dumps have no sample
+_PROBED_SHARE_PER_FEATURE = 1 / 5_000  # of the panels after that; keeps probing below 5 % of a pass
+
+
+def gamma(n: int, unit_roundoff: float = _U64) -> float:
+    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
+    return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
 class GramAccumulator:
@@ -32,6 +42,8 @@ class GramAccumulator:
     chain
         The longest chain of rounded operations that an entry went through: rows of a panel, additions of panels,
         merges. gamma_n of Higham's bound takes it as n.
+    rows_error
+        Bound on the relative error of the rows given (unit rows are rounded when they are made); enters the intervals.
 
     Notes
     -----
@@ -42,37 +54,54 @@ class GramAccumulator:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, chapter 3.
     """
 
-    def __init__(self, n_features: int, workspace: host.Workspace | None = None) -> None:
+    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
         self.n_features = n_features
         self.n_rows = 0
         self.chain = 0
+        self.rows_error = rows_error
         self._workspace = workspace or host.Workspace()
         self._gram: FloatArray = np.zeros((n_features + 1, n_features + 1))
+        self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
     def update(self, panel: FloatArray, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
         if len(panel) == 0:
             return
-        product = self._workspace.array("gram", self._gram.shape)
-        host.symmetric_product(panel, product)
-        self._gram += product  # the upper triangles stay zero
+        self._gram += self._product(panel, start)  # the upper triangles stay zero
+        mark_nonzero(self._nonzero, panel)
         self.n_rows += round(float(panel[:, 0].sum()))
         self.chain = max(self.chain, len(panel)) + (self.chain > 0)
 
-    def merge(self, other: GramAccumulator) -> GramAccumulator:
+    def _product(self, panel: FloatArray, start: int) -> FloatArray:
+        product = self._workspace.array("gram", self._gram.shape)
+        host.symmetric_product(panel, product)
+        return product
+
+    def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
-        if other.n_features != self.n_features:
+        if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
-        merged = GramAccumulator.__new__(GramAccumulator)
-        merged.n_features = self.n_features
+        merged = self._like(self._gram + other._gram, self._nonzero | other._nonzero)
         merged.n_rows = self.n_rows + other.n_rows
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
-        merged._workspace = self._workspace
-        merged._gram = self._gram + other._gram
         return merged
 
+    def prefix(self, n_features: int) -> Self:
+        """Return the accumulator of the first features alone."""
+        return self._like(self._gram[: n_features + 1, : n_features + 1].copy(), self._nonzero[:n_features].copy())
+
+    def _like(self, gram: FloatArray, nonzero: Array) -> Self:
+        made = type(self).__new__(type(self))
+        made.n_features, made.n_rows, made.chain = len(gram) - 1, self.n_rows, self.chain
+        made.rows_error, made._workspace, made._gram, made._nonzero = self.rows_error, self._workspace, gram, nonzero
+        return made
+
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return the singular values of the rows; changes nothing.
+        """Return the singular values of the rows and the boxes that hold the true ones; changes nothing.
+
+        Weyl: an eigenvalue moves by no more than the norm of the error, which is gamma_n tr/(1 - gamma_n) for the sums,
+        and for the centred matrix (3 gamma_n + 4 u) tr with the trace of the *raw* one; what underflow may lose and
+        an empirical margin (D + 32) u l_1 for the eigensolver are added.
 
         Raises
         ------
@@ -84,30 +113,54 @@ class GramAccumulator:
         8/3 D^3 flops and 24 D^2 bytes beside the accumulator.
         """
         gram = self._gram[1:, 1:]
-        trace = math.fsum(np.diagonal(gram))
-        if not math.isfinite(trace):
+        computed_trace = math.fsum(np.diagonal(gram))
+        if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
-        n = max(1, self.chain)
-        gamma = n * _UNIT_ROUNDOFF / (1 - n * _UNIT_ROUNDOFF)
-        size = min(self.n_rows, self.n_features)
-        values, margin = self._eigenvalues(gram, trace)
-        centered = gram.copy()
+        g = gamma(max(1, self.chain))
+        fast, fast_sums = self._measured_errors(computed_trace)
+        lost = self.n_rows * (self.n_features + 1) * _SMALLEST
+        trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
+        rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
+        sums = self._gram[1:, 0]
+        sums_norm = math.hypot(*sums.tolist())
+        sums_error = (g + self.rows_error) * math.sqrt(max(1, self.n_rows)) * math.sqrt(trace) + fast_sums + lost
+        sums_error += 4.0 * _U64 * sums_norm
+        error = g * trace + fast + rows + lost
+        centered_error = (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + fast + rows + 3.0 * lost
         if self.n_rows:
-            sums = self._gram[1:, 0]
-            for column in range(self.n_features):  # column by column: no second D x D for the outer product
-                centered[column] -= (sums[column] / self.n_rows) * sums
+            centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
+        size = min(self.n_rows, self.n_features)
+        dead = max(0, size - int(np.count_nonzero(self._nonzero)))
+        values, margin = self._eigenvalues(gram, computed_trace)
+        centered = gram.copy()
+        for column in range(self.n_features if self.n_rows else 0):  # by columns: no second D x D for the outer product
+            centered[column] -= (sums[column] / self.n_rows) * sums
         centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
-        centered_values, centered_margin = self._eigenvalues(centered, centered_trace, trace)
+        centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
+        basis, confidence, grounds = self._grounds()
         return Spectrum(
-            singular_values=np.sqrt(np.maximum(values[:size], 0.0)),
-            centered_singular_values=np.sqrt(np.maximum(centered_values[:size], 0.0)),
+            raw=_squared(values[:size], error + margin, dead),
+            centered=_squared(
+                centered_values[:size], centered_error + centered_margin, max(dead, self.n_rows <= self.n_features)
+            ),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
-            known_zeros=max(0, size - int(np.count_nonzero(np.diagonal(gram)))),
-            resolution=math.sqrt(gamma * trace / (1 - gamma) + margin),
-            centered_resolution=math.sqrt((3 * gamma + 4 * _UNIT_ROUNDOFF) * trace + centered_margin),
+            row_sum=(max(0.0, sums_norm - sums_error), sums_norm + sums_error),
+            basis=basis,
+            confidence=confidence,
+            grounds=grounds,
         )
+
+    def _measured_errors(self, trace: float) -> tuple[float, float]:
+        """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""
+        return 0.0, 0.0
+
+    def _grounds(self) -> tuple[Basis, float | None, str]:
+        return (
+            "certified", 1.0,
+            f"certified: worst case of sums of {self.chain:,} operations, margin (D + 32) u for the eigensolver",
+        )  # fmt: skip
 
     def _eigenvalues(self, lower: FloatArray, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
         """Eigenvalues, descending, and their error margin; features that are zero throughout give exact zeros."""
@@ -118,8 +171,8 @@ class GramAccumulator:
         found = host.eigenvalues(lower if alive.size == self.n_features else lower[np.ix_(alive, alive)])
         values[: alive.size] = found
         values[::-1].sort()
-        margin = (self.n_features + 32) * _UNIT_ROUNDOFF * max(float(found[0]), 0.0)
-        allowed = self.n_features * (margin + 4 * _UNIT_ROUNDOFF * (scale or trace))
+        margin = (self.n_features + 32) * _U64 * max(float(found[0]), 0.0)
+        allowed = self.n_features * (margin + 4 * _U64 * (scale or trace) + _SMALLEST)
         if not abs(math.fsum(found) - trace) <= allowed:
             raise ArithmeticCheckError(
                 f"eigenvalues add up to {math.fsum(found)!r}, the trace is {trace!r}: LAPACK or the machine is at fault"
@@ -130,12 +183,99 @@ class GramAccumulator:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
         lower = self._gram[np.tril_indices(self.n_features + 1)]
         return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
-                "chain": np.array(self.chain), "gram": lower}  # fmt: skip
+                "chain": np.array(self.chain), "rows_error": np.array(self.rows_error), "gram": lower,
+                "nonzero": self._nonzero}  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
         """Return the accumulator that ``to_arrays`` described."""
-        accumulator = cls(int(arrays["n_features"]))
+        accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
         accumulator.n_rows, accumulator.chain = int(arrays["n_rows"]), int(arrays["chain"])
         accumulator._gram[np.tril_indices(accumulator.n_features + 1)] = arrays["gram"]
+        accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
+
+
+class Float32GramAccumulator(GramAccumulator):
+    """The same with float32 products of short panels, summed in float64, and their error measured by probes.
+
+    float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
+    probes see as well.
+    """
+
+    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
+        super().__init__(n_features, workspace, rows_error=rows_error)
+        self.probes = Probes(n_features)
+
+    def _product(self, panel: FloatArray, start: int) -> FloatArray:
+        rounded = self._workspace.array("panel32", panel.shape, dtype=np.float32)
+        product32 = self._workspace.array("gram32", self._gram.shape, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            rounded[...] = panel
+        host.symmetric_product(rounded, product32)
+        product = self._workspace.array("gram", self._gram.shape)
+        product[...] = product32
+        if not np.isfinite(np.diagonal(product)).all():
+            raise MagnitudeError(
+                f"rows {start:,}-{start + len(panel) - 1:,} hold values whose squares overflow float32; "
+                "pass --precision float64, or scale by a power of two, which changes no rank"
+            )
+        first = start * self.n_features**2 < _PROBED_WHOLE_FLOPS
+        share = 1.0 if first else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
+        self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(len(panel)))
+        return product
+
+    def merge(self, other: Self) -> Self:
+        """Return the accumulator of both sets of rows; neither argument changes."""
+        merged = super().merge(other)
+        merged.probes = self.probes.merge(other.probes)
+        return merged
+
+    def prefix(self, n_features: int) -> Self:
+        """Return the accumulator of the first features alone; a part errs by no more than the whole."""
+        made = super().prefix(n_features)
+        made.probes = self.probes
+        return made
+
+    def _measured_errors(self, trace: float) -> tuple[float, float]:
+        if self.n_rows == 0:
+            return 0.0, 0.0
+        if self.probes.n_probed == 0:
+            worst = _worst_case(self.chain)
+            return 2.0 * worst * trace, 2.0 * worst * math.sqrt(self.n_rows * trace)
+        gram, sums = self.probes.errors()
+        return SAFETY * gram, SAFETY * sums
+
+    def _grounds(self) -> tuple[Basis, float | None, str]:
+        probes = self.probes
+        if probes.is_complete:
+            return "measured", CONFIDENCE, f"measured with {N_PROBES} Gaussian probes on every panel, times {SAFETY:g}"
+        if probes.n_probed == 0:
+            return "certified", 1.0, "certified: Higham's bound on float32 products; no panel was probed"
+        return (
+            "measured", None,
+            f"measured with {N_PROBES} Gaussian probes on {probes.n_probed:,} of {probes.n_panels:,} panels, "
+            f"times {SAFETY:g}: no probability is stated",
+        )  # fmt: skip
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return the state as arrays; ``from_arrays`` gives the same bits back."""
+        return super().to_arrays() | self.probes.to_arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Self:
+        """Return the accumulator that ``to_arrays`` described."""
+        accumulator = super().from_arrays(arrays)
+        accumulator.probes = Probes.from_arrays(accumulator.n_features, arrays)
+        return accumulator
+
+
+def _worst_case(rows: int) -> float:
+    """Relative Frobenius error of a float32 product of float64 rows: two roundings of the values, then the sums."""
+    return gamma(rows + 3, _U32)
+
+
+def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
+    box = Box.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+    values = np.sqrt(np.maximum(squares, 0.0))
+    return SingularValues(np.clip(values, box.lower, box.upper), box)

@@ -7,13 +7,25 @@ from typing import Self
 
 import numpy as np
 
+from rankme_stream.accumulators import mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import host
 from rankme_stream.errors import UsageError
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
-_UNIT_ROUNDOFF = 2.0**-53
-_GROWTH = 16.0
+_U = 2.0**-53
+_GROWTH = 16.0  # times u sqrt(steps) |Z|_F: an order above the growth seen (benchmarks/results/intervals.md)
+
+
+def step_error(rows: int, n_columns: int) -> float:
+    """Worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
+
+    Higham's theorem 19.4 with the constant counted: a reflector of length r = rows + 1 is off by 3 r + 34 units for the
+    rounding of its vector and scalar, and its application by 2 r + 9, both below 8 (rows + 8). The count is for
+    reflectors applied one at a time; LAPACK applies 64 together, for which theorem 19.5 gives the same form.
+    """
+    n = 8 * (rows + 8)
+    return n_columns * n * _U / (1.0 - n * _U)
 
 
 class TsqrAccumulator:
@@ -35,6 +47,10 @@ class TsqrAccumulator:
         Rows counted so far.
     steps
         Successive QR steps that a row went through at most; the error grows like its square root.
+    worst_case
+        Sum of their worst-case errors relative to |Z|_F.
+    rows_error
+        Bound on the relative error of the rows given; enters the intervals.
 
     Notes
     -----
@@ -43,13 +59,17 @@ class TsqrAccumulator:
     References
     ----------
     J. Demmel, L. Grigori, M. Hoemmen, J. Langou, Communication-optimal parallel and sequential QR and LU
-    factorizations, SIAM J. Sci. Comput. 34 (2012), arXiv 0808.2664.
+    factorizations, SIAM J. Sci. Comput. 34 (2012), arXiv 0808.2664; N. J. Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., SIAM 2002, chapter 19.
     """
 
-    def __init__(self, n_features: int, workspace: host.Workspace | None = None) -> None:
+    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
         self.n_features = n_features
         self.n_rows = 0
         self.steps = 0
+        self.worst_case = 0.0
+        self.rows_error = rows_error
+        self._nonzero: Array = np.zeros(n_features, dtype=bool)
         self._workspace = workspace or host.Workspace()
         self._r: FloatArray = np.zeros((n_features + 1, n_features + 1), order="F")
 
@@ -60,8 +80,10 @@ class TsqrAccumulator:
         below = self._workspace.array("tsqr_panel", panel.shape, order="F")
         below[...] = panel
         host.stack_triangle(self._r, below, 0, self._workspace)
+        mark_nonzero(self._nonzero, panel)
         self.n_rows += round(float(panel[:, 0].sum()))
         self.steps += 1
+        self.worst_case += step_error(len(panel), self.n_features + 1)
 
     def merge(self, other: TsqrAccumulator) -> TsqrAccumulator:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -75,55 +97,79 @@ class TsqrAccumulator:
         merged._workspace = self._workspace
         merged.n_rows = self.n_rows + other.n_rows
         merged.steps = max(self.steps, other.steps) + 1
+        merged.worst_case = max(self.worst_case, other.worst_case) + step_error(
+            self.n_features + 1, self.n_features + 1
+        )
+        merged._nonzero = self._nonzero | other._nonzero
         return merged
 
+    def prefix(self, n_features: int) -> TsqrAccumulator:
+        """Return the accumulator of the first features alone."""
+        made = TsqrAccumulator(n_features, self._workspace, rows_error=self.rows_error)
+        made.n_rows, made.steps, made.worst_case = self.n_rows, self.steps, self.worst_case
+        made._r = self._r[: n_features + 1, : n_features + 1].copy(order="F")
+        made._nonzero = self._nonzero[:n_features].copy()
+        return made
+
     def _copy(self) -> TsqrAccumulator:
-        copy = TsqrAccumulator.__new__(TsqrAccumulator)
-        copy.n_features, copy.n_rows, copy.steps = self.n_features, self.n_rows, self.steps
-        copy._workspace, copy._r = self._workspace, self._r.copy(order="F")
-        return copy
+        return self.prefix(self.n_features)
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows; changes nothing.
 
+        The intervals rest on 16 u sqrt(steps) |Z|_F, which is *empirical*: an order above the growth seen. The
+        worst case is the sum of ``step_error`` over the steps. Both are relative to the raw |Z|_F, centred or not, and
+        both take the margin (D + 32) u s_1 for the last singular values.
+
         Notes
         -----
-        16/3 D^3 flops and 16 D^2 bytes beside the accumulator. The resolution is *empirical*: 16 u sqrt(steps) |Z|_F,
-        an order above the growth seen, plus the margin (D + 32) u s_1 of the final singular values.
+        16/3 D^3 flops and 16 D^2 bytes beside the accumulator.
         """
         size = min(self.n_rows, self.n_features)
         r = np.triu(self._r)
-        alive = np.flatnonzero(r[:, 1:].any(axis=0))
+        alive = np.flatnonzero(self._nonzero)
         values = np.zeros(self.n_features)
         if alive.size:
-            values[: alive.size] = host.singular_values(r[:, 1 + alive])
+            values[: alive.size] = host.singular_values(r[:, 1 + alive])[: alive.size]
         centered = host.singular_values(r[1:, 1:])
-        frobenius = math.hypot(*values.tolist())
-        largest = float(values[0])
-        error = _UNIT_ROUNDOFF * (
-            _GROWTH * math.sqrt(max(1, self.steps)) * frobenius + (self.n_features + 32) * largest
-        )
+        frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
+        lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
+        shared = (self.n_features + 32) * _U * float(values[0]) + self.rows_error * frobenius + lost
+        practical = _GROWTH * _U * math.sqrt(max(1, self.steps)) * frobenius + shared
+        worst = self.worst_case * frobenius + shared
+        dead = max(0, size - alive.size)
+        row_sum = math.hypot(*r[0, 1:].tolist()) * math.sqrt(self.n_rows)
+        row_sum_error = 2.0 * practical * math.sqrt(self.n_rows)
         return Spectrum(
-            singular_values=values[:size],
-            centered_singular_values=centered[:size],
+            raw=_singular_values(values[:size], practical, worst, dead),
+            centered=_singular_values(centered[:size], practical, worst, max(dead, self.n_rows <= self.n_features)),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
-            known_zeros=max(0, size - alive.size),
-            resolution=error,
-            centered_resolution=error,
+            row_sum=(max(0.0, row_sum - row_sum_error), row_sum + row_sum_error),
+            basis="empirical",
+            confidence=None,
+            grounds=f"empirical: {_GROWTH:g} u sqrt({self.steps:,} steps) |Z|_F, an order above the growth seen",
         )
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
         upper = self._r[np.triu_indices(self.n_features + 1)]
         return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
-                "steps": np.array(self.steps), "r": upper}  # fmt: skip
+                "steps": np.array(self.steps), "worst_case": np.array(self.worst_case),
+                "rows_error": np.array(self.rows_error), "r": upper, "nonzero": self._nonzero}  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
         """Return the accumulator that ``to_arrays`` described."""
-        accumulator = cls(int(arrays["n_features"]))
+        accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
         accumulator.n_rows, accumulator.steps = int(arrays["n_rows"]), int(arrays["steps"])
+        accumulator.worst_case = float(arrays["worst_case"])
+        accumulator._nonzero[:] = arrays["nonzero"]
         accumulator._r[np.triu_indices(accumulator.n_features + 1)] = arrays["r"]
         return accumulator
+
+
+def _singular_values(values: FloatArray, practical: float, worst: float, zeros: int) -> SingularValues:
+    likely, certain = (Box.around(values, error).with_zeros(zeros) for error in (practical, max(practical, worst)))
+    return SingularValues(np.clip(values, likely.lower, likely.upper), likely, certain)

@@ -28,6 +28,8 @@ def _pointer(module: Any, name: str, n_arguments: int) -> Any:
 
 
 _dsyrk = _pointer(cython_blas, "dsyrk", 10)
+_ssyrk = _pointer(cython_blas, "ssyrk", 10)
+_dsymm = _pointer(cython_blas, "dsymm", 12)
 _dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
 
 
@@ -35,8 +37,8 @@ def _int(value: int) -> Any:
     return ctypes.byref(ctypes.c_int(value))
 
 
-def _double(value: float) -> Any:
-    return ctypes.byref(ctypes.c_double(value))
+def _real(value: float, dtype: Any) -> Any:
+    return ctypes.byref(ctypes.c_double(value) if dtype == np.float64 else ctypes.c_float(value))
 
 
 class Workspace:
@@ -45,33 +47,58 @@ class Workspace:
     def __init__(self) -> None:
         self._arrays: dict[str, Array] = {}
 
-    def array(self, name: str, shape: tuple[int, ...], order: Any = "C") -> FloatArray:
-        """Return the float64 array of that name, made of zeros at first use, then holding what was left there."""
+    def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Array:
+        """Return the array of that name, made of zeros at first use, then holding what was left there."""
         held = self._arrays.get(name)
         if held is None or held.shape != shape:
-            held = self._arrays[name] = np.zeros(shape, dtype=np.float64, order=order)
+            held = self._arrays[name] = np.zeros(shape, dtype=dtype, order=order)
         return held
 
 
-def symmetric_product(panel: FloatArray, out: FloatArray) -> None:
+def symmetric_product(panel: Array, out: Array) -> None:
     """Write the lower triangle of ``panel.T @ panel`` into ``out``; the rest of ``out`` is left as it is.
 
     Parameters
     ----------
     panel
-        Shape ``(rows, n)``, C order.
+        Shape ``(rows, n)``, C order, float64 or float32.
     out
-        Shape ``(n, n)``, C order.
+        Shape ``(n, n)``, C order, same type: that of the arithmetic.
 
     Notes
     -----
     rows * n^2 flops; releases the GIL. Every entry is one chain of at most ``rows`` products and additions.
     """
     rows, n = panel.shape
-    _dsyrk(
-        b"U", b"N", _int(n), _int(rows), _double(1.0), panel.ctypes.data, _int(n),
-        _double(0.0), out.ctypes.data, _int(n),
+    syrk = _dsyrk if panel.dtype == np.float64 else _ssyrk
+    syrk(
+        b"U", b"N", _int(n), _int(rows), _real(1.0, panel.dtype), panel.ctypes.data, _int(n),
+        _real(0.0, panel.dtype), out.ctypes.data, _int(n),
     )  # fmt: skip
+
+
+def symmetric_times(lower: FloatArray, dense: FloatArray) -> FloatArray:
+    """Return the product of a symmetric matrix, of which the lower triangle is given, and a dense one.
+
+    Parameters
+    ----------
+    lower
+        Shape ``(n, n)``, C order.
+    dense
+        Shape ``(n, k)``.
+
+    Notes
+    -----
+    2 n^2 k flops; releases the GIL.
+    """
+    n, k = dense.shape
+    right = np.asfortranarray(dense)
+    out: FloatArray = np.empty((n, k), order="F")
+    _dsymm(
+        b"L", b"U", _int(n), _int(k), _real(1.0, lower.dtype), lower.ctypes.data, _int(n),
+        right.ctypes.data, _int(n), _real(0.0, lower.dtype), out.ctypes.data, _int(n),
+    )  # fmt: skip
+    return out
 
 
 def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, workspace: Workspace) -> None:

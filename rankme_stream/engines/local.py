@@ -33,12 +33,13 @@ class Progress:
 class Partial:
     """What a segment, or several merged, came to."""
 
-    accumulator: Accumulator
+    accumulators: dict[str, Accumulator]
     audit: Audit
 
     def merge(self, other: Partial) -> Partial:
         """Return both joined; neither changes."""
-        return Partial(self.accumulator.merge(other.accumulator), self.audit.merge(other.audit))
+        merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
+        return Partial(merged, self.audit.merge(other.audit))
 
 
 class _Run:
@@ -58,8 +59,9 @@ class _Run:
     def segment(self, index: int) -> None:
         workspace = self._workspaces.get()
         try:
-            accumulator, audit = run_segment(self.task, self.blocks, index, workspace, self.stop, self._count)
-            self.forest.add(index, Partial(accumulator, audit))
+            self.forest.add(
+                index, Partial(*run_segment(self.task, self.blocks, index, workspace, self.stop, self._count))
+            )
         finally:
             self._workspaces.put(workspace)
 
@@ -68,8 +70,8 @@ class _Run:
             self.rows_done += n_rows
 
 
-def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple[Accumulator, Audit, int]:
-    """Run a pass on ``plan.workers`` threads; return the merged accumulator, the audit and the bytes decoded.
+def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple[Partial, int]:
+    """Run a pass on ``plan.workers`` threads; return the merged accumulators with the audit, and the bytes decoded.
 
     Parameters
     ----------
@@ -125,8 +127,7 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
     pool.shutdown()
     if failures:
         raise failures[min(failures)]
-    total = shared.forest.total()
-    return total.accumulator, total.audit, shared.blocks.bytes_read
+    return shared.forest.total(), shared.blocks.bytes_read
 
 
 __all__ = ["Interrupted", "Partial", "Progress", "run"]

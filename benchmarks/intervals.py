@@ -1,0 +1,592 @@
+"""Whether the intervals hold the truth, how wide they are, how sharp the bounds are, and what probing costs.
+
+``python -m benchmarks.intervals`` checks every interval of thousands of small matrices against exact arithmetic,
+measures half-widths on larger ones, drives the rounding errors towards their bounds, and times float32 passes with
+probes and without. A run that is killed continues where it was when ``--out`` names the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import date
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from flint import fmpq, fmpq_mat
+from scipy.linalg import hadamard
+from scipy.stats import binom
+from threadpoolctl import threadpool_limits
+
+import rankme_stream as rs
+from benchmarks import exact, planted
+from rankme_stream import machine, metrics
+from rankme_stream.accumulators.gram import gamma
+from rankme_stream.devices import host
+from rankme_stream.probes import CONFIDENCE, SAFETY, Probes
+from rankme_stream.testing import matrix_with_spectrum, with_ones
+
+_U64, _U32 = 2.0**-53, 2.0**-24
+_SHOWN = 20  # misses that the Markdown shows; the JSON has them all
+_BLOCK = 100  # seeds of the coverage that are kept together
+_CHANCE = 1e-3  # that float32 intervals of the confidence stated miss more often than is allowed here
+_DUMP = Path(rs.__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+_SPECTRA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "k^-1/2": lambda k: (k + 1.0) ** -0.5,
+    "k^-1": lambda k: 1.0 / (k + 1.0),
+    "k^-2": lambda k: (k + 1.0) ** -2.0,
+    "rank 40 + 1e-8": lambda k: np.where(k < 40, 1.0, 1e-8),
+    "exponential": lambda k: np.exp(-k / 20.0),
+}
+_METHODS = (("gram", "float64"), ("tsqr", "float64"), ("gram", "float32"))
+
+
+def draw_tall(seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return a matrix as ``planted.draw`` does, of up to 2,048 rows whose roundings do not cancel one another."""
+    generator = np.random.default_rng(seed)
+    n_rows, n_features = int(generator.integers(256, 2049)), int(generator.integers(1, 5))
+    storage = str(generator.choice(["float16", "float32", "float64"]))
+    rows = np.tile(generator.random(n_features) + 0.5, (n_rows, 1))
+    for column in rows.T:
+        kind = generator.integers(5)  # 0 and 1 leave it constant
+        if kind == 2:
+            column *= generator.choice([-1.0, 1.0], n_rows)
+        elif kind == 3:
+            column += generator.standard_normal(n_rows) * 10.0 ** generator.uniform(-6, 0)
+        elif kind == 4:
+            column[1:] *= 2.0**-12 if storage == "float16" else 2.0**-26.4
+        column *= 10.0 ** generator.uniform(-3, 0)
+    stored = rows.astype(planted.STORAGE[storage]).astype(np.float64)
+    return stored, {"seed": seed, "family": TALL, "storage": storage, "scale": 0, "shape": [n_rows, n_features]}
+
+
+TALL = "constant columns, up to 2,048 rows"
+DRAWS: dict[str, tuple[Callable[[int], tuple[np.ndarray, dict[str, Any]]], int, int]] = {  # seeds in full, and quick
+    "D up to 10": (partial(planted.draw, max_features=10), 2200, 40),
+    "D up to 48": (partial(planted.draw, max_features=48), 60, 1),
+    TALL: (draw_tall, 300, 3),
+}
+
+
+def coverage(draws: str, seeds: Iterable[int]) -> dict[str, Any]:
+    """Check every interval of the matrices that the seeds give, by every kind of accumulator."""
+    counts = {kind: Counter() for kind in planted.KINDS}
+    ratios: dict[str, dict[str, float]] = {kind: {} for kind in planted.KINDS}
+    misses: list[dict[str, Any]] = []
+    undecided: list[dict[str, Any]] = []
+    for seed in seeds:
+        rows, made = DRAWS[draws][0](seed)
+        truth = exact.truth(rows, unit_roundoff=planted.ROUNDOFF[made["storage"]])
+        for kind, count in counts.items():
+            note = made | {"kind": kind, "draws": draws}
+            count["matrices"] += 1
+            try:
+                groups = planted.intervals_of(rows, kind, storage=made["storage"], seed=seed)
+            except rs.RankMeError as error:
+                count["refused"] += 1
+                if "float32" not in str(error):  # nothing else is wrong with these matrices
+                    misses.append(note | {"group": "all", "metric": "all", "error": str(error)})
+                continue
+            count["spectra"] += 2
+            for group, name, estimate in ((g, n, e) for g, found in groups.items() for n, e in found.items()):
+                number = _true_number(truth, group, name)
+                outcome, worst = _check(number, estimate)
+                count["numbers"] += 1
+                count[outcome] += 1
+                if worst:
+                    count[f"worst case {worst}"] += 1
+                if "undecided" in (outcome, worst):
+                    undecided.append(note | {"group": group, "metric": name})
+                if "missed" in (outcome, worst):
+                    at = {"truth": str(number), "value": estimate.value, "ends": [estimate.lower, estimate.upper]}
+                    misses.append(note | {"group": group, "metric": name} | at)
+                if name == "rankme" and outcome == "held" and estimate.value is not None:
+                    ratio = exact.inside_error(number, estimate.value) / estimate.half_width
+                    ratios[kind][made["family"]] = max(ratio, ratios[kind].get(made["family"], 0.0))
+    return {"counts": counts, "ratios": ratios, "misses": misses, "undecided": undecided}
+
+
+def _true_number(truth: exact.Truth, group: str, name: str) -> exact.Number:
+    if group == "presets":
+        return truth.presets[name]
+    return truth.metrics["normalized_rankme" if (group, name) == ("unit", "rankme") else name]
+
+
+def _check(number: exact.Number, estimate: rs.Estimate) -> tuple[str, str]:
+    """Return the outcome for the interval and for the ends of the worst case, if there are any."""
+    if number is None:
+        return ("undefined" if estimate.value is None else "missed"), ""
+    if estimate.lower is None or estimate.upper is None:
+        return "withheld", ""
+    outcome = _place(number, estimate.lower, estimate.upper)
+    if outcome == "held" and estimate.value is None:  # one end is stated, and holds
+        outcome = "withheld"
+    ends = estimate.details.get("worst_case")
+    return outcome, _place(number, *ends) if ends else ""
+
+
+def _place(number: Any, lower: float, upper: float) -> str:
+    try:
+        return "held" if exact.contains(number, lower, upper) else "missed"
+    except ArithmeticError:
+        return "undecided"
+
+
+def join_coverage(blocks: list[dict[str, Any]], chance: float = _CHANCE) -> dict[str, Any]:
+    """Add up blocks of the coverage and say which kinds miss more often than they may."""
+    counts = {kind: sum((Counter(block["counts"][kind]) for block in blocks), Counter()) for kind in planted.KINDS}
+    ratios = {
+        kind: {
+            family: max((block["ratios"][kind].get(family, 0.0) for block in blocks), default=0.0)
+            for family in (*planted.FAMILIES, TALL)
+        }
+        for kind in planted.KINDS
+    }
+    misses = [miss for block in blocks for miss in block["misses"]]
+    undecided = [one for block in blocks for one in block["undecided"]]
+    failed = []
+    for kind, count in counts.items():
+        spectra = {(m["seed"], m["draws"], m["group"] == "unit") for m in misses if m["kind"] == kind}
+        measured = kind == "gram float32"
+        count["spectra missed"] = len(spectra)
+        count["spectra allowed"] = int(binom.ppf(1 - chance, count["spectra"], 1 - CONFIDENCE)) if measured else 0
+        if len(spectra) > count["spectra allowed"]:
+            failed.append(kind)
+    return {"counts": counts, "ratios": ratios, "misses": misses, "undecided": undecided, "failed": failed}
+
+
+def half_widths(source: Any, name: str, reference: float | None) -> list[dict[str, Any]]:
+    """Relative half-width and error of RankMe by each method; without a reference the number of tsqr is taken."""
+    found = {methods: _measured(source, *methods)[1] for methods in _METHODS}
+    reference = reference or found["tsqr", "float64"].rankme.value
+    rows = []
+    for methods, measurement in found.items():
+        rankme, row = measurement.rankme, {"spectrum": name, "method": " ".join(methods)}
+        if rankme.value is not None:
+            row |= {"half_width": rankme.half_width / reference, "error": abs(rankme.value - reference) / reference}
+            row["ratio"] = row["error"] / row["half_width"]
+            if "worst_case" in rankme.details:
+                ends = rankme.details["worst_case"]
+                row["worst_case"] = max(ends[1] - rankme.value, rankme.value - ends[0]) / reference
+        rows.append(row)
+    return rows
+
+
+def _measured(source: Any, method: str, precision: str) -> tuple[float, rs.Measurement]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rs.ToleranceWarning)
+        began = time.perf_counter()
+        measurement = rs.measure(source, method=method, precision=precision)
+        return time.perf_counter() - began, measurement
+
+
+def _planted_rows(name: str, n_rows: int, n_features: int) -> tuple[np.ndarray, float]:
+    """Return rows of that spectrum and their RankMe."""
+    values = _SPECTRA[name](np.arange(float(n_features)))
+    rows = matrix_with_spectrum(values, n_rows=n_rows, n_features=n_features)
+    return rows, float(metrics.rankme(np.sort(values)[::-1]))
+
+
+# Rows whose roundings go the same way: each takes a generator, a shape and the unit roundoff of the products.
+PILES: dict[str, Callable[[np.random.Generator, tuple[int, int], float], np.ndarray]] = {
+    "one constant": lambda g, shape, u: np.full(shape, g.random() + 0.5),
+    "constant columns": lambda g, shape, u: np.tile(g.random(shape[1]) + 0.5, (shape[0], 1)),
+    "just above 1": lambda g, shape, u: np.full(shape, 1.0 + math.sqrt(u) * g.integers(1, 64) / 8),
+    "ascending": lambda g, shape, u: np.sort(np.abs(g.standard_normal(shape)), axis=0),
+    "descending": lambda g, shape, u: np.sort(np.abs(g.standard_normal(shape)), axis=0)[::-1],
+    "huge row first": lambda g, shape, u: np.concatenate(
+        [np.ones((1, shape[1])), np.full((shape[0] - 1, shape[1]), math.sqrt(u * (1 + 2.0**-9) / g.choice([1, 2, 4])))]
+    ),
+    "huge row first, panels of half an ulp": lambda g, shape, u: np.concatenate(
+        [np.ones((1, shape[1])), np.full((shape[0] - 1, shape[1]), math.sqrt(u * (1 + 2.0**-9) / 1024))]
+    ),
+}
+
+
+def _piled(seed: int, rows_of_panel: int, max_features: int, unit_roundoff: float) -> tuple[np.ndarray, str]:
+    generator = np.random.default_rng(seed)
+    name = list(PILES)[seed % len(PILES)]
+    shape = (int(generator.integers(2, 5) * max(rows_of_panel, 256)), int(generator.integers(1, max_features + 1)))
+    label = f"{name}, panels of {rows_of_panel}, {shape[0]:,} x {shape[1]}, seed {seed}"
+    return np.ascontiguousarray(PILES[name](generator, shape, unit_roundoff)), label
+
+
+def absorb(kind: str, rows: np.ndarray, rows_of_panel: int, parts: int = 1) -> Any:
+    """Return an accumulator of the rows: as many parts as asked for, panel by panel, then merged from left to right."""
+    merged = None
+    for edges in pairwise(np.linspace(0, len(rows), parts + 1, dtype=int).tolist()):
+        accumulator = planted.KINDS[kind](rows.shape[1])
+        for start in range(*edges, rows_of_panel):
+            stop = min(start + rows_of_panel, edges[1])
+            accumulator.update(with_ones(rows[start:stop]), start)
+        merged = accumulator if merged is None else merged.merge(accumulator)
+    return merged
+
+
+def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
+    """|G^ - G|_F over gamma tr, with the true Gram matrix in fractions."""
+    accumulator = absorb("gram float64", rows, rows_of_panel)
+    n = rows.shape[1]
+    entries = fmpq_mat(*rows.shape, [fmpq(*value.as_integer_ratio()) for value in rows.ravel().tolist()])
+    gram = entries.transpose() * entries
+    squares = trace = Fraction(0)
+    for i in range(n):
+        for j in range(i + 1):
+            true = Fraction(int(gram[i, j].p), int(gram[i, j].q))
+            squares += (Fraction(accumulator._gram[1 + i, 1 + j]) - true) ** 2 * (1 if i == j else 2)
+            trace += true if i == j else 0
+    return math.sqrt(squares / trace**2) / gamma(accumulator.chain)
+
+
+def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
+    """|G^ - G|_F, beyond the share of float64, over the safety factor times the estimate of the probes."""
+    accumulator = absorb("gram float32", rows, rows_of_panel)
+    assert accumulator.probes.is_complete
+    wide = rows.astype(np.longdouble)
+    difference = np.tril(accumulator._gram[1:, 1:] - wide.T @ wide)
+    squares = 2 * np.square(difference).sum() - np.square(np.diagonal(difference)).sum()
+    beyond = float(np.sqrt(squares)) - gamma(accumulator.chain) * float(np.square(rows).sum())
+    return beyond / (SAFETY * accumulator.probes.errors()[0]) if beyond > 0.0 else 0.0
+
+
+def eigenvalue_ratio(seed: int, max_features: int) -> tuple[float, str]:
+    """Error of the eigenvalues of a Gram matrix without rounding over the margin (D + 32) u l_1."""
+    generator = np.random.default_rng(seed)
+    family = str(generator.choice(list(planted.FAMILIES)))
+    n = int(generator.integers(2, max_features + 1))
+    rows = planted.FAMILIES[family](generator, 4 * n, n)
+    rows = np.rint(rows * (2.0**21 / np.abs(rows).max()))  # squares and sums of 192 rows stay below 2^53
+    true = [number**2 for number in exact.truth(rows).singular_values]
+    return _eigenvalue_ratio(rows.T @ rows, true), f"{family}, D = {n}, seed {seed}"
+
+
+def _eigenvalue_ratio(gram: np.ndarray, true: Any) -> float:
+    found = host.eigenvalues(gram)
+    error = max(exact.inside_error(number, value) for number, value in zip(true, found.tolist(), strict=True))
+    return error / ((len(gram) + 32) * _U64 * float(found[0]))
+
+
+def tsqr_ratios(accumulator: Any, raw: Any, centered: Any) -> dict[str, float]:
+    """Largest error of a singular value over u sqrt(steps) |Z|_F, over what is allowed, and over the worst case."""
+    spectrum = accumulator.spectrum(unit_roundoff=_U64)
+    unit = _U64 * math.sqrt(accumulator.steps) * math.hypot(*spectrum.raw.values.tolist())
+    ratios = {"constant": 0.0, "allowed": 0.0, "worst": 0.0}
+    for side, true in ((spectrum.raw, raw), (spectrum.centered, centered)):
+        errors = [exact.inside_error(t, value) for t, value in zip(true, side.values.tolist(), strict=True)]
+        allowed, worst = (box.upper[0] - side.values[0] for box in (side.consistent, side.worst_case))
+        for name, bound in (("constant", unit), ("allowed", allowed), ("worst", worst)):
+            ratios[name] = max(ratios[name], max(errors) / bound if max(errors) else 0.0)
+    return ratios
+
+
+def known_spectrum(n: int, copies: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return integers H diag(d) H, copied, H of Hadamard and d powers of two, and their exact singular values.
+
+    The rows of the mean are d_1 times the first direction, so that centring takes d_1 away and nothing else.
+    """
+    generator = np.random.default_rng(seed)
+    h = hadamard(n).astype(np.float64)
+    d = np.exp2(generator.permutation(np.sort(generator.integers(0, 38, n))))
+    values, others = (np.sort(n * math.sqrt(copies) * part)[::-1] for part in (d, np.where(np.arange(n), d, 0.0)))
+    return np.tile((h * d) @ h, (copies, 1)), values, others
+
+
+def sharpness(name: str, quick: bool) -> list[dict[str, Any]]:
+    """Return the rows of the table for one bound: what was tried, the largest ratio, and where."""
+    return {"gram": _sharp_gram, "solver": _sharp_solver, "tsqr": _sharp_tsqr, "float32": _sharp_float32}[name](quick)
+
+
+def _largest(bound: str, tried: list[tuple[float, str]]) -> dict[str, Any]:
+    ratio, where = max(tried)
+    return {"bound": bound, "tried": len(tried), "ratio": ratio, "where": where}
+
+
+def _sharp_gram(quick: bool) -> list[dict[str, Any]]:
+    found = []
+    for panel in (1, 1024):
+        tried = []
+        for seed in range(14 if quick else 210):
+            rows, label = _piled(seed, panel, 2 if quick else 6, _U64)
+            tried.append((gram_ratio(rows, panel), label))
+        found.append(_largest(f"float64 Gram: error over gamma tr, panels of {panel:,}", tried))
+    return found
+
+
+def _sharp_solver(quick: bool) -> list[dict[str, Any]]:
+    tried = [eigenvalue_ratio(seed, 12 if quick else 48) for seed in range(20 if quick else 250)]
+    large = []
+    for n in (64,) if quick else (256, 512, 1024, 2048):
+        for seed in range(3):
+            symmetric, values, _ = known_spectrum(n, 1, seed)
+            large.append((_eigenvalue_ratio(symmetric, values), f"D = {n}, seed {seed}"))
+    return [
+        _largest("eigensolver: error over (D + 32) u l_1, D up to 48", tried),
+        _largest("eigensolver: the same, D up to 2,048, eigenvalues powers of two", large),
+    ]
+
+
+def _sharp_tsqr(quick: bool) -> list[dict[str, Any]]:
+    groups: dict[str, list[tuple[dict[str, float], str]]] = {"matrices as for the coverage": []}
+    for seed in range(15 if quick else 600):
+        rows, made = planted.draw(seed, max_features=16)
+        if rows.any():
+            truth = exact.truth(rows)
+            accumulator = absorb("tsqr float64", rows, 1 + seed % 40, parts=1 + seed % 3)
+            ratios = tsqr_ratios(accumulator, truth.singular_values, truth.centered)
+            groups["matrices as for the coverage"].append((ratios, f"{made['family']}, seed {seed}"))
+    large = groups["D up to 1,024, singular values powers of two"] = []
+    for n in (32,) if quick else (64, 256, 1024):
+        for seed in range(3):
+            rows, raw, centered = known_spectrum(n, 16, seed)
+            for panel in (n // 8, 2048):
+                ratios = tsqr_ratios(absorb("tsqr float64", rows, panel, parts=2), raw, centered)
+                large.append((ratios, f"D = {n}, panels of {panel}, seed {seed}"))
+    for panel, steps in ((2048, "4 steps"), (1, "60 steps"), (1, "1,024 steps, more than a pass takes")):
+        name = f"piling up, panels of {panel:,}, at most {steps}"
+        tried = groups[name] = []
+        for seed in range(7 if quick else 42):
+            rows, label = _piled(seed, panel, 3, _U64)
+            rows = rows[:60] if steps == "60 steps" else rows[: 4 * 2048]
+            truth = exact.truth(rows)
+            ratios = tsqr_ratios(absorb("tsqr float64", rows, panel), truth.singular_values, truth.centered)
+            tried.append((ratios, label))
+    bounds = {
+        "constant": "u sqrt(steps) norm (the code takes 16)",
+        "allowed": "the error allowed",
+        "worst": "the worst case",
+    }
+    return [
+        _largest(f"tsqr, {group}: error over {bound}", [(ratios[key], where) for ratios, where in tried])
+        for group, tried in groups.items()
+        for key, bound in bounds.items()
+    ]
+
+
+def _sharp_float32(quick: bool) -> list[dict[str, Any]]:
+    drawn, piled = [], []
+    for seed in range(20 if quick else 400):
+        rows, made = planted.draw(seed, max_features=24 if quick else 64)
+        if abs(made["scale"]) < 300:
+            drawn.append((float32_ratio(rows, 1024), f"{made['family']}, {made['storage']}, seed {seed}"))
+    for panel in (1, 1024):
+        for seed in range(7 if quick else 140):
+            rows, label = _piled(seed, panel, 24 if quick else 128, _U32)
+            piled.append((float32_ratio(rows, panel), label))
+    title = "float32 Gram: error over 4 times the estimate"
+    return [_largest(f"{title}, matrices as for the coverage", drawn), _largest(f"{title}, piling up", piled)]
+
+
+def probing_cost(n_rows: int, n_features: int, repeats: int) -> dict[str, Any]:
+    """Time float32 passes with probes and without, and float64 ones, in turn."""
+    generator = np.random.default_rng(0)
+    piece = generator.standard_normal((min(n_rows, 100_000), n_features), dtype=np.float32).astype(np.float16)
+    rows = np.tile(piece, (n_rows // len(piece), 1))
+    seconds: dict[str, list[float]] = {"probed": [], "bare": [], "float64": []}
+    _measured(rows[: len(piece)], "gram", "float32")
+    for _ in range(repeats):
+        seconds["probed"].append(_measured(rows, "gram", "float32")[0])
+        with mock.patch.object(Probes, "observe", return_value=None):
+            seconds["bare"].append(_measured(rows, "gram", "float32")[0])
+        seconds["float64"].append(_measured(rows, "gram", "float64")[0])
+    return {"rows": len(rows), "features": n_features, "seconds": seconds,
+            "probes": _ratio(seconds["probed"], seconds["bare"]),
+            "float32": _ratio(seconds["probed"], seconds["float64"])}  # fmt: skip
+
+
+def auto_cost(name: str, n_rows: int, n_features: int, repeats: int) -> dict[str, Any]:
+    """Time ``precision="auto"`` against float64, in turn, float32 rows."""
+    if name == "gaussian":
+        rows = np.random.default_rng(0).standard_normal((n_rows, n_features), dtype=np.float32)
+    else:
+        rows = _planted_rows(name, n_rows, n_features)[0].astype(np.float32)
+    seconds: dict[str, list[float]] = {"auto": [], "float64": []}
+    taken = {}
+    _measured(rows, "auto", "float64")
+    for _ in range(repeats):
+        for precision in seconds:
+            elapsed, measurement = _measured(rows, "auto", precision)
+            seconds[precision].append(elapsed)
+            taken[precision] = ", then ".join(f"{one['method']} {one['precision']}" for one in measurement.passes)
+    return {"spectrum": name, "rows": n_rows, "features": n_features, "seconds": seconds, "taken": taken,
+            "ratio": median(seconds["auto"]) / median(seconds["float64"])}  # fmt: skip
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> list[float]:
+    """Median, least and largest of the ratios of neighbouring times."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return [median(ratios), min(ratios), max(ratios)]
+
+
+class Kept:
+    """Results of finished parts, in a file that is ignored when another command made it."""
+
+    def __init__(self, folder: Path | None, command: str) -> None:
+        self.path = folder / "intervals.partial.json" if folder else None
+        self._state: dict[str, Any] = {"command": command, "parts": {}}
+        if self.path and self.path.exists():
+            state = json.loads(self.path.read_text())
+            self._state = state if state["command"] == command else self._state
+
+    def part(self, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the part of that name, made now unless it is kept."""
+        parts = self._state["parts"]
+        if name not in parts:
+            began = time.perf_counter()
+            with threadpool_limits(1, user_api="blas"):  # as measure() does
+                parts[name] = json.loads(json.dumps(make(*arguments)))
+            print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+            if self.path:
+                self.path.with_suffix(".new").write_text(json.dumps(self._state))
+                self.path.with_suffix(".new").replace(self.path)
+        return parts[name]
+
+
+def run(kept: Kept, quick: bool, dumps: list[str]) -> dict[str, Any]:
+    """Run the sections in order; the timings come last."""
+    blocks = []
+    for draws, (_, *n_seeds) in DRAWS.items():
+        for start in range(0, n_seeds[quick], _BLOCK):
+            seeds = range(start, min(n_seeds[quick], start + _BLOCK))
+            blocks.append(kept.part(f"coverage, {draws}, seeds {start}-{seeds[-1]}", coverage, draws, seeds))
+    width_shape = (2_000, 64) if quick else (20_000, 768)
+
+    def planted_half_widths(name: str) -> list[dict[str, Any]]:
+        rows, reference = _planted_rows(name, *width_shape)
+        return half_widths(rows, name, reference)
+
+    widths = [row for name in _SPECTRA for row in kept.part(f"half-widths, {name}", planted_half_widths, name)]
+    for uri in [f"{_DUMP}::embeddings", *dumps]:
+        label = uri.rstrip("/").split("/")[-1]
+        widths += kept.part(f"half-widths, {uri}", half_widths, uri, label, None)
+    sharp = [
+        row
+        for name in ("gram", "solver", "tsqr", "float32")
+        for row in kept.part(f"sharpness, {name}", sharpness, name, quick)
+    ]
+    sizes = [(20_000, 64)] if quick else [(200_000, 768), (600_000, 768), (400_000, 256), (3_200_000, 256)]
+    repeats = 1 if quick else 5
+    probing = [kept.part(f"cost, {n:,} x {d}", probing_cost, n, d, repeats) for n, d in sizes]
+    shape, repeats = ((20_000, 32), 1) if quick else ((200_000, 128), 3)
+    auto = [kept.part(f"auto, {name}", auto_cost, name, *shape, repeats) for name in ("gaussian", *_SPECTRA)]
+    return {"coverage": join_coverage(blocks), "shape": width_shape, "half_widths": widths, "sharpness": sharp,
+            "probing_cost": probing, "auto_cost": auto}  # fmt: skip
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables."""
+    found = result["coverage"]
+    columns = ("matrices", "refused", "numbers", "held", "undefined", "withheld", "undecided", "missed")
+    worst = ("worst case held", "worst case missed")
+    lines = ["# What the intervals hold", "", f"`{result['command']}`, {result['date']}, {result['machine']}."]
+    lines += _table(
+        "Intervals that hold the true value, by exact arithmetic",
+        ["arithmetic", *columns, *worst, "spectra missed / allowed"],
+        [
+            [kind, *(f"{count.get(name, 0):,}" for name in (*columns, *worst)),
+             f"{count['spectra missed']} / {count['spectra allowed']}"]
+            for kind, count in found["counts"].items()
+        ],
+    )  # fmt: skip
+    lines += [
+        "",
+        "Refused: a matrix whose squares overflow float32. Undefined: no true value exists, and none was stated.",
+        "Withheld: a true value exists, and the arithmetic could not tell it. Undecided: a ball across a limit.",
+    ]
+    for what in ("misses", "undecided"):
+        lines += ["", f"First of {len(found[what])} {what}:", ""] if found[what] else []
+        lines += [f"- `{json.dumps(one)}`" for one in found[what][:_SHOWN]]
+    lines += _table(
+        "Largest error of RankMe as a share of its half-width",
+        ["family", *found["ratios"]],
+        [
+            [family, *(_short(of[family]) for of in found["ratios"].values())]
+            for family in found["ratios"]["gram float64"]
+        ],
+    )
+    keys = ("half_width", "error", "ratio", "worst_case")
+    rows, features = result["shape"]
+    lines += _table(
+        f"Relative half-width of RankMe, {rows:,} x {features:,} float64 where planted",
+        ["spectrum", "method", "half-width", "error", "error / half-width", "half-width, worst case"],
+        [
+            [row["spectrum"], row["method"], *(_short(row.get(key)) for key in keys)]
+            for row in result["half_widths"]
+        ],
+    )  # fmt: skip
+    lines += _table(
+        "Largest ratio of error to bound that inputs chosen to reach it gave",
+        ["bound", "inputs", "largest ratio", "reached by"],
+        [[row["bound"], row["tried"], _short(row["ratio"]), row["where"]] for row in result["sharpness"]],
+    )
+    lines += _table(
+        "Time of float32 passes, float16 rows in memory: median of the ratios of neighbouring passes (least to most)",
+        ["rows", "features", "seconds", "probed / without probes", "float32 probed / float64"],
+        [
+            [f"{row['rows']:,}", row["features"], f"{median(row['seconds']['probed']):.2f}",
+             *(f"{middle:.3f} ({low:.3f} to {high:.3f})" for middle, low, high in (row["probes"], row["float32"]))]
+            for row in result["probing_cost"]
+        ],
+    )  # fmt: skip
+    lines += _table(
+        "Time with `precision=\"auto\"` over time with float64, float32 rows in memory",
+        ["spectrum", "rows", "features", "seconds", "auto took", "float64 took", "ratio of medians"],
+        [
+            [row["spectrum"], f"{row['rows']:,}", row["features"], f"{median(row['seconds']['auto']):.2f}",
+             row["taken"]["auto"], row["taken"]["float64"], f"{row['ratio']:.2f}"]
+            for row in result["auto_cost"]
+        ],
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _table(title: str, header: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["", f"## {title}", "", *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)]
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2g}"
+
+
+def main() -> int:
+    """Run every section, print the tables, write them where asked; 1 if an interval missed that may not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few and small matrices, as the test suite does")
+    parser.add_argument("--out", type=Path, help="folder for intervals.json and intervals.md")
+    parser.add_argument("--dump", action="append", default=[], metavar="URI", help="measure half-widths on it as well")
+    arguments = parser.parse_args()
+    command = "python -m benchmarks.intervals" + " --quick" * arguments.quick
+    command += "".join(f" --dump {uri}" for uri in arguments.dump)
+    print(f"checks small matrices, then times passes; about {'15 s' if arguments.quick else '15 minutes'}", flush=True)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    kept = Kept(arguments.out, command)
+    result = {
+        "command": command,
+        "date": date.today().isoformat(),
+        "machine": f"{machine.describe()['cpu']}, {machine.cores()} cores, Python {platform.python_version()}",
+        **run(kept, arguments.quick, arguments.dump),
+    }
+    text = markdown(result)
+    print(text)
+    if arguments.out:
+        (arguments.out / "intervals.json").write_text(json.dumps(result, indent=2) + "\n")
+        (arguments.out / "intervals.md").write_text(text + "\n")
+        kept.path.unlink()
+    return 1 if result["coverage"]["failed"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,21 @@
+"""Random numbers from a counter-based generator: what is drawn depends on a seed and a place, never on the order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rankme_stream.arrays import FloatArray
+
+
+def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
+    """Standard normal numbers for a place, a non-negative integer below 2^64."""
+    return _generator(seed, place).standard_normal(shape)
+
+
+def uniform(*, seed: int, place: int) -> float:
+    """Return one number in [0, 1) for a place."""
+    return float(_generator(seed, place).random())
+
+
+def _generator(seed: int, place: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, place], dtype=np.uint64)))
