@@ -65,12 +65,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Metric:
-    """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box."""
+    """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box.
+
+    ``takes_box`` is False for what does not hang on the singular values, whose box then says nothing of it.
+    """
 
     definition: str
     centered: bool
     compute: Callable[[FloatArray, Spectrum], Any]
     extremes: Callable[[Box, Spectrum], Interval]
+    takes_box: bool = True
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
@@ -152,6 +156,7 @@ NORMALIZED: Mapping[str, Metric] = MappingProxyType(
             "(|sum u_i|^2 - N) / (N(N-1)), unit rows u_i", False,
             lambda _, spectrum: metrics.cosine_anisotropy(sum(spectrum.row_sum) / 2, n_rows=spectrum.n_rows),
             lambda _, spectrum: intervals.cosine_anisotropy(spectrum.row_sum, n_rows=spectrum.n_rows),
+            takes_box=False,
         ),
     }
 )  # fmt: skip
@@ -232,7 +237,7 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
     if math.isinf(upper) and not math.isinf(lower):
         reason = "the arithmetic cannot tell the smallest singular value from zero"
         return Estimate(None, lower, upper, spectrum.confidence, ("arithmetic",), reason, details)
-    if side.worst_case is not None:
+    if side.worst_case is not None and metric.takes_box:
         ends = metric.extremes(side.worst_case, spectrum) if side.worst_case.lower[0] > 0.0 else intervals.EVERYTHING
         details["worst_case"] = [min(ends[0], value), max(ends[1], value)]
     return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, ("arithmetic",), details=details)

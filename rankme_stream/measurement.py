@@ -15,6 +15,7 @@ from rankme_stream.planning import Plan
 from rankme_stream.spectrum import SingularValues, Spectrum
 
 SCHEMA_VERSION = 1
+_INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
 
 @dataclass(frozen=True)
@@ -203,18 +204,28 @@ def shown(estimate: Mapping[str, Any]) -> tuple[str, str]:
     if lower is None or upper is None:
         return "-", ""
     if value is None or math.isinf(upper):
-        return ("inf", "") if math.isinf(lower) else (f">= {lower:.3g}", "")
+        return ("inf", "") if math.isinf(lower) else (f">= {_outward(lower, 3, math.floor)}", "")
     if isinstance(estimate["value"], int):
         return (str(estimate["value"]), "") if lower == upper else (f"{lower:.0f} to {upper:.0f}", "")
     half_width = max(upper - value, value - lower)
-    if half_width == 0.0:
+    if half_width < _INVISIBLE:
         return f"{value:.10g}", ""
     if half_width >= abs(value) / 2:
-        return f"{lower:.2g} to {upper:.2g}", ""
+        return f"{_outward(lower, 2, math.floor)} to {_outward(upper, 2, math.ceil)}", ""
     decimals = -math.floor(math.log10(half_width))
     decimals = min(decimals, 9 - math.floor(math.log10(abs(value))))  # ten significant digits at most
+    printed = round(value, decimals)
+    half_width += abs(printed - value)  # what is printed holds the interval, too
     step = 10.0 ** (math.floor(math.log10(half_width)) - 1)
-    return f"{round(value, decimals):.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
+    return f"{printed:.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
+
+
+def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
+    """Return the end of an interval in so many digits, rounded away from the inside."""
+    if abs(end) < _INVISIBLE:
+        return f"{end:.{digits}g}"
+    step = 10.0 ** (math.floor(math.log10(abs(end))) - digits + 1)
+    return f"{toward(end / step) * step:.{digits}g}"
 
 
 def _left(attempt: Mapping[str, Any]) -> str:
@@ -232,7 +243,7 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_left(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
     if worst:
-        lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.8g} and {float(worst[1]):.8g}.")
+        lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.10g} and {float(worst[1]):.10g}.")
     confidence = result["spectrum"]["confidence"]
     if confidence is not None and confidence < 1.0:
         lines.append(f"  They hold with probability {confidence:g} at least.")

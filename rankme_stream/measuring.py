@@ -5,53 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
 from rankme_stream import machine
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
-from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.engines import local
-from rankme_stream.errors import (
-    ArithmeticCheckError,
-    LimitError,
-    MagnitudeError,
-    MissingChunksError,
-    SourceChangedError,
-    SourceError,
-    ToleranceWarning,
-    UsageError,
-)
-from rankme_stream.estimates import (
-    Estimate,
-    definitions,
-    estimate_all,
-    estimate_normalized,
-    estimate_presets,
-    estimate_rankme,
-    is_within,
-)
+from rankme_stream.errors import ToleranceWarning, UsageError
+from rankme_stream.estimates import definitions, estimate_all, estimate_normalized, estimate_presets
+from rankme_stream.ladder import Reader, rungs_for
 from rankme_stream.measurement import Measurement
-from rankme_stream.passes import Task, missing_message
-from rankme_stream.planning import Plan, make_plan
-from rankme_stream.sources import Source, open_source
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.planning import Plan
+from rankme_stream.sources import open_source
 
 Method = Literal["auto", "gram", "tsqr"]
 Precision = Literal["float64", "float32", "auto"]
-
-_ACCUMULATORS: dict[tuple[str, str], Any] = {
-    ("gram", "float32"): Float32GramAccumulator,
-    ("gram", "float64"): GramAccumulator,
-    ("tsqr", "float64"): TsqrAccumulator,
-}
-_PILOT_ROWS = 4  # in features: enough for the spectrum's shape
-_PILOT_SHARE = 1 / 250  # a pilot longer than this share of the rows could cost more than float32 saves
-_PILOT_MARGIN = 2.0  # a sample of the rows and of the panels may be off by so much
 
 
 def plan(
@@ -94,51 +63,11 @@ def plan(
         For options that do not go together.
     """
     opened = open_source(source)
-    rungs = _ladder(method, "float64" if precision == "auto" else precision)
+    rung = rungs_for(method, "float64" if precision == "auto" else precision)[0]
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers} and must be at least 1")
-    return _plan(opened, *rungs[0], normalize, _row_range(rows, opened.shape[0]), workers, memory_limit)
-
-
-def _plan(
-    source: Source,
-    method: Any,
-    precision: Any,
-    normalize: bool,
-    rows: tuple[int, int],
-    workers: int | None,
-    memory_limit: int | None,
-) -> Plan:
-    return make_plan(
-        method=method,
-        precision=precision,
-        normalize=normalize,
-        rows=rows,
-        n_features=source.shape[1],
-        itemsize=source.stored.dtype.itemsize,
-        bounds=source.bounds(*rows),
-        read_memory=source.read_memory,
-        base_bytes=machine.resident_bytes(),
-        memory_limit_bytes=memory_limit if memory_limit is not None else machine.memory_bytes() // 2,
-        workers=workers,
-        cores=machine.cores(),
-    )
-
-
-def _ladder(method: str, precision: str) -> list[tuple[str, str]]:
-    """Return the rungs that may be tried, cheapest first."""
-    if method not in ("auto", "gram", "tsqr"):
-        raise UsageError(f"method {method!r} is not one of auto, gram, tsqr")
-    if precision not in ("float64", "float32", "auto"):
-        raise UsageError(f"precision {precision!r} is not one of float64, float32, auto")
-    rungs = [
-        (name, arithmetic)
-        for name, arithmetic in _ACCUMULATORS
-        if method in ("auto", name) and precision in ("auto", arithmetic)
-    ]
-    if not rungs:
-        raise UsageError("tsqr works in float64 only: its error is not measured; leave --precision out")
-    return rungs
+    row_range = _row_range(rows, opened.shape[0])
+    return Reader(opened, row_range, normalize, workers, memory_limit, "error", "error").plan(rung)
 
 
 def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int]:
@@ -217,7 +146,7 @@ def measure(
         raise UsageError(f"tolerance {tolerance!r} is not above 0")
     wall, cpu = time.perf_counter(), time.process_time()
     opened = open_source(source)
-    rungs = _ladder(method, precision)
+    rungs = rungs_for(method, precision)
     for d in dims:
         if not 1 <= d <= opened.shape[1]:
             raise UsageError(f"dims holds {d}, and the rows have {opened.shape[1]:,} features")
@@ -226,51 +155,13 @@ def measure(
         memory_limit=memory_limit,
     )  # fmt: skip
     row_range = (planned.row_start, planned.row_stop)
+    reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
     unit_roundoff = opened.stored.unit_roundoff
-    passes: list[dict[str, Any]] = []
-    bytes_read = 0
-
-    def one_pass(planned: Plan, report: Callable[[local.Progress], None] | None) -> _Pass:
-        make = _ACCUMULATORS[planned.method, planned.precision]
-        partial, n_bytes = local.run(Task(opened, planned, make, planned.normalize, missing, nonfinite), report)
-        if opened.fingerprint(*row_range) != fingerprint:
-            raise SourceChangedError(
-                f"{opened.uri} changed while it was read; no number is given, run again when nothing writes to it"
-            )
-        _check_rows(opened, planned, partial, missing)
-        spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=unit_roundoff)
-        return _Pass(planned, partial, n_bytes, spectrum, estimate_rankme(spectrum))
-
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
-        fingerprint = _fingerprint_before(opened, planned, missing)
-        if precision == "auto" and rungs[0][1] == "float32":
-            pilot_rows = _pilot_rows(opened, row_range)
-            will_do = False
-            if pilot_rows is not None:
-                with suppress(MagnitudeError):  # of float32; float64 finds its own
-                    pilot = one_pass(_plan(opened, *rungs[0], False, pilot_rows, workers, memory_limit), None)
-                    bytes_read += pilot.bytes_read
-                    will_do = pilot.is_within(tolerance / _PILOT_MARGIN)
-            if not will_do:
-                del rungs[0]
-        done: _Pass | None = None
-        for rung in rungs:
-            try:
-                planned = _plan(opened, *rung, normalize, row_range, workers, memory_limit)
-                done = one_pass(planned, progress)
-            except MagnitudeError:
-                if rung[1] == "float64" or rung is rungs[-1]:
-                    raise
-                continue
-            except LimitError:
-                if done is None:
-                    raise
-                break
-            bytes_read += done.bytes_read
-            passes.append(done.describe())
-            if done.is_within(tolerance):
-                break
-        assert done is not None
+        fingerprint = reader.fingerprint()
+        if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
+            del rungs[0]
+        done = reader.climb(rungs, tolerance, fingerprint, progress)
         accumulators = done.partial.accumulators
         normalized = {}
         if normalize:
@@ -298,7 +189,7 @@ def measure(
             normalized=normalized,
             dims=prefixes,
             tolerance=tolerance,
-            passes=passes,
+            passes=reader.passes,
             spectrum=done.spectrum,
             audit=done.partial.audit,
             chunks_missing=opened.chunks_missing,
@@ -307,7 +198,7 @@ def measure(
             measured={
                 "elapsed_s": time.perf_counter() - wall,
                 "cpu_s": time.process_time() - cpu,
-                "bytes_read": bytes_read,
+                "bytes_read": reader.bytes_read,
                 "peak_bytes": memory.peak_bytes,
             },
             provenance=_provenance(done.plan.workers),
@@ -316,53 +207,6 @@ def measure(
         text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g} by every arithmetic allowed"
         warnings.warn(text, ToleranceWarning, stacklevel=2)
     return measurement
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What one pass over the rows came to."""
-
-    plan: Plan
-    partial: local.Partial
-    bytes_read: int
-    spectrum: Spectrum
-    rankme: Estimate
-
-    def is_within(self, tolerance: float) -> bool:
-        return is_within(self.rankme, self.spectrum, tolerance)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "method": self.plan.method,
-            "precision": self.plan.precision,
-            "half_width": self.rankme.half_width,
-        }
-
-
-def _check_rows(source: Source, planned: Plan, partial: local.Partial, missing: str) -> None:
-    n_rows, audit = partial.accumulators["raw"].n_rows, partial.audit
-    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
-    if n_rows + left_out != planned.row_stop - planned.row_start:
-        raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
-    if n_rows == 0:
-        raise SourceError(f"{source.uri}: no row is left after leaving out missing and non-finite ones")
-
-
-def _pilot_rows(source: Source, rows: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the rows of a pilot, or None where reading them would cost more than float32 can save."""
-    start, stop = rows
-    end = start + _PILOT_ROWS * source.shape[1]
-    allowed = start + (stop - start) * _PILOT_SHARE
-    chunk_end = next(iter(source.bounds(start, stop)), stop)
-    return (start, end) if max(end, chunk_end) <= allowed else None
-
-
-def _fingerprint_before(source: Source, planned: Plan, missing: str) -> str:
-    fingerprint = source.fingerprint(planned.row_start, planned.row_stop)
-    gaps = source.missing(planned.row_start, planned.row_stop)
-    if gaps and missing == "error":
-        raise MissingChunksError(missing_message(source, *gaps[0]))
-    return fingerprint
 
 
 def _provenance(workers: int) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class Probes:
 
     Attributes
     ----------
-    n_panels, n_probed
-        Panels seen and panels probed.
+    n_panels, n_probed, n_certain
+        Panels seen, panels probed, and those of them that were certain to be.
 
     Notes
     -----
@@ -56,6 +56,7 @@ class Probes:
         self.seed = seed
         self.n_panels = 0
         self.n_probed = 0
+        self.n_certain = 0
         self._trace = 0.0
         self._residual: FloatArray = np.zeros((n_features + 1, N_PROBES + 1))
         self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: what panels of independent errors come to
@@ -90,6 +91,7 @@ class Probes:
         if probability < 1.0 and draws.uniform(seed=self.seed, place=start) >= probability:
             return
         self.n_probed += 1
+        self.n_certain += probability == 1.0
         directions = _directions(len(product), self.seed)
         residual = host.symmetric_times(product, directions)
         residual -= panel.T @ (panel @ directions)
@@ -107,8 +109,8 @@ class Probes:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every panel was probed."""
-        return self.n_probed == self.n_panels
+        """Whether every panel was certain to be probed: a sample that happens to hold all is still a sample."""
+        return self.n_certain == self.n_panels
 
     def errors(self) -> tuple[float, float]:
         """Estimates of the Frobenius error of the Gram and of the Euclidean error of the column sums.

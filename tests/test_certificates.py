@@ -82,7 +82,7 @@ def test_the_qr_boxes_are_the_stated_bounds():
     spectrum = absorbed(TsqrAccumulator, rows, panel_rows=100).spectrum(unit_roundoff=2.0**-53)
     frobenius, largest = float(np.linalg.norm(rows)), float(spectrum.singular_values[0])
     margin = (12 + 32) * 2.0**-53 * largest
-    practical = 16 * 2.0**-53 * math.sqrt(4) * frobenius + margin
+    practical = (2 * 100 + 16 * math.sqrt(4)) * 2.0**-53 * frobenius + margin
     # Higham's theorem 19.4, one step: (D + 1) reflectors of length rows + 1, each 8 (rows + 8) roundings at most
     step = Fraction(13 * 8 * 108) * U / (1 - 8 * 108 * U)
     worst = float(4 * step) * frobenius + margin
@@ -143,7 +143,7 @@ def test_probes_estimate_the_error_that_float32_really_makes():
 
 
 def test_sampled_panels_state_no_confidence_and_are_named(monkeypatch):
-    monkeypatch.setattr(gram_module, "_PROBED_WHOLE_FLOPS", 0)
+    monkeypatch.setattr(gram_module, "_PROBED_WHOLE", 0)
     monkeypatch.setattr(gram_module, "_PROBED_SHARE_PER_FEATURE", 0.2 / 48)
     rows = np.random.default_rng(0).standard_normal((64 * 400, 48))
     everything = absorbed(Float32GramAccumulator, rows)
@@ -167,7 +167,7 @@ def test_outlying_panels_are_always_probed():
 
 
 def test_without_a_probed_panel_the_worst_case_of_float32_is_taken(monkeypatch):
-    monkeypatch.setattr(gram_module, "_PROBED_WHOLE_FLOPS", 0)
+    monkeypatch.setattr(gram_module, "_PROBED_WHOLE", 0)
     monkeypatch.setattr(gram_module, "_PROBED_SHARE_PER_FEATURE", 1e-12)
     rows = np.random.default_rng(0).standard_normal((640, 8))
     spectrum = absorbed(Float32GramAccumulator, rows).spectrum(unit_roundoff=2.0**-53)
@@ -215,3 +215,21 @@ def test_intervals_are_as_narrow_as_is_promised(spectrum, method, precision, hal
     assert rankme.half_width <= half_width * rankme.value
     assert rankme.lower <= rs.metrics.rankme(planted) * (1 + 1e-12)
     assert rankme.upper >= rs.metrics.rankme(planted) * (1 - 1e-12)
+
+
+def test_a_sample_that_happens_to_hold_every_panel_is_still_a_sample():
+    for seed in range(100):
+        measured = Probes(4, seed=seed)
+        panel = with_ones(np.ones((2, 4)))
+        measured.observe(panel, np.tril(panel.T @ panel), 0, share=0.5, worst_case=1.0)
+        assert not measured.is_complete
+    assert Probes(4).is_complete
+
+
+@pytest.mark.parametrize("exponent", [-70, -140, -300, -480])
+def test_what_float32_loses_to_underflow_is_inside_the_box(exponent):
+    rows = np.random.default_rng(0).standard_normal((300, 6)) * 2.0**exponent
+    box = absorbed(Float32GramAccumulator, rows).spectrum(unit_roundoff=2.0**-53).raw.consistent
+    truth = np.linalg.svd(rows, compute_uv=False)
+    assert np.all(box.lower <= truth)
+    assert np.all(truth <= box.upper)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from benchmarks import exact, planted
 from rankme_stream import intervals, metrics
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import MagnitudeError
 from rankme_stream.spectrum import Box
+from rankme_stream.testing import with_ones
 
 
 def entropy_rank(x: np.ndarray, eps: float, eps_in_sum: float, squares: bool) -> float:
@@ -190,3 +192,21 @@ def test_intervals_hold_for_any_seed(seed):
 
 def test_intervals_hold_at_the_largest_width_that_is_exactly_known():
     assert misses(5_003, 48) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_qr_intervals_hold_where_every_dot_product_rounds_one_way(seed):
+    generator = np.random.default_rng(seed)
+    rows = np.empty((int(generator.choice([600, 2048, 4096])), 2))
+    rows[:, 0] = generator.random() + 0.5
+    rows[:, 1] = 10.0 ** generator.uniform(-3, 0) * generator.choice([-1.0, 1.0], len(rows))
+    truth = exact.truth(rows)
+    for panel_rows in (512, 2048, 4096):
+        accumulator = TsqrAccumulator(2)
+        for start in range(0, len(rows), panel_rows):
+            accumulator.update(with_ones(rows[start : start + panel_rows]), start)
+        spectrum = accumulator.spectrum(unit_roundoff=2.0**-53)
+        for side, values in ((spectrum.raw, truth.singular_values), (spectrum.centered, truth.centered)):
+            for box in (side.consistent, side.worst_case):
+                for value, lower, upper in zip(values, box.lower, box.upper, strict=True):
+                    assert exact.contains(value, float(lower), float(upper)), (panel_rows, box)

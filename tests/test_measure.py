@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 import rankme_stream as rs
+from rankme_stream import ladder
 from rankme_stream.errors import LimitError, MagnitudeError, NonFiniteError, SourceError, UsageError
 from rankme_stream.testing import matrix_with_spectrum
 
@@ -44,7 +45,7 @@ def test_unit_rows_and_prefixes_come_from_the_same_pass(method, tolerance):
     alone = rs.measure(f"{BUNDLED}::embeddings", method=method)
     assert alone.spectrum.singular_values.tobytes() == measurement.spectrum.singular_values.tobytes()
     assert (alone.normalized, alone.dims) == ({}, {})
-    assert measurement.plan.predicted_peak_bytes > alone.plan.predicted_peak_bytes
+    assert measurement.plan.memory["accumulators"] == 2 * alone.plan.memory["accumulators"]
 
 
 def test_rows_of_zeros_have_no_direction_and_are_left_out_of_the_unit_rows():
@@ -90,7 +91,8 @@ def test_the_ladder_reads_again_until_the_tolerance_holds_and_says_so():
     ],
     ids=["flat", "collapsed"],
 )
-def test_precision_auto_takes_what_a_pilot_says_will_do(spectrum, taken):
+def test_precision_auto_takes_what_a_pilot_says_will_do(spectrum, taken, monkeypatch):
+    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
     rows = matrix_with_spectrum(spectrum, n_rows=40_000, n_features=32).astype(np.float32)
     measurement = rs.measure(rows, precision="auto")
     assert [(attempt["method"], attempt["precision"]) for attempt in measurement.passes] == taken
@@ -99,7 +101,8 @@ def test_precision_auto_takes_what_a_pilot_says_will_do(spectrum, taken):
     assert measurement.rankme.lower <= truth <= measurement.rankme.upper
 
 
-def test_precision_auto_reads_no_pilot_of_a_small_dump_and_leaves_overflow_to_float64(rows):
+def test_precision_auto_reads_no_pilot_of_a_small_dump_and_leaves_overflow_to_float64(rows, monkeypatch):
+    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
     assert rs.measure(rows[:5000], precision="auto").precision == "float64"
     large = np.ones((40_000, 4), dtype=np.float32) * 1e25
     large[::2, 1] = -1e25

@@ -22,14 +22,29 @@ def dump(path: Path, n_features: int, chunk_rows: int) -> Path:
     return path
 
 
+def check(path: Path, *options: object) -> None:
+    command = [sys.executable, "-m", "rankme_stream", "score", str(path), *map(str, options), "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    predicted, measured = result["plan"]["predicted_peak_bytes"], result["measured"]["peak_bytes"]
+    print(f"{options}: {measured / 2**20:.0f} of {predicted / 2**20:.0f} MiB")
+    assert measured <= predicted
+
+
 @pytest.mark.parametrize("n_features", [64, 768, 2048])
 @pytest.mark.parametrize("chunk_rows", [100, 100_000])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_measured_peak_stays_under_the_prediction(n_features, chunk_rows, workers, tmp_path):
-    path = dump(tmp_path / "d.zarr", n_features, chunk_rows)
-    command = [sys.executable, "-m", "rankme_stream", "score", path, "--workers", str(workers), "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout)
-    predicted, measured = result["plan"]["predicted_peak_bytes"], result["measured"]["peak_bytes"]
-    print(f"D={n_features} chunk={chunk_rows} w={workers}: {measured / 2**20:.0f} of {predicted / 2**20:.0f} MiB")
-    assert measured <= predicted
+    check(dump(tmp_path / "d.zarr", n_features, chunk_rows), "--workers", workers)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--normalize", "--dims", "512,768"],
+        ["--normalize", "--precision", "float32", "--tolerance", 1],
+        ["--method", "tsqr", "--normalize"],
+    ],
+)
+def test_the_measured_peak_stays_under_the_prediction_with_every_option(options, tmp_path):
+    check(dump(tmp_path / "d.zarr", 768, 5000), *options)

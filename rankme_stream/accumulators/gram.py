@@ -16,8 +16,10 @@ from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
-_PROBED_WHOLE_FLOPS = 2**33  # the rows of the first so many flops are all probed: small dumps have no sample
-_PROBED_SHARE_PER_FEATURE = 1 / 5_000  # of the panels after that; keeps probing below 5 % of a pass
+_PROBED_WHOLE = (
+    10**7
+)  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
+_PROBED_SHARE_PER_FEATURE = 1 / 8_000  # of the panels after that; keeps probing below 5 % of a pass
 
 
 def gamma(n: int, unit_roundoff: float = _U64) -> float:
@@ -220,8 +222,9 @@ class Float32GramAccumulator(GramAccumulator):
                 f"rows {start:,}-{start + len(panel) - 1:,} hold values whose squares overflow float32; "
                 "pass --precision float64, or scale by a power of two, which changes no rank"
             )
-        first = start * self.n_features**2 < _PROBED_WHOLE_FLOPS
-        share = 1.0 if first else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
+        share = (
+            1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
+        )
         self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(len(panel)))
         return product
 
@@ -244,7 +247,8 @@ class Float32GramAccumulator(GramAccumulator):
             worst = _worst_case(self.chain)
             return 2.0 * worst * trace, 2.0 * worst * math.sqrt(self.n_rows * trace)
         gram, sums = self.probes.errors()
-        return SAFETY * gram, SAFETY * sums
+        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # to underflow; the probes see it down to 2^-500
+        return SAFETY * gram + lost, SAFETY * sums + lost
 
     def _grounds(self) -> tuple[Basis, float | None, str]:
         probes = self.probes

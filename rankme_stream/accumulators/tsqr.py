@@ -14,7 +14,10 @@ from rankme_stream.errors import UsageError
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
 _U = 2.0**-53
-_GROWTH = 16.0  # times u sqrt(steps) |Z|_F: an order above the growth seen (benchmarks/results/intervals.md)
+# Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
+# every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
+_PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
+_COUNTS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
 
 
 def step_error(rows: int, n_columns: int) -> float:
@@ -46,7 +49,9 @@ class TsqrAccumulator:
     n_rows
         Rows counted so far.
     steps
-        Successive QR steps that a row went through at most; the error grows like its square root.
+        Successive QR steps that a row went through at most.
+    longest
+        Rows of the longest of them.
     worst_case
         Sum of their worst-case errors relative to |Z|_F.
     rows_error
@@ -67,6 +72,7 @@ class TsqrAccumulator:
         self.n_features = n_features
         self.n_rows = 0
         self.steps = 0
+        self.longest = 0
         self.worst_case = 0.0
         self.rows_error = rows_error
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
@@ -83,6 +89,7 @@ class TsqrAccumulator:
         mark_nonzero(self._nonzero, panel)
         self.n_rows += round(float(panel[:, 0].sum()))
         self.steps += 1
+        self.longest = max(self.longest, len(panel))
         self.worst_case += step_error(len(panel), self.n_features + 1)
 
     def merge(self, other: TsqrAccumulator) -> TsqrAccumulator:
@@ -97,6 +104,7 @@ class TsqrAccumulator:
         merged._workspace = self._workspace
         merged.n_rows = self.n_rows + other.n_rows
         merged.steps = max(self.steps, other.steps) + 1
+        merged.longest = max(self.longest, other.longest, self.n_features + 1)
         merged.worst_case = max(self.worst_case, other.worst_case) + step_error(
             self.n_features + 1, self.n_features + 1
         )
@@ -106,7 +114,8 @@ class TsqrAccumulator:
     def prefix(self, n_features: int) -> TsqrAccumulator:
         """Return the accumulator of the first features alone."""
         made = TsqrAccumulator(n_features, self._workspace, rows_error=self.rows_error)
-        made.n_rows, made.steps, made.worst_case = self.n_rows, self.steps, self.worst_case
+        for name in _COUNTS:
+            setattr(made, name, getattr(self, name))
         made._r = self._r[: n_features + 1, : n_features + 1].copy(order="F")
         made._nonzero = self._nonzero[:n_features].copy()
         return made
@@ -117,9 +126,9 @@ class TsqrAccumulator:
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows; changes nothing.
 
-        The intervals rest on 16 u sqrt(steps) |Z|_F, which is *empirical*: an order above the growth seen. The
-        worst case is the sum of ``step_error`` over the steps. Both are relative to the raw |Z|_F, centred or not, and
-        both take the margin (D + 32) u s_1 for the last singular values.
+        The intervals rest on (2 longest + 16 sqrt(steps)) u |Z|_F, which is *empirical*: several times the growth seen
+        on rows made to pile up rounding. The worst case is the sum of ``step_error`` over the steps. Both are relative
+        to the raw |Z|_F, centred or not, and both take the margin (D + 32) u s_1 for the last singular values.
 
         Notes
         -----
@@ -135,7 +144,8 @@ class TsqrAccumulator:
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
         lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
         shared = (self.n_features + 32) * _U * float(values[0]) + self.rows_error * frobenius + lost
-        practical = _GROWTH * _U * math.sqrt(max(1, self.steps)) * frobenius + shared
+        growth = _PER_ROW * max(1, self.longest) + _PER_ROOT_STEP * math.sqrt(max(1, self.steps))
+        practical = growth * _U * frobenius + shared
         worst = self.worst_case * frobenius + shared
         dead = max(0, size - alive.size)
         row_sum = math.hypot(*r[0, 1:].tolist()) * math.sqrt(self.n_rows)
@@ -149,22 +159,21 @@ class TsqrAccumulator:
             row_sum=(max(0.0, row_sum - row_sum_error), row_sum + row_sum_error),
             basis="empirical",
             confidence=None,
-            grounds=f"empirical: {_GROWTH:g} u sqrt({self.steps:,} steps) |Z|_F, an order above the growth seen",
+            grounds=f"empirical: {growth:,.0f} u |Z|_F for {self.steps:,} QR steps, several times the growth ever seen",
         )
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
         upper = self._r[np.triu_indices(self.n_features + 1)]
-        return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
-                "steps": np.array(self.steps), "worst_case": np.array(self.worst_case),
-                "rows_error": np.array(self.rows_error), "r": upper, "nonzero": self._nonzero}  # fmt: skip
+        counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
+        return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero, **counts}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
         """Return the accumulator that ``to_arrays`` described."""
-        accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
-        accumulator.n_rows, accumulator.steps = int(arrays["n_rows"]), int(arrays["steps"])
-        accumulator.worst_case = float(arrays["worst_case"])
+        accumulator = cls(int(arrays["n_features"]))
+        for name in _COUNTS:
+            setattr(accumulator, name, arrays[name].item())
         accumulator._nonzero[:] = arrays["nonzero"]
         accumulator._r[np.triu_indices(accumulator.n_features + 1)] = arrays["r"]
         return accumulator

@@ -1,0 +1,202 @@
+"""Which arithmetic reads the rows, and whether they are read again by a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rankme_stream import machine
+from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.engines import local
+from rankme_stream.errors import (
+    ArithmeticCheckError,
+    LimitError,
+    MagnitudeError,
+    MissingChunksError,
+    SourceChangedError,
+    SourceError,
+    UsageError,
+)
+from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.passes import Task, missing_message
+from rankme_stream.planning import Method, Plan, Precision, make_plan
+from rankme_stream.sources import Source
+from rankme_stream.spectrum import Spectrum
+
+Rung = tuple[Method, Precision]
+
+_ACCUMULATORS: dict[Rung, Any] = {
+    ("gram", "float32"): Float32GramAccumulator,
+    ("gram", "float64"): GramAccumulator,
+    ("tsqr", "float64"): TsqrAccumulator,
+}
+_FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
+_PILOT_ROWS = 4  # in features: enough for the spectrum's shape
+_PILOT_SHARE = 1 / 250  # a pilot longer than this share of the rows could cost more than float32 saves
+_PILOT_MARGIN = 2.0  # a sample of the rows and of the panels may be off by so much
+
+
+def rungs_for(method: str, precision: str) -> list[Rung]:
+    """Return the arithmetics that may be tried, cheapest first.
+
+    Raises
+    ------
+    UsageError
+        For names that are not known and pairs that do not go together.
+    """
+    if method not in ("auto", "gram", "tsqr"):
+        raise UsageError(f"method {method!r} is not one of auto, gram, tsqr")
+    if precision not in ("float64", "float32", "auto"):
+        raise UsageError(f"precision {precision!r} is not one of float64, float32, auto")
+    rungs = [rung for rung in _ACCUMULATORS if method in ("auto", rung[0]) and precision in ("auto", rung[1])]
+    if not rungs:
+        raise UsageError("tsqr works in float64 only: its error is not measured; leave --precision out")
+    return rungs
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the rows came to."""
+
+    plan: Plan
+    partial: local.Partial
+    spectrum: Spectrum
+    rankme: Estimate
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether RankMe's interval is as narrow as that, relative to RankMe."""
+        return is_within(self.rankme, self.spectrum, tolerance)
+
+    def describe(self) -> dict[str, Any]:
+        """Return its arithmetic and what it left open."""
+        return {
+            "method": self.plan.method,
+            "precision": self.plan.precision,
+            "half_width": self.rankme.half_width,
+        }
+
+
+@dataclass
+class Reader:
+    """Rows of one source, and how to read them, as often as it takes.
+
+    Attributes
+    ----------
+    bytes_read
+        Bytes decoded so far, pilots included.
+    passes
+        What ``Pass.describe`` says of every pass so far.
+    """
+
+    source: Source
+    rows: tuple[int, int]
+    normalize: bool
+    workers: int | None
+    memory_limit: int | None
+    missing: Literal["error", "skip", "fill"]
+    nonfinite: Literal["error", "skip"]
+
+    def __post_init__(self) -> None:
+        self.bytes_read = 0
+        self.passes: list[dict[str, Any]] = []
+
+    def plan(self, rung: Rung) -> Plan:
+        """Return the plan of a pass by that arithmetic; ``LimitError`` when none fits."""
+        return self._plan(rung, self.rows, self.normalize)
+
+    def _plan(self, rung: Rung, rows: tuple[int, int], normalize: bool) -> Plan:
+        return make_plan(
+            method=rung[0],
+            precision=rung[1],
+            normalize=normalize,
+            rows=rows,
+            n_features=self.source.shape[1],
+            itemsize=self.source.stored.dtype.itemsize,
+            bounds=self.source.bounds(*rows),
+            read_memory=self.source.read_memory,
+            base_bytes=machine.resident_bytes(),
+            memory_limit_bytes=machine.memory_bytes() // 2 if self.memory_limit is None else self.memory_limit,
+            workers=self.workers,
+            cores=machine.cores(),
+        )
+
+    def fingerprint(self) -> str:
+        """Return what identifies the stored rows; missing chunks are refused here where they are to be."""
+        fingerprint = self.source.fingerprint(*self.rows)
+        gaps = self.source.missing(*self.rows)
+        if gaps and self.missing == "error":
+            raise MissingChunksError(missing_message(self.source, *gaps[0]))
+        return fingerprint
+
+    def climb(
+        self,
+        rungs: list[Rung],
+        tolerance: float,
+        fingerprint: str,
+        progress: Callable[[local.Progress], None] | None,
+    ) -> Pass:
+        """Read the rows by one arithmetic after another until RankMe's interval is within the tolerance.
+
+        Returns
+        -------
+        Pass
+            The last; also when none met the tolerance, or the next would not fit the memory limit.
+
+        Raises
+        ------
+        SourceError
+            If the rows are refused, or changed while they were read.
+        LimitError
+            If the first does not fit the memory limit.
+        """
+        done: Pass | None = None
+        for rung in rungs:
+            try:
+                done = self._read(self.plan(rung), progress)
+            except MagnitudeError:
+                if rung[1] == "float64" or rung is rungs[-1]:
+                    raise
+                continue
+            except LimitError:
+                if done is None:
+                    raise
+                break
+            if self.source.fingerprint(*self.rows) != fingerprint:
+                raise SourceChangedError(
+                    f"{self.source.uri} changed while it was read; no number is given, run again when nothing "
+                    "writes to it"
+                )
+            self.passes.append(done.describe())
+            if done.is_within(tolerance):
+                break
+        assert done is not None
+        if done.spectrum.n_rows == 0:
+            raise SourceError(f"{self.source.uri}: no row is left after leaving out missing and non-finite ones")
+        return done
+
+    def float32_will_do(self, tolerance: float) -> bool:
+        """Say from a pilot whether float32 is likely to meet the tolerance; False where a pilot does not pay."""
+        start, stop = self.rows
+        end = start + _PILOT_ROWS * self.source.shape[1]
+        read_to = max(end, next(iter(self.source.bounds(start, stop)), stop))
+        if self.source.shape[1] < _FLOAT32_PAYS_FROM or read_to > start + (stop - start) * _PILOT_SHARE:
+            return False
+        with suppress(MagnitudeError):  # of float32; float64 finds its own
+            pilot = self._read(self._plan(("gram", "float32"), (start, end), False), None)
+            return pilot.is_within(tolerance / _PILOT_MARGIN)
+        return False
+
+    def _read(self, plan: Plan, progress: Callable[[local.Progress], None] | None) -> Pass:
+        make = _ACCUMULATORS[plan.method, plan.precision]
+        task = Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite)
+        partial, n_bytes = local.run(task, progress)
+        self.bytes_read += n_bytes
+        accumulator, audit = partial.accumulators["raw"], partial.audit
+        left_out = audit.rows_nonfinite + (audit.rows_missing if self.missing == "skip" else 0)
+        if accumulator.n_rows + left_out != plan.row_stop - plan.row_start:
+            raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
+        spectrum = accumulator.spectrum(unit_roundoff=self.source.stored.unit_roundoff)
+        return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
