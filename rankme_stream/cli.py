@@ -221,8 +221,8 @@ def _score(
                 others = ("missing", "nonfinite", "tolerance", "dims")
                 plan_options = {key: value for key, value in options.items() if key not in others}
                 click.echo(_plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
-            with _Reporter(quiet) as progress, warnings.catch_warnings():
-                warnings.simplefilter("ignore", ToleranceWarning)  # said once, below
+            with _Reporter(quiet) as progress, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ToleranceWarning)
                 measurement = measure(source, progress=progress, **options)
         except RankMeError as error:
             if len(sources) == 1 or debug:
@@ -234,15 +234,17 @@ def _score(
             continue
         documents.append(measurement.to_dict())
         _show(measurement, json_file, quiet)
-        if not measurement.tolerance_met:
-            unmet = LimitError(
-                f"{source}: RankMe's interval is wider than the tolerance {measurement.tolerance:g}; "
-                + ("try --method auto" if measurement.method == "gram" else "pass a larger --tolerance")
-            )
+        for warning in caught:
+            if not issubclass(warning.category, ToleranceWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+                continue
+            unmet = LimitError(str(warning.message))
             failures.append(unmet)
             worst = max(worst, unmet.exit_code)
     if json_file is not None:
-        lines = (json.dumps(document, indent=2 if len(sources) == 1 else None) for document in documents)
+        lines = (
+            json.dumps(document, indent=2 if len(sources) == 1 else None, allow_nan=False) for document in documents
+        )
         _write(json_file, "\n".join(lines) + "\n")
     for failure in failures:
         _report(failure)

@@ -103,7 +103,7 @@ def participation_ratio(box: Box) -> Interval:
 def isoscore(box: Box, *, n_features: int) -> Interval:
     """Extremes of (participation ratio - 1)/(D - 1), an increasing function of it; absolute rounding near 0."""
     least, most = participation_ratio(box)
-    return _down(max(0.0, (least - 1.0) / (n_features - 1))), _up((most - 1.0) / (n_features - 1))
+    return max(0.0, _down((least - 1.0) / (n_features - 1))), _up((most - 1.0) / (n_features - 1))
 
 
 def stable_rank(box: Box) -> Interval:

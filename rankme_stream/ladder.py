@@ -89,6 +89,8 @@ class Reader:
         Bytes decoded so far, pilots included.
     passes
         What ``Pass.describe`` says of every pass so far.
+    refused
+        Why the last arithmetic that did not fit the memory limit was left out.
     """
 
     source: Source
@@ -101,6 +103,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
+        self.refused: str | None = None
         self.passes: list[dict[str, Any]] = []
 
     def plan(self, rung: Rung) -> Plan:
@@ -143,14 +146,14 @@ class Reader:
         Returns
         -------
         Pass
-            The last; also when none met the tolerance, or the next would not fit the memory limit.
+            The last that fitted the memory limit; also when none met the tolerance.
 
         Raises
         ------
         SourceError
             If the rows are refused, or changed while they were read.
         LimitError
-            If the first does not fit the memory limit.
+            If none fits the memory limit.
         """
         done: Pass | None = None
         for rung in rungs:
@@ -160,10 +163,11 @@ class Reader:
                 if rung[1] == "float64" or rung is rungs[-1]:
                     raise
                 continue
-            except LimitError:
-                if done is None:
+            except LimitError as error:
+                if done is None and rung is rungs[-1]:
                     raise
-                break
+                self.refused = str(error)
+                continue
             if self.source.fingerprint(*self.rows) != fingerprint:
                 raise SourceChangedError(
                     f"{self.source.uri} changed while it was read; no number is given, run again when nothing "
@@ -172,7 +176,7 @@ class Reader:
             self.passes.append(done.describe())
             if done.is_within(tolerance):
                 break
-        assert done is not None
+        assert done is not None  # the last rung raises
         if done.spectrum.n_rows == 0:
             raise SourceError(f"{self.source.uri}: no row is left after leaving out missing and non-finite ones")
         return done
@@ -184,7 +188,7 @@ class Reader:
         read_to = max(end, next(iter(self.source.bounds(start, stop)), stop))
         if self.source.shape[1] < _FLOAT32_PAYS_FROM or read_to > start + (stop - start) * _PILOT_SHARE:
             return False
-        with suppress(MagnitudeError):  # of float32; float64 finds its own
+        with suppress(MagnitudeError, LimitError):  # of float32; float64 finds its own
             pilot = self._read(self._plan(("gram", "float32"), (start, end), False), None)
             return pilot.is_within(tolerance / _PILOT_MARGIN)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -142,8 +143,8 @@ def measure(
         raise UsageError(f"missing {missing!r} is not one of error, skip, fill")
     if nonfinite not in ("error", "skip"):
         raise UsageError(f"nonfinite {nonfinite!r} is not one of error, skip")
-    if not tolerance > 0.0:
-        raise UsageError(f"tolerance {tolerance!r} is not above 0")
+    if not 0.0 < tolerance < math.inf:
+        raise UsageError(f"tolerance {tolerance!r} is not above 0 and finite")
     wall, cpu = time.perf_counter(), time.process_time()
     opened = open_source(source)
     rungs = rungs_for(method, precision)
@@ -204,9 +205,17 @@ def measure(
             provenance=_provenance(done.plan.workers),
         )
     if not measurement.tolerance_met:
-        text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g} by every arithmetic allowed"
-        warnings.warn(text, ToleranceWarning, stacklevel=2)
+        text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g}; "
+        warnings.warn(text + _remedy(method, precision, reader.refused), ToleranceWarning, stacklevel=2)
     return measurement
+
+
+def _remedy(method: str, precision: str, refused: str | None) -> str:
+    if refused is not None:
+        return f"the next arithmetic was not tried: {refused}"
+    if precision == "float32":
+        return "try --precision auto"
+    return "try --method auto" if method == "gram" else "pass a larger --tolerance"
 
 
 def _provenance(workers: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ N_PROBES = 8
 SAFETY = 4.0  # the estimate is multiplied by it
 CONFIDENCE = 1.0 - 1.4e-4
 _SEED = 0x52616E6B4D65
-_OUTLYING = 4.0  # a panel with a trace so many times the mean is always probed
+_OUTLYING = 4.0  # a panel with a trace so many times the mean of those before it is always probed
 _IMPOSSIBLE = 3.0  # P(chi-square_8 > 9 x 8) < 1e-11: an estimate so many times the worst case is no bad luck
 
 
@@ -72,8 +72,9 @@ class Probes:
         product
             Shape ``(1 + D, 1 + D)``, float64, lower triangle: its product as the fast arithmetic made it.
         share
-            Probability with which the panel is probed, in (0, 1]. Panels of larger trace than the mean are probed more
-            often, outlying ones always, and each is weighted by the inverse of its probability.
+            Probability with which the panel is probed, in (0, 1]. The first panel is always probed, and so is one of
+            more than four times the mean trace of those before it; others of larger trace are probed more often.
+            Each is weighted by the inverse of its probability.
         worst_case
             Bound on the Frobenius error of the product relative to its trace.
 
@@ -83,11 +84,11 @@ class Probes:
             If the product is further off than the arithmetic can be.
         """
         trace = math.fsum(np.diagonal(product)[1:])
-        mean = self._trace / self.n_panels if self.n_panels else trace
+        is_certain = self.n_panels * trace > _OUTLYING * self._trace or self.n_panels == 0
+        larger = self.n_panels * trace / self._trace if self._trace > 0.0 else 1.0
         self.n_panels += 1
         self._trace += trace
-        larger = trace / mean if mean > 0.0 else 1.0
-        probability = 1.0 if larger > _OUTLYING else min(1.0, share * max(1.0, larger))
+        probability = 1.0 if is_certain else min(1.0, share * max(1.0, larger))
         if probability < 1.0 and draws.uniform(seed=self.seed, place=start) >= probability:
             return
         self.n_probed += 1
@@ -134,7 +135,7 @@ class Probes:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays."""
-        return {f"probes{name}": np.asarray(value) for name, value in vars(self).items()}
+        return {f"probes{name}": np.array(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, n_features: int, arrays: dict[str, Array]) -> Probes:

@@ -157,23 +157,34 @@ def test_sampled_panels_state_no_confidence_and_are_named(monkeypatch):
     assert frobenius / 2 <= everything.probes.errors()[0] <= 4 * frobenius
 
 
-def test_outlying_panels_are_always_probed():
+def test_the_first_and_outlying_panels_are_always_probed():
     measured = Probes(4)
     for place in range(200):
         panel = with_ones(np.full((2, 4), 100.0 if place in (50, 150) else 1.0))
         before = measured.n_probed
         measured.observe(panel, np.tril(panel.T @ panel), place, share=1e-9, worst_case=1.0)
-        assert (measured.n_probed > before) == (place in (50, 150))
+        assert (measured.n_probed > before) == (place in (0, 50, 150))
 
 
-def test_without_a_probed_panel_the_worst_case_of_float32_is_taken(monkeypatch):
-    monkeypatch.setattr(gram_module, "_PROBED_WHOLE", 0)
-    monkeypatch.setattr(gram_module, "_PROBED_SHARE_PER_FEATURE", 1e-12)
-    rows = np.random.default_rng(0).standard_normal((640, 8))
-    spectrum = absorbed(Float32GramAccumulator, rows).spectrum(unit_roundoff=2.0**-53)
-    assert spectrum.basis == "certified"
-    wanted = 2 * (64 + 9 + 3) * 2.0**-24 * np.square(rows).sum()
-    assert error_of_squares(spectrum.raw.consistent) == pytest.approx(wanted, rel=0.01)
+def test_a_negative_eigenvalue_beyond_the_bound_is_an_error_or_widens_what_was_measured():
+    rows = np.random.default_rng(0).standard_normal((300, 6))
+    broken = absorbed(GramAccumulator, rows)
+    broken._gram[2, 1] += 2 * broken._gram[2, 2]
+    with pytest.raises(ArithmeticCheckError, match="an eigenvalue is"):
+        broken.spectrum(unit_roundoff=2.0**-53)
+    measured = absorbed(Float32GramAccumulator, rows)
+    measured._gram[2, 1] += 2 * measured._gram[2, 2]
+    assert measured.spectrum(unit_roundoff=2.0**-53).raw.consistent.upper[-1] > 10.0
+
+
+@pytest.mark.parametrize("kind", [GramAccumulator, Float32GramAccumulator, TsqrAccumulator])
+def test_a_state_is_a_snapshot(kind):
+    accumulator = kind(3)
+    accumulator.update(with_ones(np.array([[1.0, 0.0, 0.1]])), 0)
+    state = accumulator.to_arrays()
+    before = {name: array.tobytes() for name, array in state.items()}
+    accumulator.update(with_ones(np.array([[1.0, 2.0, 0.7]])), 1)
+    assert {name: array.tobytes() for name, array in state.items()} == before
 
 
 def test_probes_drawn_do_not_depend_on_the_order_in_which_they_are_asked_for():
@@ -222,8 +233,9 @@ def test_a_sample_that_happens_to_hold_every_panel_is_still_a_sample():
         measured = Probes(4, seed=seed)
         panel = with_ones(np.ones((2, 4)))
         measured.observe(panel, np.tril(panel.T @ panel), 0, share=0.5, worst_case=1.0)
+        assert measured.is_complete
+        measured.observe(panel, np.tril(panel.T @ panel), 2, share=0.5, worst_case=1.0)
         assert not measured.is_complete
-    assert Probes(4).is_complete
 
 
 @pytest.mark.parametrize("exponent", [-70, -140, -300, -480])

@@ -265,12 +265,38 @@ def test_values_whose_squares_underflow_widen_the_gram_interval_and_auto_takes_q
     assert tiny.rankme.value == pytest.approx(wanted.value, rel=1e-12)
 
 
+def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeypatch):
+    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
+    rows = np.random.default_rng(0).standard_normal((3000, 300))
+    k = np.arange(300)
+    collapsed = matrix_with_spectrum(np.where(k < 5, 1.0, 1e-9), n_rows=3000, n_features=300)
+    real = ladder.make_plan
+
+    def refuse(*which: tuple[str, str]):
+        def make_plan(**options):
+            if (options["method"], options["precision"]) in which:
+                raise LimitError("no room here")
+            return real(**options)
+
+        monkeypatch.setattr(ladder, "make_plan", make_plan)
+
+    refuse(("gram", "float32"))
+    assert rs.measure(rows, precision="auto").precision == "float64"
+    refuse(("tsqr", "float64"))
+    with pytest.warns(rs.ToleranceWarning, match="was not tried: no room here"):
+        assert rs.measure(collapsed, tolerance=1e-9).method == "gram"
+    refuse(("gram", "float64"), ("tsqr", "float64"))
+    with pytest.raises(LimitError, match="no room here"):
+        rs.measure(rows)
+
+
 def test_wrong_arguments_are_named():
     rows = np.ones((4, 2))
     for options in (
         {"method": "svd"},
         {"precision": "f"},
         {"tolerance": 0},
+        {"tolerance": np.inf},
         {"dims": (3,)},
         {"missing": "no"},
         {"nonfinite": "no"},

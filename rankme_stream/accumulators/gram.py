@@ -119,7 +119,7 @@ class GramAccumulator:
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
         g = gamma(max(1, self.chain))
-        fast, fast_sums = self._measured_errors(computed_trace)
+        fast, fast_sums = self._measured_errors()
         lost = self.n_rows * (self.n_features + 1) * _SMALLEST
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
         rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
@@ -140,11 +140,11 @@ class GramAccumulator:
         centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
         centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
         basis, confidence, grounds = self._grounds()
+        error = self._checked_error(values, error + margin)
+        centered_error = self._checked_error(centered_values, centered_error + centered_margin)
         return Spectrum(
-            raw=_squared(values[:size], error + margin, dead),
-            centered=_squared(
-                centered_values[:size], centered_error + centered_margin, max(dead, self.n_rows <= self.n_features)
-            ),
+            raw=_squared(values[:size], error, dead),
+            centered=_squared(centered_values[:size], centered_error, max(dead, self.n_rows <= self.n_features)),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
@@ -154,9 +154,19 @@ class GramAccumulator:
             grounds=grounds,
         )
 
-    def _measured_errors(self, trace: float) -> tuple[float, float]:
+    def _measured_errors(self) -> tuple[float, float]:
         """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""
         return 0.0, 0.0
+
+    def _checked_error(self, values: FloatArray, error: float) -> float:
+        """Return the error, unless a negative eigenvalue shows that it cannot be that small."""
+        least = float(values[-1])
+        if least < -error:
+            raise ArithmeticCheckError(
+                f"an eigenvalue is {least:.3g} where {-error:.3g} is the least that rounding allows: BLAS, LAPACK or "
+                "the machine is at fault"
+            )
+        return error
 
     def _grounds(self) -> tuple[Basis, float | None, str]:
         return (
@@ -186,7 +196,7 @@ class GramAccumulator:
         lower = self._gram[np.tril_indices(self.n_features + 1)]
         return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
                 "chain": np.array(self.chain), "rows_error": np.array(self.rows_error), "gram": lower,
-                "nonzero": self._nonzero}  # fmt: skip
+                "nonzero": self._nonzero.copy()}  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
@@ -240,22 +250,19 @@ class Float32GramAccumulator(GramAccumulator):
         made.probes = self.probes
         return made
 
-    def _measured_errors(self, trace: float) -> tuple[float, float]:
-        if self.n_rows == 0:
-            return 0.0, 0.0
-        if self.probes.n_probed == 0:
-            worst = _worst_case(self.chain)
-            return 2.0 * worst * trace, 2.0 * worst * math.sqrt(self.n_rows * trace)
+    def _measured_errors(self) -> tuple[float, float]:
         gram, sums = self.probes.errors()
-        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # to underflow; the probes see it down to 2^-500
+        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # where squares of residuals underflow themselves
         return SAFETY * gram + lost, SAFETY * sums + lost
+
+    def _checked_error(self, values: FloatArray, error: float) -> float:
+        """Return the error, or a larger one where a negative eigenvalue shows that too little was measured."""
+        return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
 
     def _grounds(self) -> tuple[Basis, float | None, str]:
         probes = self.probes
         if probes.is_complete:
             return "measured", CONFIDENCE, f"measured with {N_PROBES} Gaussian probes on every panel, times {SAFETY:g}"
-        if probes.n_probed == 0:
-            return "certified", 1.0, "certified: Higham's bound on float32 products; no panel was probed"
         return (
             "measured", None,
             f"measured with {N_PROBES} Gaussian probes on {probes.n_probed:,} of {probes.n_panels:,} panels, "

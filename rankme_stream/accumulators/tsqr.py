@@ -166,7 +166,7 @@ class TsqrAccumulator:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
         upper = self._r[np.triu_indices(self.n_features + 1)]
         counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
-        return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero, **counts}
+        return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero.copy(), **counts}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
