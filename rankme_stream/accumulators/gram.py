@@ -19,7 +19,7 @@ _SMALLEST = 2.0**-1074  # what one product may lose to underflow
 _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
-_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that; keeps probing below 5 % of a pass
+_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that: probing then takes about 5 % of a pass or less
 
 
 def gamma(n: int, unit_roundoff: float = _U64) -> float:
