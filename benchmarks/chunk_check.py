@@ -6,19 +6,16 @@ keys and one with nested ones, and times opening plus fingerprint, which also fi
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from benchmarks.experiment import Experiment, table
 from rankme_stream import machine
 from rankme_stream.sources import open_source
 
@@ -62,49 +59,40 @@ def check(path: Path) -> dict[str, Any]:
     return {"elapsed_s": round(elapsed, 2), "growth_mb": round(growth / 1e6, 1), "missing": source.chunks_missing}
 
 
+def checked(n_chunks: int, layout: str) -> dict[str, Any]:
+    """Make a store of that layout, check it, and make sure of what was found."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.zarr"
+        make_store(path, n_chunks, nested=layout == "nested")
+        row = check(path)
+    expected = sum(1 for index in range(1, n_chunks) if index % _MISSING_EVERY == 0)
+    if row["missing"] != expected:
+        raise SystemExit(f"{row['missing']} chunks found missing, {expected} are")
+    return row
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the table."""
+    heading = f"`{result['command']}`, {result['date']}, {result['machine']}; "
+    lines = ["# Checking the chunks of a store", "", heading + "warm metadata, one chunk in seven missing."]
+    lines += table(
+        "Opening and fingerprint",
+        ["keys", "chunks", "seconds", "growth, MB", "found missing"],
+        [
+            [layout, f"{result['chunks']:,}", row["elapsed_s"], row["growth_mb"], f"{row['missing']:,}"]
+            for layout, row in result["layouts"].items()
+        ],
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run both layouts, print the table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10^4 chunks, as the test suite does")
-    parser.add_argument("--out", type=Path, help="folder for chunk_check.json and chunk_check.md")
-    arguments = parser.parse_args()
-    n_chunks = 10_000 if arguments.quick else 1_000_000
-    print(f"makes 2 x {n_chunks:,} files; about {n_chunks * 1.5e-4 / 60:.1f} minutes", flush=True)
-    rows = {}
-    for layout in ("flat", "nested"):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "store.zarr"
-            make_store(path, n_chunks, nested=layout == "nested")
-            rows[layout] = check(path)
-            expected = sum(1 for index in range(1, n_chunks) if index % _MISSING_EVERY == 0)
-            if rows[layout]["missing"] != expected:
-                raise SystemExit(f"{rows[layout]['missing']} chunks found missing, {expected} are")
-    result = {
-        "command": "python -m benchmarks.chunk_check" + (" --quick" if arguments.quick else ""),
-        "date": date.today().isoformat(),
-        "machine": f"{machine.describe()['cpu']}, {machine.cores()} cores, Python {platform.python_version()}",
-        "chunks": n_chunks,
-        "layouts": rows,
-    }
-    table = "\n".join(
-        [
-            "# Checking the chunks of a store",
-            "",
-            f"`{result['command']}`, {result['date']}, {result['machine']}; warm metadata, one chunk in seven missing.",
-            "",
-            "| keys | chunks | seconds | growth, MB | found missing |",
-            "|---|---|---|---|---|",
-            *(
-                f"| {layout} | {n_chunks:,} | {row['elapsed_s']} | {row['growth_mb']} | {row['missing']:,} |"
-                for layout, row in rows.items()
-            ),
-        ]
-    )
-    print(table)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "chunk_check.json").write_text(json.dumps(result, indent=2) + "\n")
-        (arguments.out / "chunk_check.md").write_text(table + "\n")
+    experiment = Experiment("chunk_check", __doc__, {"quick": "5 s, 10^4 chunks", "default": "5 minutes"})
+    experiment.start()
+    n_chunks = 10_000 if experiment.size == "quick" else 1_000_000
+    rows = {layout: experiment.part(layout, checked, n_chunks, layout) for layout in ("flat", "nested")}
+    experiment.finish({"chunks": n_chunks, "layouts": rows}, markdown)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,11 @@ their probes. A run that is killed continues where it was when ``--out`` names t
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,7 +24,8 @@ from threadpoolctl import threadpool_limits
 
 import rankme_stream as rs
 from benchmarks import exact, planted, sharpness
-from rankme_stream import machine, metrics
+from benchmarks.experiment import Experiment, table
+from rankme_stream import metrics
 from rankme_stream.probes import CONFIDENCE, Probes
 from rankme_stream.testing import matrix_with_spectrum
 
@@ -243,57 +241,38 @@ def _ratio(ours: list[float], theirs: list[float]) -> list[float]:
     return [median(ratios), min(ratios), max(ratios)]
 
 
-class Kept:
-    """Results of finished parts, in a file that is ignored when another command made it."""
-
-    def __init__(self, folder: Path | None, command: str) -> None:
-        self.path = folder / "intervals.partial.json" if folder else None
-        self._state: dict[str, Any] = {"command": command, "parts": {}}
-        if self.path and self.path.exists():
-            state = json.loads(self.path.read_text())
-            self._state = state if state["command"] == command else self._state
-
-    def part(self, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the part of that name, made now unless it is kept."""
-        parts = self._state["parts"]
-        if name not in parts:
-            began = time.perf_counter()
-            with threadpool_limits(1, user_api="blas"):  # as measure() does
-                parts[name] = json.loads(json.dumps(make(*arguments)))
-            print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
-            if self.path:
-                self.path.with_suffix(".new").write_text(json.dumps(self._state))
-                self.path.with_suffix(".new").replace(self.path)
-        return parts[name]
-
-
-def run(kept: Kept, quick: bool, dumps: list[str]) -> dict[str, Any]:
+def run(experiment: Experiment, quick: bool, dumps: list[str]) -> dict[str, Any]:
     """Run the sections in order; the timings come last."""
+
+    def part(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
+        with threadpool_limits(1, user_api="blas"):  # as measure() does
+            return experiment.part(name, make, *arguments)
+
     blocks = []
     for draws, (_, *n_seeds) in DRAWS.items():
         for start in range(0, n_seeds[quick], _BLOCK):
             seeds = range(start, min(n_seeds[quick], start + _BLOCK))
-            blocks.append(kept.part(f"coverage, {draws}, seeds {start}-{seeds[-1]}", coverage, draws, seeds))
+            blocks.append(part(f"coverage, {draws}, seeds {start}-{seeds[-1]}", coverage, draws, seeds))
     width_shape = (2_000, 64) if quick else (20_000, 768)
 
     def planted_half_widths(name: str) -> list[dict[str, Any]]:
         rows, reference = _planted_rows(name, *width_shape)
         return half_widths(rows, name, reference)
 
-    widths = [row for name in _SPECTRA for row in kept.part(f"half-widths, {name}", planted_half_widths, name)]
+    widths = [row for name in _SPECTRA for row in part(f"half-widths, {name}", planted_half_widths, name)]
     for uri in [f"{_DUMP}::embeddings", *dumps]:
         label = uri.rstrip("/").split("/")[-1]
-        widths += kept.part(f"half-widths, {uri}", half_widths, uri, label, None)
+        widths += part(f"half-widths, {uri}", half_widths, uri, label, None)
     sharp = [
         row
         for name in ("gram", "solver", "tsqr", "float32")
-        for row in kept.part(f"sharpness, {name}", sharpness.largest_ratios, name, quick)
+        for row in part(f"sharpness, {name}", sharpness.largest_ratios, name, quick)
     ]
     sizes = [(20_000, 64)] if quick else [(600_000, 768), (3_000_000, 256)]
     repeats = 1 if quick else 5
-    probing = [kept.part(f"cost, {n:,} x {d}", probing_cost, n, d, repeats) for n, d in sizes]
+    probing = [part(f"cost, {n:,} x {d}", probing_cost, n, d, repeats) for n, d in sizes]
     shape, repeats = ((20_000, 32), 1) if quick else ((800_000, 768), 3)
-    auto = [kept.part(f"auto, {name}", auto_cost, name, *shape, repeats) for name in ("gaussian", *_SPECTRA)]
+    auto = [part(f"auto, {name}", auto_cost, name, *shape, repeats) for name in ("gaussian", *_SPECTRA)]
     return {"coverage": join_coverage(blocks), "shape": width_shape, "half_widths": widths, "sharpness": sharp,
             "probing_cost": probing, "auto_cost": auto}  # fmt: skip
 
@@ -304,7 +283,7 @@ def markdown(result: dict[str, Any]) -> str:
     columns = ("matrices", "refused", "numbers", "held", "undefined", "withheld", "undecided", "missed")
     worst = ("worst case held", "worst case missed")
     lines = ["# What the intervals hold", "", f"`{result['command']}`, {result['date']}, {result['machine']}."]
-    lines += _table(
+    lines += table(
         "Intervals that hold the true value, by exact arithmetic",
         ["arithmetic", *columns, *worst, "spectra missed / allowed"],
         [
@@ -321,7 +300,7 @@ def markdown(result: dict[str, Any]) -> str:
     for what in ("misses", "undecided"):
         lines += ["", f"First of {len(found[what])} {what}:", ""] if found[what] else []
         lines += [f"- `{json.dumps(one)}`" for one in found[what][:_SHOWN]]
-    lines += _table(
+    lines += table(
         "Largest error of RankMe as a share of its half-width",
         ["family", *found["ratios"]],
         [
@@ -331,7 +310,7 @@ def markdown(result: dict[str, Any]) -> str:
     )
     keys = ("half_width", "error", "ratio", "worst_case")
     rows, features = result["shape"]
-    lines += _table(
+    lines += table(
         f"Relative half-width of RankMe, {rows:,} x {features:,} float64 where planted",
         ["spectrum", "method", "half-width", "error", "error / half-width", "half-width, worst case"],
         [
@@ -339,12 +318,12 @@ def markdown(result: dict[str, Any]) -> str:
             for row in result["half_widths"]
         ],
     )  # fmt: skip
-    lines += _table(
+    lines += table(
         "Largest ratio of error to bound that inputs chosen to reach it gave",
         ["bound", "inputs", "largest ratio", "reached by"],
         [[row["bound"], row["tried"], _short(row["ratio"]), row["where"]] for row in result["sharpness"]],
     )
-    lines += _table(
+    lines += table(
         "CPU time of float32 passes, float16 rows in memory: median of the ratios of neighbours (least to most)",
         ["rows", "features", "CPU seconds", "probes / pass", "float32 / float64"],
         [
@@ -353,7 +332,7 @@ def markdown(result: dict[str, Any]) -> str:
             for row in result["probing_cost"]
         ],
     )  # fmt: skip
-    lines += _table(
+    lines += table(
         "CPU time with `precision=\"auto\"` over that with float64, float32 rows in memory: median (least to most)",
         ["spectrum", "rows", "features", "CPU seconds", "auto took", "float64 took", "ratio"],
         [
@@ -363,11 +342,6 @@ def markdown(result: dict[str, Any]) -> str:
         ],
     )  # fmt: skip
     return "\n".join(lines)
-
-
-def _table(title: str, header: list[str], rows: list[list[Any]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["", f"## {title}", "", *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)]
 
 
 def _spread(ratio: list[float]) -> str:
@@ -380,29 +354,12 @@ def _short(number: float | None) -> str:
 
 def main() -> int:
     """Run every section, print the tables, write them where asked; 1 if an interval missed that may not."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few and small matrices, as the test suite does")
-    parser.add_argument("--out", type=Path, help="folder for intervals.json and intervals.md")
-    parser.add_argument("--dump", action="append", default=[], metavar="URI", help="measure half-widths on it as well")
-    arguments = parser.parse_args()
-    command = "python -m benchmarks.intervals" + " --quick" * arguments.quick
-    command += "".join(f" --dump {uri}" for uri in arguments.dump)
-    print(f"checks small matrices, then times passes; about {'15 s' if arguments.quick else '15 minutes'}", flush=True)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    kept = Kept(arguments.out, command)
-    result = {
-        "command": command,
-        "date": date.today().isoformat(),
-        "machine": f"{machine.describe()['cpu']}, {machine.cores()} cores, Python {platform.python_version()}",
-        **run(kept, arguments.quick, arguments.dump),
-    }
-    text = markdown(result)
-    print(text)
-    if arguments.out:
-        (arguments.out / "intervals.json").write_text(json.dumps(result, indent=2) + "\n")
-        (arguments.out / "intervals.md").write_text(text + "\n")
-        kept.path.unlink()
+    experiment = Experiment("intervals", __doc__, {"quick": "15 s", "default": "15 minutes"})
+    experiment.parser.add_argument(
+        "--dump", action="append", default=[], metavar="URI", help="measure half-widths on it as well"
+    )
+    arguments = experiment.start()
+    result = experiment.finish(run(experiment, experiment.size == "quick", arguments.dump), markdown)
     return 1 if result["coverage"]["failed"] else 0
 
 

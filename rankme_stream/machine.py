@@ -18,9 +18,13 @@ _SAMPLE_PERIOD_S = 0.01
 def resident_bytes() -> int:
     """Anonymous plus shared resident memory of this process, bytes; mapped files are not counted."""
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return resident_in(Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         return _UNKNOWN_RESIDENT_BYTES
+
+
+def resident_in(status: str) -> int:
+    """Anonymous plus shared resident memory, bytes, that the text of a ``/proc/PID/status`` tells; 0 of a zombie."""
     fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
     return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in fields)
 
