@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.arrays import Array
-from rankme_stream.codecs import check_blosc, codec_fields
+from rankme_stream.sources.zarr.codecs import check_blosc, codec_fields
 
 _EMPTY = np.uint64(2**64 - 1)
 

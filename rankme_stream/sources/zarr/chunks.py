@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.arrays import Array
-from rankme_stream.codecs import codec_fields
 from rankme_stream.errors import SourceFormatError
-from rankme_stream.shards import ShardIndex, shard_index
+from rankme_stream.sources.zarr.codecs import codec_fields
+from rankme_stream.sources.zarr.shards import ShardIndex, shard_index
 
 _PAGE_BITS = 2**15
 _BATCH_ENTRIES = 8192

@@ -1,0 +1,6 @@
+"""Zarr arrays; the only package that imports zarr."""
+
+from rankme_stream.sources.zarr.opening import is_zarr_node
+from rankme_stream.sources.zarr.source import ZarrSource
+
+__all__ = ["ZarrSource", "is_zarr_node"]

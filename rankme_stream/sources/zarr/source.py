@@ -1,0 +1,204 @@
+"""Rows of a zarr array, v2 or v3, sharded or not."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, NoReturn
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from rankme_stream.arrays import Array, StoredType, stored_type
+from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourcePermissionError
+from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
+from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain, integrity, is_blosc_outermost
+from rankme_stream.sources.zarr.opening import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.store import AuditingStore
+
+_DECODE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OSError,
+    EOFError,
+    AttributeError,
+    OverflowError,
+    AssertionError,
+    SystemError,
+    zlib.error,
+    struct.error,
+)
+_CHUNK_SLACK_BYTES = 2**16
+
+
+class ZarrSource:
+    """A two-dimensional zarr array.
+
+    Parameters
+    ----------
+    source
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+
+    Raises
+    ------
+    SourceNotFoundError, SourcePermissionError
+        Nothing is there, or it may not be read.
+    SourceFormatError
+        A group, broken metadata, a codec that is not known, or not a non-empty two-dimensional array of numbers.
+    """
+
+    def __init__(self, source: object) -> None:
+        store, path, self.uri = locate(source)
+        self._store = AuditingStore(store, self.uri)
+        self._array = open_array(self._store, path, self.uri)
+        if self._array.ndim != 2:
+            raise SourceFormatError(
+                f"{self.uri} has shape {self._array.shape}; (rows, features) is needed: reshape or choose another array"
+            )
+        n_rows, n_features = (int(n) for n in self._array.shape)
+        if n_rows == 0 or n_features == 0:
+            raise SourceFormatError(f"{self.uri} has shape {self._array.shape}, so holds no values: write rows first")
+        self.shape: tuple[int, int] = n_rows, n_features
+        declared = self._array.attrs.asdict().get("dtype")
+        self.stored: StoredType = stored_type(self._dtype(), uri=self.uri, declared=declared)
+        names = ("zarr.json",) if self._array.metadata.zarr_format == 3 else (".zarray", ".zattrs")
+        self._documents = [f"{path}/{name}" if path else name for name in names]
+        try:
+            metadata = json.loads(self._store.fetch(self._documents[0]))
+            self._codecs = codec_chain(metadata)
+            self.integrity: str = integrity(self._codecs)
+            self._grid: ChunkGrid = chunk_grid(metadata, path=path, uri=self.uri)
+        except METADATA_ERRORS as error:
+            refuse_metadata(self.uri, error)
+        self._missing = MissingChunks(self._grid)
+        self._store.audit(self._grid, self._missing, has_blosc=is_blosc_outermost(self._codecs))
+
+    @property
+    def chunks_missing(self) -> int:
+        """Number of chunks known so far to be unwritten."""
+        return self._missing.count
+
+    @property
+    def first_missing(self) -> str | None:
+        """Key of the first of them."""
+        return self._missing.first()
+
+    def bounds(self, start: int, stop: int) -> Sequence[int]:
+        """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins."""
+        n_rows = self._grid.inner[0]
+        return range((start // n_rows + 1) * n_rows, stop, n_rows)
+
+    def read(self, start: int, stop: int, out: Array | None = None) -> Array:
+        """Return rows ``[start, stop)``, native byte order, C order, in ``out`` when given.
+
+        Raises
+        ------
+        CorruptChunkError
+            A chunk does not decode; names its key and rows.
+        SourcePermissionError
+            A chunk may not be read.
+        """
+        if out is None:
+            out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
+        if stop <= start:
+            return out
+        self._missing.ask(start, stop)
+        stored = out.view(self._dtype())
+        try:
+            self._select(start, stop, 0, self.shape[1], stored)
+        except SourcePermissionError:
+            raise
+        except _DECODE_ERRORS as error:
+            self._refuse_chunk(start, stop, error)
+        if not stored.dtype.isnative:
+            out.byteswap(inplace=True)
+        return out
+
+    def read_memory(self, n_rows: int) -> int:
+        """Upper estimate of the bytes that a read of ``n_rows`` rows from a bound needs, result included.
+
+        Notes
+        -----
+        zarr holds up to ``async.concurrency`` chunks at once, each encoded and decoded, whole even where they reach
+        past the array; of a shard, the encoded chunks asked for and one more copy of the rows, and again as many
+        chunks in decoding.
+        """
+        grid, itemsize = self._grid, self.stored.dtype.itemsize
+        n_tasks = int(zarr.config.get("async.concurrency") or 10)
+        chunk = grid.inner[0] * grid.inner[1] * itemsize
+        touched = -(-n_rows // grid.inner[0]) * grid.n_inner_columns
+        result = n_rows * self.shape[1] * itemsize
+        stages = 1 + len(chunk_codecs(self._codecs)) // 3
+        if not grid.is_sharded:
+            return result + min(touched, n_tasks) * ((1 + stages) * chunk + _CHUNK_SLACK_BYTES)
+        per_shard = (grid.outer[0] // grid.inner[0]) * (grid.outer[1] // grid.inner[1])
+        in_flight = min(touched, n_tasks * per_shard)
+        index = (grid.index.n_bytes if grid.index else 0) * 3 * min(touched, n_tasks)
+        selected = in_flight * (2 * chunk + _CHUNK_SLACK_BYTES)
+        return result + index + selected + min(in_flight, n_tasks * n_tasks) * stages * chunk
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
+        return self._missing.ranges(start, stop)
+
+    def identity(self) -> dict[str, object]:
+        """What two sources must share to be parts of one data set."""
+        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        """Hash of the metadata and of place, size and time of each stored chunk of rows ``[start, stop)``.
+
+        Notes
+        -----
+        Finds missing chunks on the way; in a local store also missing inner chunks of shards. Elsewhere it is a hash
+        of the keys listed, or of the metadata alone where the store cannot list: a chunk rewritten in place is not
+        seen there.
+        """
+        self._missing.ask(start, stop)
+        digest = blake2b(digest_size=16)
+        for key in self._documents:
+            digest.update(self._store.fetch(key))
+        root = self._store.root
+        try:
+            if root is not None:
+                digest.update(scan_folder(root, self._grid, self._missing, start, stop).encode())
+            elif self._store.supports_listing:
+                digest.update(sync(self._store.scan(start, stop)))
+        except PermissionError as error:
+            raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
+        return digest.hexdigest()
+
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self._array.dtype)
+
+    def _select(self, start: int, stop: int, low: int, high: int, out: Array) -> None:
+        buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out)
+        self._array.get_basic_selection((slice(start, stop), slice(low, high)), out=buffer)
+
+    def _refuse_chunk(self, start: int, stop: int, error: BaseException) -> NoReturn:
+        # Chunk by chunk, for the name of the one that fails; the first read decodes many at once.
+        n_rows, n_columns = self._grid.inner
+        for i in range(start // n_rows, -(-stop // n_rows)):
+            first, last = max(start, i * n_rows), min(stop, (i + 1) * n_rows)
+            for j in range(self._grid.n_inner_columns):
+                low, high = j * n_columns, min((j + 1) * n_columns, self.shape[1])
+                try:
+                    self._select(first, last, low, high, np.empty((last - first, high - low), self._dtype()))
+                except SourcePermissionError:
+                    raise
+                except _DECODE_ERRORS as reason:
+                    raise CorruptChunkError(
+                        f"chunk {self._grid.inner_key(i, j)} of {self.uri} (rows {first:,}-{last:,}) does not decode: "
+                        f"{in_one_line(reason)}; write it again, or leave these rows out"
+                    ) from reason
+        raise CorruptChunkError(
+            f"rows {start:,}-{stop:,} of {self.uri} did not decode ({in_one_line(error)}), though each chunk alone "
+            "does: something writes to the store, or the storage is failing"
+        ) from error

@@ -1,0 +1,106 @@
+"""A zarr store that notes which chunks are asked for and are not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, WrapperStore
+
+from rankme_stream.errors import SourcePermissionError
+from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.codecs import check_blosc
+
+
+class AuditingStore(WrapperStore[Store]):
+    """A store that notes which chunks are asked for and are not there, and refuses chunks cut short."""
+
+    def __init__(self, store: Store, uri: str) -> None:
+        super().__init__(store)
+        self._uri = uri
+        self._grid: ChunkGrid | None = None
+        self._missing: MissingChunks | None = None
+        self._has_blosc = False
+
+    @property
+    def root(self) -> str | None:
+        """Folder of a local store."""
+        return os.fspath(self._store.root) if isinstance(self._store, LocalStore) else None
+
+    def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
+        """Start noting missing chunks."""
+        self._grid, self._missing, self._has_blosc = grid, missing, has_blosc
+
+    def fetch(self, key: str) -> bytes:
+        """Return what is stored under ``key``, empty when nothing is."""
+        found = sync(self.get(key, default_buffer_prototype()))
+        return b"" if found is None else found.to_bytes()
+
+    async def scan(self, start: int, stop: int) -> bytes:
+        """List the chunks of rows ``[start, stop)``; record the missing, return one bit a chunk."""
+        assert self._grid is not None and self._missing is not None
+        rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
+        present = np.zeros(len(rows) * width, np.bool_)
+        async for key in self._store.list_prefix(self._grid.prefix):
+            place = self._grid.coordinates(key)
+            if place is not None and place[0] in rows and place[1] < width:
+                present[(place[0] - rows.start) * width + place[1]] = True
+        for flat in np.flatnonzero(~present):
+            i, j = divmod(int(flat), width)
+            self._missing.add_key(rows.start + i, j)
+        return np.packbits(present).tobytes()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return what is stored under ``key``, as the wrapped store does."""
+        try:
+            found = await self._store.get(key, prototype, byte_range)
+        except PermissionError as error:
+            raise SourcePermissionError(f"{key} of {self._uri} may not be read: check its permissions") from error
+        if self._grid is not None and self._missing is not None:
+            place = self._grid.coordinates(key)
+            if place is not None and found is None:
+                self._missing.add_key(*place)
+            elif place is not None and found is not None:
+                self._inspect(place, found, byte_range, self._grid, self._missing)
+        return found
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return several values, each through `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    def _inspect(
+        self,
+        place: tuple[int, int],
+        found: Buffer,
+        byte_range: ByteRequest | None,
+        grid: ChunkGrid,
+        missing: MissingChunks,
+    ) -> None:
+        index, n_bytes = grid.index, len(found)
+        if index is None:
+            if self._has_blosc and byte_range is None and not grid.is_sharded:
+                check_blosc(found.as_numpy_array())
+            return
+        if byte_range is None:
+            missing.add_index(*place, index.check_shard(found.as_numpy_array(), has_blosc=self._has_blosc))
+            return
+        is_index = isinstance(byte_range, SuffixByteRequest) or (
+            isinstance(byte_range, RangeByteRequest) and index.is_at_start and byte_range.start == 0
+        )
+        if is_index:
+            index.check_length(n_bytes)
+            missing.add_index(*place, index.entries(found.to_bytes()))
+        elif isinstance(byte_range, RangeByteRequest):
+            # zarr takes an empty answer for an unwritten chunk and fills it in.
+            if n_bytes != byte_range.end - byte_range.start or n_bytes == 0:
+                raise ValueError(
+                    f"shard index points to bytes {byte_range.start}-{byte_range.end} past the shard's end"
+                )
+            if self._has_blosc:
+                check_blosc(found.as_numpy_array())
