@@ -24,6 +24,8 @@ from rankme_stream.errors import (
     SourcePermissionError,
 )
 from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
+from rankme_stream.sources.zarr import opening
+from rankme_stream.sources.zarr.store import AuditingStore
 
 SHAPE = (103, 12)
 RANGES = [(0, 103), (7, 33), (50, 51), (19, 101), (100, 103), (4, 4)]
@@ -47,6 +49,46 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
 }
 DTYPES = ["float16", "float32", "float64", "int8", "uint16", "int32", "uint64", "bfloat16"]
+
+
+@pytest.fixture(autouse=True, params=["zarr", "zarrs"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds whichever package decodes the chunks."""
+    monkeypatch.setattr(opening, "HAS_ZARRS", request.param == "zarrs")
+    return str(request.param)
+
+
+def test_the_decoder_named_is_the_one_that_reads(tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ZarrSource(_write(tmp_path)[0])
+    assert source.decoder == decoder
+    asked: list[str] = []
+    get = AuditingStore.get
+
+    async def noting(self: AuditingStore, key: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(key)
+        return await get(self, key, *arguments, **options)
+
+    monkeypatch.setattr(AuditingStore, "get", noting)
+    source.read(0, 10)
+    assert asked == (["c/0/0"] if decoder == "zarr" else [])
+
+
+UNFIT_FOR_ZARRS: dict[str, dict[str, Any]] = {
+    "foreign byte order": {"zarr_format": 2, "dtype": ">f4"},
+    "own checksums": {"compressors": Crc32cCodec()},
+    "packed shard index": {
+        "chunks": (20, 12),
+        "serializer": ShardingCodec(chunk_shape=(5, 4), index_codecs=[BytesCodec(), ZstdCodec()]),
+        "compressors": None,
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNFIT_FOR_ZARRS)
+def test_what_zarrs_cannot_read_or_would_not_check_is_left_to_zarr(tmp_path: Path, name: str) -> None:
+    settings = {"shape": SHAPE, "dtype": "f4", "chunks": (10, 12)} | UNFIT_FOR_ZARRS[name]
+    zarr.create_array(tmp_path / "a.zarr", **settings)[:] = _rows("float32")
+    assert ZarrSource(tmp_path / "a.zarr").decoder == "zarr"
 
 
 def _rows(dtype: str) -> np.ndarray:
@@ -469,6 +511,7 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_chunk_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = _write(tmp_path, "v3")
+    monkeypatch.setattr(opening, "HAS_ZARRS", False)  # it opens files where no patch reaches
     source = ZarrSource(path)
 
     def refuse(*_: object) -> None:

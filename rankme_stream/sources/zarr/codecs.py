@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
+CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
 _BLOSC_HEADER_BYTES = 16
 
 
@@ -38,7 +38,7 @@ def integrity(chain: Sequence[Any]) -> str:
     """Name the checksum that covers every chunk; ``none`` when a flipped bit may go unseen."""
     codecs = [(name.removeprefix("numcodecs."), configuration) for name, configuration in chunk_codecs(chain)]
     names = [name for name, _ in codecs]
-    for checksum in _CHECKSUMS:
+    for checksum in CHECKSUMS:
         if checksum in names:
             return checksum
     for name, configuration in codecs:

@@ -16,8 +16,16 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.sources.zarr.store import AuditingStore
 
+try:
+    from zarrs.pipeline import UnsupportedMetadataError
+
+    HAS_ZARRS = True
+except ImportError:
+    HAS_ZARRS = False
+
 METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 _LISTED = 20
+_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # asks our store for every chunk, whatever is configured
 
 
 def is_zarr_node(source: object) -> bool:
@@ -61,7 +69,8 @@ def locate(source: object) -> tuple[Store, str, str]:
 def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
     """Open the array at a path of a store, or say what is there instead."""
     try:
-        node = zarr.open(store=store, path=path, mode="r")
+        with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
+            node = zarr.open(store=store, path=path, mode="r")
     except SourcePermissionError:
         raise
     except (FileNotFoundError, NodeNotFoundError) as error:
@@ -71,6 +80,29 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
     if isinstance(node, zarr.Array):
         return node
     raise SourceFormatError(_group_message(node, path, uri))
+
+
+def open_in_rust(root: str, path: str) -> zarr.Array[Any] | None:
+    """Open the array in a folder so that the zarrs package decodes it, in Rust and without the GIL.
+
+    Returns
+    -------
+    zarr.Array or None
+        None where that package is not installed or does not know the array's codecs.
+
+    Notes
+    -----
+    It reads the folder itself, so no store of ours sees what it asks for. Strict: what it does not know is an error,
+    never decoded by zarr-python behind our back.
+    """
+    if not HAS_ZARRS:
+        return None
+    try:
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
+            node = zarr.open(store=LocalStore(root, read_only=True), path=path, mode="r")
+    except (UnsupportedMetadataError, *METADATA_ERRORS, OSError, RuntimeError):
+        return None
+    return node if isinstance(node, zarr.Array) else None
 
 
 def _group_message(group: Any, path: str, uri: str) -> str:

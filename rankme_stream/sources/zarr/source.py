@@ -17,8 +17,15 @@ from zarr.core.sync import sync
 from rankme_stream.arrays import Array, StoredType, stored_type
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourcePermissionError
 from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
-from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain, integrity, is_blosc_outermost
-from rankme_stream.sources.zarr.opening import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.codecs import CHECKSUMS, chunk_codecs, codec_chain, integrity, is_blosc_outermost
+from rankme_stream.sources.zarr.opening import (
+    METADATA_ERRORS,
+    in_one_line,
+    locate,
+    open_array,
+    open_in_rust,
+    refuse_metadata,
+)
 from rankme_stream.sources.zarr.store import AuditingStore
 
 _DECODE_ERRORS = (
@@ -79,6 +86,7 @@ class ZarrSource:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
         self._store.audit(self._grid, self._missing, has_blosc=is_blosc_outermost(self._codecs))
+        self._rust = self._open_in_rust(path)
 
     @property
     def chunks_missing(self) -> int:
@@ -89,6 +97,11 @@ class ZarrSource:
     def first_missing(self) -> str | None:
         """Key of the first of them."""
         return self._missing.first()
+
+    @property
+    def decoder(self) -> str:
+        """The package that decodes chunks: ``zarrs``, several times faster on small and sharded chunks, or ``zarr``."""
+        return "zarr" if self._rust is None else "zarrs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins."""
@@ -110,9 +123,11 @@ class ZarrSource:
         if stop <= start:
             return out
         self._missing.ask(start, stop)
+        if self._rust is not None and self._read_in_rust(self._rust, start, stop, out):
+            return out
         stored = out.view(self._dtype())
         try:
-            self._select(start, stop, 0, self.shape[1], stored)
+            self._select(self._array, start, stop, 0, self.shape[1], stored)
         except SourcePermissionError:
             raise
         except _DECODE_ERRORS as error:
@@ -165,10 +180,9 @@ class ZarrSource:
         digest = blake2b(digest_size=16)
         for key in self._documents:
             digest.update(self._store.fetch(key))
-        root = self._store.root
         try:
-            if root is not None:
-                digest.update(scan_folder(root, self._grid, self._missing, start, stop).encode())
+            if self._store.root is not None:
+                digest.update(self._list(start, stop))
             elif self._store.supports_listing:
                 digest.update(sync(self._store.scan(start, stop)))
         except PermissionError as error:
@@ -178,9 +192,36 @@ class ZarrSource:
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(self._array.dtype)
 
-    def _select(self, start: int, stop: int, low: int, high: int, out: Array) -> None:
+    def _open_in_rust(self, path: str) -> zarr.Array[Any] | None:
+        """Open the array a second time, for zarrs, where that checks as much and the folder tells what is missing.
+
+        Of chunks that are needed in part, such as the last, zarrs leaves checksums of their own unread.
+        """
+        is_audited = self._grid.index is not None or not self._grid.is_sharded
+        is_checked = self.integrity not in CHECKSUMS
+        if self._store.root is None or not (is_audited and is_checked and self._dtype().isnative):
+            return None
+        return open_in_rust(self._store.root, path)
+
+    def _read_in_rust(self, array: zarr.Array[Any], start: int, stop: int, out: Array) -> bool:
+        """Say whether zarrs read the rows; after a failure zarr-python reads all, and names what is wrong."""
+        try:
+            self._select(array, start, stop, 0, self.shape[1], out.view(self._dtype()))
+        except _DECODE_ERRORS:
+            self._rust = None
+            return False
+        self._list(start, stop)  # after the read: what it did not find then is gone, and is missed here
+        return True
+
+    def _list(self, start: int, stop: int) -> bytes:
+        """Find which chunks of rows ``[start, stop)`` a folder lacks; return a hash of the others."""
+        assert self._store.root is not None
+        return scan_folder(self._store.root, self._grid, self._missing, start, stop).encode()
+
+    @staticmethod
+    def _select(array: zarr.Array[Any], start: int, stop: int, low: int, high: int, out: Array) -> None:
         buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out)
-        self._array.get_basic_selection((slice(start, stop), slice(low, high)), out=buffer)
+        array.get_basic_selection((slice(start, stop), slice(low, high)), out=buffer)
 
     def _refuse_chunk(self, start: int, stop: int, error: BaseException) -> NoReturn:
         # Chunk by chunk, for the name of the one that fails; the first read decodes many at once.
@@ -190,7 +231,9 @@ class ZarrSource:
             for j in range(self._grid.n_inner_columns):
                 low, high = j * n_columns, min((j + 1) * n_columns, self.shape[1])
                 try:
-                    self._select(first, last, low, high, np.empty((last - first, high - low), self._dtype()))
+                    self._select(
+                        self._array, first, last, low, high, np.empty((last - first, high - low), self._dtype())
+                    )
                 except SourcePermissionError:
                     raise
                 except _DECODE_ERRORS as reason:
