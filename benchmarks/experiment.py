@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ class Experiment:
     def start(self) -> argparse.Namespace:
         """Parse the command line, say how long it will take, and load what is finished; return the arguments."""
         arguments = self.parser.parse_args()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary stores and children go too
         self.size: Size = "default"
         for size in ("quick", "full"):
             if getattr(arguments, size, False):

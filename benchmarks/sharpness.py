@@ -62,11 +62,12 @@ def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
     n = rows.shape[1]
     entries = fmpq_mat(*rows.shape, [fmpq(*value.as_integer_ratio()) for value in rows.ravel().tolist()])
     gram = entries.transpose() * entries
+    computed = accumulator._gram.lower()
     squares = trace = Fraction(0)
     for i in range(n):
         for j in range(i + 1):
             true = Fraction(int(gram[i, j].p), int(gram[i, j].q))
-            squares += (Fraction(accumulator._gram[1 + i, 1 + j]) - true) ** 2 * (1 if i == j else 2)
+            squares += (Fraction(computed[1 + i, 1 + j]) - true) ** 2 * (1 if i == j else 2)
             trace += true if i == j else 0
     return math.sqrt(squares / trace**2) / gamma(accumulator.chain)
 
@@ -76,7 +77,7 @@ def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
     accumulator = absorb("gram float32", rows, rows_of_panel)
     assert accumulator.probes.is_complete
     wide = rows.astype(np.longdouble)
-    difference = np.tril(accumulator._gram[1:, 1:] - wide.T @ wide)
+    difference = np.tril(accumulator._gram.lower()[1:, 1:] - wide.T @ wide)
     squares = 2 * np.square(difference).sum() - np.square(np.diagonal(difference)).sum()
     beyond = float(np.sqrt(squares)) - gamma(accumulator.chain) * float(np.square(rows).sum())
     return beyond / (SAFETY * accumulator.probes.errors()[0]) if beyond > 0.0 else 0.0

@@ -267,8 +267,8 @@ def _plan_table(source: str, planned: dict[str, Any]) -> str:
         f"  panels      {planned['panel_rows']:,} rows; "
         f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
         f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
-        f"blocks of up to {planned['block_rows']:,} rows",
-        f"  workers     {planned['workers']}",
+        f"blocks of up to {planned['block_rows']:,} rows" + (", one read ahead" if planned["reads_ahead"] else ""),
+        f"  workers     {planned['workers']}, {planned['segments_at_once']} segments at once",
         f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
         f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
     ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, Literal
 
 from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.triangle import WIDEST_BLOCK, triangle_bytes
 
 Method = Literal["gram", "tsqr"]
 Precision = Literal["float64", "float32"]
@@ -17,9 +18,11 @@ _PANEL_ROWS: dict[str, int] = {
     "gram": 1024,
     "tsqr": 512,
 }  # of 512 to 4,096 QR is as fast, and its error bound grows with them
-_SEGMENT_FLOPS = 2**33  # about a fifth of a second of one core: a merge is then below 2 % of a segment
+_SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
-_BLOCK_BYTES = (32 * 2**20, 8 * 2**20, 2 * 2**20, 2**18)
+_BLOCK_BYTES = (16 * 2**20, 4 * 2**20, 2**20, 2**18)
+_SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
+_SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
 _PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
@@ -40,8 +43,12 @@ class Grid:
 
     def panels(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Row ranges of the panels in [start, stop), the first and last cut to it."""
+        return self.slabs(start, stop, self.panel_rows)
+
+    def slabs(self, start: int, stop: int, slab_rows: int) -> Iterator[tuple[int, int]]:
+        """Row ranges of so many rows, whole panels, in [start, stop), the first and last cut to it."""
         while start < stop:
-            end = min(stop, (start // self.panel_rows + 1) * self.panel_rows)
+            end = min(stop, (start // slab_rows + 1) * slab_rows)
             yield start, end
             start = end
 
@@ -70,7 +77,10 @@ class Plan:
     n_features: int
     grid: Grid
     segments: int
+    segments_at_once: int
+    slab_rows: int
     block_rows: int
+    reads_ahead: bool
     workers: int
     memory: dict[str, int]
     predicted_peak_bytes: int
@@ -151,24 +161,27 @@ def make_plan(
     n_segments = len(grid.segments(start, stop))
     unit = _largest_unit(bounds, start, stop)
     row_bytes = n_features * itemsize
+    slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
+    shared = method == "gram" and precision == "float64" and n_features >= _SHARED_FROM
     counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
     least: dict[str, int] = {}
-    for count in counts:
-        for block_bytes in _BLOCK_BYTES:
-            block_rows = max(1, block_bytes // row_bytes)
-            held_rows = min(stop - start, max(block_rows, unit))
-            memory = _memory(method, precision, normalize, grid, n_segments, n_features, count)
-            reading = _reading(grid, count, unit, read_memory(held_rows), unit * row_bytes)
-            memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
-            peak = _peak(memory)
-            if not least or peak < _peak(least):
-                least = memory
-            if peak <= memory_limit_bytes:
-                return Plan(
-                    method, precision, normalize, start, stop, n_features, grid, n_segments, block_rows, count, memory,
-                    peak, memory_limit_bytes, (stop - start) * row_bytes,
-                    (1 + normalize) * _flops(method, stop - start, n_features),
-                )  # fmt: skip
+    for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
+        block_rows = max(1, block_bytes // row_bytes)
+        held_rows = min(stop - start, max(block_rows, unit))
+        at_once = 1 if shared else count
+        memory = _memory(method, precision, normalize, grid, slab_rows, n_segments, n_features, count, at_once)
+        reading = _reading(grid, at_once, unit, read_memory(held_rows), unit * row_bytes)
+        reading += reads_ahead * at_once * held_rows * row_bytes
+        memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
+        peak = _peak(memory)
+        if not least or peak < _peak(least):
+            least = memory
+        if peak <= memory_limit_bytes:
+            return Plan(
+                method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
+                reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
+                (1 + normalize) * _flops(method, stop - start, n_features),
+            )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
         f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
@@ -178,29 +191,33 @@ def make_plan(
 
 
 def _memory(
-    method: Method, precision: Precision, normalize: bool, grid: Grid, n_segments: int, n_features: int, workers: int
-) -> dict[str, int]:
-    square = 8 * (n_features + 1) ** 2
-    panel = 8 * grid.panel_rows * (n_features + 1)
-    live = (_PATIENCE * workers if workers > 1 else 1) + n_segments.bit_length() + 1
-    scratch = square if method == "gram" else panel + 2 * 8 * 64 * (n_features + 1)
+    method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, n_segments: int,
+    n_features: int, workers: int, at_once: int,
+) -> dict[str, int]:  # fmt: skip
+    width = n_features + 1
+    square = 8 * width**2
+    state = triangle_bytes(width) if method == "gram" else square
+    slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
+    live = (_PATIENCE * at_once if at_once > 1 else 1) + n_segments.bit_length() + 1
+    scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * WIDEST_BLOCK**2
     if precision == "float32":
-        scratch += (square + panel) // 2 + 16 * panel // grid.panel_rows * 3
-    merging = workers * square * (1 if method == "gram" else 2)
+        scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
+    merging = at_once * (state if method == "gram" else 2 * square)
+    slabs = at_once * (1 if at_once == workers else 2)
     return {
-        "accumulators": (1 + normalize) * (min(live, n_segments + 1) * square + merging),
-        "panels": workers * ((1 + normalize) * panel + scratch),
+        "accumulators": (1 + normalize) * (min(live, n_segments + 1) * state + merging),
+        "panels": (1 + normalize) * slabs * slab + workers * scratch,
         "solving": (6 + normalize) * square,
     }
 
 
-def _reading(grid: Grid, workers: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
+def _reading(grid: Grid, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
     """Bytes of blocks being read, and of units kept because another segment still needs rows of them."""
-    if workers == 1:
+    if at_once == 1:
         return read_bytes
-    window_rows = _PATIENCE * workers * grid.segment_rows
-    reading = min(workers, window_rows // unit + 1)
-    kept = min(2 * workers, window_rows // unit + 2 - reading)
+    window_rows = _PATIENCE * at_once * grid.segment_rows
+    reading = min(at_once, window_rows // unit + 1)
+    kept = min(2 * at_once, window_rows // unit + 2 - reading)
     return reading * read_bytes + kept * unit_bytes
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from rankme_stream import draws
 from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import host
 from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.triangle import Triangle
 
 N_PROBES = 8
 SAFETY = 4.0  # the estimate is multiplied by it
@@ -62,7 +62,7 @@ class Probes:
         self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: what panels of independent errors come to
         self._excess: FloatArray = np.zeros(2)  # sums of |r|^2 (1 - q) / q^2: what sampling adds in the mean
 
-    def observe(self, panel: FloatArray, product: FloatArray, start: int, *, share: float, worst_case: float) -> None:
+    def observe(self, panel: FloatArray, product: Triangle, start: int, *, share: float, worst_case: float) -> None:
         """Compare a panel's product with the panel.
 
         Parameters
@@ -70,7 +70,7 @@ class Probes:
         panel
             Shape ``(rows, 1 + D)``, float64, as given.
         product
-            Shape ``(1 + D, 1 + D)``, float64, lower triangle: its product as the fast arithmetic made it.
+            Of ``1 + D`` rows: its product as the fast arithmetic made it.
         share
             Probability with which the panel is probed, in (0, 1]. The first panel is always probed, and so is one of
             more than four times the mean trace of those before it; others of larger trace are probed more often.
@@ -83,7 +83,7 @@ class Probes:
         ArithmeticCheckError
             If the product is further off than the arithmetic can be.
         """
-        trace = math.fsum(np.diagonal(product)[1:])
+        trace = math.fsum(product.diagonal()[1:].tolist())
         is_certain = self.n_panels * trace > _OUTLYING * self._trace or self.n_panels == 0
         larger = self.n_panels * trace / self._trace if self._trace > 0.0 else 1.0
         self.n_panels += 1
@@ -93,12 +93,12 @@ class Probes:
             return
         self.n_probed += 1
         self.n_certain += probability == 1.0
-        directions = _directions(len(product), self.seed)
-        residual = host.symmetric_times(product, directions)
+        directions = _directions(product.n, self.seed)
+        residual = product.times(directions)
         residual -= panel.T @ (panel @ directions)
         # the last direction is the column of ones, so the last column of the residual is the error of the sums
         squares = np.array([np.square(residual[1:, :-1]).sum() / N_PROBES, np.square(residual[1:, -1]).sum()])
-        smallest = len(panel) * len(product) * 2.0**-126
+        smallest = len(panel) * product.n * 2.0**-126
         if not math.sqrt(squares[0]) <= _IMPOSSIBLE * (worst_case * trace + smallest):
             raise ArithmeticCheckError(
                 f"rows {start:,}-{start + len(panel) - 1:,}: the product is {math.sqrt(squares[0]):.2g} off where the "

@@ -17,6 +17,7 @@ from rankme_stream.devices import host
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.testing import matrix_with_spectrum, with_ones
+from rankme_stream.triangle import Triangle
 from rankme_stream.unit_rows import rows_error, scale_rows
 
 U = Fraction(1, 2**53)
@@ -108,7 +109,7 @@ def rank_one_errors(safety: float, trials: int) -> int:
     error[1:, 1:] = np.outer([1.0, 2.0, -2.0], [1.0, 2.0, -2.0])
     for seed in range(trials):
         measured = Probes(n_features, seed=seed)
-        measured.observe(panel, error, 0, share=1.0, worst_case=1e9)
+        measured.observe(panel, Triangle.of(error), 0, share=1.0, worst_case=1e9)
         misses += np.linalg.norm(error) > safety * measured.errors()[0]
     return misses
 
@@ -130,11 +131,12 @@ def test_probes_estimate_the_error_that_float32_really_makes():
     rows = np.random.default_rng(0).standard_normal((8192, 48)).astype(np.float16).astype(np.float64)
     fast = absorbed(Float32GramAccumulator, rows, panel_rows=1024)
     truth = rows.T @ rows
-    error = np.tril(fast._gram[1:, 1:]) - np.tril(truth)
+    gram = fast._gram.lower()
+    error = np.tril(gram[1:, 1:]) - np.tril(truth)
     frobenius = np.linalg.norm(error + np.tril(error, -1).T)
     estimate, sums = fast.probes.errors()
     assert frobenius / 2 <= estimate <= 2 * frobenius
-    assert np.linalg.norm(fast._gram[1:, 0] - rows.sum(axis=0)) == pytest.approx(sums, rel=1e-6, abs=1e-12)
+    assert np.linalg.norm(gram[1:, 0] - rows.sum(axis=0)) == pytest.approx(sums, rel=1e-6, abs=1e-12)
     spectrum = fast.spectrum(unit_roundoff=2.0**-11)
     assert (spectrum.basis, spectrum.confidence) == ("measured", CONFIDENCE)
     exact = np.linalg.svd(rows, compute_uv=False)
@@ -152,7 +154,7 @@ def test_sampled_panels_state_no_confidence_and_are_named(monkeypatch):
     assert (spectrum.basis, spectrum.confidence) == ("measured", None)
     assert f"on {everything.probes.n_probed} of 400 panels" in spectrum.grounds
     truth = rows.T @ rows
-    error = np.tril(everything._gram[1:, 1:] - truth)
+    error = np.tril(everything._gram.lower()[1:, 1:] - truth)
     frobenius = np.linalg.norm(error + np.tril(error, -1).T)
     assert frobenius / 2 <= everything.probes.errors()[0] <= 4 * frobenius
 
@@ -162,18 +164,24 @@ def test_the_first_and_outlying_panels_are_always_probed():
     for place in range(200):
         panel = with_ones(np.full((2, 4), 100.0 if place in (50, 150) else 1.0))
         before = measured.n_probed
-        measured.observe(panel, np.tril(panel.T @ panel), place, share=1e-9, worst_case=1.0)
+        measured.observe(panel, Triangle.of(panel.T @ panel), place, share=1e-9, worst_case=1.0)
         assert (measured.n_probed > before) == (place in (0, 50, 150))
+
+
+def with_an_impossible_entry(gram: Triangle) -> Triangle:
+    lower = gram.lower()
+    lower[2, 1] += 2 * lower[2, 2]
+    return Triangle.of(lower)
 
 
 def test_a_negative_eigenvalue_beyond_the_bound_is_an_error_or_widens_what_was_measured():
     rows = np.random.default_rng(0).standard_normal((300, 6))
     broken = absorbed(GramAccumulator, rows)
-    broken._gram[2, 1] += 2 * broken._gram[2, 2]
+    broken._gram = with_an_impossible_entry(broken._gram)
     with pytest.raises(ArithmeticCheckError, match="an eigenvalue is"):
         broken.spectrum(unit_roundoff=2.0**-53)
     measured = absorbed(Float32GramAccumulator, rows)
-    measured._gram[2, 1] += 2 * measured._gram[2, 2]
+    measured._gram = with_an_impossible_entry(measured._gram)
     assert measured.spectrum(unit_roundoff=2.0**-53).raw.consistent.upper[-1] > 10.0
 
 
@@ -196,13 +204,13 @@ def test_probes_drawn_do_not_depend_on_the_order_in_which_they_are_asked_for():
 
 
 def test_a_product_further_off_than_float32_can_be_is_corruption(monkeypatch):
-    honest = host.symmetric_product
+    honest = host.cross_product
 
-    def broken(panel, out):
-        honest(panel, out)
+    def broken(left, right, out):
+        honest(left, right, out)
         out[5, 3] += 0.01 * out[5, 5]
 
-    monkeypatch.setattr(host, "symmetric_product", broken)
+    monkeypatch.setattr(host, "cross_product", broken)
     rows = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float16)
     with pytest.raises(ArithmeticCheckError, match=r"rows 0-1,023: the product is .* off"):
         rs.measure(rows, precision="float32")
@@ -232,9 +240,9 @@ def test_a_sample_that_happens_to_hold_every_panel_is_still_a_sample():
     for seed in range(100):
         measured = Probes(4, seed=seed)
         panel = with_ones(np.ones((2, 4)))
-        measured.observe(panel, np.tril(panel.T @ panel), 0, share=0.5, worst_case=1.0)
+        measured.observe(panel, Triangle.of(panel.T @ panel), 0, share=0.5, worst_case=1.0)
         assert measured.is_complete
-        measured.observe(panel, np.tril(panel.T @ panel), 2, share=0.5, worst_case=1.0)
+        measured.observe(panel, Triangle.of(panel.T @ panel), 2, share=0.5, worst_case=1.0)
         assert not measured.is_complete
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from rankme_stream.arrays import Array, FloatArray
+from rankme_stream.devices.host import Workspace
 from rankme_stream.spectrum import Spectrum
 
 
@@ -42,11 +44,28 @@ class Accumulator(Protocol):
         """Return the accumulator that ``to_arrays`` described."""
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """An accumulator whose update falls into parts that threads may share."""
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Independent parts of an update, those with most work first."""
+
+    def update_part(self, part: Any, panel: FloatArray, workspace: Workspace) -> None:
+        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+
+    def count(self, panel: FloatArray) -> None:
+        """Do what is left of ``update`` beside its parts."""
+
+
 def mark_nonzero(seen: Array, panel: FloatArray) -> None:
     """Set ``seen``, shape ``(D,)``, for the features that are nonzero somewhere in ``panel``, shape ``(rows, 1 + D)``.
 
-    Free once every feature was seen: squares may underflow to zero, so the Gram itself cannot tell.
+    Free once every feature was seen, which one row of dense data does. Squares may underflow to zero, so the Gram
+    itself cannot tell.
     """
-    unseen = np.flatnonzero(~seen)
-    if unseen.size:
+    if not seen.all():
+        seen |= panel[0, 1:] != 0.0
+        unseen = np.flatnonzero(~seen)
         seen[unseen] = panel[:, 1 + unseen].any(axis=0)

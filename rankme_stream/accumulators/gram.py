@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from rankme_stream.devices import host
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
+from rankme_stream.triangle import Place, Triangle
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
@@ -27,8 +29,8 @@ def gamma(n: int, unit_roundoff: float = _U64) -> float:
     return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
-class GramAccumulator:
-    """Sums A'A over panels of A = [1 Z]: row count, column sums and Gram of Z in one symmetric matrix.
+class GramSums:
+    """Sums of A'A over panels of A = [1 Z]: row count, column sums and Gram of Z in one symmetric matrix.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ class GramAccumulator:
 
     Notes
     -----
-    rows * (D+1)^2 flops; 8 (D+1)^2 bytes, one triangle used.
+    rows * (D+1)^2 flops; 4 to 8 (D+1)^2 bytes: one triangle, in blocks (`Triangle`).
 
     References
     ----------
@@ -62,22 +64,14 @@ class GramAccumulator:
         self.chain = 0
         self.rows_error = rows_error
         self._workspace = workspace or host.Workspace()
-        self._gram: FloatArray = np.zeros((n_features + 1, n_features + 1))
+        self._gram = Triangle(n_features + 1)
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
-    def update(self, panel: FloatArray, start: int) -> None:
-        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if len(panel) == 0:
-            return
-        self._gram += self._product(panel, start)  # the upper triangles stay zero
+    def count(self, panel: FloatArray) -> None:
+        """Do what is left of ``update`` beside its parts."""
         mark_nonzero(self._nonzero, panel)
         self.n_rows += round(float(panel[:, 0].sum()))
         self.chain = max(self.chain, len(panel)) + (self.chain > 0)
-
-    def _product(self, panel: FloatArray, start: int) -> FloatArray:
-        product = self._workspace.array("gram", self._gram.shape)
-        host.symmetric_product(panel, product)
-        return product
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -90,11 +84,11 @@ class GramAccumulator:
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone."""
-        return self._like(self._gram[: n_features + 1, : n_features + 1].copy(), self._nonzero[:n_features].copy())
+        return self._like(self._gram.prefix(n_features + 1), self._nonzero[:n_features].copy())
 
-    def _like(self, gram: FloatArray, nonzero: Array) -> Self:
+    def _like(self, gram: Triangle, nonzero: Array) -> Self:
         made = type(self).__new__(type(self))
-        made.n_features, made.n_rows, made.chain = len(gram) - 1, self.n_rows, self.chain
+        made.n_features, made.n_rows, made.chain = gram.n - 1, self.n_rows, self.chain
         made.rows_error, made._workspace, made._gram, made._nonzero = self.rows_error, self._workspace, gram, nonzero
         return made
 
@@ -112,10 +106,9 @@ class GramAccumulator:
 
         Notes
         -----
-        8/3 D^3 flops and 24 D^2 bytes beside the accumulator.
+        8/3 D^3 flops, raw and centred on a thread each, and 32 D^2 bytes beside the accumulator.
         """
-        gram = self._gram[1:, 1:]
-        computed_trace = math.fsum(np.diagonal(gram))
+        computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
         g = gamma(max(1, self.chain))
@@ -123,7 +116,8 @@ class GramAccumulator:
         lost = self.n_rows * (self.n_features + 1) * _SMALLEST
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
         rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
-        sums = self._gram[1:, 0]
+        whole = self._gram.lower()
+        gram, sums = whole[1:, 1:], whole[1:, 0].copy()
         sums_norm = math.hypot(*sums.tolist())
         sums_error = (g + self.rows_error) * math.sqrt(max(1, self.n_rows)) * math.sqrt(trace) + fast_sums + lost
         sums_error += 4.0 * _U64 * sums_norm
@@ -133,12 +127,14 @@ class GramAccumulator:
             centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
         size = min(self.n_rows, self.n_features)
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        values, margin = self._eigenvalues(gram, computed_trace)
         centered = gram.copy()
-        for column in range(self.n_features if self.n_rows else 0):  # by columns: no second D x D for the outer product
-            centered[column] -= (sums[column] / self.n_rows) * sums
+        for row in range(self.n_features if self.n_rows else 0):  # row by row: no third D x D for the outer product
+            centered[row] -= (sums[row] / self.n_rows) * sums
         centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
-        centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
+        with ThreadPoolExecutor(2, thread_name_prefix="rankme-solve") as pool:
+            raw = pool.submit(self._eigenvalues, gram, computed_trace)
+            centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
+            values, margin = raw.result()
         basis, confidence, grounds = self._grounds()
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)
@@ -193,9 +189,8 @@ class GramAccumulator:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
-        lower = self._gram[np.tril_indices(self.n_features + 1)]
         return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
-                "chain": np.array(self.chain), "rows_error": np.array(self.rows_error), "gram": lower,
+                "chain": np.array(self.chain), "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
                 "nonzero": self._nonzero.copy()}  # fmt: skip
 
     @classmethod
@@ -203,12 +198,33 @@ class GramAccumulator:
         """Return the accumulator that ``to_arrays`` described."""
         accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
         accumulator.n_rows, accumulator.chain = int(arrays["n_rows"]), int(arrays["chain"])
-        accumulator._gram[np.tril_indices(accumulator.n_features + 1)] = arrays["gram"]
+        accumulator._gram = Triangle.from_array(arrays["gram"])
         accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
 
 
-class Float32GramAccumulator(GramAccumulator):
+class GramAccumulator(GramSums):
+    """The same with float64 products, whose error is bounded; threads may share the parts of an update."""
+
+    def update(self, panel: FloatArray, start: int) -> None:
+        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
+        if len(panel) == 0:
+            return
+        for part in self.parts:
+            self.update_part(part, panel, self._workspace)
+        self.count(panel)
+
+    @property
+    def parts(self) -> list[Place]:
+        """Independent parts of an update, those with most work first."""
+        return self._gram.places
+
+    def update_part(self, part: Place, panel: FloatArray, workspace: host.Workspace) -> None:
+        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+        self._gram.add_product(part, panel, workspace)
+
+
+class Float32GramAccumulator(GramSums):
     """The same with float32 products of short panels, summed in float64, and their error measured by probes.
 
     float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
@@ -219,15 +235,18 @@ class Float32GramAccumulator(GramAccumulator):
         super().__init__(n_features, workspace, rows_error=rows_error)
         self.probes = Probes(n_features)
 
-    def _product(self, panel: FloatArray, start: int) -> FloatArray:
+    def update(self, panel: FloatArray, start: int) -> None:
+        """Add the rows of ``panel``, as the float64 Gram does, and compare the product with the panel."""
+        if len(panel) == 0:
+            return
         rounded = self._workspace.array("panel32", panel.shape, dtype=np.float32)
-        product32 = self._workspace.array("gram32", self._gram.shape, dtype=np.float32)
         with np.errstate(over="ignore"):
             rounded[...] = panel
-        host.symmetric_product(rounded, product32)
-        product = self._workspace.array("gram", self._gram.shape)
-        product[...] = product32
-        if not np.isfinite(np.diagonal(product)).all():
+        width = panel.shape[1]
+        product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32))
+        for place in product.places:
+            product.set_product(place, rounded)
+        if not np.isfinite(product.diagonal()).all():
             raise MagnitudeError(
                 f"rows {start:,}-{start + len(panel) - 1:,} hold values whose squares overflow float32; "
                 "pass --precision float64, or scale by a power of two, which changes no rank"
@@ -236,7 +255,8 @@ class Float32GramAccumulator(GramAccumulator):
             1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
         )
         self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(len(panel)))
-        return product
+        self._gram.add(product)
+        self.count(panel)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""

@@ -1,19 +1,21 @@
 """BLAS and LAPACK on the host, called without the GIL.
 
-SciPy's Python wrappers hold the GIL while they compute; the function pointers that it publishes for Cython do not
-when they are called through ctypes.
+numpy's products release it. SciPy's Python wrappers hold it while they compute; the function pointers that it publishes
+for Cython do not when they are called through ctypes.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
-from scipy.linalg import cython_blas, cython_lapack
+from scipy.linalg import cython_lapack
 
 from rankme_stream.arrays import Array, FloatArray
 
+T = TypeVar("T")
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
 
@@ -27,9 +29,6 @@ def _pointer(module: Any, name: str, n_arguments: int) -> Any:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
 
 
-_dsyrk = _pointer(cython_blas, "dsyrk", 10)
-_ssyrk = _pointer(cython_blas, "ssyrk", 10)
-_dsymm = _pointer(cython_blas, "dsymm", 12)
 _dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
 
 
@@ -37,68 +36,44 @@ def _int(value: int) -> Any:
     return ctypes.byref(ctypes.c_int(value))
 
 
-def _real(value: float, dtype: Any) -> Any:
-    return ctypes.byref(ctypes.c_double(value) if dtype == np.float64 else ctypes.c_float(value))
-
-
 class Workspace:
-    """Named scratch arrays that one worker reuses, so that no page is faulted in twice."""
+    """Named scratch that one worker reuses, so that no page is faulted in twice."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, Array] = {}
+        self._kept: dict[tuple[Any, ...], Any] = {}
 
     def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Array:
-        """Return the array of that name, made of zeros at first use, then holding what was left there."""
-        held = self._arrays.get(name)
-        if held is None or held.shape != shape:
-            held = self._arrays[name] = np.zeros(shape, dtype=dtype, order=order)
-        return held
+        """Return the array of that name and shape, made of zeros at first use, then holding what was left there."""
+        return self.kept((name, shape, order, dtype), lambda: np.zeros(shape, dtype=dtype, order=order))
+
+    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Return what is kept under a key, made at first use; the newest alone of those with the same first part."""
+        if key not in self._kept:
+            for other in [other for other in self._kept if other[0] == key[0]]:
+                del self._kept[other]
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
 
 
-def symmetric_product(panel: Array, out: Array) -> None:
-    """Write the lower triangle of ``panel.T @ panel`` into ``out``; the rest of ``out`` is left as it is.
+def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
+    """Write ``left.T @ right`` into ``out``.
 
     Parameters
     ----------
-    panel
-        Shape ``(rows, n)``, C order, float64 or float32.
+    left, right
+        Shape ``(rows, m)`` and ``(rows, n)``: columns of one panel in C order, float64 or float32. The same columns
+        take half the work.
     out
-        Shape ``(n, n)``, C order, same type: that of the arithmetic.
+        Shape ``(m, n)``, C order, same type: that of the arithmetic.
 
     Notes
     -----
-    rows * n^2 flops; releases the GIL. Every entry is one chain of at most ``rows`` products and additions.
+    2 rows m n flops, or rows m^2; releases the GIL. numpy brings a newer BLAS than SciPy, as fast or faster at every
+    width measured (benchmarks/results/speed.md).
     """
-    rows, n = panel.shape
-    syrk = _dsyrk if panel.dtype == np.float64 else _ssyrk
-    syrk(
-        b"U", b"N", _int(n), _int(rows), _real(1.0, panel.dtype), panel.ctypes.data, _int(n),
-        _real(0.0, panel.dtype), out.ctypes.data, _int(n),
-    )  # fmt: skip
-
-
-def symmetric_times(lower: FloatArray, dense: FloatArray) -> FloatArray:
-    """Return the product of a symmetric matrix, of which the lower triangle is given, and a dense one.
-
-    Parameters
-    ----------
-    lower
-        Shape ``(n, n)``, C order.
-    dense
-        Shape ``(n, k)``.
-
-    Notes
-    -----
-    2 n^2 k flops; releases the GIL.
-    """
-    n, k = dense.shape
-    right = np.asfortranarray(dense)
-    out: FloatArray = np.empty((n, k), order="F")
-    _dsymm(
-        b"L", b"U", _int(n), _int(k), _real(1.0, lower.dtype), lower.ctypes.data, _int(n),
-        right.ctypes.data, _int(n), _real(0.0, lower.dtype), out.ctypes.data, _int(n),
-    )  # fmt: skip
-    return out
+    with np.errstate(all="ignore"):  # float32 may overflow, which is found afterwards
+        np.matmul(left.T, right, out=out)
 
 
 def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, workspace: Workspace) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.audit import Audit
-from rankme_stream.devices.host import Workspace
 from rankme_stream.errors import RankMeError
 from rankme_stream.ledger import Forest
-from rankme_stream.passes import Blocks, Interrupted, Task, run_segment
+from rankme_stream.passes import Blocks, Feed, Interrupted, Task, run_segment
 
 _TICK_S = 0.1
 
@@ -52,18 +51,25 @@ class _Run:
         self.stop = threading.Event()
         self.rows_done = 0
         self._lock = threading.Lock()
-        self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
-        for _ in range(task.plan.workers):
-            self._workspaces.put(Workspace())
+        self._feeds: queue.SimpleQueue[Feed] = queue.SimpleQueue()
+        self._all_feeds = [
+            Feed(task.plan.workers // task.plan.segments_at_once) for _ in range(task.plan.segments_at_once)
+        ]
+        for feed in self._all_feeds:
+            self._feeds.put(feed)
 
     def segment(self, index: int) -> None:
-        workspace = self._workspaces.get()
+        feed = self._feeds.get()
         try:
-            self.forest.add(
-                index, Partial(*run_segment(self.task, self.blocks, index, workspace, self.stop, self._count))
-            )
+            self.forest.add(index, Partial(*run_segment(self.task, self.blocks, index, feed, self.stop, self._count)))
         finally:
-            self._workspaces.put(workspace)
+            self._feeds.put(feed)
+
+    def close(self) -> None:
+        """Let go of the threads; what they are in the middle of is waited for by nobody."""
+        self.blocks.close()
+        for feed in self._all_feeds:
+            feed.close()
 
     def _count(self, n_rows: int) -> None:
         with self._lock:
@@ -85,8 +91,9 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
 
     Notes
     -----
-    No segment starts more than twice the workers after the oldest unfinished one, which bounds the partial results
-    alive. An interrupt stops the workers at their next panel.
+    ``plan.segments_at_once`` segments are run at once, by one thread each or by all threads together. None starts more
+    than twice as many after the oldest unfinished one, which bounds the partial results alive. An interrupt stops the
+    workers at their next slab.
     """
     shared = _Run(task)
     plan = task.plan
@@ -100,14 +107,14 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
             total = plan.row_stop - plan.row_start
             progress(Progress(shared.rows_done, total, shared.blocks.bytes_read, time.perf_counter() - began))
 
-    pool = ThreadPoolExecutor(plan.workers, thread_name_prefix="rankme")
+    pool = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme")
     upcoming = next(segments, None)
     try:
         while running or (upcoming is not None and not failures):
             oldest = min(running.values(), default=upcoming)
             while (
                 upcoming is not None and oldest is not None and not failures
-                and len(running) < plan.workers and upcoming - oldest < 2 * plan.workers
+                and len(running) < plan.segments_at_once and upcoming - oldest < 2 * plan.segments_at_once
             ):  # fmt: skip
                 running[pool.submit(shared.segment, upcoming)] = upcoming
                 upcoming = next(segments, None)
@@ -124,6 +131,8 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
         shared.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    finally:
+        shared.close()
     pool.shutdown()
     if failures:
         raise failures[min(failures)]

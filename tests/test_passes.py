@@ -1,0 +1,125 @@
+"""Rows reach the accumulators once each, read ahead of their use, in whatever way threads share the work."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import rankme_stream as rs
+from rankme_stream import planning
+from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.engines import local
+from rankme_stream.errors import CorruptChunkError
+from rankme_stream.passes import Blocks, Feed, Task
+from rankme_stream.sources import ArraySource
+from rankme_stream.testing import with_ones
+
+CHUNK = 1000
+
+
+class Chunked(ArraySource):
+    """Rows in memory that pretend to lie in chunks, and note what is read."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.reads: list[tuple[int, int]] = []
+        self.broken: int | None = None
+
+    def bounds(self, start: int, stop: int) -> range:
+        return range((start // CHUNK + 1) * CHUNK, stop, CHUNK)
+
+    def read(self, start, stop, out=None):
+        self.reads.append((start, stop))
+        if self.broken is not None and start <= self.broken < stop:
+            raise CorruptChunkError(f"row {self.broken} is broken")
+        return super().read(start, stop, out)
+
+
+@pytest.fixture
+def source() -> Chunked:
+    return Chunked(np.random.default_rng(0).standard_normal((200_500, 8)).astype(np.float32))
+
+
+def plan_for(source: Chunked, *, block_rows: int, **changes) -> planning.Plan:
+    return replace(rs.plan(source, workers=2), block_rows=block_rows, **changes)
+
+
+@pytest.mark.parametrize("reads_ahead", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_chunk_is_read_once(source, reads_ahead, workers):
+    plan = plan_for(source, block_rows=3000, reads_ahead=reads_ahead, workers=workers, segments_at_once=workers)
+    local.run(Task(source, plan, GramAccumulator))
+    edges = sorted(source.reads)
+    assert [start for start, _ in edges] == [0, *(stop for _, stop in edges[:-1])]
+    assert edges[-1][1] == len(source._array)
+    assert all(start % CHUNK == 0 for start, _ in edges)
+
+
+def test_the_next_block_is_read_before_it_is_asked_for(source):
+    plan = plan_for(source, block_rows=3000, reads_ahead=True)
+    blocks = Blocks(Task(source, plan, GramAccumulator))
+    list(blocks.rows(0, 10))
+    blocks._readers.shutdown()  # waits for what is under way
+    assert sorted(source.reads) == [(0, 3000), (3000, 6000)]
+
+
+def test_nothing_is_read_ahead_where_memory_does_not_allow_it(source):
+    blocks = Blocks(Task(source, plan_for(source, block_rows=3000, reads_ahead=False), GramAccumulator))
+    list(blocks.rows(0, 10))
+    blocks._readers.shutdown()
+    assert source.reads == [(0, 3000)]
+
+
+@pytest.mark.parametrize("broken", [0, 66_001, 200_499])
+def test_what_breaks_while_reading_ahead_is_raised_where_it_is_needed(source, broken):
+    source.broken = broken
+    with pytest.raises(CorruptChunkError, match=f"row {broken} is broken"):
+        rs.measure(source)
+    source.broken = None
+    assert rs.measure(source).rows_read == len(source._array)
+
+
+def test_a_gram_shared_by_threads_has_the_bits_of_one_thread(monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((17_000, 1100)).astype(np.float16)
+    wanted = rs.measure(rows, workers=2, normalize=True)
+    assert wanted.plan.segments_at_once == 2
+    monkeypatch.setattr(planning, "_SHARED_FROM", 1024)
+    for workers in (1, 2, 5):
+        found = rs.measure(rows, workers=workers, normalize=True)
+        assert (found.plan.segments_at_once, found.plan.workers) == (1, workers)
+        for mine, theirs in ((found.estimates, wanted.estimates), (found.normalized, wanted.normalized)):
+            assert list(map(repr, mine.values())) == list(map(repr, theirs.values()))
+
+
+def test_shared_updates_keep_the_order_of_panels_in_every_part(monkeypatch):
+    feed = Feed(3)
+    seen: dict[object, list[float]] = {}
+    lock = threading.Lock()
+
+    def note(self, part, panel, workspace):
+        with lock:
+            seen.setdefault(part, []).append(float(panel[0, 1]))
+
+    monkeypatch.setattr(GramAccumulator, "update_part", note)
+    accumulator = GramAccumulator(1100)
+    for number in range(20):
+        (panel,) = feed.panels(["raw"], (4, 1101))
+        panel[:] = with_ones(np.full((4, 1100), float(number)))
+        feed.update(accumulator, panel, 4 * number)
+    feed.finish()
+    feed.close()
+    assert set(seen) == set(accumulator.parts)
+    assert all(numbers == [float(number) for number in range(20)] for numbers in seen.values())
+
+
+def test_an_error_in_a_shared_part_reaches_the_caller(monkeypatch):
+    def fail(self, part, panel, workspace):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(planning, "_SHARED_FROM", 1)
+    monkeypatch.setattr(GramAccumulator, "update_part", fail)
+    with pytest.raises(MemoryError, match="no more"):
+        rs.measure(np.ones((5000, 8)), workers=2)
