@@ -111,7 +111,7 @@ class _Peak:
     def _sample(self) -> None:
         while not self._stop.wait(_PERIOD_S):
             with suppress(OSError):  # it has ended
-                self._bytes = max(self._bytes, machine.resident_in(self._path.read_text(encoding="utf-8")))
+                self._bytes = max(self._bytes, machine.resident_in(self._path.read_bytes()))
 
     def stop(self) -> int:
         self._stop.set()

@@ -47,8 +47,13 @@ class StoredType:
         """Relative error of rounding a number to this type; 2**-53 for integers, which float64 holds."""
         return 2.0 ** -_MANTISSA_BITS.get(self.name, 53)
 
-    def to_float64(self, stored: Array, out: FloatArray) -> None:
+    def to_float64(self, stored: Array, out: FloatArray, scratch: Array) -> None:
         """Write the values of ``stored``, finite where they are floats, into ``out`` of the same shape, exactly.
+
+        Parameters
+        ----------
+        scratch
+            Shape of ``stored``, int32, overwritten: what 16-bit types become on their way.
 
         Raises
         ------
@@ -56,15 +61,14 @@ class StoredType:
             Integers beyond 2**53; the argument is the index of the first row that holds one.
         """
         if self.name == "bfloat16":
-            bits = stored.astype(np.uint32)
-            np.left_shift(bits, 16, out=bits)
-            out[...] = bits.view(np.float32)
+            np.left_shift(stored.view(np.int16), 16, out=scratch, dtype=np.int32)
+            out[...] = scratch.view(np.float32)
             return
         if self.name == "float16" and _keeps_subnormals():  # in half the time that numpy's own cast takes
-            signed = stored.view(np.int16).astype(np.int32)
-            np.left_shift(signed, 13, out=signed)
-            np.bitwise_and(signed, _FLOAT16_IN_FLOAT32, out=signed)
-            np.multiply(signed.view(np.float32), _FLOAT16_SCALE, out=out)
+            np.copyto(scratch, stored.view(np.int16))  # with the sign repeated above it
+            np.left_shift(scratch, 13, out=scratch)
+            np.bitwise_and(scratch, _FLOAT16_IN_FLOAT32, out=scratch)
+            np.multiply(scratch.view(np.float32), _FLOAT16_SCALE, out=out)
             return
         if not self.is_float and self.dtype.itemsize == 8:
             limit = _FLOAT64_EXACT_INTEGER

@@ -61,14 +61,14 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     m = lower.size
 
     def slope_is_positive(x: FloatArray, t: float) -> bool:
-        total = math.fsum(x) + m * inside
+        total = float(x.sum()) + m * inside
         if total == 0.0:
             return True
         level = t / total + eps
         if level == 0.0:
             return True
         q = x / total
-        return math.fsum(q * (_log(q + eps) + 1.0)) > math.log(level) + 1.0
+        return float((q * (_log(q + eps) + 1.0)).sum()) > math.log(level) + 1.0
 
     def value(x: FloatArray) -> float:
         return metrics.exp_entropy(x / (math.fsum(x) + m * inside) + eps)
@@ -96,7 +96,7 @@ def participation_ratio(box: Box) -> Interval:
     first = 0 if lower[0] > 0.0 else 1
     sums, squares = _vertex_sums(lower, upper, lambda x: x * x)
     place = first + int(np.argmin(sums[first:] ** 2 / squares[first:]))
-    most = _levels(lower, upper, lambda x, t: t * math.fsum(x) < math.fsum(x * x) or t == 0.0)
+    most = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
     return _outward(value(_vertex(lower, upper, place)), max(value(x) for x in most), lower.size)
 
 

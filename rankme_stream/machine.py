@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -13,20 +14,20 @@ from threadpoolctl import threadpool_info
 
 _UNKNOWN_RESIDENT_BYTES = 200 * 2**20  # where /proc is absent: an interpreter with numpy, scipy and zarr loaded
 _SAMPLE_PERIOD_S = 0.01
+_RESIDENT = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
 
 def resident_bytes() -> int:
     """Anonymous plus shared resident memory of this process, bytes; mapped files are not counted."""
     try:
-        return resident_in(Path("/proc/self/status").read_text(encoding="utf-8"))
+        return resident_in(Path("/proc/self/status").read_bytes())
     except OSError:
         return _UNKNOWN_RESIDENT_BYTES
 
 
-def resident_in(status: str) -> int:
+def resident_in(status: bytes) -> int:
     """Anonymous plus shared resident memory, bytes, that the text of a ``/proc/PID/status`` tells; 0 of a zombie."""
-    fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
-    return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssShmem") if key in fields)
+    return sum(int(kibibytes) * 1024 for kibibytes in _RESIDENT.findall(status))
 
 
 def memory_bytes() -> int:

@@ -243,9 +243,11 @@ def run_segment(
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
             raise Interrupted
+        scratch = feed.workspace.array("cast", (plan.slab_rows, n_features), dtype=np.int32)
         slabs = dict(zip(accumulators, feed.panels(list(accumulators), shape), strict=True))
         for row, stored in blocks.rows(start, end):
-            audit = audit.merge(_fill(task, row, stored, slabs["raw"][row - start : row - start + len(stored)]))
+            piece = slice(row - start, row - start + len(stored))
+            audit = audit.merge(_fill(task, row, stored, slabs["raw"][piece], scratch[piece]))
         if task.normalize:
             scale_rows(slabs["raw"][: end - start], slabs["unit"][: end - start])
         for low, high in grid.panels(start, end):
@@ -256,7 +258,7 @@ def run_segment(
     return accumulators, audit
 
 
-def _fill(task: Task, row: int, stored: Array, piece: Array) -> Audit:
+def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> Audit:
     """Audit stored rows and write them into their place in a panel; rows left out become zeros."""
     source = task.source
     out = np.zeros(len(stored), dtype=bool)
@@ -293,7 +295,7 @@ def _fill(task: Task, row: int, stored: Array, piece: Array) -> Audit:
         )
     piece[:, 0] = ~out
     try:
-        source.stored.to_float64(kept, piece[:, 1:])
+        source.stored.to_float64(kept, piece[:, 1:], scratch)
     except OverflowError as error:
         raise MagnitudeError(
             f"{source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold exactly"

@@ -204,9 +204,10 @@ def _memory(
         scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
     merging = at_once * (state if method == "gram" else 2 * square)
     slabs = at_once * (1 if at_once == workers else 2)
+    cast = at_once * slab // 2
     return {
         "accumulators": (1 + normalize) * (min(live, n_segments + 1) * state + merging),
-        "panels": (1 + normalize) * slabs * slab + workers * scratch,
+        "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
         "solving": (6 + normalize) * square,
     }
 
