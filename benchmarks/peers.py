@@ -22,9 +22,8 @@ from threadpoolctl import threadpool_limits
 import rankme_stream as rs
 from rankme_stream import machine, metrics
 
-_SLAB_CHUNKS = (
-    machine.cores()
-)  # all cores decode then; of 1, 2, 4 and 8 on 2 cores, 2 were fastest or as fast for every peer
+# All cores decode then. Of 1, 2, 4 and 8 chunks on 2 cores, 2 were the fastest, or as fast, for every peer.
+_SLAB_CHUNKS = machine.cores()
 _RANK = 256  # of the truncated SVD
 _WARM_UP = 2  # rows of the first run, in features
 
