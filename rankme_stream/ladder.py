@@ -35,7 +35,7 @@ _ACCUMULATORS: dict[Rung, Any] = {
 }
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
 _PILOT_ROWS = 4  # in features: enough for the spectrum's shape
-_PILOT_SHARE = 1 / 250  # a pilot longer than this share of the rows could cost more than float32 saves
+_PILOT_SHARE = 1 / 80  # a pilot longer than this share of the rows could cost a pass in vain more than 3 %
 _PILOT_MARGIN = 2.0  # a sample of the rows and of the panels may be off by so much
 
 
