@@ -255,8 +255,10 @@ def _wanted(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str
     middle, least, most = found["auto / float64"]
     found["float64 / auto"] = [1 / middle, 1 / most, 1 / least]
     found["peak memory of ours, MB"] = [max(row["peak_mb"] for row in rows if row["name"] in (_OURS, *_OWN))]
+    limit_s = median(one["limit"]["limit_s"] for one in result["limits"])
+    best = {f"{row['name']} / float64": row["wall_s"][0] / limit_s for row in rows if "wall_s" in row}
     return [
-        {"what": what, "wanted": f"{relation} {bound:g}", "measured": found.get(what),
+        {"what": what, "wanted": f"{relation} {bound:g}", "measured": found.get(what), "at_the_limit": best.get(what),
          "is_met": (found[what][0] <= bound) == (relation == _AT_MOST) if what in found else None}
         for what, relation, bound in _WANTED
     ]  # fmt: skip
@@ -285,17 +287,22 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     lines += table(
         "Wanted and measured, wall seconds",
-        ["what", "wanted", "measured", "met"],
+        ["what", "wanted", "measured", "met", "by a pass at the limit"],
         [
             [
                 one["what"],
                 one["wanted"],
                 _shown(one["measured"]),
                 {True: "yes", False: "**no**", None: "-"}[one["is_met"]],
+                "-" if one["at_the_limit"] is None else f"{one['at_the_limit']:.3g}",
             ]
             for one in result["wanted"]
         ],
     )
+    lines += [
+        "",
+        "Where a pass at the limit would fall short as well, nothing that multiplies in float64 here can do better.",
+    ]
     return "\n".join([*lines, *_limit_lines(result), *_time_lines(result)])
 
 
@@ -366,11 +373,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
         (seconds, [row["wall_s"][0] for row in rows], "wall seconds, median"),
         (memory, [row["peak_mb"] for row in rows], "peak memory, MB"),
     ):
-        axes.bar_label(axes.barh(names, values, color=colors), fmt="{:,.3g}", padding=2)
+        texts = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+        axes.bar_label(axes.barh(names, values, color=colors, zorder=2), texts, padding=2)
         axes.set(xscale="log", xlabel=label, xlim=(min(values) / 3, max(values) * 3))
     limit_s = median(one["limit"]["limit_s"] for one in result["limits"])
-    seconds.axvline(limit_s, color="tab:red", linestyle="--", label="limit")
-    seconds.legend()
+    seconds.axvline(limit_s, color="tab:red", linestyle="--", label=f"limit of float64, {limit_s:.3g} s", zorder=1)
+    seconds.legend(loc="upper right")
     figure.suptitle("RankMe of {:,} x {} float16 from zarr".format(*result["shape"]))
     figure.savefig(path, dpi=120)
 

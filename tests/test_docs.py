@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from statistics import median
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -14,6 +16,19 @@ def test_the_python_of_the_readme_runs(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert "rankme" in capsys.readouterr().out
+
+
+def test_the_table_of_the_readme_is_that_of_the_benchmark():
+    result = json.loads(
+        (Path(__file__).parents[1] / "benchmarks" / "results" / "speed.json").read_text(encoding="utf-8")
+    )
+    assert f"{result['date']}, {result['machine']}" in README
+    limit_s = median(one["limit"]["limit_s"] for one in result["limits"])
+    assert f"cost at least here is {limit_s:.3g} s" in README
+    for row in (row for row in result["rows"] if "wall_s" in row):
+        ratio = row.get("wall_ratio", [1])[0]
+        figures = f"{row['wall_s'][0]:.3g} | {ratio:.3g} | {row['peak_mb']:,.0f} | {row['relative_error']:.1g}"
+        assert f"| {row['name']} | {figures} |" in README
 
 
 def test_the_tables_of_the_documentation_are_those_of_the_benchmark():
