@@ -33,6 +33,8 @@ class Audit:
 
     def merge(self, other: Audit) -> Audit:
         """Return the audit of both sets of rows; neither argument changes."""
+        if other == _CLEAN:
+            return self
         merged: dict[str, Any] = {}
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
@@ -43,6 +45,9 @@ class Audit:
             else:
                 merged[field.name] = max(mine, theirs)
         return Audit(**merged)
+
+
+_CLEAN = Audit()
 
 
 def largest_magnitude_bits(stored: Array, kind: StoredType) -> int:
@@ -58,10 +63,10 @@ def largest_magnitude_bits(stored: Array, kind: StoredType) -> int:
     return max(positive, any_sign - sign_bit, 0)
 
 
-def nonfinite_rows(stored: Array, kind: StoredType) -> Array:
-    """Return a mask, shape ``(rows,)``, of the rows that hold NaN or infinity; cheap when there are none."""
+def nonfinite_rows(stored: Array, kind: StoredType) -> Array | None:
+    """Return a mask, shape ``(rows,)``, of the rows that hold NaN or infinity; None, quickly, when there are none."""
     if not kind.is_float or largest_magnitude_bits(stored, kind) < _INFINITY_BITS[kind.name]:
-        return np.zeros(len(stored), dtype=bool)
+        return None
     bits = stored.view(_UNSIGNED[kind.dtype.itemsize])
     infinity = bits.dtype.type(_INFINITY_BITS[kind.name])
     return np.asarray(((bits & infinity) == infinity).any(axis=1))

@@ -261,18 +261,20 @@ def run_segment(
 def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> Audit:
     """Audit stored rows and write them into their place in a panel; rows left out become zeros."""
     source = task.source
-    out = np.zeros(len(stored), dtype=bool)
     audit = Audit()
+    out: Array | None = None  # rows left out; most slabs have none, and every numpy call costs a turn at the GIL
     gaps = source.missing(row, row + len(stored))
     if gaps:
         audit = Audit(rows_missing=sum(end - start for start, end in gaps), first_missing=gaps[0][0])
         if task.missing == "skip":
+            out = np.zeros(len(stored), dtype=bool)
             for start, end in gaps:
                 out[start - row : end - row] = True
-    bad = auditing.nonfinite_rows(stored, source.stored) & ~out
-    n_bad = int(bad.sum())
-    if n_bad:
-        first = row + int(np.argmax(bad))
+    bad = auditing.nonfinite_rows(stored, source.stored)
+    if bad is not None and out is not None:
+        bad &= ~out
+    if bad is not None and bad.any():
+        n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
         if task.nonfinite == "error":
             raise NonFiniteError(
                 f"{source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
@@ -280,12 +282,13 @@ def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> 
                 "and have them counted"
             )
         audit = audit.merge(Audit(rows_nonfinite=n_bad, first_nonfinite=first))
-        out |= bad
+        out = bad if out is None else out | bad
     zeros = auditing.zero_rows(stored, source.stored)
-    zeros = zeros[~out[zeros]]
+    if out is not None:
+        zeros = zeros[~out[zeros]]
     if zeros.size:
         audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
-    kept = stored if not out.any() else np.where(out[:, None], stored.dtype.type(0), stored)
+    kept = stored if out is None else np.where(out[:, None], stored.dtype.type(0), stored)
     magnitude = auditing.largest_magnitude(kept, source.stored)
     if magnitude > LARGEST_MAGNITUDE:
         place = row + int(np.argmax((np.abs(kept) > LARGEST_MAGNITUDE).any(axis=1)))
@@ -293,11 +296,11 @@ def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> 
             f"{source.uri}: row {place:,} holds values beyond 2^480, whose squares overflow; scale the embeddings by a "
             "power of two, which changes no rank"
         )
-    piece[:, 0] = ~out
+    piece[:, 0] = 1.0 if out is None else ~out
     try:
         source.stored.to_float64(kept, piece[:, 1:], scratch)
     except OverflowError as error:
         raise MagnitudeError(
             f"{source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold exactly"
         ) from None
-    return replace(audit, largest_magnitude=magnitude)
+    return replace(audit, largest_magnitude=magnitude) if magnitude else audit

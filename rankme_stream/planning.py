@@ -20,7 +20,7 @@ _PANEL_ROWS: dict[str, int] = {
 }  # of 512 to 4,096 QR is as fast, and its error bound grows with them
 _SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
-_BLOCK_BYTES = (16 * 2**20, 4 * 2**20, 2**20, 2**18)
+_BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 _SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import google_crc32c
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+
+from rankme_stream.arrays import Array
+
+Decode = Callable[[Array, Array], None]  # stored bytes to values, both flat uint8; ValueError if sizes differ
 CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
 _BLOSC_HEADER_BYTES = 16
 
@@ -70,3 +79,85 @@ def check_blosc(encoded: Any) -> None:
     n_bytes_decoded = int.from_bytes(bytes(encoded[4:8]), "little")
     if n_bytes_decoded >= 2**31:
         raise ValueError(f"blosc frame says it decodes to {n_bytes_decoded:,} bytes, beyond blosc's limit of 2**31-1")
+
+
+def decoder(metadata: Mapping[str, Any]) -> tuple[bool, Decode | None]:
+    """Return whether chunks can be decoded by calling codecs straight, and how; None is no codec at all.
+
+    That is: C order, native byte order, zstd, blosc, gzip, zlib or nothing, and a crc32c of the stored bytes or none.
+    """
+    chain = [(name.removeprefix("numcodecs."), conf) for name, conf in chunk_codecs(codec_chain(metadata))]
+    if metadata["zarr_format"] == 2:
+        is_plain = metadata.get("order", "C") == "C"
+    else:
+        is_plain = bool(chain) and chain[0][0] == "bytes" and chain.pop(0)[1].get("endian", "little") == "little"
+    names = [name for name, _ in chain]
+    is_summed = metadata["zarr_format"] == 3 and names[-1:] == ["crc32c"]
+    decompress = _DECOMPRESS.get(names[0]) if (names := names[: len(names) - is_summed]) else None
+    if not is_plain or len(names) > 1 or (names and decompress is None):
+        return False, None
+    return True, _check_sum_and(decompress) if is_summed else decompress
+
+
+def strip_crc32c(encoded: Array) -> Array:
+    """Return the bytes before the checksum of four that closes them, or raise ValueError where it is another."""
+    content, stored = encoded[:-4], encoded[-4:].tobytes()
+    if google_crc32c.value(content) != int.from_bytes(stored, "little"):
+        raise ValueError("crc32c does not match")
+    return content
+
+
+def _check_sum_and(decompress: Decode | None) -> Decode:
+    def decode(encoded: Array, out: Array) -> None:
+        content = strip_crc32c(encoded)
+        if decompress is not None:
+            decompress(content, out)
+        else:
+            _copy(content, out)
+
+    return decode
+
+
+def _unpack_zstd(encoded: Array, out: Array) -> None:
+    n_bytes = _zstd_content_bytes(encoded[:18].tobytes())
+    if n_bytes is None:  # written as a stream
+        _copy(numcodecs.zstd.decompress(encoded), out)
+    elif n_bytes == len(out):
+        numcodecs.zstd.decompress(encoded, out)
+    else:
+        raise ValueError(f"{n_bytes:,} bytes where {len(out):,} were expected")
+
+
+def _zstd_content_bytes(header: bytes) -> int | None:
+    """Read the size of what a zstd frame holds, for the library checks only that it is not too large (RFC 8878)."""
+    if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("not a zstd frame")
+    has_no_window = header[4] >> 5 & 1
+    place = 6 - has_no_window + (0, 1, 2, 4)[header[4] & 3]
+    size = (has_no_window, 2, 4, 8)[header[4] >> 6]
+    return int.from_bytes(header[place : place + size], "little") + 256 * (size == 2) if size else None
+
+
+def _unpack_blosc(encoded: Array, out: Array) -> None:
+    check_blosc(encoded)
+    if int.from_bytes(encoded[4:8].tobytes(), "little") != len(out):
+        raise ValueError("a blosc frame of another size")
+    numcodecs.blosc.decompress(encoded, out)
+
+
+def _inflate(encoded: Array, out: Array) -> None:
+    _copy(zlib.decompress(encoded.data, wbits=47, bufsize=len(out)), out)  # 47: gzip or zlib, as its header says
+
+
+def _copy(content: Any, out: Array) -> None:
+    if len(content) != len(out):
+        raise ValueError(f"{len(content):,} bytes where {len(out):,} were expected")
+    out[...] = np.frombuffer(content, np.uint8)
+
+
+_DECOMPRESS: Mapping[str, Decode] = {
+    "zstd": _unpack_zstd,
+    "blosc": _unpack_blosc,
+    "gzip": _inflate,
+    "zlib": _inflate,
+}

@@ -16,21 +16,8 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.sources.zarr.store import AuditingStore
 
-try:
-    from zarrs.pipeline import UnsupportedMetadataError
-
-    HAS_ZARRS = True
-except ImportError:
-    HAS_ZARRS = False
-
 METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 _LISTED = 20
-_RUST_PIPELINE = {
-    "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
-    "codec_pipeline.strict": True,
-    "codec_pipeline.chunk_concurrent_maximum": 1,
-    "threading.max_workers": 1,
-}
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # asks our store for every chunk, whatever is configured
 
 
@@ -86,30 +73,6 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
     if isinstance(node, zarr.Array):
         return node
     raise SourceFormatError(_group_message(node, path, uri))
-
-
-def open_in_rust(root: str, path: str) -> zarr.Array[Any] | None:
-    """Open the array in a folder so that the zarrs package decodes it, in Rust and without the GIL.
-
-    Returns
-    -------
-    zarr.Array or None
-        None where that package is not installed or does not know the array's codecs.
-
-    Notes
-    -----
-    It reads the folder itself, so no store of ours sees what it asks for. Strict: what it does not know is an error,
-    never decoded by zarr-python behind our back. A read decodes on one thread, for a pass has several under way:
-    threads of zarrs' own would only contend with the products, which cost 5 % of a pass.
-    """
-    if not HAS_ZARRS:
-        return None
-    try:
-        with zarr.config.set(_RUST_PIPELINE):
-            node = zarr.open(store=LocalStore(root, read_only=True), path=path, mode="r")
-    except (UnsupportedMetadataError, *METADATA_ERRORS, OSError, RuntimeError):
-        return None
-    return node if isinstance(node, zarr.Array) else None
 
 
 def _group_message(group: Any, path: str, uri: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.arrays import Array
-from rankme_stream.sources.zarr.codecs import check_blosc, codec_fields
+from rankme_stream.sources.zarr.codecs import check_blosc, codec_fields, strip_crc32c
 
 _EMPTY = np.uint64(2**64 - 1)
 
@@ -28,6 +28,8 @@ class ShardIndex:
         Whether it opens the shard; otherwise it closes it.
     dtype
         ``<u8`` or ``>u8``.
+    has_crc32c
+        Whether a checksum closes it.
     """
 
     n_rows: int
@@ -35,8 +37,14 @@ class ShardIndex:
     n_bytes: int
     is_at_start: bool
     dtype: str
+    has_crc32c: bool
 
-    def entries(self, encoded: bytes) -> Array:
+    def check_sum(self, encoded: Array) -> None:
+        """Raise ValueError when the checksum of the index, if it has one, is not that of its bytes."""
+        if self.has_crc32c:
+            strip_crc32c(encoded)
+
+    def entries(self, encoded: bytes | Array) -> Array:
         """Return offset and length of every inner chunk, shape ``(n_rows, n_columns, 2)``, uint64."""
         n_entries = self.n_rows * self.n_columns
         flat = np.frombuffer(encoded, dtype=self.dtype, count=2 * n_entries).astype(np.uint64)
@@ -80,12 +88,12 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
         None where the index is packed by codecs other than ``bytes`` and ``crc32c``: its empty entries are not seen.
     """
     n_rows, n_columns = outer[0] // inner[0], outer[1] // inner[1]
-    n_bytes, dtype = 16 * n_rows * n_columns, "<u8"
+    n_bytes, dtype, has_crc32c = 16 * n_rows * n_columns, "<u8", False
     for name, configuration in map(codec_fields, sharding.get("index_codecs", ("bytes", "crc32c"))):
         if name == "bytes":
             dtype = ">u8" if configuration.get("endian") == "big" else "<u8"
         elif name == "crc32c":
-            n_bytes += 4
+            n_bytes, has_crc32c = n_bytes + 4, True
         else:
             return None
-    return ShardIndex(n_rows, n_columns, n_bytes, sharding.get("index_location") == "start", dtype)
+    return ShardIndex(n_rows, n_columns, n_bytes, sharding.get("index_location") == "start", dtype, has_crc32c)

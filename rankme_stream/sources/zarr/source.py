@@ -17,13 +17,13 @@ from zarr.core.sync import sync
 from rankme_stream.arrays import Array, StoredType, stored_type
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourcePermissionError
 from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
-from rankme_stream.sources.zarr.codecs import CHECKSUMS, chunk_codecs, codec_chain, integrity, is_blosc_outermost
+from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain, decoder, integrity, is_blosc_outermost
+from rankme_stream.sources.zarr.files import ChunkFiles
 from rankme_stream.sources.zarr.opening import (
     METADATA_ERRORS,
     in_one_line,
     locate,
     open_array,
-    open_in_rust,
     refuse_metadata,
 )
 from rankme_stream.sources.zarr.store import AuditingStore
@@ -86,7 +86,7 @@ class ZarrSource:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
         self._store.audit(self._grid, self._missing, has_blosc=is_blosc_outermost(self._codecs))
-        self._rust = self._open_in_rust(path)
+        self._files = self._open_files(metadata)
 
     @property
     def chunks_missing(self) -> int:
@@ -100,8 +100,8 @@ class ZarrSource:
 
     @property
     def decoder(self) -> str:
-        """The package that decodes chunks: ``zarrs``, several times faster on small and sharded chunks, or ``zarr``."""
-        return "zarr" if self._rust is None else "zarrs"
+        """What decodes chunks: ``numcodecs``, called straight and several times faster on small ones, or ``zarr``."""
+        return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins."""
@@ -123,8 +123,8 @@ class ZarrSource:
         if stop <= start:
             return out
         self._missing.ask(start, stop)
-        if self._rust is not None and self._read_in_rust(self._rust, start, stop, out):
-            return out
+        if self._files is not None and self._files.read(start, stop, out):
+            return out  # otherwise zarr reads all of it, notes what is missing and says what is wrong
         stored = out.view(self._dtype())
         try:
             self._select(self._array, start, stop, 0, self.shape[1], stored)
@@ -192,26 +192,13 @@ class ZarrSource:
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(self._array.dtype)
 
-    def _open_in_rust(self, path: str) -> zarr.Array[Any] | None:
-        """Open the array a second time, for zarrs, where that checks as much and the folder tells what is missing.
-
-        Of chunks that are needed in part, such as the last, zarrs leaves checksums of their own unread.
-        """
-        is_audited = self._grid.index is not None or not self._grid.is_sharded
-        is_checked = self.integrity not in CHECKSUMS
-        if self._store.root is None or not (is_audited and is_checked and self._dtype().isnative):
+    def _open_files(self, metadata: dict[str, Any]) -> ChunkFiles | None:
+        """Read the files of a folder ourselves, where its codecs can be called straight and its shards are known."""
+        can_decode, decode = decoder(metadata)
+        has_index = self._grid.index is not None or not self._grid.is_sharded
+        if self._store.root is None or not (can_decode and has_index and self._dtype().isnative):
             return None
-        return open_in_rust(self._store.root, path)
-
-    def _read_in_rust(self, array: zarr.Array[Any], start: int, stop: int, out: Array) -> bool:
-        """Say whether zarrs read the rows; after a failure zarr-python reads all, and names what is wrong."""
-        try:
-            self._select(array, start, stop, 0, self.shape[1], out.view(self._dtype()))
-        except _DECODE_ERRORS:
-            self._rust = None
-            return False
-        self._list(start, stop)  # after the read: what it did not find then is gone, and is missed here
-        return True
+        return ChunkFiles(self._store.root, self._grid, decode, self.stored.dtype)
 
     def _list(self, start: int, stop: int) -> bytes:
         """Find which chunks of rows ``[start, stop)`` a folder lacks; return a hash of the others."""
