@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rankme_stream import machine
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.blocks import missing_message
 from rankme_stream.engines import local
 from rankme_stream.errors import (
     ArithmeticCheckError,
@@ -21,7 +22,7 @@ from rankme_stream.errors import (
     UsageError,
 )
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
-from rankme_stream.passes import Task, missing_message
+from rankme_stream.passes import Task
 from rankme_stream.planning import Method, Plan, Precision, make_plan
 from rankme_stream.sources import Source
 from rankme_stream.spectrum import Spectrum

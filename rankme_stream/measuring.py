@@ -220,5 +220,5 @@ def _remedy(method: str, precision: str, refused: str | None) -> str:
 
 def _provenance(workers: int) -> dict[str, Any]:
     worker = machine.describe() | {"count": workers, "threads": 1}
-    worker |= {name: version(name) for name in ("numpy", "scipy", "zarr")}
+    worker |= {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
     return {"rankme_stream": version("rankme-stream"), "bits_reproducible": True, "workers": [worker]}

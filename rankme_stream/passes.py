@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from rankme_stream import audit as auditing
-from rankme_stream.accumulators import Accumulator, Divisible
-from rankme_stream.arrays import Array, FloatArray
+from rankme_stream.accumulators import Accumulator
+from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
-from rankme_stream.devices.host import Workspace
-from rankme_stream.errors import MagnitudeError, MissingChunksError, NonFiniteError
-from rankme_stream.planning import Plan, block_stops
+from rankme_stream.blocks import Blocks
+from rankme_stream.errors import MagnitudeError, NonFiniteError
+from rankme_stream.feed import Feed
+from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
 from rankme_stream.unit_rows import rows_error, scale_rows
 
@@ -46,170 +45,6 @@ class Task:
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
     """The pass was told to stop."""
-
-
-class _Block:
-    """Consecutive rows, read by whoever starts to first and dropped when every row was used."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self.unused = stop - start
-        self.reading: Future[Array] | None = None
-
-
-class Blocks:
-    """Rows of a source, handed out in any ranges near one another; each block is read once.
-
-    Threads of its own read, one block ahead of each that is in use where the plan has memory for it. A chunk that two
-    segments share is decoded for whichever asks first and kept until both have had their rows.
-    """
-
-    def __init__(self, task: Task) -> None:
-        plan = task.plan
-        self._task = task
-        self._lock = threading.Lock()
-        self._live: deque[_Block] = deque()
-        self._next = plan.row_start
-        self._buffers: list[Array] = []
-        self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
-        self.bytes_read = 0
-        bounds = task.source.bounds(plan.row_start, plan.row_stop)
-        self._stops = block_stops(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
-
-    def close(self) -> None:
-        """Read nothing more; what is being read is waited for by nobody."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
-
-    def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
-        """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be asked for once."""
-        while start < stop:
-            block, reading = self._block(start)
-            stored = reading.result()
-            end = min(stop, block.stop)
-            yield start, stored[start - block.start : end - block.start]
-            self._release(block, end - start)
-            start = end
-
-    def _block(self, row: int) -> tuple[_Block, Future[Array]]:
-        """Return the block of a row, being read, and start on the one after it."""
-        with self._lock:
-            while self._next <= row:
-                self._cut()
-            block = next(block for block in self._live if block.start <= row < block.stop)
-            reading = self._start(block)
-            if self._task.plan.reads_ahead:
-                if self._next == block.stop < self._task.plan.row_stop:
-                    self._cut()
-                for following in self._live:
-                    if following.start == block.stop:
-                        self._start(following)
-            return block, reading
-
-    def _cut(self) -> None:
-        end = next(self._stops)
-        self._live.append(_Block(self._next, end))
-        self._next = end
-
-    def _start(self, block: _Block) -> Future[Array]:
-        if block.reading is None:
-            block.reading = self._readers.submit(self._read, block.start, block.stop)
-        return block.reading
-
-    def _read(self, start: int, stop: int) -> Array:
-        source = self._task.source
-        rows = source.read(start, stop, self._buffer((stop - start, source.shape[1])))
-        with self._lock:
-            self.bytes_read += rows.nbytes
-        if self._task.missing == "error":
-            for first, last in source.missing(start, stop):
-                raise MissingChunksError(missing_message(source, first, last))
-        return rows
-
-    def _buffer(self, shape: tuple[int, int]) -> Array:
-        with self._lock:
-            for place, buffer in enumerate(self._buffers):
-                if buffer.size >= shape[0] * shape[1]:
-                    return self._buffers.pop(place)[: shape[0] * shape[1]].reshape(shape)
-            self._buffers.clear()
-        return np.empty(shape[0] * shape[1], dtype=self._task.source.stored.dtype).reshape(shape)
-
-    def _release(self, block: _Block, n_rows: int) -> None:
-        with self._lock:
-            block.unused -= n_rows
-            if block.unused == 0 and block.reading is not None:
-                self._live.remove(block)
-                flat = block.reading.result().base
-                if isinstance(flat, np.ndarray) and flat.ndim == 1 and flat.dtype == self._task.source.stored.dtype:
-                    self._buffers.append(flat)
-
-
-class Feed:
-    """Brings panels to accumulators for one segment after another: on the caller's thread, or shared out over several.
-
-    Parameters
-    ----------
-    threads
-        With one, an update is done when ``update`` returns. With more, the parts of an update are shared by so many
-        threads while the caller fills the next panel; each part sees the panels in order, so the bits are the same.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.workspace = Workspace()
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rankme-feed") if threads > 1 else None
-        self._scratch = threading.local()
-        self._last: dict[tuple[int, Any], Future[None]] = {}
-        self._slots: list[list[Future[None]]] = [[], []] if threads > 1 else [[]]
-        self._slot = 0
-
-    def panels(self, names: Sequence[str], shape: tuple[int, int]) -> list[FloatArray]:
-        """Return arrays to fill next, of which no update is under way any more."""
-        self._slot = (self._slot + 1) % len(self._slots)
-        for update in self._slots[self._slot]:
-            update.result()
-        self._slots[self._slot].clear()
-        return [self.workspace.array(f"{name} {self._slot}", shape) for name in names]
-
-    def update(self, accumulator: Accumulator, panel: FloatArray, start: int) -> None:
-        """Add a panel that lies in the arrays of the last call of ``panels``."""
-        if self._pool is None or not isinstance(accumulator, Divisible):
-            accumulator.update(panel, start)
-            return
-        accumulator.count(panel)
-        for part in accumulator.parts:
-            before = self._last.get((id(accumulator), part))
-            future = self._pool.submit(self._update_part, accumulator, part, panel, before)
-            self._last[id(accumulator), part] = future
-            self._slots[self._slot].append(future)
-
-    def _update_part(self, accumulator: Divisible, part: Any, panel: FloatArray, before: Future[None] | None) -> None:
-        if before is not None:
-            before.result()  # started earlier, so no two threads can wait for each other
-        if not hasattr(self._scratch, "workspace"):
-            self._scratch.workspace = Workspace()
-        accumulator.update_part(part, panel, self._scratch.workspace)
-
-    def finish(self) -> None:
-        """Wait for every update."""
-        for slot in self._slots:
-            for update in slot:
-                update.result()
-            slot.clear()
-        self._last.clear()
-
-    def close(self) -> None:
-        """Start nothing more."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def missing_message(source: Source, start: int, stop: int) -> str:
-    """Say which chunks are missing and what to do."""
-    return (
-        f"{source.uri}: chunk {source.first_missing} (rows {start:,}-{stop - 1:,}) is missing, "
-        f"{source.chunks_missing:,} in all; write them, or pass --missing skip to leave their rows out or "
-        "--missing fill to take the fill value"
-    )
 
 
 def run_segment(

@@ -11,9 +11,11 @@ import pytest
 import rankme_stream as rs
 from rankme_stream import planning
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.blocks import Blocks
 from rankme_stream.engines import local
 from rankme_stream.errors import CorruptChunkError
-from rankme_stream.passes import Blocks, Feed, Task
+from rankme_stream.feed import Feed
+from rankme_stream.passes import Task
 from rankme_stream.sources import ArraySource
 from rankme_stream.testing import with_ones
 
@@ -60,14 +62,14 @@ def test_each_chunk_is_read_once(source, reads_ahead, workers):
 
 def test_the_next_block_is_read_before_it_is_asked_for(source):
     plan = plan_for(source, block_rows=3000, reads_ahead=True)
-    blocks = Blocks(Task(source, plan, GramAccumulator))
+    blocks = Blocks(source, plan)
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()  # waits for what is under way
     assert sorted(source.reads) == [(0, 3000), (3000, 6000)]
 
 
 def test_nothing_is_read_ahead_where_memory_does_not_allow_it(source):
-    blocks = Blocks(Task(source, plan_for(source, block_rows=3000, reads_ahead=False), GramAccumulator))
+    blocks = Blocks(source, plan_for(source, block_rows=3000, reads_ahead=False))
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()
     assert source.reads == [(0, 3000)]

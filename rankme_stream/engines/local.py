@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.audit import Audit
+from rankme_stream.blocks import Blocks
 from rankme_stream.errors import RankMeError
+from rankme_stream.feed import Feed
 from rankme_stream.ledger import Forest
-from rankme_stream.passes import Blocks, Feed, Interrupted, Task, run_segment
+from rankme_stream.passes import Interrupted, Task, run_segment
 
 _TICK_S = 0.1
 
@@ -46,7 +48,7 @@ class _Run:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.blocks = Blocks(task)
+        self.blocks = Blocks(task.source, task.plan, refuse_missing=task.missing == "error")
         self.forest: Forest[Partial] = Forest()
         self.stop = threading.Event()
         self.rows_done = 0

@@ -1,0 +1,117 @@
+"""Rows of a source in blocks of whole chunks, read ahead of their use."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from rankme_stream.arrays import Array
+from rankme_stream.errors import MissingChunksError
+from rankme_stream.planning import Plan, block_stops
+from rankme_stream.sources import Source
+
+
+class _Block:
+    """Consecutive rows, read by whoever starts to first and dropped when every row was used."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self.unused = stop - start
+        self.reading: Future[Array] | None = None
+
+
+class Blocks:
+    """Rows of a source, handed out in any ranges near one another; each block is read once.
+
+    Threads of its own read, one block ahead of each that is in use where the plan has memory for it. A chunk that two
+    segments share is decoded for whichever asks first and kept until both have had their rows.
+    """
+
+    def __init__(self, source: Source, plan: Plan, *, refuse_missing: bool = True) -> None:
+        self._source, self._plan, self._refuse_missing = source, plan, refuse_missing
+        self._lock = threading.Lock()
+        self._live: deque[_Block] = deque()
+        self._next = plan.row_start
+        self._buffers: list[Array] = []
+        self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
+        self.bytes_read = 0
+        bounds = source.bounds(plan.row_start, plan.row_stop)
+        self._stops = block_stops(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
+
+    def close(self) -> None:
+        """Read nothing more; what is being read is waited for by nobody."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be asked for once."""
+        while start < stop:
+            block, reading = self._block(start)
+            stored = reading.result()
+            end = min(stop, block.stop)
+            yield start, stored[start - block.start : end - block.start]
+            self._release(block, end - start)
+            start = end
+
+    def _block(self, row: int) -> tuple[_Block, Future[Array]]:
+        """Return the block of a row, being read, and start on the one after it."""
+        with self._lock:
+            while self._next <= row:
+                self._cut()
+            block = next(block for block in self._live if block.start <= row < block.stop)
+            reading = self._start(block)
+            if self._plan.reads_ahead:
+                if self._next == block.stop < self._plan.row_stop:
+                    self._cut()
+                for following in self._live:
+                    if following.start == block.stop:
+                        self._start(following)
+            return block, reading
+
+    def _cut(self) -> None:
+        end = next(self._stops)
+        self._live.append(_Block(self._next, end))
+        self._next = end
+
+    def _start(self, block: _Block) -> Future[Array]:
+        if block.reading is None:
+            block.reading = self._readers.submit(self._read, block.start, block.stop)
+        return block.reading
+
+    def _read(self, start: int, stop: int) -> Array:
+        rows = self._source.read(start, stop, self._buffer((stop - start, self._source.shape[1])))
+        with self._lock:
+            self.bytes_read += rows.nbytes
+        if self._refuse_missing:
+            for first, last in self._source.missing(start, stop):
+                raise MissingChunksError(missing_message(self._source, first, last))
+        return rows
+
+    def _buffer(self, shape: tuple[int, int]) -> Array:
+        with self._lock:
+            for place, buffer in enumerate(self._buffers):
+                if buffer.size >= shape[0] * shape[1]:
+                    return self._buffers.pop(place)[: shape[0] * shape[1]].reshape(shape)
+            self._buffers.clear()
+        return np.empty(shape[0] * shape[1], dtype=self._source.stored.dtype).reshape(shape)
+
+    def _release(self, block: _Block, n_rows: int) -> None:
+        with self._lock:
+            block.unused -= n_rows
+            if block.unused == 0 and block.reading is not None:
+                self._live.remove(block)
+                flat = block.reading.result().base
+                if isinstance(flat, np.ndarray) and flat.ndim == 1 and flat.dtype == self._source.stored.dtype:
+                    self._buffers.append(flat)
+
+
+def missing_message(source: Source, start: int, stop: int) -> str:
+    """Say which chunks are missing and what to do."""
+    return (
+        f"{source.uri}: chunk {source.first_missing} (rows {start:,}-{stop - 1:,}) is missing, "
+        f"{source.chunks_missing:,} in all; write them, or pass --missing skip to leave their rows out or "
+        "--missing fill to take the fill value"
+    )
