@@ -129,6 +129,7 @@ def plan(quick: bool) -> Plan:
         )
     wide = Layout("wide", 400_000, 768)
     million = Layout("", 4_000_000, 128)
+    huge = replace(million, n_rows=12_000_000, chunk_rows=1_000_000)
     return Plan(
         repeats=3,
         rows=[Layout("", 500_000 * 2**k, 256) for k in range(5)],
@@ -137,15 +138,15 @@ def plan(quick: bool) -> Plan:
         methods=_arithmetics(wide),
         workers=_workers(wide, [1, 2]),
         layouts=[
-            replace(million, name="100 rows", n_rows=400_000, chunk_rows=100),
+            replace(million, name="100 rows", n_rows=2_000_000, chunk_rows=100),
             replace(million, name="1,000 rows", chunk_rows=1_000),
             replace(million, name="10,000 rows", chunk_rows=10_000),
             replace(million, name="10,000 rows, raw", chunk_rows=10_000, codec="raw"),
             replace(million, name="10,000 rows, blosc lz4", chunk_rows=10_000, codec="blosc lz4"),
-            replace(million, name="1,000,000 rows", chunk_rows=1_000_000),
-            replace(million, name="1,000,000 rows, raw", chunk_rows=1_000_000, codec="raw"),
+            replace(huge, name="1,000,000 rows"),
+            replace(huge, name="1,000,000 rows, raw", codec="raw"),
             replace(million, name="4,096 x 16", chunk_rows=4_096, chunk_columns=16),
-            replace(million, name="1,000,000 x 16", chunk_rows=1_000_000, chunk_columns=16),
+            replace(huge, name="1,000,000 x 16", chunk_columns=16),
             replace(million, name="1,000 rows in shards of 100,000", chunk_rows=1_000, shard_rows=100_000),
             replace(wide, name="1,000 rows", n_rows=600_000, chunk_rows=1_000),
             replace(wide, name="100,000 rows", n_rows=600_000, chunk_rows=100_000),

@@ -30,6 +30,18 @@ class ChunkFiles:
     def __init__(self, root: str, grid: ChunkGrid, decode: Decode | None, dtype: np.dtype[np.generic]) -> None:
         self._root, self._grid, self._decode, self._dtype = root, grid, decode, dtype
         self._buffers = threading.local()
+        self._chunk_bytes = grid.inner[0] * grid.inner[1] * dtype.itemsize
+
+    @property
+    def has_loose_rows(self) -> bool:
+        """Whether any rows can be read without the rest of their chunk: no codec, all features side by side."""
+        return self._decode is None and self._grid.inner[1] == self._grid.shape[1]
+
+    def read_memory(self, n_rows: int) -> int:
+        """Bytes that a read of ``n_rows`` rows needs at its peak: the rows, a chunk encoded, one decoded, an index."""
+        result = n_rows * self._grid.shape[1] * self._dtype.itemsize
+        index = 3 * self._grid.index.n_bytes if self._grid.index else 0
+        return result + index + (0 if self.has_loose_rows else self._chunk_bytes + _encoded_bytes(self._chunk_bytes))
 
     def read(self, start: int, stop: int, out: Array) -> bool:
         """Write rows ``[start, stop)`` into ``out``, C order.
@@ -81,18 +93,19 @@ class ChunkFiles:
         n_rows, n_columns = self._grid.inner
         low, high = max(row, start), min(row + n_rows, start + len(out))
         wanted = out[low - start : high - start, column : column + n_columns]
+        is_loose = self.has_loose_rows
         is_whole = wanted.shape == (n_rows, n_columns) and n_columns == out.shape[1]
-        chunk = wanted if is_whole else self._bytes("chunk", n_rows * n_columns * self._dtype.itemsize)
+        chunk = wanted if is_whole or is_loose else self._bytes("chunk", self._chunk_bytes)
         values = chunk.reshape(-1).view(np.uint8)
         if self._decode is None:
-            if (os.fstat(file).st_size if n_bytes is None else n_bytes) != len(values):
+            if (os.fstat(file).st_size if n_bytes is None else n_bytes) != self._chunk_bytes:
                 raise ValueError("a chunk of another size")
-            _read_into(file, place, values)
+            _read_into(file, place + (low - row) * (self._chunk_bytes // n_rows) * is_loose, values)
         else:
             # Room for more than there can be spares asking how much there is.
-            encoded = self._bytes("encoded", len(values) + len(values) // 64 + 4096 if n_bytes is None else n_bytes)
+            encoded = self._bytes("encoded", _encoded_bytes(self._chunk_bytes) if n_bytes is None else n_bytes)
             self._decode(encoded[: os.preadv(file, [encoded.data], place)], values)
-        if not is_whole:
+        if chunk is not wanted:
             rows = values.view(self._dtype).reshape(n_rows, n_columns)
             wanted[...] = rows[low - row : high - row, : wanted.shape[1]]
 
@@ -103,6 +116,10 @@ class ChunkFiles:
             kept = np.empty(n_bytes, np.uint8)
             setattr(self._buffers, name, kept)
         return kept[:n_bytes]
+
+
+def _encoded_bytes(n_bytes: int) -> int:
+    return n_bytes + n_bytes // 64 + 4096
 
 
 def _read_into(file: int, place: int, out: Array) -> None:

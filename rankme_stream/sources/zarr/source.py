@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
@@ -104,8 +105,8 @@ class ZarrSource:
         return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins."""
-        n_rows = self._grid.inner[0]
+        """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins; all where rows are loose."""
+        n_rows = 1 if self._files is not None and self._files.has_loose_rows else self._grid.inner[0]
         return range((start // n_rows + 1) * n_rows, stop, n_rows)
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
@@ -123,8 +124,18 @@ class ZarrSource:
         if stop <= start:
             return out
         self._missing.ask(start, stop)
-        if self._files is not None and self._files.read(start, stop, out):
-            return out  # otherwise zarr reads all of it, notes what is missing and says what is wrong
+        if self._files is None:
+            self._read_in_zarr(start, stop, out)
+        elif not self._files.read(start, stop, out):
+            n_rows = self._grid.inner[0]
+            cuts = [start, *range((start // n_rows + 1) * n_rows, stop, n_rows), stop]
+            for first, last in pairwise(cuts):  # zarr notes what is missing and says what is wrong
+                rows = out[first - start : last - start]
+                if not self._files.read(first, last, rows):
+                    self._read_in_zarr(first, last, rows)
+        return out
+
+    def _read_in_zarr(self, start: int, stop: int, out: Array) -> None:
         stored = out.view(self._dtype())
         try:
             self._select(self._array, start, stop, 0, self.shape[1], stored)
@@ -134,17 +145,18 @@ class ZarrSource:
             self._refuse_chunk(start, stop, error)
         if not stored.dtype.isnative:
             out.byteswap(inplace=True)
-        return out
 
     def read_memory(self, n_rows: int) -> int:
         """Upper estimate of the bytes that a read of ``n_rows`` rows from a bound needs, result included.
 
         Notes
         -----
-        zarr holds up to ``async.concurrency`` chunks at once, each encoded and decoded, whole even where they reach
-        past the array; of a shard, the encoded chunks asked for and one more copy of the rows, and again as many
-        chunks in decoding.
+        Files that are read straight take one chunk at a time. zarr holds up to ``async.concurrency`` chunks at once,
+        each encoded and decoded, whole even where they reach past the array; of a shard, the encoded chunks asked for
+        and one more copy of the rows, and again as many chunks in decoding.
         """
+        if self._files is not None:
+            return self._files.read_memory(n_rows)
         grid, itemsize = self._grid, self.stored.dtype.itemsize
         n_tasks = int(zarr.config.get("async.concurrency") or 10)
         chunk = grid.inner[0] * grid.inner[1] * itemsize
