@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,7 @@ from zarr.codecs import (
     TransposeCodec,
     ZstdCodec,
 )
+from zarr.storage import LocalStore
 
 from rankme_stream.errors import (
     CorruptChunkError,
@@ -100,10 +103,71 @@ def test_codecs_that_are_not_called_straight_are_left_to_zarr(tmp_path: Path, na
     np.testing.assert_array_equal(source.read(7, 33), _rows("float32")[7:33])
 
 
-def test_a_packed_shard_index_is_left_to_zarr(tmp_path: Path) -> None:
-    packed = ShardingCodec(chunk_shape=(5, 4), index_codecs=[BytesCodec(), ZstdCodec()])
+@pytest.mark.parametrize("chunk_shape", [(5, 4), (20, 12)])
+def test_a_packed_shard_index_is_left_to_zarr(tmp_path: Path, chunk_shape: tuple[int, int]) -> None:
+    packed = ShardingCodec(chunk_shape=chunk_shape, index_codecs=[BytesCodec(), ZstdCodec()])
     _array(tmp_path / "a.zarr", chunks=(20, 12), serializer=packed, compressors=None)
     assert ZarrSource(tmp_path / "a.zarr").decoder == "zarr"
+
+
+INNER = ShardingCodec(chunk_shape=(5, 4), codecs=[BytesCodec()])
+WRAPPED: dict[str, dict[str, Any]] = {
+    "behind a transpose": {"filters": TransposeCodec(order=(1, 0)), "serializer": INNER, "compressors": None},
+    "inside a checksum": {"serializer": INNER, "compressors": Crc32cCodec()},
+    "inside shards": {"serializer": ShardingCodec(chunk_shape=(10, 4), codecs=[INNER]), "compressors": None},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+def test_shards_whose_missing_chunks_would_not_be_seen_are_refused(tmp_path: Path, name: str) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=SHAPE, dtype="f4", chunks=(20, 12), **WRAPPED[name])
+    with pytest.raises(SourceFormatError, match="shards inside"):
+        ZarrSource(tmp_path / "a.zarr")
+
+
+class TurnedOver(LocalStore):
+    """A store that holds something else than its files say."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Return every byte of a chunk turned over."""
+        found = await super().get(key, prototype, byte_range)
+        if found is None or not key.startswith("c/"):
+            return found
+        return prototype.buffer.from_bytes(bytes(255 - byte for byte in found.to_bytes()))
+
+
+def test_a_store_of_a_class_of_its_own_is_asked_for_every_chunk(tmp_path: Path) -> None:
+    rows = _rows("uint16")
+    zarr.create_array(tmp_path / "a.zarr", shape=SHAPE, chunks=(10, 12), dtype="uint16", compressors=None)[:] = rows
+    source = ZarrSource(zarr.open_array(TurnedOver(tmp_path / "a.zarr", read_only=True)))
+    assert source.decoder == "zarr"
+    np.testing.assert_array_equal(source.read(0, 103), ~rows)
+
+
+@pytest.mark.parametrize("name", ["gzip", "gzip, v2", "zlib, v2"])
+@pytest.mark.parametrize("tail", [b"garbage!", gzip.compress(b"more"), zlib.compress(b"more")])
+def test_what_follows_a_deflated_chunk_is_not_overlooked(tmp_path: Path, name: str, tail: bytes) -> None:
+    _array(tmp_path / "a.zarr", chunks=(10, 12), **CODECS[name])
+    path = tmp_path / "a.zarr" / ("c/1/0" if (tmp_path / "a.zarr/c").exists() else "1.0")
+    path.write_bytes(path.read_bytes() + tail)
+    source = ZarrSource(tmp_path / "a.zarr")
+    files = source._files
+    if files is not None:
+        assert not files.read(10, 20, np.empty((10, 12), "f4"))
+
+
+@pytest.mark.parametrize("layout", ["v2-columns", "v3-sharded"])
+def test_a_missing_chunk_leaves_its_neighbours_to_be_read(tmp_path: Path, layout: str) -> None:
+    path, rows = _write(tmp_path, layout)
+    (path / ("3.1" if layout == "v2-columns" else "c/1/1")).unlink()
+    source = ZarrSource(path)
+    found = source.read(0, 103)
+    gap = np.s_[30:40, 5:10] if layout == "v2-columns" else np.s_[20:40, 8:]
+    expected = rows.copy()
+    expected[gap] = 0
+    np.testing.assert_array_equal(found, expected)
+    assert source.missing(0, 103) == [(gap[0].start, gap[0].stop)]
 
 
 CODECS: dict[str, dict[str, Any]] = {
@@ -139,6 +203,26 @@ def test_chunks_of_every_codec_come_back_and_those_of_another_size_are_refused(
                 (path / key).write_bytes((larger / key).read_bytes())
         with pytest.raises(CorruptChunkError, match=r"1[/.]0"):
             ZarrSource(path).read(0, 103)
+
+
+@pytest.mark.parametrize("settings", [{}, {"shards": (40, 12)}])
+def test_rows_of_chunks_without_a_codec_are_read_alone(tmp_path: Path, decoder: str, settings: dict[str, Any]) -> None:
+    rows = _array(tmp_path / "a.zarr", chunks=(20, 12), compressors=None, **settings)
+    source = ZarrSource(tmp_path / "a.zarr")
+    for start, stop in RANGES:
+        np.testing.assert_array_equal(source.read(start, stop), rows[start:stop])
+    if decoder == "numcodecs":
+        assert source.bounds(3, 6) == range(4, 6)
+        assert source.read_memory(2) < source.read_memory(20) / 2 + 200
+    else:
+        assert list(source.bounds(3, 60)) == [20, 40]
+
+
+def test_rows_are_read_into_any_array(tmp_path: Path) -> None:
+    path, rows = _write(tmp_path)
+    out = np.zeros((10, 24), "f4")[:, ::2]
+    ZarrSource(path).read(10, 20, out)
+    np.testing.assert_array_equal(out, rows[10:20])
 
 
 @pytest.mark.parametrize("n_bytes", [480, 456, 504])

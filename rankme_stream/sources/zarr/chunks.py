@@ -108,7 +108,14 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
     separator = str(configuration.get("separator", "/" if name == "default" else "."))
     prefix = folder + (f"c{separator}" if name == "default" else "")
     codecs = [codec_fields(codec) for codec in metadata["codecs"]]
-    if len(codecs) != 1 or codecs[0][0] != "sharding_indexed":
+    inner_codecs = [codec_fields(codec)[0] for name, conf in codecs for codec in conf.get("codecs", ())]
+    if (shards := [name for name, _ in codecs].count("sharding_indexed")) and (
+        len(codecs) > 1 or "sharding_indexed" in inner_codecs
+    ):
+        raise SourceFormatError(
+            f"{uri} has shards inside shards or other codecs, whose missing chunks would not be seen: rewrite it"
+        )
+    if not shards:
         return ChunkGrid((n_rows, n_features), outer, outer, prefix, separator, None)
     inner = _pair(codecs[0][1]["chunk_shape"], uri)
     index = shard_index(outer, inner, codecs[0][1])

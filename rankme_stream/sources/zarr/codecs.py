@@ -16,6 +16,7 @@ from rankme_stream.arrays import Array
 Decode = Callable[[Array, Array], None]  # stored bytes to values, both flat uint8; ValueError if sizes differ
 CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
 _BLOSC_HEADER_BYTES = 16
+_INFLATED_AT_ONCE = 2**16  # encoded bytes
 
 
 def codec_fields(codec: Any) -> tuple[str, Mapping[str, Any]]:
@@ -84,14 +85,17 @@ def check_blosc(encoded: Any) -> None:
 def decoder(metadata: Mapping[str, Any]) -> tuple[bool, Decode | None]:
     """Return whether chunks can be decoded by calling codecs straight, and how; None is no codec at all.
 
-    That is: C order, native byte order, zstd, blosc, gzip, zlib or nothing, and a crc32c of the stored bytes or none.
+    That is: C order, native byte order, zstd, blosc, gzip, zlib or nothing, with a crc32c of the stored bytes or none,
+    in shards or not.
     """
-    chain = [(name.removeprefix("numcodecs."), conf) for name, conf in chunk_codecs(codec_chain(metadata))]
+    chain = [codec_fields(codec) for codec in codec_chain(metadata)]
+    if [name for name, _ in chain] == ["sharding_indexed"]:
+        chain = [codec_fields(codec) for codec in chain[0][1].get("codecs", ())]
     if metadata["zarr_format"] == 2:
         is_plain = metadata.get("order", "C") == "C"
     else:
         is_plain = bool(chain) and chain[0][0] == "bytes" and chain.pop(0)[1].get("endian", "little") == "little"
-    names = [name for name, _ in chain]
+    names = [name.removeprefix("numcodecs.") for name, _ in chain]
     is_summed = metadata["zarr_format"] == 3 and names[-1:] == ["crc32c"]
     decompress = _DECOMPRESS.get(names[0]) if (names := names[: len(names) - is_summed]) else None
     if not is_plain or len(names) > 1 or (names and decompress is None):
@@ -120,12 +124,9 @@ def _check_sum_and(decompress: Decode | None) -> Decode:
 
 def _unpack_zstd(encoded: Array, out: Array) -> None:
     n_bytes = _zstd_content_bytes(encoded[:18].tobytes())
-    if n_bytes is None:  # written as a stream
-        _copy(numcodecs.zstd.decompress(encoded), out)
-    elif n_bytes == len(out):
-        numcodecs.zstd.decompress(encoded, out)
-    else:
+    if n_bytes not in (None, len(out)):  # None: written as a stream, of which numcodecs counts the bytes itself
         raise ValueError(f"{n_bytes:,} bytes where {len(out):,} were expected")
+    numcodecs.zstd.decompress(encoded, out)
 
 
 def _zstd_content_bytes(header: bytes) -> int | None:
@@ -145,19 +146,30 @@ def _unpack_blosc(encoded: Array, out: Array) -> None:
     numcodecs.blosc.decompress(encoded, out)
 
 
-def _inflate(encoded: Array, out: Array) -> None:
-    _copy(zlib.decompress(encoded.data, wbits=47, bufsize=len(out)), out)  # 47: gzip or zlib, as its header says
+def _inflate(wbits: int) -> Decode:
+    def decode(encoded: Array, out: Array) -> None:
+        stream, done = zlib.decompressobj(wbits), 0
+        for start in range(0, len(encoded), _INFLATED_AT_ONCE):  # by the piece: zlib returns new memory
+            slot = out[done:]
+            content = stream.decompress(encoded[start : start + _INFLATED_AT_ONCE].data, len(slot) + 1)
+            _copy(content, slot[: len(content)])
+            done += len(content)
+        if not stream.eof or stream.unused_data or stream.unconsumed_tail or done != len(out):
+            raise ValueError("not one stream of the size expected")
+
+    return decode
 
 
 def _copy(content: Any, out: Array) -> None:
     if len(content) != len(out):
         raise ValueError(f"{len(content):,} bytes where {len(out):,} were expected")
-    out[...] = np.frombuffer(content, np.uint8)
+    if len(content):
+        out[...] = np.frombuffer(content, np.uint8)
 
 
 _DECOMPRESS: Mapping[str, Decode] = {
     "zstd": _unpack_zstd,
     "blosc": _unpack_blosc,
-    "gzip": _inflate,
-    "zlib": _inflate,
+    "gzip": _inflate(31),
+    "zlib": _inflate(15),
 }

@@ -52,6 +52,8 @@ class ChunkFiles:
             False where a chunk is missing, may not be read or does not decode; what is in ``out`` is then of no use.
         """
         grid = self._grid
+        if not out.flags.c_contiguous:
+            return False
         try:
             for i in grid.outer_rows(start, stop):
                 for j in range(grid.n_outer_columns):
@@ -61,7 +63,7 @@ class ChunkFiles:
                             self._read_chunk(file, place, n_bytes, row, column, start, out)
                     finally:
                         os.close(file)
-        except (OSError, ValueError, RuntimeError, zlib.error):  # of the file, of a check here, of a codec
+        except (OSError, ValueError, RuntimeError, MemoryError, zlib.error):  # of the file, of a check, of a codec
             return False
         return True
 
@@ -82,8 +84,8 @@ class ChunkFiles:
             for column in range(j * grid.outer[1], min((j + 1) * grid.outer[1], grid.shape[1]), grid.inner[1]):
                 entry = entries[(row - first) // grid.inner[0], column % grid.outer[1] // grid.inner[1]]
                 offset, length = entry.tolist()
-                if length == 0 or offset + length > n_bytes:
-                    raise ValueError("a chunk that is missing or lies outside its shard")
+                if not 0 < length <= _encoded_bytes(self._chunk_bytes) or offset + length > n_bytes:
+                    raise ValueError("a chunk that is missing, too large, or outside its shard")
                 yield row, column, offset, length
 
     def _read_chunk(

@@ -18,7 +18,14 @@ from zarr.core.sync import sync
 from rankme_stream.arrays import Array, StoredType, stored_type
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourcePermissionError
 from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
-from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain, decoder, integrity, is_blosc_outermost
+from rankme_stream.sources.zarr.codecs import (
+    chunk_codecs,
+    codec_chain,
+    codec_fields,
+    decoder,
+    integrity,
+    is_blosc_outermost,
+)
 from rankme_stream.sources.zarr.files import ChunkFiles
 from rankme_stream.sources.zarr.opening import (
     METADATA_ERRORS,
@@ -101,7 +108,7 @@ class ZarrSource:
 
     @property
     def decoder(self) -> str:
-        """What decodes chunks: ``numcodecs``, called straight and several times faster on small ones, or ``zarr``."""
+        """What decodes chunks: ``numcodecs``, called straight and which is faster, or ``zarr``."""
         return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
@@ -125,20 +132,22 @@ class ZarrSource:
             return out
         self._missing.ask(start, stop)
         if self._files is None:
-            self._read_in_zarr(start, stop, out)
+            self._read_in_zarr(start, stop, 0, out)
         elif not self._files.read(start, stop, out):
-            n_rows = self._grid.inner[0]
+            n_rows, n_columns = self._grid.inner
             cuts = [start, *range((start // n_rows + 1) * n_rows, stop, n_rows), stop]
-            for first, last in pairwise(cuts):  # zarr notes what is missing and says what is wrong
+            for first, last in pairwise(cuts):  # by the chunk, as was foretold of memory
                 rows = out[first - start : last - start]
                 if not self._files.read(first, last, rows):
-                    self._read_in_zarr(first, last, rows)
+                    for low in range(0, self.shape[1], n_columns):
+                        self._read_in_zarr(first, last, low, rows[:, low : low + n_columns])
         return out
 
-    def _read_in_zarr(self, start: int, stop: int, out: Array) -> None:
+    def _read_in_zarr(self, start: int, stop: int, low: int, out: Array) -> None:
+        """Have zarr read rows and features that it notes as missing, or says what is wrong with."""
         stored = out.view(self._dtype())
         try:
-            self._select(self._array, start, stop, 0, self.shape[1], stored)
+            self._select(self._array, start, stop, low, low + out.shape[1], stored)
         except SourcePermissionError:
             raise
         except _DECODE_ERRORS as error:
@@ -207,7 +216,7 @@ class ZarrSource:
     def _open_files(self, metadata: dict[str, Any]) -> ChunkFiles | None:
         """Read the files of a folder ourselves, where its codecs can be called straight and its shards are known."""
         can_decode, decode = decoder(metadata)
-        has_index = self._grid.index is not None or not self._grid.is_sharded
+        has_index = self._grid.index is not None or "sharding_indexed" not in [codec_fields(c)[0] for c in self._codecs]
         if self._store.root is None or not (can_decode and has_index and self._dtype().isnative):
             return None
         return ChunkFiles(self._store.root, self._grid, decode, self.stored.dtype)

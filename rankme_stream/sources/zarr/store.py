@@ -28,8 +28,8 @@ class AuditingStore(WrapperStore[Store]):
 
     @property
     def root(self) -> str | None:
-        """Folder of a local store."""
-        return os.fspath(self._store.root) if isinstance(self._store, LocalStore) else None
+        """Folder of a local store; a class made from that of local stores may answer otherwise than its files do."""
+        return os.fspath(self._store.root) if type(self._store) is LocalStore else None
 
     def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
         """Start noting missing chunks."""
