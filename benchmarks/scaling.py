@@ -309,7 +309,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         "Model: decoding, casting and multiplying by the fastest candidates of `benchmarks.limits` on all cores, then "
-        "solving (eigenvalues, raw and centred at once, and metrics). A row is without solving. Products take D^2 a row, the rest D.",
+        "solving (eigenvalues, raw and centred at once, and metrics). A row is without solving. Products take D^2 a "
+        "row, the rest D.",
         "",
         f"CPU time a row grows with the width to the power of {fitted['CPU a row, narrow']:.2f} from {low:,} to "
         f"{middle:,} features (model {fitted['model, narrow']:.2f}) and {fitted['CPU a row, wide']:.2f} from there to "
