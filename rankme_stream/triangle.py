@@ -92,6 +92,11 @@ class Triangle:
         made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
         return made
 
+    @property
+    def corner(self) -> float:
+        """The entry in the first row and column."""
+        return float(self._blocks[0, 0][0, 0])
+
     def diagonal(self) -> FloatArray:
         """The diagonal, shape ``(n,)``."""
         return np.concatenate([np.diagonal(self._blocks[i, i]) for i in range(len(self._cuts))])

@@ -41,8 +41,6 @@ class GramSums:
 
     Attributes
     ----------
-    n_rows
-        Rows counted so far.
     chain
         The longest chain of rounded operations that an entry went through: rows of a panel, additions of panels,
         merges. gamma_n of Higham's bound takes it as n.
@@ -60,17 +58,20 @@ class GramSums:
 
     def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
         self.n_features = n_features
-        self.n_rows = 0
         self.chain = 0
         self.rows_error = rows_error
         self._workspace = workspace or host.Workspace()
         self._gram = Triangle(n_features + 1)
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
+    @property
+    def n_rows(self) -> int:
+        """Rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
+        return round(self._gram.corner)
+
     def count(self, panel: FloatArray) -> None:
         """Do what is left of ``update`` beside its parts."""
         mark_nonzero(self._nonzero, panel)
-        self.n_rows += round(float(panel[:, 0].sum()))
         self.chain = max(self.chain, len(panel)) + (self.chain > 0)
 
     def merge(self, other: Self) -> Self:
@@ -78,7 +79,6 @@ class GramSums:
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
         merged = self._like(self._gram + other._gram, self._nonzero | other._nonzero)
-        merged.n_rows = self.n_rows + other.n_rows
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
         return merged
 
@@ -88,7 +88,7 @@ class GramSums:
 
     def _like(self, gram: Triangle, nonzero: Array) -> Self:
         made = type(self).__new__(type(self))
-        made.n_features, made.n_rows, made.chain = gram.n - 1, self.n_rows, self.chain
+        made.n_features, made.chain = gram.n - 1, self.chain
         made.rows_error, made._workspace, made._gram, made._nonzero = self.rows_error, self._workspace, gram, nonzero
         return made
 
@@ -189,15 +189,15 @@ class GramSums:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
-        return {"n_features": np.array(self.n_features), "n_rows": np.array(self.n_rows),
-                "chain": np.array(self.chain), "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
+        return {"n_features": np.array(self.n_features), "chain": np.array(self.chain),
+                "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
                 "nonzero": self._nonzero.copy()}  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Self:
         """Return the accumulator that ``to_arrays`` described."""
         accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
-        accumulator.n_rows, accumulator.chain = int(arrays["n_rows"]), int(arrays["chain"])
+        accumulator.chain = int(arrays["chain"])
         accumulator._gram = Triangle.from_array(arrays["gram"])
         accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
