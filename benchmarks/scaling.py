@@ -109,8 +109,11 @@ def plan(quick: bool) -> Plan:
 
 def score(uri: str, options: Sequence[str], repeats: int) -> dict[str, Any]:
     """Score a store in processes of their own; medians of the times, the largest of the peaks."""
-    command = [sys.executable, "-m", "rankme_stream", "score", uri, "--json", "-", *options]
-    return _scored(runs.quiet_runs(lambda: runs.run(command), repeats) if repeats > 1 else [runs.run(command)])
+    return _scored(runs.quiet_runs(lambda: _pass(uri, options), repeats) if repeats > 1 else [_pass(uri, options)])
+
+
+def _pass(uri: str, options: Sequence[str] = ()) -> runs.Run:
+    return runs.run([sys.executable, "-m", "rankme_stream", "score", uri, "--json", "-", *options])
 
 
 def _scored(made: Sequence[runs.Run]) -> dict[str, Any]:
@@ -169,11 +172,10 @@ def laid_out(layout: Layout, asked: Plan) -> dict[str, Any]:
 
     Pass, limit and reading take turns, and a ratio is of neighbours: machines drift.
     """
-    command = [sys.executable, "-m", "rankme_stream", "score", "--json", "-"]
     with layout.stored() as uri:
         made, found, read_s = [], [], []
         for _ in range(asked.repeats):
-            made += runs.quiet_runs(lambda: runs.run([*command, uri]), 1)
+            made += runs.quiet_runs(lambda: _pass(uri), 1)
             found.append(_limit(uri, asked))
             read_s.append(reading(uri))
         where_s = where_time_goes(uri)
@@ -400,7 +402,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """Measure, print the tables, write and draw them where asked; 1 if a peak is above its prediction."""
-    experiment = Experiment("scaling", __doc__, {"quick": "15 s", "default": "25 minutes"})
+    experiment = Experiment("scaling", __doc__, {"quick": "15 s", "default": "30 minutes"})
     experiment.start()
     result = experiment.finish(measured(experiment, plan(experiment.size == "quick")), markdown)
     if experiment.out:

@@ -54,7 +54,7 @@ class Grid:
 
 
 def grid_for(n_features: int, method: Method, precision: Precision = "float64") -> Grid:
-    """Return the grid of a width, method and precision: segments of about 2^33 flops, between 2^13 and 2^16 rows.
+    """Return the grid of a width, method and precision: segments of some 2^32 flops (N D^2), 2^13 to 2^16 rows.
 
     In float32, twice as fast, they are twice as long: the first panel of each is probed.
     """

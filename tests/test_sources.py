@@ -46,6 +46,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "v2-raw": {"zarr_format": 2, "chunks": (10, 12), "compressors": None},
     "v3": {"chunks": (10, 12)},
     "v3-columns": {"chunks": (10, 5)},
+    "v3-gzip": {"chunks": (10, 5), "compressors": GzipCodec()},
     "v3-dots": {"chunks": (10, 5), "chunk_key_encoding": {"name": "default", "separator": "."}},
     "v3-v2-keys": {"chunks": (10, 5), "chunk_key_encoding": {"name": "v2", "separator": "/"}},
     "v3-larger-than-array": {"chunks": (1000, 50)},
@@ -147,14 +148,20 @@ def test_a_store_of_a_class_of_its_own_is_asked_for_every_chunk(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["gzip", "gzip, v2", "zlib, v2"])
 @pytest.mark.parametrize("tail", [b"garbage!", gzip.compress(b"more"), zlib.compress(b"more")])
-def test_what_follows_a_deflated_chunk_is_not_overlooked(tmp_path: Path, name: str, tail: bytes) -> None:
+def test_what_follows_a_deflated_chunk_is_taken_as_zarr_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tail: bytes
+) -> None:
     _array(tmp_path / "a.zarr", chunks=(10, 12), **CODECS[name])
     path = tmp_path / "a.zarr" / ("c/1/0" if (tmp_path / "a.zarr/c").exists() else "1.0")
     path.write_bytes(path.read_bytes() + tail)
-    source = ZarrSource(tmp_path / "a.zarr")
-    files = source._files
-    if files is not None:
-        assert not files.read(10, 20, np.empty((10, 12), "f4"))
+    found = []
+    for _ in range(2):  # straight, and then by zarr alone
+        try:
+            found.append(ZarrSource(tmp_path / "a.zarr").read(10, 20).tobytes())
+        except CorruptChunkError:
+            found.append(b"refused")
+        monkeypatch.setattr(ZarrSource, "_open_files", lambda *_: None)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("layout", ["v2-columns", "v3-sharded"])
@@ -762,7 +769,48 @@ def test_threads_may_read_one_source(tmp_path: Path) -> None:
     assert all(block.tobytes() == rows[start : start + 7].tobytes() for start, block in enumerate(found))
 
 
-@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3-columns", "v3-sharded-blosc", "v3-big-endian"])
+def test_a_shard_entry_that_is_too_long_takes_no_memory_when_read_straight(tmp_path: Path) -> None:
+    codecs, index_codecs = [BytesCodec(), ZstdCodec()], [BytesCodec()]
+    unchecked = ShardingCodec(chunk_shape=(10, 12), codecs=codecs, index_codecs=index_codecs)
+    _array(tmp_path / "a.zarr", chunks=(20, 12), serializer=unchecked, compressors=None)
+    with open(tmp_path / "a.zarr/c/0/0", "r+b") as shard:
+        index = shard.read()[-32:]
+        shard.truncate(30_000_000)
+        shard.seek(0, os.SEEK_END)
+        shard.write(np.array([0, 25_000_000], "<u8").tobytes() + index[16:])
+    source = ZarrSource(tmp_path / "a.zarr")
+    if source._files is not None:
+        tracemalloc.start()
+        assert not source._files.read(0, 10, np.empty((10, 12), "f4"))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+    with pytest.raises(CorruptChunkError, match="c/0/0"):
+        source.read(0, 20)
+
+
+def test_a_chunk_shape_beyond_all_memory_is_an_error_of_the_source(tmp_path: Path) -> None:
+    _array(tmp_path / "a.zarr", chunks=(200, 20))
+    text = (tmp_path / "a.zarr/zarr.json").read_text()
+    metadata = json.loads(text)
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [10**9, 10**9]
+    (tmp_path / "a.zarr/zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(SourceError):
+        ZarrSource(tmp_path / "a.zarr").read(0, 103)
+
+
+def test_a_missing_chunk_leaves_memory_as_foretold(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(1000, 4096), chunks=(1000, 256), dtype="f4")
+    array[...] = np.random.default_rng(0).standard_normal(array.shape).astype("f4")
+    (tmp_path / "a.zarr/c/0/3").unlink()
+    source = ZarrSource(tmp_path / "a.zarr")
+    tracemalloc.start()
+    source.read(0, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= source.read_memory(1000) + 2**20
+
+
+@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3-columns", "v3-gzip", "v3-sharded-blosc", "v3-big-endian"])
 def test_reads_stay_within_the_memory_foretold(tmp_path: Path, layout: str) -> None:
     settings = (
         LAYOUTS[layout] | {"chunks": (1000, 64)} | ({"shards": (4000, 128)} if "shards" in LAYOUTS[layout] else {})

@@ -64,6 +64,7 @@ class ChunkFiles:
                     finally:
                         os.close(file)
         except (OSError, ValueError, RuntimeError, MemoryError, zlib.error):  # of the file, of a check, of a codec
+            vars(self._buffers).clear()  # zarr, which reads next, takes as much
             return False
         return True
 

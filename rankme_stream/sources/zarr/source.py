@@ -108,7 +108,7 @@ class ZarrSource:
 
     @property
     def decoder(self) -> str:
-        """What decodes chunks: ``numcodecs``, called straight and which is faster, or ``zarr``."""
+        """What decodes chunks: ``numcodecs``, called straight on files, or ``zarr``."""
         return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
@@ -171,7 +171,8 @@ class ZarrSource:
         chunk = grid.inner[0] * grid.inner[1] * itemsize
         touched = -(-n_rows // grid.inner[0]) * grid.n_inner_columns
         result = n_rows * self.shape[1] * itemsize
-        stages = 1 + len(chunk_codecs(self._codecs)) // 3
+        codecs = chunk_codecs(self._codecs)
+        stages = 1 + len(codecs) // 3 + any(name in ("gzip", "zlib") for name, _ in codecs)  # they copy what comes out
         if not grid.is_sharded:
             return result + min(touched, n_tasks) * ((1 + stages) * chunk + _CHUNK_SLACK_BYTES)
         per_shard = (grid.outer[0] // grid.inner[0]) * (grid.outer[1] // grid.inner[1])
