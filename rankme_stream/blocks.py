@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from rankme_stream.arrays import Array
 from rankme_stream.errors import MissingChunksError
-from rankme_stream.planning import Plan, block_stops
+from rankme_stream.planning import Cut, Plan
 from rankme_stream.sources import Source
 
 
 class _Block:
     """Consecutive rows, read by whoever starts to first and dropped when every row was used."""
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self.unused = stop - start
+    def __init__(self, number: int, cut: Cut) -> None:
+        self.number = number
+        self.start, self.stop, self.unused = cut
         self.reading: Future[Array] | None = None
 
 
@@ -29,18 +29,23 @@ class Blocks:
 
     Threads of its own read, one block ahead of each that is in use where the plan has memory for it. A chunk that two
     segments share is decoded for whichever asks first and kept until both have had their rows.
+
+    Parameters
+    ----------
+    cuts
+        The blocks, in row order; each is dropped when as many rows were used as its cut says.
     """
 
-    def __init__(self, source: Source, plan: Plan, *, refuse_missing: bool = True) -> None:
+    def __init__(self, source: Source, plan: Plan, cuts: Iterable[Cut], *, refuse_missing: bool = True) -> None:
         self._source, self._plan, self._refuse_missing = source, plan, refuse_missing
         self._lock = threading.Lock()
         self._live: deque[_Block] = deque()
-        self._next = plan.row_start
+        self._cuts = enumerate(cuts)
+        self._last: _Block | None = None
+        self._is_cut = False
         self._buffers: list[Array] = []
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
         self.bytes_read = 0
-        bounds = source.bounds(plan.row_start, plan.row_stop)
-        self._stops = block_stops(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
 
     def close(self) -> None:
         """Read nothing more; what is being read is waited for by nobody."""
@@ -59,22 +64,25 @@ class Blocks:
     def _block(self, row: int) -> tuple[_Block, Future[Array]]:
         """Return the block of a row, being read, and start on the one after it."""
         with self._lock:
-            while self._next <= row:
+            while self._last is None or self._last.stop <= row:
+                assert not self._is_cut, f"row {row} is in no block"
                 self._cut()
             block = next(block for block in self._live if block.start <= row < block.stop)
             reading = self._start(block)
             if self._plan.reads_ahead:
-                if self._next == block.stop < self._plan.row_stop:
+                if block is self._last:
                     self._cut()
                 for following in self._live:
-                    if following.start == block.stop:
+                    if following.number == block.number + 1:
                         self._start(following)
             return block, reading
 
     def _cut(self) -> None:
-        end = next(self._stops)
-        self._live.append(_Block(self._next, end))
-        self._next = end
+        number, cut = next(self._cuts, (0, None))
+        self._is_cut = cut is None
+        if cut is not None:
+            self._last = _Block(number, cut)
+            self._live.append(self._last)
 
     def _start(self, block: _Block) -> Future[Array]:
         if block.reading is None:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.triangle import WIDEST_BLOCK, triangle_bytes
@@ -95,8 +95,16 @@ class Plan:
         return plain | grid
 
 
-def block_stops(bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int) -> Iterator[int]:
-    """Cut rows [start, stop) into blocks that begin and end at natural bounds; yield where each ends.
+class Cut(NamedTuple):
+    """A block to read, rows [start, stop), and how many of its rows will be asked for."""
+
+    start: int
+    stop: int
+    n_used: int
+
+
+def whole_cuts(bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int) -> Iterator[Cut]:
+    """Cut rows [start, stop) into blocks that begin and end at natural bounds; every row is used.
 
     A block holds about ``block_rows`` rows and at least one natural unit. It never runs past the last bound before a
     segment's end, so that only the unit that straddles two segments is shared by them.
@@ -110,7 +118,7 @@ def block_stops(bounds: Sequence[int], start: int, stop: int, block_rows: int, s
             end = bounds[place - 1]
         else:
             end = bounds[place] if place < len(bounds) else stop
-        yield end
+        yield Cut(start, end, end - start)
         start = end
 
 

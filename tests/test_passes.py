@@ -49,6 +49,11 @@ def plan_for(source: Chunked, *, block_rows: int, **changes) -> planning.Plan:
     return replace(rs.plan(source, workers=2), block_rows=block_rows, **changes)
 
 
+def blocks_of(source: Chunked, plan: planning.Plan) -> Blocks:
+    bounds = source.bounds(0, len(source._array))
+    return Blocks(source, plan, planning.whole_cuts(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
+
+
 @pytest.mark.parametrize("reads_ahead", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_chunk_is_read_once(source, reads_ahead, workers):
@@ -62,14 +67,14 @@ def test_each_chunk_is_read_once(source, reads_ahead, workers):
 
 def test_the_next_block_is_read_before_it_is_asked_for(source):
     plan = plan_for(source, block_rows=3000, reads_ahead=True)
-    blocks = Blocks(source, plan)
+    blocks = blocks_of(source, plan)
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()  # waits for what is under way
     assert sorted(source.reads) == [(0, 3000), (3000, 6000)]
 
 
 def test_nothing_is_read_ahead_where_memory_does_not_allow_it(source):
-    blocks = Blocks(source, plan_for(source, block_rows=3000, reads_ahead=False))
+    blocks = blocks_of(source, plan_for(source, block_rows=3000, reads_ahead=False))
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()
     assert source.reads == [(0, 3000)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankme_stream.errors import LimitError
-from rankme_stream.planning import block_stops, grid_for, make_plan
+from rankme_stream.planning import grid_for, make_plan, whole_cuts
 
 
 def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):
@@ -51,11 +51,14 @@ def test_a_segment_is_a_power_of_two_of_panels(n_features, method):
 )
 def test_blocks_cover_every_row_once_and_cut_no_chunk(n_rows, unit, block_rows, segment_rows):
     bounds = range(unit, n_rows, unit)
-    stops = list(block_stops(bounds, 0, n_rows, block_rows, segment_rows))
+    cuts = list(whole_cuts(bounds, 0, n_rows, block_rows, segment_rows))
+    stops = [cut.stop for cut in cuts]
     assert stops[-1] == n_rows
+    assert all(cut.n_used == cut.stop - cut.start for cut in cuts)
     assert stops == sorted(set(stops))
     assert all(stop % unit == 0 for stop in stops[:-1])
-    starts = [0, *stops[:-1]]
+    starts = [cut.start for cut in cuts]
+    assert starts == [0, *stops[:-1]]
     for start, stop in zip(starts, stops, strict=True):
         is_one_unit = stop - start <= unit
         assert is_one_unit or stop - start <= block_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from rankme_stream.errors import RankMeError
 from rankme_stream.feed import Feed
 from rankme_stream.ledger import Forest
 from rankme_stream.passes import Interrupted, Task, run_segment
+from rankme_stream.planning import Cut, whole_cuts
 
 _TICK_S = 0.1
 
@@ -46,10 +47,9 @@ class Partial:
 class _Run:
     """State that the workers of one pass share."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.blocks = Blocks(task.source, task.plan, refuse_missing=task.missing == "error")
-        self.forest: Forest[Partial] = Forest()
+    def __init__(self, task: Task, cuts: Iterable[Cut], add: Callable[[int, Partial], None]) -> None:
+        self.task, self._add = task, add
+        self.blocks = Blocks(task.source, task.plan, cuts, refuse_missing=task.missing == "error")
         self.stop = threading.Event()
         self.rows_done = 0
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class _Run:
     def segment(self, index: int) -> None:
         feed = self._feeds.get()
         try:
-            self.forest.add(index, Partial(*run_segment(self.task, self.blocks, index, feed, self.stop, self._count)))
+            self._add(index, Partial(*run_segment(self.task, self.blocks, index, feed, self.stop, self._count)))
         finally:
             self._feeds.put(feed)
 
@@ -81,8 +81,34 @@ class _Run:
 def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple[Partial, int]:
     """Run a pass on ``plan.workers`` threads; return the merged accumulators with the audit, and the bytes decoded.
 
+    Parameters, errors and cost are those of ``run_segments``.
+    """
+    plan, forest = task.plan, Forest[Partial]()
+    bounds = task.source.bounds(plan.row_start, plan.row_stop)
+    cuts = whole_cuts(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
+    segments = plan.grid.segments(plan.row_start, plan.row_stop)
+    bytes_read = run_segments(task, segments, cuts, forest.add, plan.row_stop - plan.row_start, progress)
+    return forest.total(), bytes_read
+
+
+def run_segments(
+    task: Task,
+    segments: Iterable[int],
+    cuts: Iterable[Cut],
+    add: Callable[[int, Partial], None],
+    rows_total: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> int:
+    """Read some segments on ``plan.workers`` threads and return the bytes decoded.
+
     Parameters
     ----------
+    segments
+        Indices, ascending.
+    cuts
+        The blocks that hold their rows.
+    add
+        Called with the index of each segment and what it came to, in any order and from any thread.
     progress
         Called from this thread about ten times a second and once at the end.
 
@@ -97,35 +123,35 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
     than twice as many after the oldest unfinished one, which bounds the partial results alive. An interrupt stops the
     workers at their next slab.
     """
-    shared = _Run(task)
+    shared = _Run(task, cuts, add)
     plan = task.plan
-    segments = iter(plan.grid.segments(plan.row_start, plan.row_stop))
+    waiting = enumerate(segments)
     running: dict[Future[None], int] = {}
     failures: dict[int, RankMeError] = {}
     began = time.perf_counter()
 
     def report() -> None:
         if progress is not None:
-            total = plan.row_stop - plan.row_start
-            progress(Progress(shared.rows_done, total, shared.blocks.bytes_read, time.perf_counter() - began))
+            elapsed_s = time.perf_counter() - began
+            progress(Progress(shared.rows_done, rows_total, shared.blocks.bytes_read, elapsed_s))
 
     pool = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme")
-    upcoming = next(segments, None)
+    upcoming = next(waiting, None)
     try:
         while running or (upcoming is not None and not failures):
-            oldest = min(running.values(), default=upcoming)
             while (
-                upcoming is not None and oldest is not None and not failures
-                and len(running) < plan.segments_at_once and upcoming - oldest < 2 * plan.segments_at_once
+                upcoming is not None and not failures and len(running) < plan.segments_at_once
+                and upcoming[0] - min(running.values(), default=upcoming[0]) < 2 * plan.segments_at_once
             ):  # fmt: skip
-                running[pool.submit(shared.segment, upcoming)] = upcoming
-                upcoming = next(segments, None)
+                place, index = upcoming
+                running[pool.submit(shared.segment, index)] = place
+                upcoming = next(waiting, None)
             done, _ = wait(running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
             for future in done:
-                index = running.pop(future)
+                place = running.pop(future)
                 error = future.exception()
                 if isinstance(error, RankMeError):
-                    failures[index] = error
+                    failures[place] = error
                 elif error is not None:
                     raise error
             report()
@@ -138,7 +164,7 @@ def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple
     pool.shutdown()
     if failures:
         raise failures[min(failures)]
-    return shared.forest.total(), shared.blocks.bytes_read
+    return shared.blocks.bytes_read
 
 
-__all__ = ["Interrupted", "Partial", "Progress", "run"]
+__all__ = ["Interrupted", "Partial", "Progress", "run", "run_segments"]
