@@ -78,8 +78,20 @@ class _Dims(click.ParamType[tuple[int, ...]]):
         return tuple(int(d) for d in str(value).split(","))
 
 
-def _pass_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def _add(options: list[Any]) -> Decorator:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_pass_options = _add(
+    [
         click.option("--method", type=click.Choice(["auto", "gram", "tsqr"]), default="auto", show_default=True,
                      help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be."),
         click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
@@ -91,12 +103,8 @@ def _pass_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--memory", "memory_limit", type=_Memory(),
                      help="Memory this process may hold; half of the machine's when not given."),
         click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
+    ]
+)  # fmt: skip
 _tolerance_option = click.option(
     "--tolerance", type=click.FloatRange(0.0, min_open=True), default=1e-3, show_default=True,
     help="Largest relative half-width of RankMe's interval; exit code 4 when it is not met.",
@@ -104,6 +112,15 @@ _tolerance_option = click.option(
 _dims_option = click.option(
     "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
 )
+_sample_options = [
+    click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met."),
+    click.option("--max-rows", type=click.IntRange(1), help="End a sample there; needs --sample."),
+    click.option("--confidence", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95,
+                 show_default=True, help="Probability with which intervals hold the error of sampling."),
+    click.option("--population", is_flag=True, help="Intervals for what the rows were drawn from, not for these rows."),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
+                 help="Of the random order of a sample."),
+]  # fmt: skip
 _missing_option = click.option(
     "--missing", type=click.Choice(["error", "skip", "fill"]), default="error", show_default=True,
     help="Chunks that were never written: refuse, leave out, or take the fill value.",
@@ -128,6 +145,7 @@ def cli() -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @_pass_options
 @_tolerance_option
+@_add(_sample_options)
 @_dims_option
 @_missing_option
 @_nonfinite_option
@@ -195,6 +213,7 @@ def _json_lines(file: str, text: str) -> list[Any]:
 @cli.command()
 @_pass_options
 @_tolerance_option
+@_add(_sample_options)
 @_dims_option
 @_json_option
 @_quiet_option
@@ -218,8 +237,8 @@ def _score(
     for source in sources:
         try:
             if verbose:
-                others = ("missing", "nonfinite", "tolerance", "dims")
-                plan_options = {key: value for key, value in options.items() if key not in others}
+                asked = ("method", "precision", "normalize", "rows", "workers", "memory_limit")
+                plan_options = {key: options[key] for key in asked}
                 click.echo(_plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
             with _Reporter(quiet) as progress, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ToleranceWarning)
@@ -360,15 +379,27 @@ class _Reporter:
             self._bar.stop()
 
     def _draw(self, done: Progress) -> None:
+        if done.rankme is not None:
+            self._bar.console.print(_look(done), highlight=False)
         self._bar.update(self._task, completed=done.rows_done, total=done.rows_total, rate=_rate(done))
 
     def _line(self, done: Progress) -> None:
+        if done.rankme is not None:
+            click.echo(_look(done), err=True)
+            return
         if time.monotonic() - self._last_line < _LINE_PERIOD_S:
             return
         self._last_line = time.monotonic()
         left = done.elapsed_s * (done.rows_total - done.rows_done) / max(1, done.rows_done)
         share = f"{done.rows_done:,} of {done.rows_total:,} rows"
         click.echo(f"rankme: {share}, {_rate(done)}, {left / 60:.0f} min left", err=True)
+
+
+def _look(done: Progress) -> str:
+    from rankme_stream.measurement import shown
+
+    value, interval = shown(dict(zip(("value", "lower", "upper"), done.rankme or (None,) * 3, strict=True)))
+    return f"rankme: {done.rows_done:,} rows, RankMe {value} {interval}".rstrip()
 
 
 def _rate(done: Progress) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from rankme_stream.arrays import FloatArray
@@ -15,6 +17,17 @@ def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
 def uniform(*, seed: int, place: int) -> float:
     """Return one number in [0, 1) for a place."""
     return float(_generator(seed, place).random())
+
+
+def distinct(n: int, *, seed: int) -> Iterator[int]:
+    """Yield the integers below ``n`` in random order, each once, drawn only as far as they are asked for."""
+    generator = _generator(seed, 0)
+    seen: set[int] = set()
+    while len(seen) < n:
+        for number in generator.integers(n, size=256).tolist():
+            if number not in seen:
+                seen.add(number)
+                yield number
 
 
 def _generator(seed: int, place: int) -> np.random.Generator:

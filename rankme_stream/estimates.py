@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -67,7 +68,8 @@ class Estimate:
 class Metric:
     """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box.
 
-    ``takes_box`` is False for what does not hang on the singular values, whose box then says nothing of it.
+    ``takes_box`` is False for what does not hang on the singular values, whose box then says nothing of it;
+    ``of_a_sample`` is False for what hangs on the smallest ones, of which a part of the rows tells too little.
     """
 
     definition: str
@@ -75,6 +77,7 @@ class Metric:
     compute: Callable[[FloatArray, Spectrum], Any]
     extremes: Callable[[Box, Spectrum], Interval]
     takes_box: bool = True
+    of_a_sample: bool = True
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
@@ -127,10 +130,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
             lambda values, spectrum: metrics.numerical_rank(values, unit_roundoff=spectrum.unit_roundoff),
             lambda box, spectrum: intervals.numerical_rank(box, unit_roundoff=spectrum.unit_roundoff),
+            of_a_sample=False,
         ),
         "condition_number": Metric(
             "s_1 / s_m, uncentred", False,
             lambda values, _: metrics.condition_number(values), lambda box, _: intervals.condition_number(box),
+            of_a_sample=False,
         ),
         "alpha_req": Metric(
             "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", True,
@@ -174,6 +179,17 @@ _PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
 )
 
 
+def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
+    return Metric(
+        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b)
+    )
+
+
+PRESETS: Mapping[str, Metric] = MappingProxyType(
+    {name: _preset_metric(preset, _PRESET_EXTREMES[name]) for name, preset in metrics.PRESETS.items()}
+)
+
+
 def definitions() -> dict[str, str]:
     """Return the formula of every metric, by name; those of unit rows as ``normalized.NAME``."""
     return {name: metric.definition for name, metric in METRICS.items()} | {
@@ -206,17 +222,19 @@ def estimate_normalized(spectrum: Spectrum) -> dict[str, Estimate]:
 
 def estimate_presets(spectrum: Spectrum) -> dict[str, Estimate]:
     """Return RankMe in the conventions of other libraries, by preset name."""
+    return {name: _estimate(metric, spectrum, {"definition": metric.definition}) for name, metric in PRESETS.items()}
+
+
+def values_of(table: Mapping[str, Metric], spectrum: Spectrum) -> dict[str, float]:
+    """Return the numbers alone, of those metrics of a table that a sample tells of and the spectrum has."""
     found = {}
-    for name, preset in metrics.PRESETS.items():
-        metric = _preset_metric(preset, _PRESET_EXTREMES[name])
-        found[name] = _estimate(metric, spectrum, {"definition": preset.definition})
+    for name, metric in table.items():
+        if not metric.of_a_sample:
+            continue
+        with suppress(SpectrumError):
+            value = metric.compute((spectrum.centered if metric.centered else spectrum.raw).values, spectrum)
+            found[name] = float(value[0] if isinstance(value, tuple) else value)
     return found
-
-
-def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
-    return Metric(
-        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b)
-    )
 
 
 def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None = None) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from rankme_stream.errors import (
 )
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.passes import Task
-from rankme_stream.planning import Method, Plan, Precision, make_plan
+from rankme_stream.planning import Cut, Method, Plan, Precision, make_plan
 from rankme_stream.sources import Source
 from rankme_stream.spectrum import Spectrum
 
@@ -107,11 +107,17 @@ class Reader:
         self.refused: str | None = None
         self.passes: list[dict[str, Any]] = []
 
-    def plan(self, rung: Rung) -> Plan:
-        """Return the plan of a pass by that arithmetic; ``LimitError`` when none fits."""
-        return self._plan(rung, self.rows, self.normalize)
+    def plan(self, rung: Rung, sample: tuple[int, int] | None = None) -> Plan:
+        """Return the plan of a pass by that arithmetic, or of a sample with so large units in so many groups.
 
-    def _plan(self, rung: Rung, rows: tuple[int, int], normalize: bool) -> Plan:
+        Raises
+        ------
+        LimitError
+            When none fits.
+        """
+        return self._plan(rung, self.rows, self.normalize, sample)
+
+    def _plan(self, rung: Rung, rows: tuple[int, int], normalize: bool, sample: tuple[int, int] | None = None) -> Plan:
         return make_plan(
             method=rung[0],
             precision=rung[1],
@@ -125,6 +131,7 @@ class Reader:
             memory_limit_bytes=machine.memory_bytes() // 2 if self.memory_limit is None else self.memory_limit,
             workers=self.workers,
             cores=machine.cores(),
+            sample=sample,
         )
 
     def fingerprint(self) -> str:
@@ -134,6 +141,13 @@ class Reader:
         if gaps and self.missing == "error":
             raise MissingChunksError(missing_message(self.source, *gaps[0]))
         return fingerprint
+
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Raise ``SourceChangedError`` if the stored rows are not those of that fingerprint any more."""
+        if self.source.fingerprint(*self.rows) != fingerprint:
+            raise SourceChangedError(
+                f"{self.source.uri} changed while it was read; no number is given, run again when nothing writes to it"
+            )
 
     def climb(
         self,
@@ -169,11 +183,7 @@ class Reader:
                     raise
                 self.refused = str(error)
                 continue
-            if self.source.fingerprint(*self.rows) != fingerprint:
-                raise SourceChangedError(
-                    f"{self.source.uri} changed while it was read; no number is given, run again when nothing "
-                    "writes to it"
-                )
+            self.check_unchanged(fingerprint)
             self.passes.append(done.describe())
             if done.is_within(tolerance):
                 break
@@ -194,14 +204,37 @@ class Reader:
             return pilot.is_within(tolerance / _PILOT_MARGIN)
         return False
 
+    def read_units(
+        self,
+        plan: Plan,
+        units: Sequence[int],
+        cuts: Sequence[Cut],
+        add: Callable[[int, local.Partial], None],
+        progress: Callable[[local.Progress], None] | None,
+    ) -> None:
+        """Read some units of a sample, which are the segments of its plan."""
+
+        def counted(unit: int, partial: local.Partial) -> None:
+            first, last = unit * plan.grid.segment_rows, (unit + 1) * plan.grid.segment_rows
+            self._check_count(partial, min(last, plan.row_stop) - max(first, plan.row_start))
+            add(unit, partial)
+
+        task = self._task(plan, weigh=True)
+        self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
+
     def _read(self, plan: Plan, progress: Callable[[local.Progress], None] | None) -> Pass:
-        make = _ACCUMULATORS[plan.method, plan.precision]
-        task = Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite)
-        partial, n_bytes = local.run(task, progress)
+        partial, n_bytes = local.run(self._task(plan), progress)
         self.bytes_read += n_bytes
-        accumulator, audit = partial.accumulators["raw"], partial.audit
-        left_out = audit.rows_nonfinite + (audit.rows_missing if self.missing == "skip" else 0)
-        if accumulator.n_rows + left_out != plan.row_stop - plan.row_start:
-            raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
-        spectrum = accumulator.spectrum(unit_roundoff=self.source.stored.unit_roundoff)
+        self._check_count(partial, plan.row_stop - plan.row_start)
+        spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=self.source.stored.unit_roundoff)
         return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
+
+    def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
+        make = _ACCUMULATORS[plan.method, plan.precision]
+        return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh)
+
+    def _check_count(self, partial: local.Partial, n_rows: int) -> None:
+        audit = partial.audit
+        left_out = audit.rows_nonfinite + (audit.rows_missing if self.missing == "skip" else 0)
+        if partial.accumulators["raw"].n_rows + left_out != n_rows:
+            raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

@@ -38,6 +38,10 @@ class Measurement:
         Largest relative half-width of RankMe's interval that was asked for, and whether it is met.
     passes
         Method, precision and half-width of every pass over the rows; the last one gave the numbers.
+    convergence
+        RankMe after each look at a sample: ``rows``, ``value``, ``lower``, ``upper``; empty when none was taken.
+    sampling
+        Which part of the rows the numbers come from and how it was drawn; None when every row was read.
     spectrum, audit, plan
         The singular values and their box, what was wrong with the rows, what was planned.
     rows_read
@@ -61,6 +65,8 @@ class Measurement:
     dims: Mapping[int, Mapping[str, Estimate]]
     tolerance: float
     passes: Sequence[Mapping[str, Any]]
+    convergence: Sequence[Mapping[str, Any]]
+    sampling: Mapping[str, Any] | None
     spectrum: Spectrum
     audit: Audit
     chunks_missing: int
@@ -103,6 +109,8 @@ class Measurement:
             "tolerance": self.tolerance,
             "tolerance_met": self.tolerance_met,
             "passes": [{**attempt, "half_width": _number(attempt["half_width"])} for attempt in self.passes],
+            "convergence": [dict(point) for point in self.convergence],
+            "sampling": None if self.sampling is None else dict(self.sampling),
             "spectrum": {
                 "kind": "box",
                 **_side_to_dict(self.spectrum.raw, ""),
@@ -239,6 +247,9 @@ def _double(value: float | str | None) -> float | None:
 
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [f"  Intervals hold the error of the arithmetic, {result['spectrum']['grounds']}."]
+    sampling = result.get("sampling")
+    if sampling:
+        lines += _sampling_lines(result, sampling)
     for earlier in result["passes"][:-1]:
         lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_left(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
@@ -249,6 +260,20 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  They hold with probability {confidence:g} at least.")
     if not result["tolerance_met"]:
         lines.append(f"  RankMe's interval is wider than the tolerance {result['tolerance']:g}.")
+    return lines
+
+
+def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[str]:
+    whom = "for what they were drawn from" if sampling["population"] else "for all rows"
+    decoded = sampling["rows_decoded"] / result["rows_read"]
+    lines = [
+        f"  They hold the error of reading a part as well, {whom}, with probability {sampling['confidence']:g}: "
+        f"{sampling['units_read']:,} of {sampling['units']:,} units of {sampling['unit_rows']:,} rows, seed "
+        f"{sampling['seed']}; {decoded:.1f} rows decoded a row used.",
+    ]
+    for point in result["convergence"]:
+        value, interval = shown(point)
+        lines.append(f"    {point['rows']:>13,} rows  RankMe {value} {interval}".rstrip())
     return lines
 
 

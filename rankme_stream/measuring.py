@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -14,11 +15,23 @@ from threadpoolctl import threadpool_limits
 from rankme_stream import machine
 from rankme_stream.engines import local
 from rankme_stream.errors import ToleranceWarning, UsageError
-from rankme_stream.estimates import definitions, estimate_all, estimate_normalized, estimate_presets
-from rankme_stream.ladder import Reader, rungs_for
+from rankme_stream.estimates import (
+    METRICS,
+    NORMALIZED,
+    PRESETS,
+    Estimate,
+    definitions,
+    estimate_all,
+    estimate_normalized,
+    estimate_presets,
+)
+from rankme_stream.ladder import Pass, Reader, rungs_for
+from rankme_stream.looks import Sample, read_sample
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
+from rankme_stream.sampling import design
 from rankme_stream.sources import open_source
+from rankme_stream.spectrum import Spectrum
 
 Method = Literal["auto", "gram", "tsqr"]
 Precision = Literal["float64", "float32", "auto"]
@@ -85,7 +98,12 @@ def measure(
     method: Method = "auto",
     precision: Precision = "float64",
     tolerance: float = 1e-3,
+    confidence: float = 0.95,
+    sample: bool = False,
+    population: bool = False,
+    max_rows: int | None = None,
     rows: tuple[int | None, int | None] | None = None,
+    seed: int = 0,
     normalize: bool = False,
     dims: Sequence[int] = (),
     workers: int | None = None,
@@ -94,7 +112,7 @@ def measure(
     nonfinite: Literal["error", "skip"] = "error",
     progress: Callable[[local.Progress], None] | None = None,
 ) -> Measurement:
-    """Read every row and return the metrics of their singular values, each with an interval.
+    """Read every row, or a part of them, and return the metrics of their singular values, each with an interval.
 
     Parameters
     ----------
@@ -103,6 +121,16 @@ def measure(
     tolerance
         Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
         are read again by the next arithmetic when it is not met.
+    confidence
+        Probability with which intervals are to hold the error of sampling.
+    sample
+        Read units of rows in random order until the tolerance is met; every row where that would take half of them.
+    population
+        State intervals for what the rows were drawn from, units of rows at random, instead of for these rows.
+    max_rows
+        Stop a sample there; it needs ``sample``.
+    seed
+        Of the random order. The same seed gives the same rows, and the same bits, for any number of workers.
     dims
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
     missing
@@ -144,7 +172,14 @@ def measure(
     if nonfinite not in ("error", "skip"):
         raise UsageError(f"nonfinite {nonfinite!r} is not one of error, skip")
     if not 0.0 < tolerance < math.inf:
-        raise UsageError(f"tolerance {tolerance!r} is not above 0 and finite")
+        exact = "; the exact value comes from every row: leave sample out" if sample and tolerance == 0.0 else ""
+        raise UsageError(f"tolerance {tolerance!r} is not above 0 and finite{exact}")
+    if not 0.0 < confidence < 1.0:
+        raise UsageError(f"confidence {confidence!r} is not between 0 and 1")
+    if max_rows is not None and not sample:
+        raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed {seed} is not a non-negative integer below 2^64")
     wall, cpu = time.perf_counter(), time.process_time()
     opened = open_source(source)
     rungs = rungs_for(method, precision)
@@ -157,20 +192,24 @@ def measure(
     )  # fmt: skip
     row_range = (planned.row_start, planned.row_stop)
     reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
-    unit_roundoff = opened.stored.unit_roundoff
+    drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
         fingerprint = reader.fingerprint()
-        if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
-            del rungs[0]
-        done = reader.climb(rungs, tolerance, fingerprint, progress)
-        accumulators = done.partial.accumulators
-        normalized = {}
-        if normalize:
-            normalized = estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff))
-        prefixes = {
-            d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff))
-            for d in sorted({*dims})
-        }
+        part: Sample | None = None
+        is_answer = False
+        if sample:
+            part, is_answer = read_sample(
+                reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
+                max_rows=max_rows, progress=progress,
+            )  # fmt: skip
+        if part is not None and is_answer:
+            reader.check_unchanged(fingerprint)
+            found = _of_sample(part, normalize, dims)
+        else:
+            if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
+                del rungs[0]
+            done = reader.climb(rungs, tolerance, fingerprint, progress)
+            found = _of_all(done, opened.stored.unit_roundoff, normalize, dims)
         measurement = Measurement(
             source={
                 "uri": opened.uri,
@@ -179,35 +218,76 @@ def measure(
                 "dtype": opened.stored.name,
                 "fingerprint": fingerprint,
             },
-            rows_read=accumulators["raw"].n_rows,
-            method=done.plan.method,
-            precision=done.plan.precision,
+            rows_read=found.partial.accumulators["raw"].n_rows,
+            method=found.plan.method,
+            precision=found.plan.precision,
             engine="local",
             device="cpu",
             definition=definitions(),
-            estimates=estimate_all(done.spectrum),
-            presets=estimate_presets(done.spectrum),
-            normalized=normalized,
-            dims=prefixes,
+            estimates=found.estimates,
+            presets=found.presets,
+            normalized=found.normalized,
+            dims=found.dims,
             tolerance=tolerance,
             passes=reader.passes,
-            spectrum=done.spectrum,
-            audit=done.partial.audit,
+            convergence=[look.to_dict() for look in part.looks] if part else [],
+            sampling=part.to_dict() if part and is_answer else None,
+            spectrum=found.spectrum,
+            audit=found.partial.audit,
             chunks_missing=opened.chunks_missing,
             integrity=opened.integrity,
-            plan=done.plan,
+            plan=found.plan,
             measured={
                 "elapsed_s": time.perf_counter() - wall,
                 "cpu_s": time.process_time() - cpu,
                 "bytes_read": reader.bytes_read,
                 "peak_bytes": memory.peak_bytes,
             },
-            provenance=_provenance(done.plan.workers),
+            provenance=_provenance(found.plan.workers, seed),
         )
     if not measurement.tolerance_met:
         text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g}; "
-        warnings.warn(text + _remedy(method, precision, reader.refused), ToleranceWarning, stacklevel=2)
+        remedy = "allow more rows" if max_rows is not None else _remedy(method, precision, reader.refused)
+        warnings.warn(text + remedy, ToleranceWarning, stacklevel=2)
     return measurement
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the rows read came to."""
+
+    plan: Plan
+    partial: local.Partial
+    spectrum: Spectrum
+    estimates: dict[str, Estimate]
+    presets: dict[str, Estimate]
+    normalized: dict[str, Estimate]
+    dims: dict[int, dict[str, Estimate]]
+
+
+def _of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> _Found:
+    accumulators = done.partial.accumulators
+    return _Found(
+        done.plan,
+        done.partial,
+        done.spectrum,
+        estimate_all(done.spectrum),
+        estimate_presets(done.spectrum),
+        estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
+        {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
+    )
+
+
+def _of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> _Found:
+    return _Found(
+        part.plan,
+        part.whole,
+        part.spectrum(),
+        part.estimates("raw", METRICS, estimate_all),
+        part.estimates("raw", PRESETS, estimate_presets),
+        part.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},
+        {d: part.estimates("raw", METRICS, estimate_all, d) for d in sorted({*dims})},
+    )
 
 
 def _remedy(method: str, precision: str, refused: str | None) -> str:
@@ -218,7 +298,7 @@ def _remedy(method: str, precision: str, refused: str | None) -> str:
     return "try --method auto" if method == "gram" else "pass a larger --tolerance"
 
 
-def _provenance(workers: int) -> dict[str, Any]:
+def _provenance(workers: int, seed: int) -> dict[str, Any]:
     worker = machine.describe() | {"count": workers, "threads": 1}
     worker |= {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
-    return {"rankme_stream": version("rankme-stream"), "bits_reproducible": True, "workers": [worker]}
+    return {"rankme_stream": version("rankme-stream"), "seed": seed, "bits_reproducible": True, "workers": [worker]}

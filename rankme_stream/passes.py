@@ -18,7 +18,7 @@ from rankme_stream.errors import MagnitudeError, NonFiniteError
 from rankme_stream.feed import Feed
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
-from rankme_stream.unit_rows import rows_error, scale_rows
+from rankme_stream.unit_rows import Lengths, rows_error, scale_rows
 
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays below the end of float64
 
@@ -33,6 +33,8 @@ class Task:
         Called with the width and a workspace, and ``rows_error`` for unit rows.
     normalize
         Accumulate the rows scaled to unit length as well.
+    weigh
+        Note how long the rows are.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class Task:
     normalize: bool = False
     missing: Literal["error", "skip", "fill"] = "error"
     nonfinite: Literal["error", "skip"] = "error"
+    weigh: bool = False
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -54,8 +57,8 @@ def run_segment(
     feed: Feed,
     stop: threading.Event,
     progress: Callable[[int], None],
-) -> tuple[dict[str, Accumulator], Audit]:
-    """Read one segment and return its accumulators (``raw``, and ``unit`` when asked for) and audit.
+) -> tuple[dict[str, Accumulator], Audit, Lengths]:
+    """Read one segment and return its accumulators (``raw``, and ``unit`` when asked for), audit and lengths.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def run_segment(
     accumulators = {"raw": task.make_accumulator(n_features, feed.workspace)}
     if task.normalize:
         accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
-    audit = Audit()
+    audit, lengths = Audit(), Lengths()
     shape = (plan.slab_rows, n_features + 1)
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
@@ -83,6 +86,8 @@ def run_segment(
         for row, stored in blocks.rows(start, end):
             piece = slice(row - start, row - start + len(stored))
             audit = audit.merge(_fill(task, row, stored, slabs["raw"][piece], scratch[piece]))
+        if task.weigh:
+            lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start]))
         if task.normalize:
             scale_rows(slabs["raw"][: end - start], slabs["unit"][: end - start])
         for low, high in grid.panels(start, end):
@@ -90,7 +95,7 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start], low)
         progress(end - start)
     feed.finish()
-    return accumulators, audit
+    return accumulators, audit, lengths
 
 
 def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> Audit:

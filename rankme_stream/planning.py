@@ -122,7 +122,8 @@ def whole_cuts(bounds: Sequence[int], start: int, stop: int, block_rows: int, se
         start = end
 
 
-def _largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
+def largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
+    """Return the most rows between neighbouring bounds or ends."""
     if isinstance(bounds, range):
         return min(stop - start, abs(bounds.step)) if bounds else stop - start
     edges = [start, *bounds, stop]
@@ -143,6 +144,7 @@ def make_plan(
     memory_limit_bytes: int,
     workers: int | None,
     cores: int,
+    sample: tuple[int, int] | None = None,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -156,6 +158,8 @@ def make_plan(
         What the process holds already.
     workers
         Threads; None takes one a core and fewer when memory asks for it.
+    sample
+        Rows of a unit and number of groups where only some units are to be read; each is a segment then.
 
     Raises
     ------
@@ -166,8 +170,12 @@ def make_plan(
     if stop <= start:
         raise UsageError(f"rows {start}:{stop} holds no row")
     grid = grid_for(n_features, method, precision)
+    n_groups = 0
+    if sample is not None:
+        unit_rows, n_groups = sample
+        grid = Grid(min(grid.panel_rows, unit_rows), unit_rows)
     n_segments = len(grid.segments(start, stop))
-    unit = _largest_unit(bounds, start, stop)
+    unit = largest_unit(bounds, start, stop)
     row_bytes = n_features * itemsize
     slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
     shared = method == "gram" and precision == "float64" and n_features >= _SHARED_FROM
@@ -177,8 +185,11 @@ def make_plan(
         block_rows = max(1, block_bytes // row_bytes)
         held_rows = min(stop - start, max(block_rows, unit))
         at_once = 1 if shared else count
-        memory = _memory(method, precision, normalize, grid, slab_rows, n_segments, n_features, count, at_once)
-        reading = _reading(grid, at_once, unit, read_memory(held_rows), unit * row_bytes)
+        memory = _memory(
+            method, precision, normalize, grid, slab_rows, n_segments, n_features, count, at_once, n_groups
+        )
+        window = 0 if n_groups else _PATIENCE * at_once * grid.segment_rows
+        reading = _reading(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
         reading += reads_ahead * at_once * held_rows * row_bytes
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
         peak = _peak(memory)
@@ -200,13 +211,14 @@ def make_plan(
 
 def _memory(
     method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, n_segments: int,
-    n_features: int, workers: int, at_once: int,
+    n_features: int, workers: int, at_once: int, n_groups: int,
 ) -> dict[str, int]:  # fmt: skip
     width = n_features + 1
     square = 8 * width**2
     state = triangle_bytes(width) if method == "gram" else square
     slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
-    live = (_PATIENCE * at_once if at_once > 1 else 1) + n_segments.bit_length() + 1
+    live = _PATIENCE * at_once if at_once > 1 else 1
+    live = live + 3 * n_groups if n_groups else min(live + n_segments.bit_length() + 1, n_segments + 1)
     scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * WIDEST_BLOCK**2
     if precision == "float32":
         scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
@@ -214,17 +226,19 @@ def _memory(
     slabs = at_once * (1 if at_once == workers else 2)
     cast = at_once * slab // 2
     return {
-        "accumulators": (1 + normalize) * (min(live, n_segments + 1) * state + merging),
+        "accumulators": (1 + normalize) * (live * state + merging),
         "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
-        "solving": (6 + normalize) * square,
+        "solving": (14 if n_groups else 6 + normalize) * square,
     }
 
 
-def _reading(grid: Grid, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
-    """Bytes of blocks being read, and of units kept because another segment still needs rows of them."""
-    if at_once == 1:
-        return read_bytes
-    window_rows = _PATIENCE * at_once * grid.segment_rows
+def _reading(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
+    """Bytes of blocks being read, and of units kept because another segment still needs rows of them.
+
+    ``window_rows`` is how far apart the segments in flight may be; 0 where they share nothing.
+    """
+    if at_once == 1 or window_rows == 0:
+        return at_once * read_bytes
     reading = min(at_once, window_rows // unit + 1)
     kept = min(2 * at_once, window_rows // unit + 2 - reading)
     return reading * read_bytes + kept * unit_bytes

@@ -101,6 +101,10 @@ class Triangle:
         """The diagonal, shape ``(n,)``."""
         return np.concatenate([np.diagonal(self._blocks[i, i]) for i in range(len(self._cuts))])
 
+    def first_column(self) -> FloatArray:
+        """The entries of the first column, shape ``(n,)``."""
+        return np.concatenate([self._blocks[i, 0][:, 0] for i in range(len(self._cuts))])
+
     def lower(self) -> FloatArray:
         """Return a fresh matrix, shape ``(n, n)``, with this lower triangle; what is above it has no meaning."""
         dense = np.zeros((self.n, self.n), dtype=self._blocks[0, 0].dtype)

@@ -127,9 +127,7 @@ class GramSums:
             centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
         size = min(self.n_rows, self.n_features)
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        centered = gram.copy()
-        for row in range(self.n_features if self.n_rows else 0):  # row by row: no third D x D for the outer product
-            centered[row] -= (sums[row] / self.n_rows) * sums
+        centered = self._about_the_mean(gram.copy(), sums)
         centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
         with ThreadPoolExecutor(2, thread_name_prefix="rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace)
@@ -149,6 +147,35 @@ class GramSums:
             confidence=confidence,
             grounds=grounds,
         )
+
+    def _about_the_mean(self, gram: FloatArray, sums: FloatArray) -> FloatArray:
+        """Take n_rows mu mu' off the Gram of the rows, in place."""
+        for row in range(self.n_features if self.n_rows else 0):  # row by row: no third D x D for the outer product
+            gram[row] -= (sums[row] / self.n_rows) * sums
+        return gram
+
+    def _scatter(self, *, centered: bool) -> FloatArray:
+        gram = self._gram.lower()[1:, 1:]
+        return self._about_the_mean(gram, self.sums()) if centered else gram
+
+    def values(self, *, centered: bool) -> FloatArray:
+        """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
+        found = host.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
+        return np.sqrt(np.maximum(found, 0.0))
+
+    def directions(self, *, centered: bool) -> FloatArray:
+        """Return the right singular vectors, shape ``(D, D)``, as columns in the order of the values; 9 D^3 flops."""
+        return host.eigenvectors(self._scatter(centered=centered))
+
+    def sums(self) -> FloatArray:
+        """Return the sum of the rows, shape ``(D,)``."""
+        return self._gram.first_column()[1:]
+
+    def squares_along(self, directions: FloatArray) -> FloatArray:
+        """Return the sums of (z v)^2 over the rows z for columns v, shape ``(D, k)``; 2 D^2 k flops."""
+        padded = np.concatenate([np.zeros((1, directions.shape[1])), directions])
+        squares: FloatArray = np.einsum("ij,ij->j", padded, self._gram.times(padded))
+        return squares
 
     def _measured_errors(self) -> tuple[float, float]:
         """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""

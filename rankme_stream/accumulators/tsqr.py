@@ -162,6 +162,28 @@ class TsqrAccumulator:
             grounds=f"empirical: {growth:,.0f} u |Z|_F for {self.steps:,} QR steps, several times the growth ever seen",
         )
 
+    def _factor(self, *, centered: bool) -> FloatArray:
+        r = np.triu(self._r)
+        return r[1:, 1:] if centered else r[:, 1:]
+
+    def values(self, *, centered: bool) -> FloatArray:
+        """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""
+        return host.singular_values(self._factor(centered=centered))[: min(self.n_rows, self.n_features)]
+
+    def directions(self, *, centered: bool) -> FloatArray:
+        """Return the right singular vectors, shape ``(D, D)``, as columns in the order of the values; 20 D^3 flops."""
+        return host.right_singular_vectors(self._factor(centered=centered))
+
+    def sums(self) -> FloatArray:
+        """Return the sum of the rows, shape ``(D,)``."""
+        return np.asarray(self._r[0, 0] * self._r[0, 1:])
+
+    def squares_along(self, directions: FloatArray) -> FloatArray:
+        """Return the sums of (z v)^2 over the rows z for columns v, shape ``(D, k)``; 2 D^2 k flops."""
+        along = self._factor(centered=False) @ directions
+        squares: FloatArray = np.einsum("ij,ij->j", along, along)
+        return squares
+
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
         upper = self._r[np.triu_indices(self.n_features + 1)]

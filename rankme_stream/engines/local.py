@@ -17,18 +17,23 @@ from rankme_stream.feed import Feed
 from rankme_stream.ledger import Forest
 from rankme_stream.passes import Interrupted, Task, run_segment
 from rankme_stream.planning import Cut, whole_cuts
+from rankme_stream.unit_rows import Lengths
 
 _TICK_S = 0.1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pass is: rows of how many, bytes decoded, seconds since the first read."""
+    """How far a pass is: rows of how many, bytes decoded, seconds since the first read.
+
+    ``rankme`` is RankMe and the ends of its interval, those of them that are known, where a sample was just looked at.
+    """
 
     rows_done: int
     rows_total: int
     bytes_read: int
     elapsed_s: float
+    rankme: tuple[float | None, float | None, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,12 @@ class Partial:
 
     accumulators: dict[str, Accumulator]
     audit: Audit
+    lengths: Lengths
 
     def merge(self, other: Partial) -> Partial:
         """Return both joined; neither changes."""
         merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
-        return Partial(merged, self.audit.merge(other.audit))
+        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths))
 
 
 class _Run:

@@ -1,0 +1,265 @@
+"""A part of the rows: what is read, what is said of the rest, and what cannot be said."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rankme_stream as rs
+from rankme_stream import draws, jackknife, sampling
+from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.cli import cli
+from rankme_stream.errors import NonFiniteError, ToleranceWarning, UsageError
+from rankme_stream.estimates import METRICS, estimate_all
+from rankme_stream.testing import with_ones
+
+D = 64
+
+
+def rows_like(n_rows: int, *, n_features: int = D, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((n_rows, n_features)) * np.arange(1, n_features + 1) ** -0.5
+    return rows.astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    return rows_like(60_000)
+
+
+def designed(n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D) -> tuple[sampling.Design, range]:
+    bounds = range(chunk_rows, n_rows, chunk_rows)
+    return sampling.design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
+
+
+@given(st.integers(1, 500), st.integers(0, 2**64 - 1))
+def test_each_place_is_drawn_once(n, seed):
+    assert sorted(draws.distinct(n, seed=seed)) == list(range(n))
+
+
+def test_places_are_drawn_evenly():
+    firsts = [next(iter(draws.distinct(8, seed=seed))) for seed in range(4000)]
+    counts = np.bincount(firsts, minlength=8)
+    assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-square, 7 degrees: exceeded with probability 1e-4
+
+
+@given(
+    n_rows=st.integers(2_000, 50_000),
+    chunk_rows=st.integers(1, 60_000),
+    seed=st.integers(0, 100),
+    first=st.integers(0, 100),
+    last=st.integers(0, 100),
+)
+def test_blocks_hold_the_units_and_decode_no_chunk_twice_in_a_look(n_rows, chunk_rows, seed, first, last):
+    drawn, bounds = designed(n_rows, chunk_rows, seed)
+    units = drawn.units(min(first, last), min(drawn.n_units, max(first, last)))
+    cuts = list(drawn.cuts(list(units), bounds, 10**9))
+    wanted = {row for unit in units for row in range(*drawn.rows(unit))}
+    assert sum(cut.n_used for cut in cuts) == len(wanted) == drawn.n_rows(units)
+    assert all(any(cut.start <= row < cut.stop for cut in cuts) for row in wanted)
+    chunks = [set(range(cut.start // chunk_rows, (cut.stop - 1) // chunk_rows + 1)) for cut in cuts]
+    assert all(not before & after for before, after in pairwise(chunks))
+    assert drawn.rows_decoded(cuts, bounds) == sum(
+        min(n_rows, (chunk + 1) * chunk_rows) - chunk * chunk_rows for held in chunks for chunk in held
+    )
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 100, 4096, 16_384])
+def test_no_more_is_decoded_than_stated(chunk_rows):
+    drawn, bounds = designed(10**7, chunk_rows, n_features=768)
+    units = drawn.units(0, drawn.first_look)
+    cuts = list(drawn.cuts(list(units), bounds, 10**4))
+    assert drawn.rows_decoded(cuts, bounds) <= 2 * sampling.DECODED_AT_MOST * drawn.n_rows(units)
+    assert drawn.n_rows(units) < 2.1 * 10 * 768 or chunk_rows > 4096
+
+
+def test_a_look_adds_to_the_one_before():
+    drawn, _ = designed(10**6, 1000)
+    looks = list(drawn.looks())
+    assert looks == [looks[0] << k for k in range(len(looks))]
+    assert looks[-1] * 2 > drawn.n_units // 2
+    together = drawn.units(0, looks[1])
+    assert {**drawn.units(0, looks[0]), **drawn.units(looks[0], looks[1])} == together
+    assert np.bincount(list(together.values())).tolist() == [looks[1] // sampling.N_GROUPS] * sampling.N_GROUPS
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(rows, method, tmp_path):
+    array = zarr.create_array(tmp_path / "dump.zarr", data=rows, chunks=(1000, D))
+    options = {"sample": True, "tolerance": 3e-3, "method": method, "normalize": True, "dims": (9,)}
+    wanted = rs.measure(array, workers=1, **options)
+    assert 0 < wanted.rows_read < len(rows) / 2
+    for workers in (2, 5):
+        found = rs.measure(array, workers=workers, **options)
+        assert (found.rows_read, found.estimates, found.normalized, found.dims) == (
+            wanted.rows_read, wanted.estimates, wanted.normalized, wanted.dims,
+        )  # fmt: skip
+    assert rs.measure(array, seed=1, **options).rankme.value != wanted.rankme.value
+
+
+def test_a_sample_tells_of_all_rows(rows):
+    exact = rs.measure(rows, normalize=True, dims=(9,))
+    found = rs.measure(rows, sample=True, tolerance=2e-3, normalize=True, dims=(9,))
+    assert found.tolerance_met
+    assert found.rows_read < len(rows) / 4
+    assert found.rankme.half_width <= 2e-3 * found.rankme.value
+    pairs = [(found.estimates, exact.estimates), (found.normalized, exact.normalized), (found.dims[9], exact.dims[9])]
+    for mine, theirs in pairs:
+        for name, estimate in mine.items():
+            if estimate.value is None:
+                assert name in ("numerical_rank", "condition_number") or theirs[name].value is None
+                continue
+            assert estimate.covers == ("arithmetic", "sampling")
+            assert estimate.confidence == 0.95
+            # four times the 95 % interval: a fixed seed, and about thirty numbers
+            assert abs(estimate.value - theirs[name].value) < 2 * (estimate.upper - estimate.lower), name
+
+
+def test_what_the_correction_takes_off_is_the_bias(rows):
+    exact = rs.measure(rows).rankme.value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        found = [rs.measure(rows, sample=True, max_rows=1024, seed=seed, tolerance=1e-9).rankme for seed in range(30)]
+    raw = np.array([one.details["sample"] - exact for one in found])
+    corrected = np.array([one.value - exact for one in found])
+    assert raw.mean() < -0.3
+    assert abs(corrected.mean()) < 0.1 * np.mean([one.half_width for one in found]) + 3 * corrected.std() / 30**0.5
+
+
+def test_the_jackknife_is_its_formula():
+    rows = rows_like(640)
+    groups = [GramAccumulator(D) for _ in range(16)]
+    for number, group in enumerate(groups):
+        group.update(with_ones(rows[40 * number : 40 * number + 40]), 0)
+
+    def rankme(part: np.ndarray) -> float:
+        return rs.metrics.rankme(np.linalg.svd(part.astype(np.float64), compute_uv=False))
+
+    whole = rankme(rows)
+    without = np.array([rankme(np.delete(rows, np.s_[40 * k : 40 * k + 40], axis=0)) for k in range(16)])
+    spread = jackknife.Jackknife(groups, 2).rankme()
+    assert spread.bias == pytest.approx(15 * (without.mean() - whole), rel=1e-6)
+    assert spread.standard_error == pytest.approx((15 / 16 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulator", [GramAccumulator, TsqrAccumulator])
+def test_wide_rows_take_the_same_spread_from_one_basis(accumulator, monkeypatch):
+    n_features, n_rows = 96, 16 * 120
+    rows = rows_like(n_rows, n_features=n_features) + np.float16(0.3)
+    groups = [accumulator(n_features) for _ in range(16)]
+    for number, group in enumerate(groups):
+        group.update(with_ones(rows[number::16]), 0)
+    solved = jackknife.Jackknife(groups, 2)
+    monkeypatch.setattr(jackknife, "_SOLVED_UP_TO", 95)
+    moved = jackknife.Jackknife(groups, 2)
+    spectrum = solved.whole.spectrum(unit_roundoff=2.0**-11)
+    wanted, found = (one.spreads(METRICS, spectrum) for one in (solved, moved))
+    assert wanted.keys() == found.keys()
+    assert found["rankme"] == pytest.approx(moved.rankme())
+    for name in wanted:
+        assert found[name].standard_error == pytest.approx(wanted[name].standard_error, rel=0.2), name
+    for name in ("rankme", "centered_rankme", "variance_effective_rank"):
+        assert found[name].bias == pytest.approx(wanted[name].bias, rel=0.5), name
+
+
+def test_reading_every_row_after_all_gives_the_exact_value(rows):
+    exact = rs.measure(rows)
+    found = rs.measure(rows, sample=True, tolerance=1e-5)
+    assert found.estimates == exact.estimates
+    assert (found.rows_read, found.sampling) == (len(rows), None)
+    assert found.convergence
+    assert found.rankme.covers == ("arithmetic",)
+
+
+def test_a_dump_too_small_for_a_sample_is_read_whole():
+    rows = rows_like(1000)
+    assert rs.measure(rows, sample=True).estimates == rs.measure(rows).estimates
+
+
+def test_uneven_rows_are_read_on_until_enough_weigh():
+    rows = rows_like(60_000).astype(np.float32)
+    rows[::97] *= 60  # a hundredth of the rows weigh as much as all others
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        found = rs.measure(rows, sample=True, max_rows=4096, tolerance=1e-9)
+    assert found.rankme.value is None
+    assert "effective rows" in found.rankme.reason
+    assert all(point["value"] is None for point in found.convergence)
+    assert "effective rows" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"sample": True, "max_rows": 100}, r"max_rows is 100, and an interval takes 768 rows"),
+        ({"max_rows": 10_000}, "pass sample as well"),
+        ({"sample": True, "tolerance": 0.0}, "the exact value comes from every row: leave sample out"),
+        ({"sample": True, "confidence": 1.0}, "confidence 1.0 is not between 0 and 1"),
+        ({"sample": True, "seed": -1}, "seed -1 is not"),
+    ],
+)
+def test_the_impossible_is_answered_with_what_would_work(rows, options, text):
+    with pytest.raises(UsageError, match=text):
+        rs.measure(rows, **options)
+
+
+def test_bad_rows_in_a_sample_are_refused_or_left_out_and_counted(rows):
+    bad = rows.copy()
+    bad[::50, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="is not finite"):
+        rs.measure(bad, sample=True)
+    found = rs.measure(bad, sample=True, nonfinite="skip", tolerance=5e-3)
+    units = found.sampling["units_read"] * found.sampling["unit_rows"]
+    assert 0 < found.audit.rows_nonfinite == units - found.rows_read
+
+
+def test_collapsed_rows_are_sampled_by_qr_where_the_gram_is_too_coarse():
+    values = np.where(np.arange(D) < 2, 1.0, 1e-8)
+    rows = np.random.default_rng(0).standard_normal((20_000, D)) * values
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        found = rs.measure(rows, sample=True, tolerance=2e-4, max_rows=4096)
+    assert [one["method"] for one in found.passes] == ["gram", "tsqr"]
+    exact = rs.metrics.rankme(np.linalg.svd(rows, compute_uv=False))
+    assert found.rankme.lower <= exact <= found.rankme.upper
+
+
+def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
+    np.save(tmp_path / "dump.npy", rows)
+    result = tmp_path / "result.json"
+    options = ["--sample", "--tolerance", "3e-3", "--seed", "5", "--json", str(result)]
+    done = CliRunner().invoke(cli, ["score", str(tmp_path / "dump.npy"), *options])
+    assert done.exit_code == 0, done.output
+    document = json.loads(result.read_text())
+    assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
+    assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
+    assert "They hold the error of reading a part as well, for all rows, with probability 0.95" in done.output
+    for point in document["convergence"]:
+        assert f"{point['rows']:,} rows  RankMe" in done.stdout
+        assert f"rankme: {point['rows']:,} rows, RankMe" in done.stderr
+
+
+def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp_path):
+    np.save(tmp_path / "dump.npy", rows)
+    command = ["score", str(tmp_path / "dump.npy"), "--sample", "--max-rows", "1000", "--json", "-"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 4
+    assert "allow more rows" in done.stderr
+    assert json.loads(done.stdout)["rows_read"] == 768
+
+
+def test_every_metric_is_of_a_sample_or_says_why_not(rows):
+    found = rs.measure(rows, sample=True, tolerance=5e-3)
+    assert found.estimates.keys() == estimate_all(found.spectrum).keys()
+    for name, estimate in found.estimates.items():
+        assert (estimate.value is None) == (not METRICS[name].of_a_sample)
+        assert estimate.value is not None or estimate.reason
