@@ -54,6 +54,10 @@ class Spread:
         left = max(0.0, 1.0 - fraction)
         return Spread(left * self.bias, math.sqrt(left) * self.standard_error)
 
+    def of_more(self, times: float) -> Spread:
+        """Return those of a number of so many times the rows."""
+        return Spread(self.bias / times, self.standard_error / math.sqrt(times))
+
 
 @dataclass(frozen=True)
 class _Left:

@@ -19,6 +19,8 @@ from rankme_stream.planning import Plan, largest_unit
 from rankme_stream.sampling import Design
 from rankme_stream.spectrum import Spectrum
 
+_ROWS_FOR_POPULATION = 64  # a feature
+
 Outcome = Literal["met", "blunt", "all", "spent"]  # blunt: a better arithmetic is needed; all: every row had better be
 
 
@@ -216,6 +218,30 @@ class Sample:
         spreads = jackknife.spreads(table, spectrum)
         return {name: self._widened(one, spreads.get(name), jackknife) for name, one in found.items()}
 
+    def of_population(
+        self,
+        kind: str,
+        table: Mapping[str, Metric],
+        exact: Mapping[str, Estimate],
+        n_features: int | None = None,
+    ) -> dict[str, Estimate]:
+        """Return metrics of all rows as estimates of what the rows were drawn from.
+
+        Bias and standard error fall like 1/n and its root from the rows of the sample to all.
+        """
+        jackknife = self.jackknife(kind, n_features)
+        spectrum = self._spectrum(jackknife.whole)
+        reason = self.too_few(self.whole)
+        if reason is not None:
+            return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
+        times = self.design.n_units / self.units_read
+        spreads = {name: spread.of_more(times) for name, spread in jackknife.spreads(table, spectrum).items()}
+        degrees = jackknife.degrees_of_freedom
+        return {
+            name: with_spread(one, spreads.get(name), confidence=self.confidence, degrees=degrees)
+            for name, one in exact.items()
+        }
+
     def _widened(self, estimate: Estimate, spread: Spread | None, jackknife: Jackknife) -> Estimate:
         rest = None if spread is None else spread.of_rest(self.fraction)
         return with_spread(estimate, rest, confidence=self.confidence, degrees=jackknife.degrees_of_freedom)
@@ -238,6 +264,17 @@ class Sample:
             "effective_rows": self.whole.lengths.effective_rows,
             "rows_decoded": self.rows_decoded,
         }
+
+
+def sample_for_population(reader: Reader, rung: Rung, design: Design, *, confidence: float) -> Sample | None:
+    """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
+    n_units = min(design.n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
+    n_units = n_units // sampling.N_GROUPS * sampling.N_GROUPS
+    if n_units == 0:
+        return None
+    sample = Sample(reader, rung, design, confidence=confidence, population=True)
+    sample.read_to(n_units)
+    return sample
 
 
 def read_sample(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -20,13 +20,14 @@ from rankme_stream.estimates import (
     NORMALIZED,
     PRESETS,
     Estimate,
+    Metric,
     definitions,
     estimate_all,
     estimate_normalized,
     estimate_presets,
 )
 from rankme_stream.ladder import Pass, Reader, rungs_for
-from rankme_stream.looks import Sample, read_sample
+from rankme_stream.looks import Sample, read_sample, sample_for_population
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
 from rankme_stream.sampling import design
@@ -196,7 +197,7 @@ def measure(
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
         fingerprint = reader.fingerprint()
         part: Sample | None = None
-        is_answer = False
+        is_answer, answer = False, None
         if sample:
             part, is_answer = read_sample(
                 reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
@@ -204,12 +205,17 @@ def measure(
             )  # fmt: skip
         if part is not None and is_answer:
             reader.check_unchanged(fingerprint)
-            found = _of_sample(part, normalize, dims)
+            found, answer = _of_sample(part, normalize, dims), part
         else:
             if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
                 del rungs[0]
             done = reader.climb(rungs, tolerance, fingerprint, progress)
             found = _of_all(done, opened.stored.unit_roundoff, normalize, dims)
+            if population:
+                rung = (done.plan.method, done.plan.precision)
+                answer = sample_for_population(reader, rung, drawn, confidence=confidence)
+                reader.check_unchanged(fingerprint)
+                found = _of_population(found, answer)
         measurement = Measurement(
             source={
                 "uri": opened.uri,
@@ -231,7 +237,7 @@ def measure(
             tolerance=tolerance,
             passes=reader.passes,
             convergence=[look.to_dict() for look in part.looks] if part else [],
-            sampling=part.to_dict() if part and is_answer else None,
+            sampling=answer.to_dict() if answer else None,
             spectrum=found.spectrum,
             audit=found.partial.audit,
             chunks_missing=opened.chunks_missing,
@@ -287,6 +293,24 @@ def _of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> _Found:
         part.estimates("raw", PRESETS, estimate_presets),
         part.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},
         {d: part.estimates("raw", METRICS, estimate_all, d) for d in sorted({*dims})},
+    )
+
+
+def _of_population(found: _Found, answer: Sample | None) -> _Found:
+    def widened(
+        kind: str, table: Mapping[str, Metric], exact: dict[str, Estimate], n_features: int | None = None
+    ) -> dict[str, Estimate]:
+        if answer is None:
+            reason = "the rows are too few to tell from them what they were drawn from"
+            return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
+        return answer.of_population(kind, table, exact, n_features)
+
+    return replace(
+        found,
+        estimates=widened("raw", METRICS, found.estimates),
+        presets=widened("raw", PRESETS, found.presets),
+        normalized=widened("unit", NORMALIZED, found.normalized) if found.normalized else {},
+        dims={d: widened("raw", METRICS, exact, d) for d, exact in found.dims.items()},
     )
 
 

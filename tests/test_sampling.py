@@ -263,3 +263,26 @@ def test_every_metric_is_of_a_sample_or_says_why_not(rows):
     for name, estimate in found.estimates.items():
         assert (estimate.value is None) == (not METRICS[name].of_a_sample)
         assert estimate.value is not None or estimate.reason
+
+
+def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
+    """The rows are Gaussian, so RankMe of infinitely many is known."""
+    truth = rs.metrics.rankme(np.arange(1, D + 1) ** -0.5)
+    held, sampled = 0, 0
+    for seed in range(20):
+        rows = rows_like(6400, seed=seed).astype(np.float32)
+        exact = rs.measure(rows)
+        found = rs.measure(rows, population=True, seed=seed)
+        held += found.rankme.lower <= truth <= found.rankme.upper
+        assert found.rankme.details["sample"] == exact.rankme.value
+        assert found.rankme.value > exact.rankme.value
+        part = rs.measure(rows, population=True, sample=True, tolerance=5e-3, seed=seed)
+        sampled += part.rankme.lower <= truth <= part.rankme.upper
+    assert held >= 16  # fewer with probability 3e-4 if each holds with 0.95
+    assert sampled >= 16
+
+
+def test_too_few_rows_tell_nothing_of_what_they_were_drawn_from():
+    found = rs.measure(rows_like(100), population=True)
+    assert found.rankme.value is None
+    assert "effective rows" in found.rankme.reason or "too few" in found.rankme.reason
