@@ -24,7 +24,8 @@ from benchmarks.experiment import Experiment, table
 from rankme_stream import machine, metrics
 from rankme_stream.estimates import METRICS, estimate_all
 from rankme_stream.ladder import Reader
-from rankme_stream.looks import Sample
+from rankme_stream.looks import look_at
+from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
 from rankme_stream.sources import open_source
 
@@ -154,7 +155,7 @@ def trial(rows: np.ndarray, seed: int, tolerance: float) -> dict[str, Any]:
     looks = []
     for n_units in drawn.looks(64 * rows.shape[1]):
         sample.read_to(n_units)
-        look = sample.look()
+        look = look_at(sample)
         rankme, is_stop = look.rankme, look.is_within(tolerance)
         raw = rankme.details.get("sample")
         looks.append([look.rows, rankme.value, rankme.lower, rankme.upper, raw, is_stop])

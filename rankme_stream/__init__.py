@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rankme_stream.errors import RankMeError as RankMeError
     from rankme_stream.errors import ToleranceWarning as ToleranceWarning
     from rankme_stream.estimates import Estimate as Estimate
+    from rankme_stream.estimator import RankMe as RankMe
     from rankme_stream.measurement import Measurement as Measurement
     from rankme_stream.measuring import measure as measure
     from rankme_stream.measuring import plan as plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Estimate": "estimates",
     "Measurement": "measurement",
+    "RankMe": "estimator",
     "RankMeError": "errors",
     "Source": "sources",
     "ToleranceWarning": "errors",
@@ -32,6 +34,7 @@ __version__ = version("rankme-stream")
 __all__ = [
     "Estimate",
     "Measurement",
+    "RankMe",
     "RankMeError",
     "Source",
     "ToleranceWarning",

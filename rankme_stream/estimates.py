@@ -69,7 +69,9 @@ class Metric:
     """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box.
 
     ``takes_box`` is False for what does not hang on the singular values, whose box then says nothing of it;
-    ``of_a_sample`` is False for what hangs on the smallest ones, of which a part of the rows tells too little.
+    ``of_a_sample`` is False for what hangs on the smallest ones, of which a part of the rows tells too little;
+    ``largest_bias`` is how many standard errors of bias a sample's value may have: what hangs on which of them is the
+    largest, or the j-th, has a bias that no jackknife corrects for where they lie close together, and shows it so.
     """
 
     definition: str
@@ -78,6 +80,7 @@ class Metric:
     extremes: Callable[[Box, Spectrum], Interval]
     takes_box: bool = True
     of_a_sample: bool = True
+    largest_bias: float = math.inf
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
@@ -115,11 +118,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
-            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box),
+            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.8,
         ),
         "nesum": Metric(
             "sum s^2 / s_1^2, centred", True,
-            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box),
+            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.8,
         ),
         "isoscore": Metric(
             "(participation_ratio - 1)/(D - 1), centred", True,
@@ -139,7 +142,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "alpha_req": Metric(
             "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", True,
-            _alpha_req, lambda box, _: intervals.alpha_req(box),
+            _alpha_req, lambda box, _: intervals.alpha_req(box), largest_bias=10.0,
         ),
     }
 )  # fmt: skip

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,15 +48,16 @@ class Spread:
 
     bias: float
     standard_error: float
+    degrees_of_freedom: int
 
     def of_rest(self, fraction: float) -> Spread:
         """Return those of an estimate for all rows when ``fraction`` of them were read."""
         left = max(0.0, 1.0 - fraction)
-        return Spread(left * self.bias, math.sqrt(left) * self.standard_error)
+        return replace(self, bias=left * self.bias, standard_error=math.sqrt(left) * self.standard_error)
 
     def of_more(self, times: float) -> Spread:
         """Return those of a number of so many times the rows."""
-        return Spread(self.bias / times, self.standard_error / math.sqrt(times))
+        return replace(self, bias=self.bias / times, standard_error=self.standard_error / math.sqrt(times))
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,18 @@ class Jackknife:
             parts = [merged(groups[start : start + size]) for start in range(0, len(groups), size)]
             self._coarse = _Left(_each_left_out(parts), [part.n_rows / n_rows for part in parts])
 
-    @property
-    def degrees_of_freedom(self) -> int:
-        """Of the standard errors."""
-        return len(self._groups) - 1
+    @cached_property
+    def value(self) -> float:
+        """RankMe of the whole sample."""
+        return metrics.rankme(self.whole.values(centered=False))
 
     def rankme(self) -> Spread:
         """Return the spread of RankMe, from the raw side alone."""
-        whole = metrics.rankme(self.whole.values(centered=False))
         without = [metrics.rankme(values) for values in self._values_without(centered=False)]
         coarse = without
         if not self._solves:
             coarse = [metrics.rankme(values) for values in self._solved(self._coarse.left, centered=False)]
-        return Spread(self._coarse.bias(whole, coarse), self._without.standard_error(whole, without))
+        return self._spread(self.value, without, coarse)
 
     def spreads(self, table: Mapping[str, Metric], whole: Spectrum) -> dict[str, Spread]:
         """Return the spread of every metric of a table that all replicates have.
@@ -147,10 +147,12 @@ class Jackknife:
         spreads = {}
         for name, value in values.items():
             if all(name in one for one in (*without, *coarse)):
-                bias = self._coarse.bias(value, [one[name] for one in coarse])
-                error = self._without.standard_error(value, [one[name] for one in without])
-                spreads[name] = Spread(bias, error)
+                spreads[name] = self._spread(value, [one[name] for one in without], [one[name] for one in coarse])
         return spreads
+
+    def _spread(self, whole: float, without: Sequence[float], coarse: Sequence[float]) -> Spread:
+        error = self._without.standard_error(whole, without)
+        return Spread(self._coarse.bias(whole, coarse), error, len(self._groups) - 1)
 
     def _left_sums(self) -> list[tuple[int, FloatArray]]:
         """Rows, and their sum, of what is left without each group."""
@@ -208,8 +210,10 @@ def _exact(values: FloatArray) -> SingularValues:
     return SingularValues(values, Box(values, values))
 
 
-def with_spread(estimate: Estimate, spread: Spread | None, *, confidence: float, degrees: int) -> Estimate:
-    """Return an estimate for more rows than were read: corrected for the bias, its interval widened by the error.
+def with_spread(
+    estimate: Estimate, spread: Spread | None, *, confidence: float, largest_bias: float = math.inf
+) -> Estimate:
+    """Return an estimate for other rows than were read: corrected for the bias, its interval widened by the error.
 
     Parameters
     ----------
@@ -219,18 +223,22 @@ def with_spread(estimate: Estimate, spread: Spread | None, *, confidence: float,
         Of the number as an estimate for what it is to stand for; None where there is none.
     confidence
         Probability with which the sampling part is to hold; what the arithmetic's interval lacks is taken off it.
-    degrees
-        Of freedom, of the standard error.
+    largest_bias
+        In standard errors; with a larger one there is no value.
     """
     if estimate.value is None:
         return replace(estimate, lower=None, upper=None, confidence=None, covers=())
     details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
+    details |= {"sample": estimate.value}
     if spread is None or not math.isfinite(estimate.value):
         reason = "a part of the rows tells too little of the smallest singular values"
-        return Estimate(None, reason=reason, details=details | {"sample": estimate.value})
-    half_width = float(stdtrit(degrees, (1.0 + confidence) / 2.0)) * spread.standard_error
+        return Estimate(None, reason=reason, details=details)
+    if abs(spread.bias) > largest_bias * spread.standard_error:
+        reason = "singular values lie too close together for their order to be told from these rows"
+        return Estimate(None, reason=reason, details=details)
+    half_width = float(stdtrit(spread.degrees_of_freedom, (1.0 + confidence) / 2.0)) * spread.standard_error
     value = estimate.value - spread.bias
-    details |= {"sample": estimate.value, "standard_error": spread.standard_error}
+    details |= {"standard_error": spread.standard_error}
     if estimate.lower is None or estimate.upper is None:
         return Estimate(value, details=details)
     return Estimate(

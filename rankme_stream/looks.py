@@ -1,27 +1,25 @@
-"""A sample read look by look until its interval is narrow enough."""
+"""How far a sample grows: looks on a fixed schedule, until the interval is narrow enough."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rankme_stream import sampling
-from rankme_stream.accumulators import Accumulator
 from rankme_stream.engines import local
 from rankme_stream.errors import UsageError
-from rankme_stream.estimates import Estimate, Metric, estimate_rankme
-from rankme_stream.jackknife import Jackknife, Spread, merged, with_spread
+from rankme_stream.estimates import Estimate, estimate_rankme
 from rankme_stream.ladder import Reader, Rung
-from rankme_stream.planning import Plan, largest_unit
+from rankme_stream.sample import Sample
 from rankme_stream.sampling import Design
-from rankme_stream.spectrum import Spectrum
+
+# met: the tolerance; blunt: a better arithmetic is needed; all: every row had better be read; spent: no row is left
+Outcome = Literal["met", "blunt", "all", "spent"]
+Report = Callable[[local.Progress], None]
 
 _ROWS_FOR_POPULATION = 64  # a feature
-
-Outcome = Literal["met", "blunt", "all", "spent"]  # blunt: a better arithmetic is needed; all: every row had better be
 
 
 @dataclass(frozen=True)
@@ -42,239 +40,41 @@ class Look:
         value = self.rankme.details.get("sample")
         return self.arithmetic is not None and value is not None and self.arithmetic > tolerance * abs(value) / 2
 
+    def rows_wanted(self, tolerance: float, n_rows: float) -> float:
+        """Rows that the tolerance probably takes, if errors fall like the root of 1/n - 1/N; 0 where none is known."""
+        half_width, value = self.rankme.half_width, self.rankme.value
+        if value is None or half_width is None:
+            return 0.0
+        arithmetic = self.arithmetic or 0.0
+        wanted, now = tolerance * abs(value) - arithmetic, half_width - arithmetic
+        if wanted <= 0.0 or now <= 0.0:
+            return math.inf if wanted <= 0.0 else 0.0
+        return 1.0 / ((1.0 / self.rows - 1.0 / n_rows) * (wanted / now) ** 2 + 1.0 / n_rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as a point of the convergence curve."""
         rankme = self.rankme
         return {"rows": self.rows, "value": rankme.value, "lower": rankme.lower, "upper": rankme.upper}
 
 
-class _InOrder:
-    """Partial results of units, merged into their groups in the order of the units, whoever finishes first."""
-
-    def __init__(self, groups: dict[int, local.Partial], units: Mapping[int, int]) -> None:
-        self._groups, self._units = groups, units
-        self._waiting = iter(units)
-        self._next = next(self._waiting, None)
-        self._done: dict[int, local.Partial] = {}
-        self._lock = threading.Lock()
-
-    def add(self, unit: int, partial: local.Partial) -> None:
-        with self._lock:
-            self._done[unit] = partial
-            while self._next is not None and self._next in self._done:
-                group, done = self._units[self._next], self._done.pop(self._next)
-                self._groups[group] = self._groups[group].merge(done) if group in self._groups else done
-                self._next = next(self._waiting, None)
+def look_at(sample: Sample) -> Look:
+    """Return RankMe as a sample tells it now; without a value where the rows are too few for one."""
+    estimate = estimate_rankme(sample.spectrum())
+    return Look(sample.whole.accumulators["raw"].n_rows, sample.widened(estimate), estimate.half_width)
 
 
-class Sample:
-    """Some units of a source in groups, by one arithmetic; grows look by look.
+@dataclass(frozen=True)
+class Reading:
+    """A sample that was read look by look, and how that ended."""
 
-    Attributes
-    ----------
-    units_read
-        How many of the design's units are in.
-    rows_decoded
-        Rows of the chunks that were decoded for them, those decoded again by a later look counted again.
-    looks
-        RankMe after each look.
-    """
-
-    def __init__(self, reader: Reader, rung: Rung, design: Design, *, confidence: float, population: bool) -> None:
-        self.design, self.confidence, self.population = design, confidence, population
-        self.units_read = self.rows_decoded = 0
-        self.looks: list[Look] = []
-        self._reader = reader
-        self._groups: dict[int, local.Partial] = {}
-        self._last = local.Progress(0, 0, 0, 0.0)
-        self.plan: Plan = reader.plan(rung, (design.unit_rows, sampling.N_GROUPS))
+    sample: Sample
+    looks: Sequence[Look]
+    outcome: Outcome
 
     @property
-    def groups(self) -> list[local.Partial]:
-        """What each group came to."""
-        return [self._groups[group] for group in sorted(self._groups)]
-
-    @property
-    def whole(self) -> local.Partial:
-        """What all groups came to."""
-        return merged(self.groups)
-
-    @property
-    def fraction(self) -> float:
-        """Share of the rows wanted that was read: 0 where they stand for what the dump was drawn from."""
-        return 0.0 if self.population else self.units_read / self.design.n_units
-
-    def read_until(
-        self,
-        tolerance: float,
-        max_rows: int | None,
-        progress: Callable[[local.Progress], None] | None,
-        *,
-        is_last: bool,
-    ) -> Outcome:
-        """Read look by look until RankMe's interval is within the tolerance, or it is clear that it will not be.
-
-        ``is_last`` keeps on when the arithmetic alone is too coarse, for there is no better one.
-        """
-        n_rows = self.design.row_stop - self.design.row_start
-        for n_units in self.design.looks(max_rows):
-            self.read_to(n_units, progress)
-            look = self.look(progress)
-            if look.is_within(tolerance):
-                return "met"
-            if look.is_blunt(tolerance) and not is_last:
-                return "blunt"
-            if max_rows is None and self._rows_wanted(look, tolerance) > n_rows / 2:
-                return "all"
-        return "all" if max_rows is None else "spent"
-
-    def read_to(self, n_units: int, progress: Callable[[local.Progress], None] | None = None) -> None:
-        """Read on until so many units are in."""
-        units = self.design.units(self.units_read, n_units)
-        bounds = self._reader.source.bounds(*self._reader.rows)
-        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._reader.rows))
-        cuts = list(self.design.cuts(list(units), bounds, block_rows))
-        before = self._last
-
-        def report(done: local.Progress) -> None:
-            self._last = local.Progress(
-                before.rows_done + done.rows_done, before.rows_total + done.rows_total,
-                before.bytes_read + done.bytes_read, before.elapsed_s + done.elapsed_s,
-            )  # fmt: skip
-            if progress is not None:
-                progress(self._last)
-
-        self._reader.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
-        self.units_read = n_units
-        self.rows_decoded += self.design.rows_decoded(cuts, bounds)
-
-    def look(self, progress: Callable[[local.Progress], None] | None = None) -> Look:
-        """Return RankMe as it is now, and note it; without an interval where the rows are too few for one."""
-        whole = self.whole
-        estimate = estimate_rankme(self.spectrum())
-        arithmetic = estimate.half_width
-        reason = self.too_few(whole)
-        if reason is not None:
-            estimate = Estimate(None, reason=reason, details={"sample": estimate.value})
-        elif estimate.value is not None:
-            jackknife = self.jackknife("raw")
-            estimate = self._widened(estimate, jackknife.rankme(), jackknife)
-        look = Look(whole.accumulators["raw"].n_rows, estimate, arithmetic)
-        self.looks.append(look)
-        if progress is not None:
-            progress(replace(self._last, rankme=(estimate.value, estimate.lower, estimate.upper)))
-        return look
-
-    def _rows_wanted(self, look: Look, tolerance: float) -> float:
-        """Rows that the tolerance probably takes, if errors fall like the root of 1/n - 1/N; 0 where none is known."""
-        half_width, value = look.rankme.half_width, look.rankme.value
-        if value is None or half_width is None:
-            return 0.0
-        wanted, now = tolerance * abs(value), half_width
-        if look.arithmetic is not None:
-            wanted, now = wanted - look.arithmetic, now - look.arithmetic
-        if wanted <= 0.0:
-            return math.inf
-        all_rows = math.inf if self.population else self.design.row_stop - self.design.row_start
-        left = (1.0 / look.rows - 1.0 / all_rows) * (wanted / now) ** 2 if now > 0.0 else math.inf
-        return 1.0 / (left + 1.0 / all_rows)
-
-    def too_few(self, whole: local.Partial) -> str | None:
-        """Return why no interval can be stated: too few rows, or rows of too uneven lengths; None where one can."""
-        wanted = sampling.ROWS_A_FEATURE * self.design.n_features
-        effective = whole.lengths.effective_rows
-        if effective >= wanted or not whole.lengths.squares:
-            return None
-        return f"{effective:,.0f} effective rows were read, and an interval takes {wanted:,} (8 a feature)"
-
-    def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
-        """Return the replicates of the rows (``raw``) or unit rows (``unit``), or of the first features of them."""
-        accumulators = [group.accumulators[kind] for group in self.groups]
-        if n_features is not None:
-            accumulators = [one.prefix(n_features) for one in accumulators]
-        return Jackknife(accumulators, self.plan.workers)
-
-    def spectrum(self) -> Spectrum:
-        """Return the spectrum of the rows read."""
-        return self._spectrum(self.whole.accumulators["raw"])
-
-    def _spectrum(self, accumulator: Accumulator) -> Spectrum:
-        return accumulator.spectrum(unit_roundoff=self._reader.source.stored.unit_roundoff)
-
-    def estimates(
-        self,
-        kind: str,
-        table: Mapping[str, Metric],
-        estimate: Callable[[Spectrum], dict[str, Estimate]],
-        n_features: int | None = None,
-    ) -> dict[str, Estimate]:
-        """Return the metrics of a table, each with an interval for arithmetic and sampling."""
-        jackknife = self.jackknife(kind, n_features)
-        spectrum = self._spectrum(jackknife.whole)
-        found = estimate(spectrum)
-        reason = self.too_few(self.whole)
-        if reason is not None:
-            return {name: Estimate(None, reason=reason, details=one.details) for name, one in found.items()}
-        spreads = jackknife.spreads(table, spectrum)
-        return {name: self._widened(one, spreads.get(name), jackknife) for name, one in found.items()}
-
-    def of_population(
-        self,
-        kind: str,
-        table: Mapping[str, Metric],
-        exact: Mapping[str, Estimate],
-        n_features: int | None = None,
-    ) -> dict[str, Estimate]:
-        """Return metrics of all rows as estimates of what the rows were drawn from.
-
-        Bias and standard error fall like 1/n and its root from the rows of the sample to all.
-        """
-        jackknife = self.jackknife(kind, n_features)
-        spectrum = self._spectrum(jackknife.whole)
-        reason = self.too_few(self.whole)
-        if reason is not None:
-            return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
-        times = self.design.n_units / self.units_read
-        spreads = {name: spread.of_more(times) for name, spread in jackknife.spreads(table, spectrum).items()}
-        degrees = jackknife.degrees_of_freedom
-        return {
-            name: with_spread(one, spreads.get(name), confidence=self.confidence, degrees=degrees)
-            for name, one in exact.items()
-        }
-
-    def _widened(self, estimate: Estimate, spread: Spread | None, jackknife: Jackknife) -> Estimate:
-        rest = None if spread is None else spread.of_rest(self.fraction)
-        return with_spread(estimate, rest, confidence=self.confidence, degrees=jackknife.degrees_of_freedom)
-
-    def describe(self) -> dict[str, Any]:
-        """Return its arithmetic and what its last look left open, as for a pass over all rows."""
-        half_width = self.looks[-1].rankme.half_width
-        return {"method": self.plan.method, "precision": self.plan.precision, "half_width": half_width}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what was sampled and how, as JSON types."""
-        return {
-            "unit_rows": self.design.unit_rows,
-            "units": self.design.n_units,
-            "units_read": self.units_read,
-            "groups": sampling.N_GROUPS,
-            "seed": self.design.seed,
-            "confidence": self.confidence,
-            "population": self.population,
-            "effective_rows": self.whole.lengths.effective_rows,
-            "rows_decoded": self.rows_decoded,
-        }
-
-
-def sample_for_population(reader: Reader, rung: Rung, design: Design, *, confidence: float) -> Sample | None:
-    """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
-    n_units = min(design.n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
-    n_units = n_units // sampling.N_GROUPS * sampling.N_GROUPS
-    if n_units == 0:
-        return None
-    sample = Sample(reader, rung, design, confidence=confidence, population=True)
-    sample.read_to(n_units)
-    return sample
+    def is_answer(self) -> bool:
+        """Whether the sample is the answer; otherwise every row had better be read."""
+        return self.outcome != "all"
 
 
 def read_sample(
@@ -286,16 +86,12 @@ def read_sample(
     confidence: float,
     population: bool,
     max_rows: int | None,
-    progress: Callable[[local.Progress], None] | None,
-) -> tuple[Sample, bool]:
-    """Read look by look until RankMe's interval is within the tolerance, and say whether that is the answer.
+    progress: Report | None,
+) -> Reading:
+    """Read look by look until RankMe's interval is within the tolerance, or it is clear that it will not be.
 
-    Returns
-    -------
-    sample
-        The last one; by a better arithmetic than the first where that left too wide an interval.
-    is_answer
-        False where more than half of all rows would be needed: then they had better be read all, once.
+    Where the arithmetic alone leaves too wide an interval, the same rows are read again by the next one. More than half
+    of all rows are not read: then every row had better be.
 
     Raises
     ------
@@ -311,9 +107,42 @@ def read_sample(
         )
     for rung in rungs:
         sample = Sample(reader, rung, design, confidence=confidence, population=population)
-        outcome = sample.read_until(tolerance, max_rows, progress, is_last=rung is rungs[-1])
-        if sample.looks:
-            reader.passes.append(sample.describe())
+        looks, outcome = _grow(sample, tolerance, max_rows, progress, is_last=rung is rungs[-1])
+        if looks:
+            described = {"method": sample.plan.method, "precision": sample.plan.precision}
+            reader.passes.append(described | {"half_width": looks[-1].rankme.half_width})
         if outcome != "blunt":
             break
-    return sample, outcome != "all"
+    return Reading(sample, looks, outcome)
+
+
+def _grow(
+    sample: Sample, tolerance: float, max_rows: int | None, progress: Report | None, *, is_last: bool
+) -> tuple[list[Look], Outcome]:
+    n_rows = sample.design.row_stop - sample.design.row_start
+    looks: list[Look] = []
+    for n_units in sample.design.looks(max_rows):
+        sample.read_to(n_units, progress)
+        look = look_at(sample)
+        looks.append(look)
+        if progress is not None:
+            progress(replace(sample.done, rankme=(look.rankme.value, look.rankme.lower, look.rankme.upper)))
+        if look.is_within(tolerance):
+            return looks, "met"
+        if look.is_blunt(tolerance) and not is_last:
+            return looks, "blunt"
+        all_rows = math.inf if sample.population else n_rows
+        if max_rows is None and look.rows_wanted(tolerance, all_rows) > n_rows / 2:
+            break
+    return looks, "all" if max_rows is None else "spent"
+
+
+def sample_for_population(reader: Reader, rung: Rung, design: Design, *, confidence: float) -> Sample | None:
+    """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
+    n_units = min(design.n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
+    n_units = n_units // sampling.N_GROUPS * sampling.N_GROUPS
+    if n_units == 0:
+        return None
+    sample = Sample(reader, rung, design, confidence=confidence, population=True)
+    sample.read_to(n_units)
+    return sample

@@ -27,9 +27,10 @@ from rankme_stream.estimates import (
     estimate_presets,
 )
 from rankme_stream.ladder import Pass, Reader, rungs_for
-from rankme_stream.looks import Sample, read_sample, sample_for_population
+from rankme_stream.looks import Reading, read_sample, sample_for_population
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
+from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
 from rankme_stream.sources import open_source
 from rankme_stream.spectrum import Spectrum
@@ -196,16 +197,17 @@ def measure(
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
         fingerprint = reader.fingerprint()
-        part: Sample | None = None
-        is_answer, answer = False, None
+        reading: Reading | None = None
+        answer: Sample | None = None
         if sample:
-            part, is_answer = read_sample(
+            reading = read_sample(
                 reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
                 max_rows=max_rows, progress=progress,
             )  # fmt: skip
-        if part is not None and is_answer:
+        if reading is not None and reading.is_answer:
+            answer = reading.sample
             reader.check_unchanged(fingerprint)
-            found, answer = _of_sample(part, normalize, dims), part
+            found = _of_sample(answer, normalize, dims)
         else:
             if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
                 del rungs[0]
@@ -236,7 +238,7 @@ def measure(
             dims=found.dims,
             tolerance=tolerance,
             passes=reader.passes,
-            convergence=[look.to_dict() for look in part.looks] if part else [],
+            convergence=[look.to_dict() for look in reading.looks] if reading else [],
             sampling=answer.to_dict() if answer else None,
             spectrum=found.spectrum,
             audit=found.partial.audit,
@@ -253,7 +255,11 @@ def measure(
         )
     if not measurement.tolerance_met:
         text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g}; "
-        remedy = "allow more rows" if max_rows is not None else _remedy(method, precision, reader.refused)
+        remedy = _remedy(method, precision, reader.refused)
+        if max_rows is not None:
+            remedy = "allow more rows"
+        elif population:
+            remedy = "more rows are needed to tell so much of what these were drawn from"
         warnings.warn(text + remedy, ToleranceWarning, stacklevel=2)
     return measurement
 

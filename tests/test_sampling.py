@@ -192,9 +192,28 @@ def test_uneven_rows_are_read_on_until_enough_weigh():
         warnings.simplefilter("ignore", ToleranceWarning)
         found = rs.measure(rows, sample=True, max_rows=4096, tolerance=1e-9)
     assert found.rankme.value is None
-    assert "effective rows" in found.rankme.reason
+    assert "weigh as" in found.rankme.reason
     assert all(point["value"] is None for point in found.convergence)
-    assert "effective rows" in str(found)
+    assert "weigh as" in str(found)
+
+
+def test_rows_that_repeat_one_another_are_not_taken_for_so_many():
+    """Runs of four copies weigh as evenly as any rows; the bias gives them away."""
+    rows = np.repeat(rows_like(10_000), 4, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        found = rs.measure(rows, sample=True, max_rows=768, tolerance=1e-9)
+    assert found.rankme.value is None
+    assert "too much to be corrected for" in found.rankme.reason
+
+
+def test_order_is_not_told_where_singular_values_lie_together():
+    rows = np.random.default_rng(0).standard_normal((30_000, D)).astype(np.float32)
+    found = rs.measure(rows, sample=True, tolerance=1e-3)
+    assert found.rankme.value is not None
+    for name in ("stable_rank", "nesum", "alpha_req"):
+        assert found[name].value is None
+        assert "too close together" in found[name].reason
 
 
 @pytest.mark.parametrize(
@@ -272,17 +291,19 @@ def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
     for seed in range(20):
         rows = rows_like(6400, seed=seed).astype(np.float32)
         exact = rs.measure(rows)
-        found = rs.measure(rows, population=True, seed=seed)
+        found = rs.measure(rows, population=True, seed=seed, tolerance=1e-2)
         held += found.rankme.lower <= truth <= found.rankme.upper
         assert found.rankme.details["sample"] == exact.rankme.value
         assert found.rankme.value > exact.rankme.value
-        part = rs.measure(rows, population=True, sample=True, tolerance=5e-3, seed=seed)
+        part = rs.measure(rows, population=True, sample=True, tolerance=1e-2, seed=seed)
         sampled += part.rankme.lower <= truth <= part.rankme.upper
     assert held >= 16  # fewer with probability 3e-4 if each holds with 0.95
     assert sampled >= 16
 
 
 def test_too_few_rows_tell_nothing_of_what_they_were_drawn_from():
-    found = rs.measure(rows_like(100), population=True)
-    assert found.rankme.value is None
-    assert "effective rows" in found.rankme.reason or "too few" in found.rankme.reason
+    for n_rows, text in ((100, "too few"), (400, "weigh as")):
+        with pytest.warns(ToleranceWarning, match="more rows are needed"):
+            found = rs.measure(rows_like(n_rows), population=True)
+        assert found.rankme.value is None
+        assert text in found.rankme.reason

@@ -1,0 +1,202 @@
+"""Some units of a source, in groups, and what they tell of all rows."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rankme_stream import sampling
+from rankme_stream.accumulators import Accumulator
+from rankme_stream.engines import local
+from rankme_stream.estimates import Estimate, Metric
+from rankme_stream.jackknife import Jackknife, Spread, merged, with_spread
+from rankme_stream.ladder import Reader, Rung
+from rankme_stream.planning import Plan, largest_unit
+from rankme_stream.sampling import Design
+from rankme_stream.spectrum import Spectrum
+
+# Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave half of this; a larger
+# bias says that neighbouring rows are so alike that fewer count, and then it does not fall like 1/n.
+_LARGEST_BIAS = 1 / 32
+
+
+class _InOrder:
+    """Partial results of units, merged into their groups in the order of the units, whoever finishes first."""
+
+    def __init__(self, groups: dict[int, local.Partial], units: Mapping[int, int]) -> None:
+        self._groups, self._units = groups, units
+        self._waiting = iter(units)
+        self._next = next(self._waiting, None)
+        self._done: dict[int, local.Partial] = {}
+        self._lock = threading.Lock()
+
+    def add(self, unit: int, partial: local.Partial) -> None:
+        with self._lock:
+            self._done[unit] = partial
+            while self._next is not None and self._next in self._done:
+                group, done = self._units[self._next], self._done.pop(self._next)
+                self._groups[group] = self._groups[group].merge(done) if group in self._groups else done
+                self._next = next(self._waiting, None)
+
+
+class Sample:
+    """Some units of a source in groups, by one arithmetic; grows.
+
+    Attributes
+    ----------
+    units_read
+        How many of the design's units are in.
+    rows_decoded
+        Rows of the chunks that were decoded for them; those decoded again later are counted again.
+    done
+        Rows, bytes and seconds of reading so far.
+    """
+
+    def __init__(self, reader: Reader, rung: Rung, design: Design, *, confidence: float, population: bool) -> None:
+        self.design, self.confidence, self.population = design, confidence, population
+        self.units_read = self.rows_decoded = 0
+        self.done = local.Progress(0, 0, 0, 0.0)
+        self.plan: Plan = reader.plan(rung, (design.unit_rows, sampling.N_GROUPS))
+        self._reader = reader
+        self._groups: dict[int, local.Partial] = {}
+        self._kept: tuple[int, tuple[str | None, Spread | None]] = (0, (None, None))
+
+    @property
+    def whole(self) -> local.Partial:
+        """What all groups came to."""
+        return merged([self._groups[group] for group in sorted(self._groups)])
+
+    @property
+    def fraction(self) -> float:
+        """Share of the rows wanted that was read: 0 where they stand for what the dump was drawn from."""
+        return 0.0 if self.population else self.units_read / self.design.n_units
+
+    def read_to(self, n_units: int, progress: Callable[[local.Progress], None] | None = None) -> None:
+        """Read on until so many units are in."""
+        units = self.design.units(self.units_read, n_units)
+        bounds = self._reader.source.bounds(*self._reader.rows)
+        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._reader.rows))
+        cuts = list(self.design.cuts(list(units), bounds, block_rows))
+        before = self.done
+
+        def report(now: local.Progress) -> None:
+            self.done = local.Progress(
+                before.rows_done + now.rows_done, before.rows_total + now.rows_total,
+                before.bytes_read + now.bytes_read, before.elapsed_s + now.elapsed_s,
+            )  # fmt: skip
+            if progress is not None:
+                progress(self.done)
+
+        self._reader.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
+        self.units_read = n_units
+        self.rows_decoded += self.design.rows_decoded(cuts, bounds)
+
+    def spectrum(self) -> Spectrum:
+        """Return the spectrum of the rows read."""
+        return self._spectrum(self.whole.accumulators["raw"])
+
+    def widened(self, estimate: Estimate) -> Estimate:
+        """Return RankMe of the rows read as an estimate for the rows wanted; no value where none can be given."""
+        reason, spread = self._state()
+        if reason is not None:
+            return Estimate(None, reason=reason, details={"sample": estimate.value})
+        return self._told(estimate, None if spread is None else spread.of_rest(self.fraction))
+
+    def estimates(
+        self,
+        kind: str,
+        table: Mapping[str, Metric],
+        estimate: Callable[[Spectrum], Mapping[str, Estimate]],
+        n_features: int | None = None,
+    ) -> dict[str, Estimate]:
+        """Return metrics of the rows wanted, each with an interval for arithmetic and sampling.
+
+        Parameters
+        ----------
+        kind
+            ``raw``, or ``unit`` for rows of unit length.
+        table, estimate
+            The metrics, and the function that gives them for a spectrum.
+        n_features
+            Take the first so many features; None takes all.
+        """
+        return self._all(kind, table, estimate, n_features, lambda spread: spread.of_rest(self.fraction))
+
+    def of_population(
+        self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
+    ) -> dict[str, Estimate]:
+        """Return metrics of all rows as estimates of what the rows were drawn from.
+
+        From the rows of the sample to all rows, the bias falls like 1/n and the standard error like its root.
+        """
+        times = self.design.n_units / self.units_read
+        return self._all(kind, table, lambda _: exact, n_features, lambda spread: spread.of_more(times))
+
+    def _all(
+        self,
+        kind: str,
+        table: Mapping[str, Metric],
+        estimate: Callable[[Spectrum], Mapping[str, Estimate]],
+        n_features: int | None,
+        scaled: Callable[[Spread], Spread],
+    ) -> dict[str, Estimate]:
+        jackknife = self._jackknife(kind, n_features)
+        spectrum = self._spectrum(jackknife.whole)
+        found = estimate(spectrum)
+        reason, _ = self._state()
+        if reason is not None:
+            return {name: Estimate(None, reason=reason, details=one.details) for name, one in found.items()}
+        spreads = {name: scaled(spread) for name, spread in jackknife.spreads(table, spectrum).items()}
+        return {
+            name: self._told(one, spreads.get(name), largest_bias=table[name].largest_bias)
+            for name, one in found.items()
+        }
+
+    def _told(self, estimate: Estimate, spread: Spread | None, *, largest_bias: float = math.inf) -> Estimate:
+        return with_spread(estimate, spread, confidence=self.confidence, largest_bias=largest_bias)
+
+    def _state(self) -> tuple[str | None, Spread | None]:
+        """Why no interval can be stated, or None; and the spread of RankMe where it has one."""
+        if self._kept[0] != self.units_read:
+            self._kept = (self.units_read, self._looked())
+        return self._kept[1]
+
+    def _looked(self) -> tuple[str | None, Spread | None]:
+        lengths = self.whole.lengths
+        wanted = sampling.ROWS_A_FEATURE * self.design.n_features
+        if not lengths.squares:  # rows of zeros have no RankMe, however many
+            return None, None
+        if lengths.effective_rows < wanted:
+            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
+            return f"{few}, and an interval takes {wanted:,} (8 a feature)", None
+        jackknife = self._jackknife("raw")
+        spread = jackknife.rankme()
+        if abs(spread.bias) > _LARGEST_BIAS * jackknife.value:
+            share = abs(spread.bias) / jackknife.value
+            return f"RankMe of the rows read is off by about {share:.0%}, too much to be corrected for", None
+        return None, spread
+
+    def _jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
+        accumulators = [self._groups[group].accumulators[kind] for group in sorted(self._groups)]
+        if n_features is not None:
+            accumulators = [one.prefix(n_features) for one in accumulators]
+        return Jackknife(accumulators, self.plan.workers)
+
+    def _spectrum(self, accumulator: Accumulator) -> Spectrum:
+        return accumulator.spectrum(unit_roundoff=self._reader.source.stored.unit_roundoff)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was sampled and how, as JSON types."""
+        return {
+            "unit_rows": self.design.unit_rows,
+            "units": self.design.n_units,
+            "units_read": self.units_read,
+            "groups": sampling.N_GROUPS,
+            "seed": self.design.seed,
+            "confidence": self.confidence,
+            "population": self.population,
+            "effective_rows": self.whole.lengths.effective_rows,
+            "rows_decoded": self.rows_decoded,
+        }
