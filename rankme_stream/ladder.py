@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from rankme_stream.errors import (
     UsageError,
 )
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.ledger import Forest
 from rankme_stream.passes import Task
-from rankme_stream.planning import Cut, Method, Plan, Precision, make_plan
-from rankme_stream.sources import Source
+from rankme_stream.planning import Cut, Method, Plan, Precision, grid_for, make_plan, spanning
+from rankme_stream.sources import BlockStream, Source
 from rankme_stream.spectrum import Spectrum
 
 Rung = tuple[Method, Precision]
@@ -188,8 +190,7 @@ class Reader:
             if done.is_within(tolerance):
                 break
         assert done is not None  # the last rung raises
-        if done.spectrum.n_rows == 0:
-            raise SourceError(f"{self.source.uri}: no row is left after leaving out missing and non-finite ones")
+        _check_not_empty(done, self.source.uri)
         return done
 
     def float32_will_do(self, tolerance: float) -> bool:
@@ -222,9 +223,19 @@ class Reader:
         task = self._task(plan, weigh=True)
         self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
 
+    def read_into(
+        self, forest: Forest[local.Partial], plan: Plan, progress: Callable[[local.Progress], None] | None
+    ) -> None:
+        """Read the rows of a plan into a forest."""
+        self.bytes_read += local.run_into(forest, self._task(plan), progress)
+
     def _read(self, plan: Plan, progress: Callable[[local.Progress], None] | None) -> Pass:
-        partial, n_bytes = local.run(self._task(plan), progress)
-        self.bytes_read += n_bytes
+        forest = Forest[local.Partial]()
+        self.read_into(forest, plan, progress)
+        return self.passed(forest.total(), plan)
+
+    def passed(self, partial: local.Partial, plan: Plan) -> Pass:
+        """Return what a pass over the rows of a plan came to."""
         self._check_count(partial, plan.row_stop - plan.row_start)
         spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=self.source.stored.unit_roundoff)
         return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
@@ -238,3 +249,41 @@ class Reader:
         left_out = audit.rows_nonfinite + (audit.rows_missing if self.missing == "skip" else 0)
         if partial.accumulators["raw"].n_rows + left_out != n_rows:
             raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
+
+
+def _check_not_empty(done: Pass, uri: str) -> None:
+    if done.spectrum.n_rows == 0:
+        raise SourceError(f"{uri}: no row is left after leaving out missing and non-finite ones")
+
+
+def read_blocks(
+    stream: BlockStream,
+    rung: Rung,
+    *,
+    normalize: bool,
+    workers: int | None,
+    memory_limit: int | None,
+    nonfinite: Literal["error", "skip"],
+    progress: Callable[[local.Progress], None] | None,
+) -> tuple[Pass, int]:
+    """Read rows that come once; return the pass and the bytes read.
+
+    As many rows are gathered as the workers' segments hold, so the bits are those of a pass over the same rows stored.
+    """
+    forest = Forest[local.Partial]()
+    grid = grid_for(stream.n_features, *rung)
+    bytes_read = 0
+    reader: Reader | None = None
+    began = time.perf_counter()
+    while (window := stream.take(grid.segment_rows * (workers or machine.cores()))) is not None:
+        rows = (window.row_start, window.shape[0])
+        reader = Reader(window, rows, normalize, workers, memory_limit, "error", nonfinite)
+        plan = reader.plan(rung)
+        reader.read_into(forest, plan, None)
+        bytes_read += reader.bytes_read
+        if progress is not None:
+            progress(local.Progress(rows[1], rows[1], bytes_read, time.perf_counter() - began))
+    assert reader is not None  # a stream holds a row
+    done = reader.passed(forest.total(), spanning(plan, stream.n_rows))
+    _check_not_empty(done, stream.uri)
+    return done, bytes_read

@@ -5,35 +5,25 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
 from rankme_stream import machine
+from rankme_stream.arrays import StoredType
 from rankme_stream.engines import local
 from rankme_stream.errors import ToleranceWarning, UsageError
-from rankme_stream.estimates import (
-    METRICS,
-    NORMALIZED,
-    PRESETS,
-    Estimate,
-    Metric,
-    definitions,
-    estimate_all,
-    estimate_normalized,
-    estimate_presets,
-)
-from rankme_stream.ladder import Pass, Reader, rungs_for
-from rankme_stream.looks import Reading, read_sample, sample_for_population
+from rankme_stream.estimates import definitions
+from rankme_stream.findings import of_all, of_population, of_sample
+from rankme_stream.ladder import Reader, Rung, read_blocks, rungs_for
+from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
-from rankme_stream.sources import open_source
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.sources import BlockStream, is_blocks, open_source
 
 Method = Literal["auto", "gram", "tsqr"]
 Precision = Literal["float64", "float32", "auto"]
@@ -119,7 +109,8 @@ def measure(
     Parameters
     ----------
     source, method, precision, normalize, rows, workers, memory_limit
-        As for ``plan``. The result's bits depend on none of ``workers`` and ``memory_limit``.
+        As for ``plan``; or an iterable of blocks, arrays of shape ``(rows, D)`` that are read as they come, once. The
+        result's bits depend on none of ``workers``, ``memory_limit`` and where blocks are cut.
     tolerance
         Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
         are read again by the next arithmetic when it is not met.
@@ -183,49 +174,61 @@ def measure(
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed {seed} is not a non-negative integer below 2^64")
     wall, cpu = time.perf_counter(), time.process_time()
-    opened = open_source(source)
     rungs = rungs_for(method, precision)
-    for d in dims:
-        if not 1 <= d <= opened.shape[1]:
-            raise UsageError(f"dims holds {d}, and the rows have {opened.shape[1]:,} features")
-    planned = plan(
-        opened, method=method, precision=precision, normalize=normalize, rows=rows, workers=workers,
-        memory_limit=memory_limit,
-    )  # fmt: skip
-    row_range = (planned.row_start, planned.row_stop)
-    reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
-    drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
+    looks: Sequence[Look] = ()
+    answer: Sample | None = None
+    refused: str | None = None
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
-        fingerprint = reader.fingerprint()
-        reading: Reading | None = None
-        answer: Sample | None = None
-        if sample:
-            reading = read_sample(
-                reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
-                max_rows=max_rows, progress=progress,
+        if is_blocks(source):
+            if sample or population or rows is not None:
+                raise UsageError("blocks come once and in order: store them, or leave sample, population and rows out")
+            stream = BlockStream(source)
+            _check_dims(dims, stream.n_features)
+            done, bytes_read = read_blocks(
+                stream, _best(rungs), normalize=normalize, workers=workers, memory_limit=memory_limit,
+                nonfinite=nonfinite, progress=progress,
             )  # fmt: skip
-        if reading is not None and reading.is_answer:
-            answer = reading.sample
-            reader.check_unchanged(fingerprint)
-            found = _of_sample(answer, normalize, dims)
+            found = of_all(done, stream.stored.unit_roundoff, normalize, dims)
+            described = _describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks")
+            passes, chunks_missing, integrity = [done.describe()], 0, stream.integrity
+            refused = None if len(rungs) == 1 else "blocks come once; pass method='tsqr', or store them"
         else:
-            if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
-                del rungs[0]
-            done = reader.climb(rungs, tolerance, fingerprint, progress)
-            found = _of_all(done, opened.stored.unit_roundoff, normalize, dims)
-            if population:
-                rung = (done.plan.method, done.plan.precision)
-                answer = sample_for_population(reader, rung, drawn, confidence=confidence)
+            opened = open_source(source)
+            _check_dims(dims, opened.shape[1])
+            planned = plan(
+                opened, method=method, precision=precision, normalize=normalize, rows=rows, workers=workers,
+                memory_limit=memory_limit,
+            )  # fmt: skip
+            row_range = (planned.row_start, planned.row_stop)
+            reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
+            fingerprint = reader.fingerprint()
+            drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
+            reading: Reading | None = None
+            if sample:
+                reading = read_sample(
+                    reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
+                    max_rows=max_rows, progress=progress,
+                )  # fmt: skip
+                looks = reading.looks
+            if reading is not None and reading.is_answer:
+                answer = reading.sample
+                found = of_sample(answer, normalize, dims)
+            else:
+                if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
+                    del rungs[0]
+                done = reader.climb(rungs, tolerance, fingerprint, progress)
+                found = of_all(done, opened.stored.unit_roundoff, normalize, dims)
+                if population:
+                    rung = (done.plan.method, done.plan.precision)
+                    answer = sample_for_population(reader, rung, drawn, confidence=confidence)
+                    found = of_population(found, answer)
+            if answer is not None:
                 reader.check_unchanged(fingerprint)
-                found = _of_population(found, answer)
+            described = _describe(opened.uri, opened.shape, opened.stored, fingerprint)
+            passes, chunks_missing, integrity = reader.passes, opened.chunks_missing, opened.integrity
+            bytes_read, refused = reader.bytes_read, reader.refused
         measurement = Measurement(
-            source={
-                "uri": opened.uri,
-                "n_rows": opened.shape[0],
-                "n_features": opened.shape[1],
-                "dtype": opened.stored.name,
-                "fingerprint": fingerprint,
-            },
+            source=described,
             rows_read=found.partial.accumulators["raw"].n_rows,
             method=found.plan.method,
             precision=found.plan.precision,
@@ -237,25 +240,25 @@ def measure(
             normalized=found.normalized,
             dims=found.dims,
             tolerance=tolerance,
-            passes=reader.passes,
-            convergence=[look.to_dict() for look in reading.looks] if reading else [],
-            sampling=answer.to_dict() if answer else None,
+            passes=passes,
+            convergence=[look.to_dict() for look in looks],
+            sampling=None if answer is None else answer.to_dict(),
             spectrum=found.spectrum,
             audit=found.partial.audit,
-            chunks_missing=opened.chunks_missing,
-            integrity=opened.integrity,
+            chunks_missing=chunks_missing,
+            integrity=integrity,
             plan=found.plan,
             measured={
                 "elapsed_s": time.perf_counter() - wall,
                 "cpu_s": time.process_time() - cpu,
-                "bytes_read": reader.bytes_read,
+                "bytes_read": bytes_read,
                 "peak_bytes": memory.peak_bytes,
             },
             provenance=_provenance(found.plan.workers, seed),
         )
     if not measurement.tolerance_met:
-        text = f"{opened.uri}: RankMe's interval is wider than the tolerance {tolerance:g}; "
-        remedy = _remedy(method, precision, reader.refused)
+        text = f"{described['uri']}: RankMe's interval is wider than the tolerance {tolerance:g}; "
+        remedy = _remedy(method, precision, refused)
         if max_rows is not None:
             remedy = "allow more rows"
         elif population:
@@ -264,60 +267,22 @@ def measure(
     return measurement
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What the rows read came to."""
-
-    plan: Plan
-    partial: local.Partial
-    spectrum: Spectrum
-    estimates: dict[str, Estimate]
-    presets: dict[str, Estimate]
-    normalized: dict[str, Estimate]
-    dims: dict[int, dict[str, Estimate]]
+def _check_dims(dims: Sequence[int], n_features: int) -> None:
+    for d in dims:
+        if not 1 <= d <= n_features:
+            raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
 
 
-def _of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> _Found:
-    accumulators = done.partial.accumulators
-    return _Found(
-        done.plan,
-        done.partial,
-        done.spectrum,
-        estimate_all(done.spectrum),
-        estimate_presets(done.spectrum),
-        estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
-        {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
-    )
+def _best(rungs: Sequence[Rung]) -> Rung:
+    """Return the arithmetic for rows that come once: of those allowed, the first in float64, or the only one."""
+    return next((rung for rung in rungs if rung[1] == "float64"), rungs[0])
 
 
-def _of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> _Found:
-    return _Found(
-        part.plan,
-        part.whole,
-        part.spectrum(),
-        part.estimates("raw", METRICS, estimate_all),
-        part.estimates("raw", PRESETS, estimate_presets),
-        part.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},
-        {d: part.estimates("raw", METRICS, estimate_all, d) for d in sorted({*dims})},
-    )
-
-
-def _of_population(found: _Found, answer: Sample | None) -> _Found:
-    def widened(
-        kind: str, table: Mapping[str, Metric], exact: dict[str, Estimate], n_features: int | None = None
-    ) -> dict[str, Estimate]:
-        if answer is None:
-            reason = "the rows are too few to tell from them what they were drawn from"
-            return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
-        return answer.of_population(kind, table, exact, n_features)
-
-    return replace(
-        found,
-        estimates=widened("raw", METRICS, found.estimates),
-        presets=widened("raw", PRESETS, found.presets),
-        normalized=widened("unit", NORMALIZED, found.normalized) if found.normalized else {},
-        dims={d: widened("raw", METRICS, exact, d) for d, exact in found.dims.items()},
-    )
+def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint: str) -> dict[str, Any]:
+    n_rows, n_features = shape
+    return {
+        "uri": uri, "n_rows": n_rows, "n_features": n_features, "dtype": stored.name, "fingerprint": fingerprint,
+    }  # fmt: skip
 
 
 def _remedy(method: str, precision: str, refused: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple
 
@@ -207,6 +207,16 @@ def make_plan(
         f"of width {n_features:,}, {_size(base_bytes)} held already); "
         f"give --memory {-(-_mebibytes(_peak(least)) // 16) * 16}MiB or more"
     )
+
+
+def spanning(plan: Plan, row_stop: int) -> Plan:
+    """Return a plan for rows [0, ``row_stop``) in place of those at their end, in the same memory."""
+    row_bytes = plan.bytes_stored // (plan.row_stop - plan.row_start)
+    return replace(
+        plan, row_start=0, row_stop=row_stop, segments=len(plan.grid.segments(0, row_stop)),
+        bytes_stored=row_stop * row_bytes,
+        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features),
+    )  # fmt: skip
 
 
 def _memory(

@@ -15,6 +15,7 @@ from rankme_stream.blocks import Blocks
 from rankme_stream.engines import local
 from rankme_stream.errors import CorruptChunkError
 from rankme_stream.feed import Feed
+from rankme_stream.ledger import Forest
 from rankme_stream.passes import Task
 from rankme_stream.sources import ArraySource
 from rankme_stream.testing import with_ones
@@ -58,7 +59,7 @@ def blocks_of(source: Chunked, plan: planning.Plan) -> Blocks:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_chunk_is_read_once(source, reads_ahead, workers):
     plan = plan_for(source, block_rows=3000, reads_ahead=reads_ahead, workers=workers, segments_at_once=workers)
-    local.run(Task(source, plan, GramAccumulator))
+    local.run_into(Forest(), Task(source, plan, GramAccumulator))
     edges = sorted(source.reads)
     assert [start for start, _ in edges] == [0, *(stop for _, stop in edges[:-1])]
     assert edges[-1][1] == len(source._array)

@@ -84,17 +84,16 @@ class _Run:
             self.rows_done += n_rows
 
 
-def run(task: Task, progress: Callable[[Progress], None] | None = None) -> tuple[Partial, int]:
-    """Run a pass on ``plan.workers`` threads; return the merged accumulators with the audit, and the bytes decoded.
+def run_into(forest: Forest[Partial], task: Task, progress: Callable[[Progress], None] | None = None) -> int:
+    """Run a pass on ``plan.workers`` threads into a forest; return the bytes decoded.
 
     Parameters, errors and cost are those of ``run_segments``.
     """
-    plan, forest = task.plan, Forest[Partial]()
+    plan = task.plan
     bounds = task.source.bounds(plan.row_start, plan.row_stop)
     cuts = whole_cuts(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
     segments = plan.grid.segments(plan.row_start, plan.row_stop)
-    bytes_read = run_segments(task, segments, cuts, forest.add, plan.row_stop - plan.row_start, progress)
-    return forest.total(), bytes_read
+    return run_segments(task, segments, cuts, forest.add, plan.row_stop - plan.row_start, progress)
 
 
 def run_segments(
@@ -173,4 +172,4 @@ def run_segments(
     return shared.blocks.bytes_read
 
 
-__all__ = ["Interrupted", "Partial", "Progress", "run", "run_segments"]
+__all__ = ["Interrupted", "Partial", "Progress", "run_into", "run_segments"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,9 +12,12 @@ from rankme_stream.arrays import Array, StoredType
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.memory import ArraySource
 from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.stream import BlockStream, Window
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
 
-__all__ = ["ArraySource", "NpySource", "Source", "ZarrSource", "open_source"]
+__all__ = [
+    "ArraySource", "BlockStream", "NpySource", "Source", "Window", "ZarrSource", "is_blocks", "open_source",
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -84,3 +87,9 @@ def open_source(source: object) -> Source:
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, a numpy array, a zarr.Array or a Source is needed"
     )
+
+
+def is_blocks(source: object) -> bool:
+    """Whether something is an iterable of blocks of rows rather than rows that can be read in any order."""
+    is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
+    return isinstance(source, Iterable) and not is_rows and not is_zarr_node(source)
