@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rankme_stream import __version__
+from rankme_stream import options as shared
 from rankme_stream.errors import (
     LimitError,
     OutputError,
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rankme_stream.engines.local import Progress
     from rankme_stream.measurement import Measurement
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 _LINE_PERIOD_S = 60.0
 
 
@@ -42,99 +40,6 @@ class _Signal(BaseException):
         self.number = number
 
 
-class _Memory(click.ParamType[int]):
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(value).upper())
-        unit = match[2] if match else None
-        if unit is not None and unit not in _UNITS:
-            unit = unit + "B" if unit + "B" in _UNITS else None
-        if match is None or unit is None or float(match[1]) <= 0:
-            self.fail(f"{value!r} is no size; write for example 8GiB or 500MB", param, ctx)
-        return int(float(match[1]) * _UNITS[unit])
-
-
-class _Rows(click.ParamType[tuple[int | None, int | None]]):
-    name = "A:B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int | None, int | None]:
-        match = re.fullmatch(r"(\d*):(\d*)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no row range; write for example 0:25600", param, ctx)
-        return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
-
-
-class _Dims(click.ParamType[tuple[int, ...]]):
-    name = "D,D"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        if re.fullmatch(r"\d+(,\d+)*", str(value)) is None:
-            self.fail(f"{value!r} is no list of widths; write for example 64,128", param, ctx)
-        return tuple(int(d) for d in str(value).split(","))
-
-
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def _add(options: list[Any]) -> Decorator:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_pass_options = _add(
-    [
-        click.option("--method", type=click.Choice(["auto", "gram", "tsqr"]), default="auto", show_default=True,
-                     help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be."),
-        click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
-                     show_default=True,
-                     help="Of products; float32 has its error measured, auto takes the cheapest that will do."),
-        click.option("--normalize", is_flag=True, help="Also score the rows scaled to unit length."),
-        click.option("--rows", type=_Rows(), help="Read only rows A to B-1."),
-        click.option("--workers", type=click.IntRange(1), help="Threads; as many as cores when not given."),
-        click.option("--memory", "memory_limit", type=_Memory(),
-                     help="Memory this process may hold; half of the machine's when not given."),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-    ]
-)  # fmt: skip
-_tolerance_option = click.option(
-    "--tolerance", type=click.FloatRange(0.0, min_open=True), default=1e-3, show_default=True,
-    help="Largest relative half-width of RankMe's interval; exit code 4 when it is not met.",
-)  # fmt: skip
-_dims_option = click.option(
-    "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
-)
-_sample_options = [
-    click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met."),
-    click.option("--max-rows", type=click.IntRange(1), help="End a sample there; needs --sample."),
-    click.option("--confidence", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95,
-                 show_default=True, help="Probability with which intervals hold the error of sampling."),
-    click.option("--population", is_flag=True, help="Intervals for what the rows were drawn from, not for these rows."),
-    click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
-                 help="Of the random order of a sample."),
-]  # fmt: skip
-_missing_option = click.option(
-    "--missing", type=click.Choice(["error", "skip", "fill"]), default="error", show_default=True,
-    help="Chunks that were never written: refuse, leave out, or take the fill value.",
-)  # fmt: skip
-_nonfinite_option = click.option(
-    "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-    help="Rows with NaN or infinity: refuse, or leave out and count.",
-)  # fmt: skip
-_json_option = click.option(
-    "--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout, and then nothing else is there."
-)
-_quiet_option = click.option("--quiet", is_flag=True, help="No progress and no table; errors only.")
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rankme")
 def cli() -> None:
@@ -143,14 +48,14 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@_pass_options
-@_tolerance_option
-@_add(_sample_options)
-@_dims_option
-@_missing_option
-@_nonfinite_option
-@_json_option
-@_quiet_option
+@shared.pass_options
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.missing_option
+@shared.nonfinite_option
+@shared.json_option
+@shared.quiet_option
 @click.option("--verbose", is_flag=True, help="Print the plan before the pass, on stderr.")
 def score(sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     """Score SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
@@ -159,8 +64,8 @@ def score(sources: tuple[str, ...], json_file: str | None, **options: Any) -> No
 
 @cli.command()
 @click.argument("source")
-@_pass_options
-@_json_option
+@shared.pass_options
+@shared.json_option
 def plan(source: str, json_file: str | None, debug: bool, **options: Any) -> None:
     """Print what scoring SOURCE would read and hold; reads metadata only."""
     from rankme_stream.measuring import plan as make_plan
@@ -211,12 +116,12 @@ def _json_lines(file: str, text: str) -> list[Any]:
 
 
 @cli.command()
-@_pass_options
-@_tolerance_option
-@_add(_sample_options)
-@_dims_option
-@_json_option
-@_quiet_option
+@shared.pass_options
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.json_option
+@shared.quiet_option
 def demo(json_file: str | None, **options: Any) -> None:
     """Score the bundled dump: 4,096 real sentence embeddings."""
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"

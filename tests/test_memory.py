@@ -48,3 +48,20 @@ def test_the_measured_peak_stays_under_the_prediction(n_features, chunk_rows, wo
 )
 def test_the_measured_peak_stays_under_the_prediction_with_every_option(options, tmp_path):
     check(dump(tmp_path / "d.zarr", 768, 5000), *options)
+
+
+@pytest.mark.parametrize(("n_features", "method"), [(200, "gram"), (768, "gram"), (300, "tsqr")])
+def test_the_measured_peak_of_a_sample_stays_under_the_prediction(n_features, method, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((24_000, n_features), dtype=np.float32)
+    zarr.create_array(tmp_path / "d.zarr", data=rows.astype(np.float16), chunks=(5000, n_features))
+    check(
+        tmp_path / "d.zarr",
+        "--sample",
+        "--tolerance",
+        5e-3,
+        "--normalize",
+        "--dims",
+        n_features // 2,
+        "--method",
+        method,
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import zarr
@@ -23,6 +25,7 @@ from rankme_stream.estimates import METRICS, estimate_all
 from rankme_stream.testing import with_ones
 
 D = 64
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "result.schema.json").read_text())
 
 
 def rows_like(n_rows: int, *, n_features: int = D, seed: int = 0) -> np.ndarray:
@@ -259,6 +262,7 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
     done = CliRunner().invoke(cli, ["score", str(tmp_path / "dump.npy"), *options])
     assert done.exit_code == 0, done.output
     document = json.loads(result.read_text())
+    jsonschema.validate(document, SCHEMA)
     assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
     assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
     assert "They hold the error of reading a part as well, for all rows, with probability 0.95" in done.output
@@ -273,7 +277,20 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 4
     assert "allow more rows" in done.stderr
-    assert json.loads(done.stdout)["rows_read"] == 768
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, SCHEMA)
+    assert document["rows_read"] == 768
+    assert document["tolerance_met"] is False
+
+
+def test_an_interval_for_a_population_is_printed_and_written(rows, tmp_path):
+    np.save(tmp_path / "dump.npy", rows[:8000])
+    result = tmp_path / "result.json"
+    options = ["--population", "--tolerance", "0.02", "--json", str(result)]
+    done = CliRunner().invoke(cli, ["score", str(tmp_path / "dump.npy"), *options])
+    assert done.exit_code == 0, done.output
+    jsonschema.validate(json.loads(result.read_text()), SCHEMA)
+    assert "for what they were drawn from, with probability 0.95" in done.stdout
 
 
 def test_every_metric_is_of_a_sample_or_says_why_not(rows):
