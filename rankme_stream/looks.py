@@ -98,6 +98,8 @@ def read_sample(
     UsageError
         If the design's first look holds more rows than are allowed.
     """
+    if max_rows is not None and max_rows >= design.row_stop - design.row_start:
+        max_rows = None
     if max_rows is not None and next(design.looks(max_rows), None) is None:
         least = design.first_look * design.unit_rows
         raise UsageError(

@@ -18,7 +18,7 @@ from rankme_stream.errors import ToleranceWarning, UsageError
 from rankme_stream.estimates import definitions
 from rankme_stream.findings import of_all, of_population, of_sample
 from rankme_stream.ladder import Reader, Rung, read_blocks, rungs_for
-from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
+from rankme_stream.looks import Reading, read_sample, sample_for_population
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
 from rankme_stream.sample import Sample
@@ -175,7 +175,7 @@ def measure(
         raise UsageError(f"seed {seed} is not a non-negative integer below 2^64")
     wall, cpu = time.perf_counter(), time.process_time()
     rungs = rungs_for(method, precision)
-    looks: Sequence[Look] = ()
+    reading: Reading | None = None
     answer: Sample | None = None
     refused: str | None = None
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
@@ -203,13 +203,11 @@ def measure(
             reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
             fingerprint = reader.fingerprint()
             drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
-            reading: Reading | None = None
             if sample:
                 reading = read_sample(
                     reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
                     max_rows=max_rows, progress=progress,
                 )  # fmt: skip
-                looks = reading.looks
             if reading is not None and reading.is_answer:
                 answer = reading.sample
                 found = of_sample(answer, normalize, dims)
@@ -241,7 +239,7 @@ def measure(
             dims=found.dims,
             tolerance=tolerance,
             passes=passes,
-            convergence=[look.to_dict() for look in looks],
+            convergence=[] if reading is None else [look.to_dict() for look in reading.looks],
             sampling=None if answer is None else answer.to_dict(),
             spectrum=found.spectrum,
             audit=found.partial.audit,
@@ -259,7 +257,7 @@ def measure(
     if not measurement.tolerance_met:
         text = f"{described['uri']}: RankMe's interval is wider than the tolerance {tolerance:g}; "
         remedy = _remedy(method, precision, refused)
-        if max_rows is not None:
+        if reading is not None and reading.outcome == "spent":
             remedy = "allow more rows"
         elif population:
             remedy = "more rows are needed to tell so much of what these were drawn from"

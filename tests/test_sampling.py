@@ -180,6 +180,7 @@ def test_reading_every_row_after_all_gives_the_exact_value(rows):
     assert found.estimates == exact.estimates
     assert (found.rows_read, found.sampling) == (len(rows), None)
     assert found.convergence
+    assert rs.measure(rows, sample=True, max_rows=len(rows), tolerance=1e-5).estimates == exact.estimates
     assert found.rankme.covers == ("arithmetic",)
 
 
