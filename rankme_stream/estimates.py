@@ -118,11 +118,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
-            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.8,
+            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.7,
         ),
         "nesum": Metric(
             "sum s^2 / s_1^2, centred", True,
-            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.8,
+            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.7,
         ),
         "isoscore": Metric(
             "(participation_ratio - 1)/(D - 1), centred", True,
@@ -142,7 +142,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "alpha_req": Metric(
             "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", True,
-            _alpha_req, lambda box, _: intervals.alpha_req(box), largest_bias=10.0,
+            _alpha_req, lambda box, _: intervals.alpha_req(box), largest_bias=9.0,
         ),
     }
 )  # fmt: skip

@@ -210,9 +210,7 @@ def _exact(values: FloatArray) -> SingularValues:
     return SingularValues(values, Box(values, values))
 
 
-def with_spread(
-    estimate: Estimate, spread: Spread | None, *, confidence: float, largest_bias: float = math.inf
-) -> Estimate:
+def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Estimate:
     """Return an estimate for other rows than were read: corrected for the bias, its interval widened by the error.
 
     Parameters
@@ -220,25 +218,16 @@ def with_spread(
     estimate
         Of the rows read, with the interval of the arithmetic.
     spread
-        Of the number as an estimate for what it is to stand for; None where there is none.
+        Of the number as an estimate for what it is to stand for.
     confidence
         Probability with which the sampling part is to hold; what the arithmetic's interval lacks is taken off it.
-    largest_bias
-        In standard errors; with a larger one there is no value.
     """
     if estimate.value is None:
         return replace(estimate, lower=None, upper=None, confidence=None, covers=())
     details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
-    details |= {"sample": estimate.value}
-    if spread is None or not math.isfinite(estimate.value):
-        reason = "a part of the rows tells too little of the smallest singular values"
-        return Estimate(None, reason=reason, details=details)
-    if abs(spread.bias) > largest_bias * spread.standard_error:
-        reason = "singular values lie too close together for their order to be told from these rows"
-        return Estimate(None, reason=reason, details=details)
+    details |= {"sample": estimate.value, "standard_error": spread.standard_error}
     half_width = float(stdtrit(spread.degrees_of_freedom, (1.0 + confidence) / 2.0)) * spread.standard_error
     value = estimate.value - spread.bias
-    details |= {"standard_error": spread.standard_error}
     if estimate.lower is None or estimate.upper is None:
         return Estimate(value, details=details)
     return Estimate(

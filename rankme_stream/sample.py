@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,6 +38,15 @@ class _InOrder:
                 group, done = self._units[self._next], self._done.pop(self._next)
                 self._groups[group] = self._groups[group].merge(done) if group in self._groups else done
                 self._next = next(self._waiting, None)
+
+
+def _not_told(metric: Metric, spread: Spread | None) -> str | None:
+    """Say why a sample does not tell a metric; None where it does."""
+    if spread is None:
+        return "a part of the rows tells too little of the smallest singular values"
+    if abs(spread.bias) > metric.largest_bias * spread.standard_error:
+        return "singular values lie too close together for their order to be told from these rows"
+    return None
 
 
 class Sample:
@@ -102,7 +110,7 @@ class Sample:
         reason, spread = self._state()
         if reason is not None:
             return Estimate(None, reason=reason, details={"sample": estimate.value})
-        return self._told(estimate, None if spread is None else spread.of_rest(self.fraction))
+        return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
 
     def estimates(
         self,
@@ -142,20 +150,27 @@ class Sample:
         n_features: int | None,
         scaled: Callable[[Spread], Spread],
     ) -> dict[str, Estimate]:
+        reason, _ = self._state()
+        if reason is not None:
+            found = estimate(self._spectrum(self._of(self.whole, kind, n_features)))
+            return {name: Estimate(None, reason=reason, details=one.details) for name, one in found.items()}
         jackknife = self._jackknife(kind, n_features)
         spectrum = self._spectrum(jackknife.whole)
         found = estimate(spectrum)
-        reason, _ = self._state()
-        if reason is not None:
-            return {name: Estimate(None, reason=reason, details=one.details) for name, one in found.items()}
-        spreads = {name: scaled(spread) for name, spread in jackknife.spreads(table, spectrum).items()}
-        return {
-            name: self._told(one, spreads.get(name), largest_bias=table[name].largest_bias)
-            for name, one in found.items()
-        }
+        spreads = jackknife.spreads(table, spectrum)
+        told = {}
+        for name, one in found.items():
+            reason = _not_told(table[name], spreads.get(name))
+            if one.value is None or reason is None:
+                told[name] = self._told(one, spreads.get(name), scaled)
+            else:
+                told[name] = Estimate(None, reason=reason, details=dict(one.details) | {"sample": one.value})
+        return told
 
-    def _told(self, estimate: Estimate, spread: Spread | None, *, largest_bias: float = math.inf) -> Estimate:
-        return with_spread(estimate, spread, confidence=self.confidence, largest_bias=largest_bias)
+    def _told(self, estimate: Estimate, spread: Spread | None, scaled: Callable[[Spread], Spread]) -> Estimate:
+        if estimate.value is None or spread is None:
+            return Estimate(None, reason=estimate.reason, details=estimate.details)
+        return with_spread(estimate, scaled(spread), confidence=self.confidence)
 
     def _state(self) -> tuple[str | None, Spread | None]:
         """Why no interval can be stated, or None; and the spread of RankMe where it has one."""
@@ -171,6 +186,8 @@ class Sample:
         if lengths.effective_rows < wanted:
             few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
             return f"{few}, and an interval takes {wanted:,} (8 a feature)", None
+        if not all(group.accumulators["raw"].n_rows for group in self._groups.values()):
+            return "so many rows were left out that a group has none", None
         jackknife = self._jackknife("raw")
         spread = jackknife.rankme()
         if abs(spread.bias) > _LARGEST_BIAS * jackknife.value:
@@ -179,10 +196,13 @@ class Sample:
         return None, spread
 
     def _jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
-        accumulators = [self._groups[group].accumulators[kind] for group in sorted(self._groups)]
-        if n_features is not None:
-            accumulators = [one.prefix(n_features) for one in accumulators]
-        return Jackknife(accumulators, self.plan.workers)
+        groups = [self._of(self._groups[group], kind, n_features) for group in sorted(self._groups)]
+        return Jackknife(groups, self.plan.workers)
+
+    @staticmethod
+    def _of(partial: local.Partial, kind: str, n_features: int | None) -> Accumulator:
+        accumulator = partial.accumulators[kind]
+        return accumulator if n_features is None else accumulator.prefix(n_features)
 
     def _spectrum(self, accumulator: Accumulator) -> Spectrum:
         return accumulator.spectrum(unit_roundoff=self._reader.source.stored.unit_roundoff)

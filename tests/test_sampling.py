@@ -245,6 +245,18 @@ def test_bad_rows_in_a_sample_are_refused_or_left_out_and_counted(rows):
     assert 0 < found.audit.rows_nonfinite == units - found.rows_read
 
 
+def test_a_group_that_lost_all_its_rows_is_told(rows):
+    drawn, bad = designed(len(rows), 1)[0], rows.copy()
+    for unit, group in drawn.units(0, drawn.first_look).items():
+        if group == 3:
+            bad[slice(*drawn.rows(unit))] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        found = rs.measure(bad, sample=True, nonfinite="skip", max_rows=768, tolerance=1e-9)
+    assert found.rankme.value is None
+    assert "a group has none" in found.rankme.reason
+
+
 def test_collapsed_rows_are_sampled_by_qr_where_the_gram_is_too_coarse():
     values = np.where(np.arange(D) < 2, 1.0, 1e-8)
     rows = np.random.default_rng(0).standard_normal((20_000, D)) * values
