@@ -54,7 +54,7 @@ def of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> Findings:
     return Findings(
         part.plan,
         part.whole,
-        part.spectrum(),
+        part.spectrum,
         part.estimates("raw", METRICS, estimate_all),
         part.estimates("raw", PRESETS, estimate_presets),
         part.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},

@@ -24,8 +24,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from typing import Any, TypeVar
+from functools import cached_property, partial, reduce
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtrit
@@ -37,6 +37,7 @@ from rankme_stream.estimates import Estimate, Metric, values_of
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
 T = TypeVar("T")
+_Side = tuple[list[FloatArray], list[FloatArray]]
 
 _SOLVED_UP_TO = 256  # features: then 2 x 16 eigensolves take less time than reading a unit from a disk
 _PARTS = 4  # left out one at a time for the bias of wide rows: a half alone would be noisier, and further from all rows
@@ -60,23 +61,20 @@ class Spread:
         return replace(self, bias=self.bias / times, standard_error=self.standard_error / math.sqrt(times))
 
 
-@dataclass(frozen=True)
-class _Left:
-    """Something of the groups that are left when one is out, and the share of the rows that is out."""
+def _bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
+    """Bias of the whole from the values without each part, whose shares of the rows are given."""
+    terms = [(1.0 - share) * value for share, value in zip(shares, without, strict=True)]
+    return math.fsum([*terms, -(len(without) - 1) * whole])
 
-    left: Sequence[Any]
-    out: Sequence[float]
 
-    def bias(self, whole: float, values: Sequence[float]) -> float:
-        terms = [(1.0 - share) * value for share, value in zip(self.out, values, strict=True)]
-        return math.fsum([*terms, -(len(values) - 1) * whole])
-
-    def standard_error(self, whole: float, values: Sequence[float]) -> float:
-        ratios = [1.0 / share for share in self.out]
-        pseudo = [h * whole - (h - 1.0) * value for h, value in zip(ratios, values, strict=True)]
-        mean = math.fsum(pseudo) / len(pseudo)
-        terms = [(one - mean) ** 2 / (h - 1.0) for one, h in zip(pseudo, ratios, strict=True)]
-        return math.sqrt(math.fsum(terms) / len(terms))
+def _error(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
+    """Standard error of the whole from the same."""
+    ratios = [1.0 / share for share in shares]
+    pseudo = [h * whole - (h - 1.0) * value for h, value in zip(ratios, without, strict=True)]
+    mean = math.fsum(pseudo) / len(pseudo)
+    return math.sqrt(
+        math.fsum((one - mean) ** 2 / (h - 1.0) for one, h in zip(pseudo, ratios, strict=True)) / len(pseudo)
+    )
 
 
 def merged(accumulators: Sequence[T]) -> T:
@@ -90,106 +88,113 @@ class Jackknife:
     Parameters
     ----------
     groups
-        One accumulator each, of two rows or more.
+        One accumulator each.
+    whole
+        Their merge.
     workers
         Threads that solve.
+    unit_roundoff
+        Of the stored type.
 
     Notes
     -----
     3 B merges; up to 256 features B eigensolves a side (raw, centred), beyond one eigenbasis, B products of 2 D^3 flops
-    and four eigensolves a side.
+    and four eigensolves a side. A side is solved when it is first asked for, once.
     """
 
-    def __init__(self, groups: Sequence[Accumulator], workers: int) -> None:
+    def __init__(
+        self, groups: Sequence[Accumulator], whole: Accumulator, workers: int, *, unit_roundoff: float
+    ) -> None:
+        self.whole = whole
         self._groups = groups
-        self._workers = workers
-        self.whole: Accumulator = merged(groups)
-        self._solves = self.whole.n_features <= _SOLVED_UP_TO
-        n_rows = self.whole.n_rows
-        self._without = _Left(_each_left_out(groups) if self._solves else groups, [g.n_rows / n_rows for g in groups])
-        self._coarse = self._without
-        if not self._solves:
-            size = len(groups) // _PARTS
-            parts = [merged(groups[start : start + size]) for start in range(0, len(groups), size)]
-            self._coarse = _Left(_each_left_out(parts), [part.n_rows / n_rows for part in parts])
+        self._workers, self._unit_roundoff = workers, unit_roundoff
+        self._solves = whole.n_features <= _SOLVED_UP_TO
+        self._shares = [group.n_rows / max(1, whole.n_rows) for group in groups]
 
     @cached_property
-    def value(self) -> float:
-        """RankMe of the whole sample."""
-        return metrics.rankme(self.whole.values(centered=False))
+    def spectrum(self) -> Spectrum:
+        """The spectrum of the whole sample."""
+        return self.whole.spectrum(unit_roundoff=self._unit_roundoff)
 
-    def rankme(self) -> Spread:
-        """Return the spread of RankMe, from the raw side alone."""
-        without = [metrics.rankme(values) for values in self._values_without(centered=False)]
-        coarse = without
-        if not self._solves:
-            coarse = [metrics.rankme(values) for values in self._solved(self._coarse.left, centered=False)]
-        return self._spread(self.value, without, coarse)
+    def rankme(self) -> tuple[float, Spread]:
+        """Return RankMe of the whole sample and its spread, from the raw side alone."""
+        whole = metrics.rankme(self.spectrum.raw.values)
+        without, coarse = ([metrics.rankme(values) for values in found] for found in self._raw)
+        return whole, self._spread(whole, without, coarse)
 
-    def spreads(self, table: Mapping[str, Metric], whole: Spectrum) -> dict[str, Spread]:
-        """Return the spread of every metric of a table that all replicates have.
-
-        Parameters
-        ----------
-        whole
-            Spectrum of the whole sample.
-        """
-        values = values_of(table, whole)
-        without = [values_of(table, one) for one in self._replicates(whole, self._left_sums(), self._values_without)]
-        coarse = without
-        if not self._solves:
-            accumulators = self._coarse.left
-            sums = [(one.n_rows, one.sums()) for one in accumulators]
-            coarse = [
-                values_of(table, one)
-                for one in self._replicates(whole, sums, lambda **side: self._solved(accumulators, **side))
-            ]
-        spreads = {}
-        for name, value in values.items():
-            if all(name in one for one in (*without, *coarse)):
-                spreads[name] = self._spread(value, [one[name] for one in without], [one[name] for one in coarse])
-        return spreads
+    def spreads(self, table: Mapping[str, Metric]) -> dict[str, Spread]:
+        """Return the spread of every metric of a table that all replicates have."""
+        whole = values_of(table, self.spectrum)
+        without, coarse = ([values_of(table, one) for one in found] for found in self._replicates)
+        return {
+            name: self._spread(value, [one[name] for one in without], [one[name] for one in coarse])
+            for name, value in whole.items()
+            if all(name in one for one in (*without, *coarse))
+        }
 
     def _spread(self, whole: float, without: Sequence[float], coarse: Sequence[float]) -> Spread:
-        error = self._without.standard_error(whole, without)
-        return Spread(self._coarse.bias(whole, coarse), error, len(self._groups) - 1)
+        shares = self._shares if self._solves else [part.n_rows / self.whole.n_rows for part in self._parts]
+        return Spread(_bias(whole, coarse, shares), _error(whole, without, self._shares), len(self._groups) - 1)
 
+    @cached_property
+    def _left(self) -> list[Accumulator]:
+        """All groups but each; for wide rows all parts but each."""
+        return _each_left_out(self._groups if self._solves else self._parts)
+
+    @cached_property
+    def _parts(self) -> list[Accumulator]:
+        size = len(self._groups) // _PARTS
+        return [merged(self._groups[start : start + size]) for start in range(0, len(self._groups), size)]
+
+    @cached_property
     def _left_sums(self) -> list[tuple[int, FloatArray]]:
         """Rows, and their sum, of what is left without each group."""
         n_rows, sums = self.whole.n_rows, self.whole.sums()
         return [(n_rows - group.n_rows, sums - group.sums()) for group in self._groups]
 
-    def _values_without(self, *, centered: bool) -> list[FloatArray]:
+    @cached_property
+    def _raw(self) -> _Side:
+        return self._side(centered=False)
+
+    def _side(self, *, centered: bool) -> _Side:
+        """Singular values without each group, for the standard error, and without each part, for the bias."""
+        solving = [partial(one.values, centered=centered) for one in self._left]
         if self._solves:
-            return self._solved(self._without.left, centered=centered)
-        directions = self.whole.directions(centered=centered)
-        squares = self._threads(lambda group: group.squares_along(directions), self._groups)
+            values = self._threads(solving)
+            return values, values
+        directions, *coarse = self._threads([partial(self.whole.directions, centered=centered), *solving])
+        squares = self._threads([partial(group.squares_along, directions) for group in self._groups])
         whole = np.sum(squares, axis=0)
-        found = []
-        for square, (n_rows, sums) in zip(squares, self._left_sums(), strict=True):
+        without = []
+        for square, (n_rows, sums) in zip(squares, self._left_sums, strict=True):
             left = whole - square
             if centered:
                 left -= (sums @ directions) ** 2 / n_rows
-            found.append(np.sqrt(np.sort(np.maximum(left, 0.0))[::-1]))
-        return found
+            without.append(np.sqrt(np.sort(np.maximum(left, 0.0))[::-1]))
+        return without, coarse
 
-    def _solved(self, accumulators: Sequence[Accumulator], *, centered: bool) -> list[FloatArray]:
-        return self._threads(lambda one: one.values(centered=centered), accumulators)
-
-    def _threads(self, function: Callable[[Accumulator], FloatArray], over: Sequence[Accumulator]) -> list[FloatArray]:
+    def _threads(self, calls: Sequence[Callable[[], FloatArray]]) -> list[FloatArray]:
         with ThreadPoolExecutor(self._workers, thread_name_prefix="rankme-jackknife") as pool:
-            return list(pool.map(function, over))
+            return [done.result() for done in [pool.submit(call) for call in calls]]
 
-    def _replicates(
-        self, whole: Spectrum, sums: Sequence[tuple[int, FloatArray]], values: Callable[..., list[FloatArray]]
+    @cached_property
+    def _replicates(self) -> tuple[list[Spectrum], list[Spectrum]]:
+        centered = self._side(centered=True)
+        without = self._spectra(self._raw[0], centered[0], self._left_sums)
+        if self._solves:
+            return without, without
+        sums = [(one.n_rows, one.sums()) for one in self._left]
+        return without, self._spectra(self._raw[1], centered[1], sums)
+
+    def _spectra(
+        self, raw: Sequence[FloatArray], centered: Sequence[FloatArray], sums: Sequence[tuple[int, FloatArray]]
     ) -> list[Spectrum]:
-        sides = zip(values(centered=False), values(centered=True), sums, strict=True)
         return [
             replace(
-                whole, raw=_exact(raw), centered=_exact(centered), n_rows=n_rows,
+                self.spectrum, raw=_exact(values), centered=_exact(about_mean), n_rows=n_rows,
                 row_sum=(float(np.linalg.norm(row_sum)),) * 2,
             )
-            for raw, centered, (n_rows, row_sum) in sides
+            for values, about_mean, (n_rows, row_sum) in zip(raw, centered, sums, strict=True)
         ]  # fmt: skip
 
 

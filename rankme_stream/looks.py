@@ -59,7 +59,7 @@ class Look:
 
 def look_at(sample: Sample) -> Look:
     """Return RankMe as a sample tells it now; without a value where the rows are too few for one."""
-    estimate = estimate_rankme(sample.spectrum())
+    estimate = estimate_rankme(sample.spectrum)
     return Look(sample.whole.accumulators["raw"].n_rows, sample.widened(estimate), estimate.half_width)
 
 

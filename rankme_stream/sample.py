@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from rankme_stream import sampling
@@ -49,6 +50,54 @@ def _not_told(metric: Metric, spread: Spread | None) -> str | None:
     return None
 
 
+class _View:
+    """What the units read so far tell; nothing is merged or solved twice."""
+
+    def __init__(self, groups: Mapping[int, local.Partial], workers: int, unit_roundoff: float) -> None:
+        self.groups = [groups[group] for group in sorted(groups)]
+        self._workers, self._unit_roundoff = workers, unit_roundoff
+        self._jackknives: dict[str, Jackknife] = {}
+
+    @cached_property
+    def whole(self) -> local.Partial:
+        return merged(self.groups)
+
+    def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
+        """Return the replicates of the rows (``raw``) or unit rows (``unit``), or of the first features of them."""
+        if kind in self._jackknives and n_features is None:
+            return self._jackknives[kind]
+        groups = [_part(group, kind, n_features) for group in self.groups]
+        whole = _part(self.whole, kind, n_features)
+        made = Jackknife(groups, whole, self._workers, unit_roundoff=self._unit_roundoff)
+        if n_features is None:
+            self._jackknives[kind] = made
+        return made
+
+    @cached_property
+    def rankme(self) -> Spread | str | None:
+        """The spread of RankMe, or why no interval can be stated; None for rows of zeros, which have no RankMe."""
+        lengths, jackknife = self.whole.lengths, self.jackknife("raw")
+        wanted = sampling.ROWS_A_FEATURE * jackknife.whole.n_features
+        if not lengths.squares:
+            return None
+        if lengths.effective_rows < wanted:
+            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
+            return f"{few}, and an interval takes {wanted:,} (8 a feature)"
+        if not all(group.accumulators["raw"].n_rows for group in self.groups):
+            return "so many rows were left out that a group has none"
+        value, spread = jackknife.rankme()
+        if abs(spread.bias) > _LARGEST_BIAS * value:
+            return (
+                f"RankMe of the rows read is off by about {abs(spread.bias) / value:.0%}, too much to be corrected for"
+            )
+        return spread
+
+
+def _part(partial: local.Partial, kind: str, n_features: int | None) -> Accumulator:
+    accumulator = partial.accumulators[kind]
+    return accumulator if n_features is None else accumulator.prefix(n_features)
+
+
 class Sample:
     """Some units of a source in groups, by one arithmetic; grows.
 
@@ -69,12 +118,20 @@ class Sample:
         self.plan: Plan = reader.plan(rung, (design.unit_rows, sampling.N_GROUPS))
         self._reader = reader
         self._groups: dict[int, local.Partial] = {}
-        self._kept: tuple[int, tuple[str | None, Spread | None]] = (0, (None, None))
+        self._view = self._viewed()
+
+    def _viewed(self) -> _View:
+        return _View(self._groups, self.plan.workers, self._reader.source.stored.unit_roundoff)
 
     @property
     def whole(self) -> local.Partial:
         """What all groups came to."""
-        return merged([self._groups[group] for group in sorted(self._groups)])
+        return self._view.whole
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum of the rows read."""
+        return self._view.jackknife("raw").spectrum
 
     @property
     def fraction(self) -> float:
@@ -100,16 +157,13 @@ class Sample:
         self._reader.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
         self.units_read = n_units
         self.rows_decoded += self.design.rows_decoded(cuts, bounds)
-
-    def spectrum(self) -> Spectrum:
-        """Return the spectrum of the rows read."""
-        return self._spectrum(self.whole.accumulators["raw"])
+        self._view = self._viewed()
 
     def widened(self, estimate: Estimate) -> Estimate:
         """Return RankMe of the rows read as an estimate for the rows wanted; no value where none can be given."""
-        reason, spread = self._state()
-        if reason is not None:
-            return Estimate(None, reason=reason, details={"sample": estimate.value})
+        spread = self._view.rankme
+        if isinstance(spread, str):
+            return Estimate(None, reason=spread, details={"sample": estimate.value})
         return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
 
     def estimates(
@@ -130,7 +184,8 @@ class Sample:
         n_features
             Take the first so many features; None takes all.
         """
-        return self._all(kind, table, estimate, n_features, lambda spread: spread.of_rest(self.fraction))
+        jackknife = self._view.jackknife(kind, n_features)
+        return self._all(jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.of_rest(self.fraction))
 
     def of_population(
         self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
@@ -140,24 +195,20 @@ class Sample:
         From the rows of the sample to all rows, the bias falls like 1/n and the standard error like its root.
         """
         times = self.design.n_units / self.units_read
-        return self._all(kind, table, lambda _: exact, n_features, lambda spread: spread.of_more(times))
+        jackknife = self._view.jackknife(kind, n_features)
+        return self._all(jackknife, table, exact, lambda spread: spread.of_more(times))
 
     def _all(
         self,
-        kind: str,
+        jackknife: Jackknife,
         table: Mapping[str, Metric],
-        estimate: Callable[[Spectrum], Mapping[str, Estimate]],
-        n_features: int | None,
+        found: Mapping[str, Estimate],
         scaled: Callable[[Spread], Spread],
     ) -> dict[str, Estimate]:
-        reason, _ = self._state()
-        if reason is not None:
-            found = estimate(self._spectrum(self._of(self.whole, kind, n_features)))
-            return {name: Estimate(None, reason=reason, details=one.details) for name, one in found.items()}
-        jackknife = self._jackknife(kind, n_features)
-        spectrum = self._spectrum(jackknife.whole)
-        found = estimate(spectrum)
-        spreads = jackknife.spreads(table, spectrum)
+        rankme = self._view.rankme
+        if isinstance(rankme, str):
+            return {name: Estimate(None, reason=rankme, details=one.details) for name, one in found.items()}
+        spreads = jackknife.spreads(table)
         told = {}
         for name, one in found.items():
             reason = _not_told(table[name], spreads.get(name))
@@ -171,41 +222,6 @@ class Sample:
         if estimate.value is None or spread is None:
             return Estimate(None, reason=estimate.reason, details=estimate.details)
         return with_spread(estimate, scaled(spread), confidence=self.confidence)
-
-    def _state(self) -> tuple[str | None, Spread | None]:
-        """Why no interval can be stated, or None; and the spread of RankMe where it has one."""
-        if self._kept[0] != self.units_read:
-            self._kept = (self.units_read, self._looked())
-        return self._kept[1]
-
-    def _looked(self) -> tuple[str | None, Spread | None]:
-        lengths = self.whole.lengths
-        wanted = sampling.ROWS_A_FEATURE * self.design.n_features
-        if not lengths.squares:  # rows of zeros have no RankMe, however many
-            return None, None
-        if lengths.effective_rows < wanted:
-            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
-            return f"{few}, and an interval takes {wanted:,} (8 a feature)", None
-        if not all(group.accumulators["raw"].n_rows for group in self._groups.values()):
-            return "so many rows were left out that a group has none", None
-        jackknife = self._jackknife("raw")
-        spread = jackknife.rankme()
-        if abs(spread.bias) > _LARGEST_BIAS * jackknife.value:
-            share = abs(spread.bias) / jackknife.value
-            return f"RankMe of the rows read is off by about {share:.0%}, too much to be corrected for", None
-        return None, spread
-
-    def _jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
-        groups = [self._of(self._groups[group], kind, n_features) for group in sorted(self._groups)]
-        return Jackknife(groups, self.plan.workers)
-
-    @staticmethod
-    def _of(partial: local.Partial, kind: str, n_features: int | None) -> Accumulator:
-        accumulator = partial.accumulators[kind]
-        return accumulator if n_features is None else accumulator.prefix(n_features)
-
-    def _spectrum(self, accumulator: Accumulator) -> Spectrum:
-        return accumulator.spectrum(unit_roundoff=self._reader.source.stored.unit_roundoff)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was sampled and how, as JSON types."""
