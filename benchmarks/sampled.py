@@ -166,7 +166,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += table(
         "Medians over the seeds, largest where it says so",
         ["store", "every row, s", "a part, s", "CPU, s", "times faster", "rows read, largest", "a look, s",
-         "eigenvalues in it, s", "rows decoded a row used, largest", "decoded / chunks that hold them, largest", "held"],
+         "eigenvalues in it, s", "rows decoded a row used, largest",
+         "decoded / chunks that hold them, largest", "held"],
         [
             [f"{one['rows']:,} x {one['features']}", f"{one['every_s']:.1f}", f"{one['elapsed_s']:.2f}",
              f"{one['cpu_s']:.2f}", f"{one['speed']:.0f}", f"{one['share']:.4%}", f"{one['look_s']:.2f}",

@@ -65,6 +65,7 @@ def score(sources: tuple[str, ...], json_file: str | None, **options: Any) -> No
 @cli.command()
 @click.argument("source")
 @shared.pass_options
+@shared.sample_option
 @shared.json_option
 def plan(source: str, json_file: str | None, debug: bool, **options: Any) -> None:
     """Print what scoring SOURCE would read and hold; reads metadata only."""
@@ -142,7 +143,7 @@ def _score(
     for source in sources:
         try:
             if verbose:
-                asked = ("method", "precision", "normalize", "rows", "workers", "memory_limit")
+                asked = ("method", "precision", "sample", "normalize", "rows", "workers", "memory_limit")
                 plan_options = {key: options[key] for key in asked}
                 click.echo(_plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
             with _Reporter(quiet) as progress, warnings.catch_warnings(record=True) as caught:
@@ -192,12 +193,22 @@ def _plan_table(source: str, planned: dict[str, Any]) -> str:
         f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
         f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
         f"blocks of up to {planned['block_rows']:,} rows" + (", one read ahead" if planned["reads_ahead"] else ""),
+        *_sample_line(planned),
         f"  workers     {planned['workers']}, {planned['segments_at_once']} segments at once",
         f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
         f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
     ]
     lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
     return "\n".join(lines)
+
+
+def _sample_line(planned: dict[str, Any]) -> list[str]:
+    if not planned["sample_rows"]:
+        return []
+    return [
+        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['segment_rows']:,} rows; "
+        "flops and MiB are those of all rows"
+    ]
 
 
 def _print(text: str) -> None:

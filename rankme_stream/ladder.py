@@ -26,6 +26,7 @@ from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.ledger import Forest
 from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Method, Plan, Precision, grid_for, make_plan, spanning
+from rankme_stream.sampling import N_GROUPS, Design
 from rankme_stream.sources import BlockStream, Source
 from rankme_stream.spectrum import Spectrum
 
@@ -109,17 +110,20 @@ class Reader:
         self.refused: str | None = None
         self.passes: list[dict[str, Any]] = []
 
-    def plan(self, rung: Rung, sample: tuple[int, int] | None = None) -> Plan:
-        """Return the plan of a pass by that arithmetic, or of a sample with so large units in so many groups.
+    def plan(self, rung: Rung, drawn: Design | None = None) -> Plan:
+        """Return the plan of a pass by that arithmetic, or of a sample.
 
         Raises
         ------
         LimitError
             When none fits.
         """
+        sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         return self._plan(rung, self.rows, self.normalize, sample)
 
-    def _plan(self, rung: Rung, rows: tuple[int, int], normalize: bool, sample: tuple[int, int] | None = None) -> Plan:
+    def _plan(
+        self, rung: Rung, rows: tuple[int, int], normalize: bool, sample: tuple[int, int, int] | None = None
+    ) -> Plan:
         return make_plan(
             method=rung[0],
             precision=rung[1],

@@ -202,7 +202,11 @@ def table(result: Mapping[str, Any]) -> str:
         "RankMe in other conventions", result["presets"],
         lambda name: str(result["presets"][name]["details"]["definition"]),
     )  # fmt: skip
-    lines += ["", *_audit_lines(result["audit"]), *_interval_lines(result)]
+    lines += [
+        "",
+        *_audit_lines(result["audit"], result["rows_read"] < result["source"]["n_rows"]),
+        *_interval_lines(result),
+    ]
     return "\n".join(lines)
 
 
@@ -282,11 +286,12 @@ def _duration(measured: Mapping[str, float]) -> str:
     return f"{seconds:.1f} s, {peak / 2**20:,.0f} MiB at most"
 
 
-def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
+def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
     found = []
     for key, what in (("nonfinite", "not finite, left out"), ("zero", "zero throughout"), ("missing", "never written")):
         if audit[f"rows_{key}"]:
             found.append(f"  {audit[f'rows_{key}']:,} rows {what}; the first is row {audit[f'first_{key}']:,}")
     integrity = audit["integrity"]
     checked = "have no checksum" if integrity == "none" else f"are checked by {integrity}"
-    return [*(found or ["  Every row was finite, present and not zero throughout."]), f"  Stored chunks {checked}."]
+    clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."
+    return [*(found or [clean]), f"  Stored chunks {checked}."]

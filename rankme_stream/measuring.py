@@ -34,6 +34,7 @@ def plan(
     *,
     method: Method = "auto",
     precision: Precision = "float64",
+    sample: bool = False,
     normalize: bool = False,
     rows: tuple[int | None, int | None] | None = None,
     workers: int | None = None,
@@ -50,6 +51,8 @@ def plan(
     precision
         Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
         which the interval fits the tolerance. What is planned is the first pass.
+    sample
+        Plan for reading a part; where the rows are too few for one, for all.
     normalize
         Accumulate the rows scaled to unit length as well.
     rows
@@ -73,7 +76,9 @@ def plan(
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
-    return Reader(opened, row_range, normalize, workers, memory_limit, "error", "error").plan(rung)
+    reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error")
+    drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
+    return reader.plan(rung, drawn if sample and any(drawn.looks()) else None)
 
 
 def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int]:

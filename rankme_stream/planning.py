@@ -67,7 +67,11 @@ def grid_for(n_features: int, method: Method, precision: Precision = "float64") 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source."""
+    """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source.
+
+    ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
+    Bytes and flops are those of all rows.
+    """
 
     method: Method
     precision: Precision
@@ -87,6 +91,7 @@ class Plan:
     memory_limit_bytes: int
     bytes_stored: int
     flops: int
+    sample_rows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -144,7 +149,7 @@ def make_plan(
     memory_limit_bytes: int,
     workers: int | None,
     cores: int,
-    sample: tuple[int, int] | None = None,
+    sample: tuple[int, int, int] | None = None,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -159,7 +164,7 @@ def make_plan(
     workers
         Threads; None takes one a core and fewer when memory asks for it.
     sample
-        Rows of a unit and number of groups where only some units are to be read; each is a segment then.
+        Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
 
     Raises
     ------
@@ -170,9 +175,9 @@ def make_plan(
     if stop <= start:
         raise UsageError(f"rows {start}:{stop} holds no row")
     grid = grid_for(n_features, method, precision)
-    n_groups = 0
+    n_groups = sample_rows = 0
     if sample is not None:
-        unit_rows, n_groups = sample
+        unit_rows, n_groups, sample_rows = sample
         grid = Grid(min(grid.panel_rows, unit_rows), unit_rows)
     n_segments = len(grid.segments(start, stop))
     unit = largest_unit(bounds, start, stop)
@@ -199,7 +204,7 @@ def make_plan(
             return Plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
-                (1 + normalize) * _flops(method, stop - start, n_features),
+                (1 + normalize) * _flops(method, stop - start, n_features), sample_rows,
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "

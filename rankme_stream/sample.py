@@ -115,7 +115,7 @@ class Sample:
         self.design, self.confidence, self.population = design, confidence, population
         self.units_read = self.rows_decoded = 0
         self.done = local.Progress(0, 0, 0, 0.0)
-        self.plan: Plan = reader.plan(rung, (design.unit_rows, sampling.N_GROUPS))
+        self.plan: Plan = reader.plan(rung, design)
         self._reader = reader
         self._groups: dict[int, local.Partial] = {}
         self._view = self._viewed()

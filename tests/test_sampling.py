@@ -284,6 +284,19 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
         assert f"rankme: {point['rows']:,} rows, RankMe" in done.stderr
 
 
+def test_a_sample_is_planned(rows, tmp_path):
+    np.save(tmp_path / "dump.npy", rows)
+    done = CliRunner().invoke(cli, ["plan", str(tmp_path / "dump.npy"), "--sample"])
+    assert "sample      768 rows or more, in random units of 16 rows" in done.stdout
+    found = rs.measure(rows, sample=True, tolerance=1e-2)
+    assert found.plan.sample_rows == rs.plan(rows, sample=True).sample_rows == 768
+    assert rs.plan(rows[:1000], sample=True).sample_rows == rs.plan(rows).sample_rows == 0
+    command = ["score", str(tmp_path / "dump.npy"), "--sample", "--tolerance", "1e-2", "--verbose"]
+    done = CliRunner().invoke(cli, command)
+    assert "768 rows or more" in done.stderr
+    assert "Every row that was read was finite" in done.stdout
+
+
 def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp_path):
     np.save(tmp_path / "dump.npy", rows)
     command = ["score", str(tmp_path / "dump.npy"), "--sample", "--max-rows", "1000", "--json", "-"]
