@@ -89,7 +89,8 @@ sample_options = _add(
         click.option("--max-rows", type=click.IntRange(1), help="End a sample there; needs --sample."),
         click.option("--confidence", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95,
                      show_default=True, help="Probability with which intervals hold the error of sampling."),
-        click.option("--population", is_flag=True, help="Intervals for what the rows were drawn from, not for these rows."),
+        click.option("--population", is_flag=True,
+                     help="Intervals for what the rows were drawn from, not for these rows."),
         click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
                      help="Of the random order of a sample."),
     ]
