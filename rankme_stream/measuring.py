@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -16,9 +17,9 @@ from rankme_stream.arrays import StoredType
 from rankme_stream.engines import local
 from rankme_stream.errors import ToleranceWarning, UsageError
 from rankme_stream.estimates import definitions
-from rankme_stream.findings import of_all, of_population, of_sample
+from rankme_stream.findings import Findings, of_all, of_population, of_sample
 from rankme_stream.ladder import Reader, Rung, read_blocks, rungs_for
-from rankme_stream.looks import Reading, read_sample, sample_for_population
+from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.measurement import Measurement
 from rankme_stream.planning import Plan
 from rankme_stream.sample import Sample
@@ -165,73 +166,17 @@ def measure(
     >>> round(measurement.rankme.value, 6), measurement.rankme.half_width < 1e-9
     (4.000001, True)
     """
-    if missing not in ("error", "skip", "fill"):
-        raise UsageError(f"missing {missing!r} is not one of error, skip, fill")
-    if nonfinite not in ("error", "skip"):
-        raise UsageError(f"nonfinite {nonfinite!r} is not one of error, skip")
-    if not 0.0 < tolerance < math.inf:
-        exact = "; the exact value comes from every row: leave sample out" if sample and tolerance == 0.0 else ""
-        raise UsageError(f"tolerance {tolerance!r} is not above 0 and finite{exact}")
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"confidence {confidence!r} is not between 0 and 1")
-    if max_rows is not None and not sample:
-        raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"seed {seed} is not a non-negative integer below 2^64")
+    asked = _Asked(
+        method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
+        workers, memory_limit, missing, nonfinite,
+    )  # fmt: skip
+    asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
-    rungs = rungs_for(method, precision)
-    reading: Reading | None = None
-    answer: Sample | None = None
-    refused: str | None = None
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
-        if is_blocks(source):
-            if sample or population or rows is not None:
-                raise UsageError("blocks come once and in order: store them, or leave sample, population and rows out")
-            stream = BlockStream(source)
-            _check_dims(dims, stream.n_features)
-            done, bytes_read = read_blocks(
-                stream, _best(rungs), normalize=normalize, workers=workers, memory_limit=memory_limit,
-                nonfinite=nonfinite, progress=progress,
-            )  # fmt: skip
-            found = of_all(done, stream.stored.unit_roundoff, normalize, dims)
-            described = _describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks")
-            passes, chunks_missing, integrity = [done.describe()], 0, stream.integrity
-            refused = None if len(rungs) == 1 else "blocks come once; pass method='tsqr', or store them"
-        else:
-            opened = open_source(source)
-            _check_dims(dims, opened.shape[1])
-            planned = plan(
-                opened, method=method, precision=precision, normalize=normalize, rows=rows, workers=workers,
-                memory_limit=memory_limit,
-            )  # fmt: skip
-            row_range = (planned.row_start, planned.row_stop)
-            reader = Reader(opened, row_range, normalize, workers, memory_limit, missing, nonfinite)
-            fingerprint = reader.fingerprint()
-            drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=seed)
-            if sample:
-                reading = read_sample(
-                    reader, rungs, drawn, tolerance=tolerance, confidence=confidence, population=population,
-                    max_rows=max_rows, progress=progress,
-                )  # fmt: skip
-            if reading is not None and reading.is_answer:
-                answer = reading.sample
-                found = of_sample(answer, normalize, dims)
-            else:
-                if precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(tolerance):
-                    del rungs[0]
-                done = reader.climb(rungs, tolerance, fingerprint, progress)
-                found = of_all(done, opened.stored.unit_roundoff, normalize, dims)
-                if population:
-                    rung = (done.plan.method, done.plan.precision)
-                    answer = sample_for_population(reader, rung, drawn, confidence=confidence)
-                    found = of_population(found, answer)
-            if answer is not None:
-                reader.check_unchanged(fingerprint)
-            described = _describe(opened.uri, opened.shape, opened.stored, fingerprint)
-            passes, chunks_missing, integrity = reader.passes, opened.chunks_missing, opened.integrity
-            bytes_read, refused = reader.bytes_read, reader.refused
+        read = _read_blocks(source, asked, progress) if is_blocks(source) else _read_source(source, asked, progress)
+        found = read.found
         measurement = Measurement(
-            source=described,
+            source=read.source,
             rows_read=found.partial.accumulators["raw"].n_rows,
             method=found.plan.method,
             precision=found.plan.precision,
@@ -243,37 +188,160 @@ def measure(
             normalized=found.normalized,
             dims=found.dims,
             tolerance=tolerance,
-            passes=passes,
-            convergence=[] if reading is None else [look.to_dict() for look in reading.looks],
-            sampling=None if answer is None else answer.to_dict(),
+            passes=read.passes,
+            convergence=[look.to_dict() for look in read.looks],
+            sampling=None if read.sample is None else read.sample.to_dict(),
             spectrum=found.spectrum,
             audit=found.partial.audit,
-            chunks_missing=chunks_missing,
-            integrity=integrity,
+            chunks_missing=read.chunks_missing,
+            integrity=read.integrity,
             plan=found.plan,
             measured={
                 "elapsed_s": time.perf_counter() - wall,
                 "cpu_s": time.process_time() - cpu,
-                "bytes_read": bytes_read,
+                "bytes_read": read.bytes_read,
                 "peak_bytes": memory.peak_bytes,
             },
             provenance=_provenance(found.plan.workers, seed),
         )
     if not measurement.tolerance_met:
-        text = f"{described['uri']}: RankMe's interval is wider than the tolerance {tolerance:g}; "
-        remedy = _remedy(method, precision, refused)
-        if reading is not None and reading.outcome == "spent":
-            remedy = "allow more rows"
-        elif population:
-            remedy = "more rows are needed to tell so much of what these were drawn from"
-        warnings.warn(text + remedy, ToleranceWarning, stacklevel=2)
+        text = f"{read.source['uri']}: RankMe's interval is wider than the tolerance {tolerance:g}; {read.remedy}"
+        warnings.warn(text, ToleranceWarning, stacklevel=2)
     return measurement
 
 
-def _check_dims(dims: Sequence[int], n_features: int) -> None:
-    for d in dims:
-        if not 1 <= d <= n_features:
-            raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
+@dataclass(frozen=True)
+class _Asked:
+    """What ``measure`` was asked for."""
+
+    method: Method
+    precision: Precision
+    tolerance: float
+    confidence: float
+    sample: bool
+    population: bool
+    max_rows: int | None
+    rows: tuple[int | None, int | None] | None
+    seed: int
+    normalize: bool
+    dims: tuple[int, ...]
+    workers: int | None
+    memory_limit: int | None
+    missing: Literal["error", "skip", "fill"]
+    nonfinite: Literal["error", "skip"]
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if self.missing not in ("error", "skip", "fill"):
+            raise UsageError(f"missing {self.missing!r} is not one of error, skip, fill")
+        if self.nonfinite not in ("error", "skip"):
+            raise UsageError(f"nonfinite {self.nonfinite!r} is not one of error, skip")
+        if not 0.0 < self.tolerance < math.inf:
+            is_exact = self.sample and self.tolerance == 0.0
+            exact = "; the exact value comes from every row: leave sample out" if is_exact else ""
+            raise UsageError(f"tolerance {self.tolerance!r} is not above 0 and finite{exact}")
+        if not 0.0 < self.confidence < 1.0:
+            raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
+        if self.max_rows is not None and not self.sample:
+            raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed {self.seed} is not a non-negative integer below 2^64")
+
+    def check_dims(self, n_features: int) -> None:
+        """Refuse widths that the rows do not have."""
+        for d in self.dims:
+            if not 1 <= d <= n_features:
+                raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The rows that were read, where they came from, and what would help if they tell too little."""
+
+    source: dict[str, Any]
+    found: Findings
+    passes: list[dict[str, Any]]
+    bytes_read: int
+    remedy: str
+    integrity: str
+    chunks_missing: int = 0
+    looks: Sequence[Look] = ()
+    sample: Sample | None = None
+
+
+def _read_blocks(source: Any, asked: _Asked, progress: Callable[[local.Progress], None] | None) -> _Read:
+    """Read rows that come once."""
+    if asked.sample or asked.population or asked.rows is not None:
+        raise UsageError("blocks come once and in order: store them, or leave sample, population and rows out")
+    rungs = rungs_for(asked.method, asked.precision)
+    stream = BlockStream(source)
+    asked.check_dims(stream.n_features)
+    done, bytes_read = read_blocks(
+        stream, _best(rungs), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
+        nonfinite=asked.nonfinite, progress=progress,
+    )  # fmt: skip
+    return _Read(
+        source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
+        found=of_all(done, stream.stored.unit_roundoff, asked.normalize, asked.dims),
+        passes=[done.describe()],
+        bytes_read=bytes_read,
+        remedy=_remedy(asked, "blocks come once; pass method='tsqr', or store them" if len(rungs) > 1 else None),
+        integrity=stream.integrity,
+    )
+
+
+def _read_source(source: Any, asked: _Asked, progress: Callable[[local.Progress], None] | None) -> _Read:
+    """Read rows that can be read in any order: a part of them, or all."""
+    rungs = rungs_for(asked.method, asked.precision)
+    opened = open_source(source)
+    asked.check_dims(opened.shape[1])
+    planned = plan(
+        opened, method=asked.method, precision=asked.precision, normalize=asked.normalize, rows=asked.rows,
+        workers=asked.workers, memory_limit=asked.memory_limit,
+    )  # fmt: skip
+    rows = (planned.row_start, planned.row_stop)
+    reader = Reader(
+        opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite
+    )  # fmt: skip
+    fingerprint = reader.fingerprint()
+    drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
+    reading: Reading | None = None
+    answer: Sample | None = None
+    if asked.sample:
+        reading = read_sample(
+            reader, rungs, drawn, tolerance=asked.tolerance, confidence=asked.confidence,
+            population=asked.population, max_rows=asked.max_rows, progress=progress,
+        )  # fmt: skip
+    if reading is not None and reading.is_answer:
+        answer = reading.sample
+        found = of_sample(answer, asked.normalize, asked.dims)
+    else:
+        if asked.precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(asked.tolerance):
+            del rungs[0]
+        done = reader.climb(rungs, asked.tolerance, fingerprint, progress)
+        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
+        if asked.population:
+            rung = (done.plan.method, done.plan.precision)
+            answer = sample_for_population(reader, rung, drawn, confidence=asked.confidence)
+            found = of_population(found, answer)
+    if answer is not None:
+        reader.check_unchanged(fingerprint)
+    remedy = _remedy(asked, reader.refused)
+    if reading is not None and reading.outcome == "spent":
+        remedy = "allow more rows"
+    elif asked.population:
+        remedy = "more rows are needed to tell so much of what these were drawn from"
+    return _Read(
+        source=_describe(opened.uri, opened.shape, opened.stored, fingerprint),
+        found=found,
+        passes=reader.passes,
+        bytes_read=reader.bytes_read,
+        remedy=remedy,
+        integrity=opened.integrity,
+        chunks_missing=opened.chunks_missing,
+        looks=reading.looks if reading is not None else (),
+        sample=answer,
+    )
 
 
 def _best(rungs: Sequence[Rung]) -> Rung:
@@ -288,12 +356,12 @@ def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint:
     }  # fmt: skip
 
 
-def _remedy(method: str, precision: str, refused: str | None) -> str:
+def _remedy(asked: _Asked, refused: str | None) -> str:
     if refused is not None:
         return f"the next arithmetic was not tried: {refused}"
-    if precision == "float32":
+    if asked.precision == "float32":
         return "try --precision auto"
-    return "try --method auto" if method == "gram" else "pass a larger --tolerance"
+    return "try --method auto" if asked.method == "gram" else "pass a larger --tolerance"
 
 
 def _provenance(workers: int, seed: int) -> dict[str, Any]:
