@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import rankme_stream
 from benchmarks.experiment import Experiment, table
 from rankme_stream import machine, metrics
-from rankme_stream.estimates import METRICS, estimate_all
+from rankme_stream.estimates import METRICS, estimate_all, estimate_rankme
 from rankme_stream.ladder import Reader
 from rankme_stream.looks import look_at
 from rankme_stream.sample import Sample
@@ -40,10 +40,11 @@ _BUNDLED = Path(rankme_stream.__file__).parent / "data" / "minilm-docstrings-409
 
 @dataclass(frozen=True)
 class Kind:
-    """Dumps of one kind; ``draw`` returns the rows for a seed."""
+    """Dumps of one kind; ``draw`` returns the rows for a seed, ``population`` is RankMe of infinitely many, if known."""
 
     name: str
     draw: Callable[[int], np.ndarray]
+    population: float | None = None
 
 
 def _gaussian(n_rows: int, spectrum: np.ndarray, dtype: str = "float32") -> Callable[[int], np.ndarray]:
@@ -121,21 +122,32 @@ def kinds(n_features: int, n_rows: int, dump: str | None) -> list[Kind]:
     # as many rows a feature as the other kinds have, of the first features
     real = real[:, : max(8, min(n_features, len(real) * n_features // n_rows))]
     order = np.argsort(np.asarray(group["package"]), kind="stable") if "package" in group else _similar_rows(real)
+    steep = np.exp(-8 * k / n_features)
+
+    def with_mean(seed: int) -> np.ndarray:
+        return _gaussian(n_rows, half, "float16")(seed) + np.float16(0.5)
+
     return [
-        Kind("Gaussian, flat", _gaussian(n_rows, k**0)),
-        Kind("Gaussian, s ~ k^-1/2", _gaussian(n_rows, half)),
-        Kind("Gaussian, s ~ k^-1", _gaussian(n_rows, 1 / k)),
-        Kind("Gaussian, s ~ exp(-8 k/D)", _gaussian(n_rows, np.exp(-8 * k / n_features))),
-        Kind("Gaussian, D/8 strong, rest 0.02", _gaussian(n_rows, few)),
-        Kind("Gaussian with a mean, float16", lambda seed: _gaussian(n_rows, half, "float16")(seed) + np.float16(0.5)),
-        Kind("heavy tails, t with 6 degrees", _heavy_tailed(n_rows, half)),
+        Kind("Gaussian, flat", _gaussian(n_rows, k**0), _rankme(k**0)),
+        Kind("Gaussian, s ~ k^-1/2", _gaussian(n_rows, half), _rankme(half)),
+        Kind("Gaussian, s ~ k^-1", _gaussian(n_rows, 1 / k), _rankme(1 / k)),
+        Kind("Gaussian, s ~ exp(-8 k/D)", _gaussian(n_rows, steep), _rankme(steep)),
+        Kind("Gaussian, D/8 strong, rest 0.02", _gaussian(n_rows, few), _rankme(few)),
+        Kind("Gaussian with a mean, float16", with_mean, _rankme(half, mean=0.5)),
+        Kind("heavy tails, t with 6 degrees", _heavy_tailed(n_rows, half), _rankme(half)),
         Kind("clusters, random order", _clusters(n_rows, half, is_sorted=False)),
         Kind("clusters, sorted", _clusters(n_rows, half, is_sorted=True)),
-        Kind("near-duplicates in runs of 4", _near_duplicates(n_rows, half)),
+        Kind("near-duplicates in runs of 4", _near_duplicates(n_rows, half), _rankme(half)),
         Kind("drifting", _drifting(n_rows, half)),
         Kind(f"real, {real.shape[1]} features, random order", _real(real, None)),
         Kind(f"real, {real.shape[1]} features, sorted", _real(real, order)),
     ]
+
+
+def _rankme(spectrum: np.ndarray, mean: float = 0.0) -> float:
+    """RankMe of infinitely many rows with independent features of those standard deviations and that mean."""
+    gram = np.diag(spectrum.astype(np.float64) ** 2) + mean**2
+    return metrics.rankme(np.sqrt(np.linalg.eigvalsh(gram)[::-1]))
 
 
 def _similar_rows(rows: np.ndarray) -> np.ndarray:
@@ -166,7 +178,11 @@ def trial(rows: np.ndarray, seed: int, tolerance: float) -> dict[str, Any]:
         for name, one in found.items()
         if one.value is not None and one.lower is not None and one.upper is not None
     }
-    return {"truth": truth, "looks": looks, "held": held}
+    sample.population = True
+    part = sample.widened(estimate_rankme(sample.spectrum))
+    every = sample.of_population("raw", {"rankme": METRICS["rankme"]}, {"rankme": whole["rankme"]})["rankme"]
+    population = [[one.lower, one.upper] for one in (part, every)]
+    return {"truth": truth, "looks": looks, "held": held, "population": population}
 
 
 def _spectrum(rows: np.ndarray) -> Any:
@@ -191,7 +207,8 @@ def trials(pool: ProcessPoolExecutor, place: int, n_seeds: int) -> dict[str, Any
     middle = pilot[len(pilot) // 2]
     tolerance = (middle[3] - middle[2]) / 2 / middle[1]
     every = list(pool.map(_trial, *zip(*[(place, seed, tolerance) for seed in range(n_seeds)], strict=True)))
-    return {"kind": _MADE[place].name, "tolerance": tolerance, "trials": every}
+    kind = _MADE[place]
+    return {"kind": kind.name, "population": kind.population, "tolerance": tolerance, "trials": every}
 
 
 def cells(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -241,7 +258,7 @@ def rejected(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def measured(experiment: Experiment, *, n_features: int, n_rows: int, n_seeds: int, dump: str | None) -> dict[str, Any]:
     """Measure every kind."""
-    found, held = [], []
+    found, held, populations = [], [], []
     _prepare(n_features, n_rows, dump)
     names = [kind.name for kind in _MADE]
     workers = machine.cores()
@@ -251,9 +268,12 @@ def measured(experiment: Experiment, *, n_features: int, n_rows: int, n_seeds: i
             part = experiment.part(name, trials, pool, place, n_seeds)
             found += cells(part)
             held.append({"kind": name} | _held(part["trials"]))
+            if part["population"] is not None:
+                populations.append({"kind": name} | _population(part))
     stated = [cell for cell in found if cell["stated"]]
     return {
         "n_features": n_features, "n_rows": n_rows, "n_seeds": n_seeds, "cells": found, "metrics": held,
+        "populations": populations,
         "pooled": sum(cell["held"] for cell in stated) / sum(cell["stated"] for cell in stated),
         "rejected": rejected(found),
     }  # fmt: skip
@@ -265,6 +285,14 @@ def _held(every: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
         name: [sum(one["held"].get(name, False) for one in every), sum(name in one["held"] for one in every)]
         for name in names
     }
+
+
+def _population(part: dict[str, Any]) -> dict[str, int]:
+    """How often the intervals for what the rows were drawn from held, from a part of them and from all."""
+    truth = part["population"]
+    ends = np.array([one["population"] for one in part["trials"]], float)  # trial, part or all, lower or upper
+    held = ((ends[..., 0] <= truth) & (truth <= ends[..., 1])).sum(axis=0)
+    return {"stated": len(ends), "part": int(held[0]), "all": int(held[1])}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -310,6 +338,14 @@ def markdown(result: dict[str, Any]) -> str:
         "Held: of the samples for which an interval is stated; none is below 8 effective rows a feature. Early "
         "stopping ends at the first look whose half-width is at most that of the middle look of one more such dump.",
     ]
+    lines += table(
+        "RankMe of what the rows were drawn from: intervals that held",
+        ["dump", "from the last look", "from every row"],
+        [
+            [row["kind"], *[f"{row[key]} of {row['stated']}" for key in ("part", "all")]]
+            for row in result["populations"]
+        ],
+    )
     names = [name for name in METRICS if any(name in row for row in result["metrics"])]
     lines += table(
         "Every metric at the last look: intervals that held",
