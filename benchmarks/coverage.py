@@ -40,7 +40,7 @@ _BUNDLED = Path(rankme_stream.__file__).parent / "data" / "minilm-docstrings-409
 
 @dataclass(frozen=True)
 class Kind:
-    """Dumps of one kind; ``draw`` returns the rows for a seed, ``population`` is RankMe of infinitely many, if known."""
+    """Dumps of one kind: ``draw`` returns the rows for a seed, ``population`` is RankMe of infinitely many or None."""
 
     name: str
     draw: Callable[[int], np.ndarray]

@@ -12,8 +12,9 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import FloatArray, stored_type
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_all
+from rankme_stream.passes import LARGEST_MAGNITUDE
 from rankme_stream.planning import grid_for
 from rankme_stream.spectrum import Spectrum
 
@@ -99,6 +100,14 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
 
     def _validated(self, X: Any, *, reset: bool) -> FloatArray:
         rows: FloatArray = validate_data(self, X, dtype=np.float64, order="C", reset=reset)
+        is_wide_integer = getattr(getattr(X, "dtype", None), "kind", "") in "iu" and np.abs(rows).max() > 2.0**53
+        if is_wide_integer or np.abs(rows).max() > LARGEST_MAGNITUDE:
+            limit = (
+                "integers beyond 2^53, which float64 cannot hold exactly"
+                if is_wide_integer
+                else ("values beyond 2^480, whose squares overflow; scale by a power of two, which changes no rank")
+            )
+            raise MagnitudeError(f"X holds {limit}")
         return rows
 
     def _empty(self) -> Accumulator:

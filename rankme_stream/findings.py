@@ -62,14 +62,16 @@ def of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> Findings:
     )
 
 
-def of_population(found: Findings, answer: Sample | None) -> Findings:
-    """Return the numbers of every row as estimates of what the rows were drawn from; ``answer`` tells how they vary."""
+def of_population(found: Findings, answer: Sample | None, reason: str) -> Findings:
+    """Return the numbers of every row as estimates of what the rows were drawn from.
+
+    ``answer`` tells how they vary; where there is none, ``reason`` says why.
+    """
 
     def widened(
         kind: str, table: Mapping[str, Metric], exact: dict[str, Estimate], n_features: int | None = None
     ) -> dict[str, Estimate]:
         if answer is None:
-            reason = "the rows are too few to tell from them what they were drawn from"
             return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
         return answer.of_population(kind, table, exact, n_features)
 

@@ -30,7 +30,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import stdtrit
 
-from rankme_stream import metrics
+from rankme_stream import metrics, planning
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import FloatArray
 from rankme_stream.estimates import Estimate, Metric, values_of
@@ -39,26 +39,36 @@ from rankme_stream.spectrum import Box, SingularValues, Spectrum
 T = TypeVar("T")
 _Side = tuple[list[FloatArray], list[FloatArray]]
 
-_SOLVED_UP_TO = 256  # features: then 2 x 16 eigensolves take less time than reading a unit from a disk
 _PARTS = 4  # left out one at a time for the bias of wide rows: a half alone would be noisier, and further from all rows
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a number of a sample is off: its bias, and its standard error, as if of infinitely many rows."""
+    """How far a number of a sample is off: its bias, and its standard error, as if of infinitely many rows.
+
+    ``noise`` is how many times the error of the arithmetic the bias may hold: 2 (B - 1), for R_n and for the R_(-b).
+    """
 
     bias: float
     standard_error: float
     degrees_of_freedom: int
+    noise: float
 
     def of_rest(self, fraction: float) -> Spread:
         """Return those of an estimate for all rows when ``fraction`` of them were read."""
         left = max(0.0, 1.0 - fraction)
-        return replace(self, bias=left * self.bias, standard_error=math.sqrt(left) * self.standard_error)
+        return replace(
+            self, bias=left * self.bias, standard_error=math.sqrt(left) * self.standard_error, noise=left * self.noise
+        )
 
     def of_more(self, times: float) -> Spread:
         """Return those of a number of so many times the rows."""
-        return replace(self, bias=self.bias / times, standard_error=self.standard_error / math.sqrt(times))
+        return replace(
+            self,
+            bias=self.bias / times,
+            standard_error=self.standard_error / math.sqrt(times),
+            noise=self.noise / times,
+        )
 
 
 def _bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
@@ -108,7 +118,7 @@ class Jackknife:
         self.whole = whole
         self._groups = groups
         self._workers, self._unit_roundoff = workers, unit_roundoff
-        self._solves = whole.n_features <= _SOLVED_UP_TO
+        self._solves = whole.n_features <= planning.ALL_LEFT_OUT_UP_TO
         self._shares = [group.n_rows / max(1, whole.n_rows) for group in groups]
 
     @cached_property
@@ -134,7 +144,13 @@ class Jackknife:
 
     def _spread(self, whole: float, without: Sequence[float], coarse: Sequence[float]) -> Spread:
         shares = self._shares if self._solves else [part.n_rows / self.whole.n_rows for part in self._parts]
-        return Spread(_bias(whole, coarse, shares), _error(whole, without, self._shares), len(self._groups) - 1)
+        error = _error(whole, without, self._shares)
+        return Spread(_bias(whole, coarse, shares), error, len(self._groups) - 1, 2.0 * (len(shares) - 1))
+
+    @property
+    def has_empty_group(self) -> bool:
+        """Whether some group has no row."""
+        return not all(self._shares)
 
     @cached_property
     def _left(self) -> list[Accumulator]:
@@ -235,6 +251,7 @@ def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Est
     value = estimate.value - spread.bias
     if estimate.lower is None or estimate.upper is None:
         return Estimate(value, details=details)
+    half_width += spread.noise * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
     return Estimate(
         value,
         estimate.lower - spread.bias - half_width,

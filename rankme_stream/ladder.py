@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rankme_stream import machine
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.arrays import StoredType
 from rankme_stream.blocks import missing_message
 from rankme_stream.engines import local
 from rankme_stream.errors import (
@@ -27,7 +28,7 @@ from rankme_stream.ledger import Forest
 from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Method, Plan, Precision, grid_for, make_plan, spanning
 from rankme_stream.sampling import N_GROUPS, Design
-from rankme_stream.sources import BlockStream, Source
+from rankme_stream.sources import BlockStream, Source, Window
 from rankme_stream.spectrum import Spectrum
 
 Rung = tuple[Method, Precision]
@@ -221,7 +222,7 @@ class Reader:
 
         def counted(unit: int, partial: local.Partial) -> None:
             first, last = unit * plan.grid.segment_rows, (unit + 1) * plan.grid.segment_rows
-            self._check_count(partial, min(last, plan.row_stop) - max(first, plan.row_start))
+            _check_count(partial, min(last, plan.row_stop) - max(first, plan.row_start), self.missing)
             add(unit, partial)
 
         task = self._task(plan, weigh=True)
@@ -236,23 +237,24 @@ class Reader:
     def _read(self, plan: Plan, progress: Callable[[local.Progress], None] | None) -> Pass:
         forest = Forest[local.Partial]()
         self.read_into(forest, plan, progress)
-        return self.passed(forest.total(), plan)
-
-    def passed(self, partial: local.Partial, plan: Plan) -> Pass:
-        """Return what a pass over the rows of a plan came to."""
-        self._check_count(partial, plan.row_stop - plan.row_start)
-        spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=self.source.stored.unit_roundoff)
-        return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
+        return _passed(forest.total(), plan, self.source.stored, self.missing)
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
         make = _ACCUMULATORS[plan.method, plan.precision]
         return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh)
 
-    def _check_count(self, partial: local.Partial, n_rows: int) -> None:
-        audit = partial.audit
-        left_out = audit.rows_nonfinite + (audit.rows_missing if self.missing == "skip" else 0)
-        if partial.accumulators["raw"].n_rows + left_out != n_rows:
-            raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
+
+def _passed(partial: local.Partial, plan: Plan, stored: StoredType, missing: str) -> Pass:
+    _check_count(partial, plan.row_stop - plan.row_start, missing)
+    spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=stored.unit_roundoff)
+    return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
+
+
+def _check_count(partial: local.Partial, n_rows: int, missing: str) -> None:
+    audit = partial.audit
+    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
+    if partial.accumulators["raw"].n_rows + left_out != n_rows:
+        raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
 
 
 def _check_not_empty(done: Pass, uri: str) -> None:
@@ -275,19 +277,46 @@ def read_blocks(
     As many rows are gathered as the workers' segments hold, so the bits are those of a pass over the same rows stored.
     """
     forest = Forest[local.Partial]()
-    grid = grid_for(stream.n_features, *rung)
-    bytes_read = 0
-    reader: Reader | None = None
-    began = time.perf_counter()
-    while (window := stream.take(grid.segment_rows * (workers or machine.cores()))) is not None:
+    bytes_read, began = 0, time.perf_counter()
+    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit)
+
+    def read(window: Window) -> tuple[Plan, int]:
         rows = (window.row_start, window.shape[0])
         reader = Reader(window, rows, normalize, workers, memory_limit, "error", nonfinite)
-        plan = reader.plan(rung)
-        reader.read_into(forest, plan, None)
-        bytes_read += reader.bytes_read
+        planned = reader.plan(rung)
+        reader.read_into(forest, planned, None)
+        return planned, reader.bytes_read
+
+    while (window := stream.take(n_rows)) is not None:
+        planned, n_bytes = read(window)
+        del window  # before the next one is gathered
+        plan = max(plan, planned, key=lambda one: one.predicted_peak_bytes)
+        bytes_read += n_bytes
         if progress is not None:
-            progress(local.Progress(rows[1], rows[1], bytes_read, time.perf_counter() - began))
-    assert reader is not None  # a stream holds a row
-    done = reader.passed(forest.total(), spanning(plan, stream.n_rows))
+            progress(local.Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
+    done = _passed(forest.total(), spanning(plan, stream.n_rows), stream.stored, "error")
     _check_not_empty(done, stream.uri)
     return done, bytes_read
+
+
+def _window(
+    stream: BlockStream, rung: Rung, normalize: bool, workers: int | None, memory_limit: int | None
+) -> tuple[int, Plan]:
+    """Return how many rows to gather, as many segments as run at once, and the plan for them."""
+    segment_rows = grid_for(stream.n_features, *rung).segment_rows
+    for count in [workers] if workers else range(machine.cores(), 0, -1):
+        n_rows = count * segment_rows
+        try:
+            plan = make_plan(
+                method=rung[0], precision=rung[1], normalize=normalize, rows=(0, n_rows),
+                n_features=stream.n_features, itemsize=stream.stored.dtype.itemsize, bounds=range(1, n_rows),
+                read_memory=lambda _: 0, base_bytes=machine.resident_bytes() + n_rows * stream.row_bytes,
+                memory_limit_bytes=machine.memory_bytes() // 2 if memory_limit is None else memory_limit,
+                workers=count, cores=machine.cores(),
+            )  # fmt: skip
+        except LimitError:
+            if workers or count == 1:
+                raise
+            continue
+        return plan.segments_at_once * segment_rows, plan
+    raise AssertionError("one worker at least was tried")

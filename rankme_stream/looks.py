@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rankme_stream import sampling
 from rankme_stream.engines import local
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import LimitError, MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme
 from rankme_stream.ladder import Reader, Rung
 from rankme_stream.sample import Sample
@@ -24,11 +24,15 @@ _ROWS_FOR_POPULATION = 64  # a feature
 
 @dataclass(frozen=True)
 class Look:
-    """RankMe after so many rows, and the half-width that the arithmetic alone leaves it."""
+    """RankMe after so many rows, and the half-width that the arithmetic alone leaves it.
+
+    ``is_undetermined`` where the arithmetic cannot tell the rows from rows of zeros.
+    """
 
     rows: int
     rankme: Estimate
     arithmetic: float | None
+    is_undetermined: bool
 
     def is_within(self, tolerance: float) -> bool:
         """Whether the interval's half-width is at most so much, relative to RankMe."""
@@ -38,6 +42,8 @@ class Look:
     def is_blunt(self, tolerance: float) -> bool:
         """Whether the arithmetic alone leaves so much that the sampling error cannot fit in as well."""
         value = self.rankme.details.get("sample")
+        if self.is_undetermined:
+            return True
         return self.arithmetic is not None and value is not None and self.arithmetic > tolerance * abs(value) / 2
 
     def rows_wanted(self, tolerance: float, n_rows: float) -> float:
@@ -60,7 +66,9 @@ class Look:
 def look_at(sample: Sample) -> Look:
     """Return RankMe as a sample tells it now; without a value where the rows are too few for one."""
     estimate = estimate_rankme(sample.spectrum)
-    return Look(sample.whole.accumulators["raw"].n_rows, sample.widened(estimate), estimate.half_width)
+    is_undetermined = estimate.value is None and bool(sample.spectrum.raw.consistent.upper.any())
+    n_rows = sample.whole.accumulators["raw"].n_rows
+    return Look(n_rows, sample.widened(estimate), sample.arithmetic(estimate), is_undetermined)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ class Reading:
     sample: Sample
     looks: Sequence[Look]
     outcome: Outcome
+
+    def wants_rows(self, tolerance: float) -> bool:
+        """Whether more rows would have helped, and were not allowed."""
+        return self.outcome == "spent" and not self.looks[-1].is_blunt(tolerance)
 
     @property
     def is_answer(self) -> bool:
@@ -107,15 +119,29 @@ def read_sample(
             f"{sampling.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample out "
             "and read every row"
         )
+    reading: Reading | None = None
     for rung in rungs:
-        sample = Sample(reader, rung, design, confidence=confidence, population=population)
-        looks, outcome = _grow(sample, tolerance, max_rows, progress, is_last=rung is rungs[-1])
+        is_last = rung is rungs[-1]
+        try:
+            sample = Sample(reader, rung, design, confidence=confidence, population=population)
+            looks, outcome = _grow(sample, tolerance, max_rows, progress, is_last=is_last)
+        except MagnitudeError:
+            if rung[1] == "float64" or is_last:
+                raise
+            continue
+        except LimitError as error:
+            if reading is None and is_last:
+                raise
+            reader.refused = str(error)
+            continue
         if looks:
             described = {"method": sample.plan.method, "precision": sample.plan.precision}
             reader.passes.append(described | {"half_width": looks[-1].rankme.half_width})
+        reading = Reading(sample, looks, outcome)
         if outcome != "blunt":
             break
-    return Reading(sample, looks, outcome)
+    assert reading is not None  # the last rung raises
+    return reading
 
 
 def _grow(
@@ -139,12 +165,14 @@ def _grow(
     return looks, "all" if max_rows is None else "spent"
 
 
-def sample_for_population(reader: Reader, rung: Rung, design: Design, *, confidence: float) -> Sample | None:
+def sample_for_population(
+    reader: Reader, rung: Rung, design: Design, *, confidence: float, progress: Report | None
+) -> Sample | None:
     """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
-    n_units = min(design.n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
-    n_units = n_units // sampling.N_GROUPS * sampling.N_GROUPS
+    wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
+    n_units = min(design.n_units, max(wanted, design.first_look)) // sampling.N_GROUPS * sampling.N_GROUPS
     if n_units == 0:
         return None
     sample = Sample(reader, rung, design, confidence=confidence, population=True)
-    sample.read_to(n_units)
+    sample.read_to(n_units, progress)
     return sample

@@ -83,6 +83,8 @@ class Measurement:
     @property
     def tolerance_met(self) -> bool:
         """Whether RankMe's interval is as narrow as was asked; also for zero rows, which have no RankMe."""
+        if self.sampling is not None and self.rankme.value is None:
+            return False
         return is_within(self.rankme, self.spectrum, self.tolerance)
 
     def __getitem__(self, name: str) -> Estimate:
@@ -161,7 +163,9 @@ def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
     if estimate.reason:
         plain["reason"] = estimate.reason
     if estimate.details:
-        plain["details"] = dict(estimate.details)
+        plain["details"] = {
+            name: _number(detail) if isinstance(detail, float) else detail for name, detail in estimate.details.items()
+        }
         if "worst_case" in estimate.details:
             plain["details"]["worst_case"] = [_number(end) for end in estimate.details["worst_case"]]
     return plain
@@ -290,7 +294,8 @@ def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
     found = []
     for key, what in (("nonfinite", "not finite, left out"), ("zero", "zero throughout"), ("missing", "never written")):
         if audit[f"rows_{key}"]:
-            found.append(f"  {audit[f'rows_{key}']:,} rows {what}; the first is row {audit[f'first_{key}']:,}")
+            first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
+            found.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
     integrity = audit["integrity"]
     checked = "have no checksum" if integrity == "none" else f"are checked by {integrity}"
     clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from rankme_stream import machine
 from rankme_stream.arrays import StoredType
 from rankme_stream.engines import local
-from rankme_stream.errors import ToleranceWarning, UsageError
+from rankme_stream.errors import LimitError, ToleranceWarning, UsageError
 from rankme_stream.estimates import definitions
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
 from rankme_stream.ladder import Reader, Rung, read_blocks, rungs_for
@@ -244,6 +244,8 @@ class _Asked:
             raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
         if self.max_rows is not None and not self.sample:
             raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers is {self.workers} and must be at least 1")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed {self.seed} is not a non-negative integer below 2^64")
 
@@ -305,6 +307,8 @@ def _read_source(source: Any, asked: _Asked, progress: Callable[[local.Progress]
     )  # fmt: skip
     fingerprint = reader.fingerprint()
     drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
+    if asked.population:
+        reader.plan(rungs[0], drawn)  # its groups are refused now, not after every row was read
     reading: Reading | None = None
     answer: Sample | None = None
     if asked.sample:
@@ -322,12 +326,16 @@ def _read_source(source: Any, asked: _Asked, progress: Callable[[local.Progress]
         found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
         if asked.population:
             rung = (done.plan.method, done.plan.precision)
-            answer = sample_for_population(reader, rung, drawn, confidence=asked.confidence)
-            found = of_population(found, answer)
+            reason = "the rows are too few to tell from them what they were drawn from"
+            try:
+                answer = sample_for_population(reader, rung, drawn, confidence=asked.confidence, progress=progress)
+            except LimitError as error:  # the pass itself left less memory than there was
+                reason = str(error)
+            found = of_population(found, answer, reason)
     if answer is not None:
         reader.check_unchanged(fingerprint)
     remedy = _remedy(asked, reader.refused)
-    if reading is not None and reading.outcome == "spent":
+    if reading is not None and reading.wants_rows(asked.tolerance):
         remedy = "allow more rows"
     elif asked.population:
         remedy = "more rows are needed to tell so much of what these were drawn from"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -20,6 +21,7 @@ from rankme_stream.spectrum import Spectrum
 # Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave half of this; a larger
 # bias says that neighbouring rows are so alike that fewer count, and then it does not fall like 1/n.
 _LARGEST_BIAS = 1 / 32
+_EMPTY_GROUP = "so many rows were left out that a group has none"
 
 
 class _InOrder:
@@ -74,23 +76,34 @@ class _View:
         return made
 
     @cached_property
-    def rankme(self) -> Spread | str | None:
-        """The spread of RankMe, or why no interval can be stated; None for rows of zeros, which have no RankMe."""
+    def rankme(self) -> Spread | str:
+        """The spread of RankMe, or why no interval can be stated."""
         lengths, jackknife = self.whole.lengths, self.jackknife("raw")
         wanted = sampling.ROWS_A_FEATURE * jackknife.whole.n_features
         if not lengths.squares:
-            return None
+            return "every row that was read is zero"
         if lengths.effective_rows < wanted:
             few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
             return f"{few}, and an interval takes {wanted:,} (8 a feature)"
-        if not all(group.accumulators["raw"].n_rows for group in self.groups):
-            return "so many rows were left out that a group has none"
+        if jackknife.has_empty_group:
+            return _EMPTY_GROUP
+        effective = self._effective_groups
+        if effective < len(self.groups) / 2:
+            return f"the {len(self.groups)} groups of rows weigh as {effective:.1f} of equal length, too few to compare"
+        if jackknife.spectrum.raw.values[0] == 0.0:
+            return "the arithmetic cannot tell the rows that were read from zeros"
         value, spread = jackknife.rankme()
         if abs(spread.bias) > _LARGEST_BIAS * value:
             return (
                 f"RankMe of the rows read is off by about {abs(spread.bias) / value:.0%}, too much to be corrected for"
             )
         return spread
+
+    @property
+    def _effective_groups(self) -> float:
+        exponent = self.whole.lengths.exponent
+        squares = [group.lengths.at(max(exponent, group.lengths.exponent)).squares for group in self.groups]
+        return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
 
 
 def _part(partial: local.Partial, kind: str, n_features: int | None) -> Accumulator:
@@ -166,6 +179,13 @@ class Sample:
             return Estimate(None, reason=spread, details={"sample": estimate.value})
         return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
 
+    def arithmetic(self, estimate: Estimate) -> float | None:
+        """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
+        spread = self._view.rankme
+        if estimate.half_width is None or isinstance(spread, str):
+            return estimate.half_width
+        return (1.0 + spread.of_rest(self.fraction).noise) * estimate.half_width
+
     def estimates(
         self,
         kind: str,
@@ -208,6 +228,8 @@ class Sample:
         rankme = self._view.rankme
         if isinstance(rankme, str):
             return {name: Estimate(None, reason=rankme, details=one.details) for name, one in found.items()}
+        if jackknife.has_empty_group:
+            return {name: Estimate(None, reason=_EMPTY_GROUP, details=one.details) for name, one in found.items()}
         spreads = jackknife.spreads(table)
         told = {}
         for name, one in found.items():

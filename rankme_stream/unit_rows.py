@@ -10,30 +10,46 @@ import numpy as np
 from rankme_stream.arrays import FloatArray
 
 _SMALL_SQUARE = 2.0**-900  # below it squares lose digits to underflow
+_LARGE_EXPONENT = 200
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Sums of |z|^2 and |z|^4 over some rows z; two of different rows merge."""
+    """Sums of |z|^2 and |z|^4 over some rows z, those of rows divided by 2^exponent; two of different rows merge."""
 
     squares: float = 0.0
     fourth_powers: float = 0.0
+    exponent: int = 0
 
     @classmethod
     def of(cls, panel: FloatArray) -> Lengths:
         """Return those of a panel, shape ``(rows, 1 + D)``."""
-        squares = np.einsum("ij,ij->i", panel[:, 1:], panel[:, 1:])
-        return cls(float(squares.sum()), float(squares @ squares))
+        rows = panel[:, 1:]
+        exponent = math.frexp(max(float(rows.max()), -float(rows.min())))[1]
+        if abs(exponent) > _LARGE_EXPONENT:  # fourth powers would leave the doubles
+            rows = np.ldexp(rows, -exponent)
+        else:
+            exponent = 0
+        squares = np.einsum("ij,ij->i", rows, rows)
+        return cls(float(squares.sum()), float(squares @ squares), exponent)
 
     def merge(self, other: Lengths) -> Lengths:
         """Return those of both sets of rows."""
-        return Lengths(self.squares + other.squares, self.fourth_powers + other.fourth_powers)
+        if not self.squares or not other.squares:
+            return other if not self.squares else self
+        exponent = max(self.exponent, other.exponent)
+        mine, theirs = self.at(exponent), other.at(exponent)
+        return Lengths(mine.squares + theirs.squares, mine.fourth_powers + theirs.fourth_powers, exponent)
+
+    def at(self, exponent: int) -> Lengths:
+        """Return the same for rows divided by another power of two, not a smaller one."""
+        shift = 2 * (self.exponent - exponent)
+        return Lengths(math.ldexp(self.squares, shift), math.ldexp(self.fourth_powers, 2 * shift), exponent)
 
     @property
     def effective_rows(self) -> float:
-        """How many rows of equal length would weigh as evenly: (sum w)^2 / sum w^2, w = |z|^2; 0 beyond the doubles."""
-        found = self.squares / self.fourth_powers * self.squares if self.fourth_powers else 0.0
-        return found if math.isfinite(found) else 0.0
+        """How many rows of equal length would weigh as evenly: (sum w)^2 / sum w^2, w = |z|^2; 0 for rows of zeros."""
+        return self.squares / self.fourth_powers * self.squares if self.fourth_powers else 0.0
 
 
 def rows_error(n_features: int) -> float:

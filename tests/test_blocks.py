@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.errors import NonFiniteError, SourceError, SourceFormatError, ToleranceWarning, UsageError
+from rankme_stream.errors import (
+    LimitError,
+    NonFiniteError,
+    SourceError,
+    SourceFormatError,
+    ToleranceWarning,
+    UsageError,
+)
 
 D = 700  # segments of 16,384 rows: the stream below is three windows of one worker
 
@@ -89,3 +96,34 @@ def test_what_is_an_array_is_not_taken_for_blocks():
 
     with pytest.raises(SourceFormatError, match="rows cannot be read from a Tensor"):
         rs.measure(Tensor())
+
+
+def test_blocks_may_come_in_the_same_memory(rows):
+    def loader():
+        buffer = np.empty((700, D), np.float16)
+        for start in range(0, 2800, 700):
+            buffer[:] = rows[start : start + 700]
+            yield buffer
+
+    assert rs.measure(loader()).estimates == rs.measure(rows[:2800]).estimates
+
+
+def test_masked_blocks_are_refused(rows):
+    with pytest.raises(SourceFormatError, match="block 1 is a masked array"):
+        rs.measure([rows[:5], np.ma.masked_array(rows[5:9])])
+
+
+def test_memory_for_blocks_is_planned_before_the_first_is_kept(rows):
+    taken = []
+
+    def loader():
+        for start in range(0, len(rows), 1000):
+            taken.append(start)
+            yield rows[start : start + 1000]
+
+    with pytest.raises(LimitError, match="give --memory"):
+        rs.measure(loader(), memory_limit=2**20)
+    assert taken == [0]
+    for workers in (0, -1):
+        with pytest.raises(UsageError, match=f"workers is {workers}"):
+            rs.measure(loader(), workers=workers)

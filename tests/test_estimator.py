@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import rankme_stream as rs
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import MagnitudeError, UsageError
 
 METHODS = ["gram", "tsqr"]
 
@@ -67,3 +67,13 @@ def test_it_can_be_cloned_and_says_what_it_does_not_know(rows):
     with pytest.raises(UsageError, match="cannot join"):
         rs.RankMe().fit(rows).merge(rs.RankMe("tsqr").fit(rows))
     assert np.isnan(rs.RankMe().fit(np.zeros((3, 2))).rankme_)
+
+
+@pytest.mark.parametrize("rows", [np.full((4, 2), 1e200), np.full((4, 2), 2**60)])
+def test_values_out_of_range_are_refused_and_leave_it_as_it_was(rows):
+    estimator = rs.RankMe().fit(np.eye(3)[:, :2])
+    before = estimator.rankme_
+    with pytest.raises(MagnitudeError, match=r"beyond 2\^"):
+        estimator.partial_fit(rows)
+    assert estimator.partial_fit(np.eye(3)[:, :2]).n_samples_seen_ == 6
+    assert estimator.rankme_ == pytest.approx(before)

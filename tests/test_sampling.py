@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rankme_stream as rs
-from rankme_stream import draws, jackknife, sampling
+from rankme_stream import draws, jackknife, planning, sampling
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli import cli
-from rankme_stream.errors import NonFiniteError, ToleranceWarning, UsageError
+from rankme_stream.errors import LimitError, NonFiniteError, ToleranceWarning, UsageError
 from rankme_stream.estimates import METRICS, estimate_all
 from rankme_stream.testing import with_ones
 
@@ -163,7 +163,7 @@ def test_wide_rows_take_the_same_spread_from_one_basis(accumulator, monkeypatch)
     for number, group in enumerate(groups):
         group.update(with_ones(rows[number::16]), 0)
     solved = jackknife.Jackknife(groups, jackknife.merged(groups), 2, unit_roundoff=2.0**-11)
-    monkeypatch.setattr(jackknife, "_SOLVED_UP_TO", 95)
+    monkeypatch.setattr(planning, "ALL_LEFT_OUT_UP_TO", 95)
     moved = jackknife.Jackknife(groups, jackknife.merged(groups), 2, unit_roundoff=2.0**-11)
     wanted, found = (one.spreads(METRICS) for one in (solved, moved))
     assert wanted.keys() == found.keys()
@@ -350,3 +350,95 @@ def test_too_few_rows_tell_nothing_of_what_they_were_drawn_from():
             found = rs.measure(rows_like(n_rows), population=True)
         assert found.rankme.value is None
         assert text in found.rankme.reason
+
+
+def quietly(rows: np.ndarray, **options) -> rs.Measurement:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        return rs.measure(rows, sample=True, **options)
+
+
+def test_unit_rows_of_a_group_of_zero_rows_are_withheld_alone(rows):
+    drawn, some = designed(len(rows), 1)[0], rows.copy()
+    for unit, group in drawn.units(0, drawn.first_look).items():
+        if group == 3:
+            some[slice(*drawn.rows(unit))] = 0
+    found = quietly(some, max_rows=768, normalize=True, tolerance=1e-9)
+    assert "a group has none" in found.normalized["vendi"].reason
+    assert found.audit.rows_zero == 48
+    assert "the first that was read is row" in str(found)
+
+
+def test_one_group_that_holds_everything_is_told(rows):
+    drawn = designed(len(rows), 1)[0]
+    n_units = 16 * drawn.first_look
+    some = np.zeros(rows.shape, np.float32)
+    for unit, group in drawn.units(0, n_units).items():
+        if group == 3:
+            some[slice(*drawn.rows(unit))] = rows[slice(*drawn.rows(unit))]
+    found = quietly(some, max_rows=n_units * drawn.unit_rows, tolerance=1e-9)
+    assert found.rankme.value is None
+    assert "the 16 groups of rows weigh as 1.0 of equal length" in found.rankme.reason
+
+
+def test_a_sample_of_zeros_does_not_speak_for_the_dump():
+    rows = np.zeros((50_000, 8))
+    rows[-4:] = 1.0
+    found = quietly(rows, max_rows=1000)
+    assert not found.tolerance_met
+    assert found.rankme.reason == "every row that was read is zero"
+    assert rs.measure(rows, sample=True).rankme.value == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100])
+@pytest.mark.parametrize("method", ["auto", "tsqr"])
+def test_size_changes_no_sample(scale, method):
+    rows = rows_like(20_000, n_features=8).astype(np.float64)
+    wanted, found = (quietly(one, max_rows=4000, tolerance=2e-2, method=method) for one in (rows, rows * scale))
+    assert found.rankme.value == pytest.approx(wanted.rankme.value, rel=1e-6)
+    assert found.sampling["effective_rows"] == pytest.approx(wanted.sampling["effective_rows"])
+
+
+def test_every_number_of_a_sample_is_json():
+    rows = rows_like(20_000, n_features=8)
+    rows[:, 3] = 0
+    document = json.loads(rs.measure(rows, sample=True, tolerance=0.05).to_json())
+    jsonschema.validate(document, SCHEMA)
+    assert document["estimates"]["condition_number"]["details"]["sample"] == "inf"
+
+
+def test_the_interval_holds_what_the_correction_makes_of_rounding():
+    """Four rows, repeated: no sampling error at all, and a bias of nothing but rounding."""
+    rows = np.tile(np.random.default_rng(0).standard_normal((4, 64)), (10_000, 1))
+    exact = rs.measure(rows, method="tsqr").rankme.value
+    found = rs.measure(rows, sample=True)
+    assert found.rankme.lower <= exact <= found.rankme.upper
+    assert found.rankme.covers == ("arithmetic", "sampling")
+
+
+def test_a_population_may_come_in_large_units(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((400_000, 8), dtype=np.float32)
+    zarr.create_array(tmp_path / "d.zarr", data=rows, chunks=(65_536, 8))
+    found = rs.measure(tmp_path / "d.zarr", population=True)
+    assert found.rankme.lower <= 8.0 <= found.rankme.upper + 1e-4
+
+
+def test_float32_that_overflows_goes_on_to_float64():
+    rows = rows_like(60_000).astype(np.float64) * 1e25
+    found = rs.measure(rows, sample=True, precision="auto", tolerance=5e-3)
+    assert found.precision == "float64"
+
+
+def test_more_rows_are_not_asked_for_where_the_arithmetic_is_to_blame():
+    rows = np.random.default_rng(0).standard_normal((60_000, D)) * np.where(np.arange(D) < 2, 1.0, 1e-8)
+    with pytest.warns(ToleranceWarning, match="try --method auto"):
+        rs.measure(rows, sample=True, method="gram", tolerance=1e-7, max_rows=2000)
+
+
+def test_groups_of_a_population_are_refused_before_every_row_is_read():
+    rows = rows_like(60_000, n_features=256).astype(np.float32)
+    limit = rs.plan(rows, workers=1).predicted_peak_bytes + 2**20
+    reads = []
+    with pytest.raises(LimitError):
+        rs.measure(rows, population=True, workers=1, memory_limit=limit, progress=reads.append)
+    assert not reads

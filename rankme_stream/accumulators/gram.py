@@ -18,6 +18,7 @@ from rankme_stream.triangle import Place, Triangle
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
+_COLUMNS_AT_ONCE = 256  # of a product with all directions: it needs no D x D of its own then
 _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
@@ -173,8 +174,11 @@ class GramSums:
 
     def squares_along(self, directions: FloatArray) -> FloatArray:
         """Return the sums of (z v)^2 over the rows z for columns v, shape ``(D, k)``; 2 D^2 k flops."""
-        padded = np.concatenate([np.zeros((1, directions.shape[1])), directions])
-        squares: FloatArray = np.einsum("ij,ij->j", padded, self._gram.times(padded))
+        squares = np.empty(directions.shape[1])
+        for start in range(0, len(squares), _COLUMNS_AT_ONCE):
+            columns = directions[:, start : start + _COLUMNS_AT_ONCE]
+            padded = np.concatenate([np.zeros((1, columns.shape[1])), columns])
+            squares[start : start + _COLUMNS_AT_ONCE] = np.einsum("ij,ij->j", padded, self._gram.times(padded))
         return squares
 
     def _measured_errors(self) -> tuple[float, float]:

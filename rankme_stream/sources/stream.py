@@ -69,8 +69,17 @@ class BlockStream:
         self._rest = first
         self.stored = ArraySource(first, uri).stored
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row as stored."""
+        return self.n_features * self.stored.dtype.itemsize
+
     def _checked(self, blocks: Iterable[Any]) -> Iterator[Array]:
         for number, block in enumerate(blocks):
+            if isinstance(block, np.ma.MaskedArray):
+                raise SourceFormatError(
+                    f"{self.uri}: block {number:,} is a masked array: leave the masked rows out first"
+                )
             rows = np.asarray(block)
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise SourceFormatError(
@@ -88,16 +97,17 @@ class BlockStream:
 
     def take(self, n_rows: int) -> Window | None:
         """Return the next rows, as many as asked for and fewer at the end; None when there are none left."""
-        pieces, wanted = [], n_rows
-        while wanted:
+        rows, filled = np.empty((n_rows, self.n_features), self._dtype), 0
+        while filled < n_rows:
             piece = self._rest if self._rest is not None else next(self._blocks, None)
             if piece is None:
                 break
-            self._rest = piece[wanted:] if len(piece) > wanted else None
-            pieces.append(piece[:wanted])
-            wanted -= len(pieces[-1])
-        if not pieces:
+            wanted = min(len(piece), n_rows - filled)
+            rows[filled : filled + wanted] = piece[:wanted]  # before the next block comes, perhaps in the same memory
+            self._rest = piece[wanted:].copy() if wanted < len(piece) else None
+            filled += wanted
+        if filled == 0:
             return None
         start = self.n_rows
-        self.n_rows += n_rows - wanted
-        return Window(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), start, self.uri)
+        self.n_rows += filled
+        return Window(rows[:filled], start, self.uri)
