@@ -28,8 +28,8 @@ _PARTS = (
     ("eigenvalues", "rankme_stream.devices.host.eigenvalues"),
     ("rest of the loop", "rankme_stream.engines.local.run_segment"),
     ("metrics and intervals", "rankme_stream.ladder.estimate_rankme"),
-    ("metrics and intervals", "rankme_stream.measuring.estimate_all"),
-    ("metrics and intervals", "rankme_stream.measuring.estimate_presets"),
+    ("metrics and intervals", "rankme_stream.findings.estimate_all"),
+    ("metrics and intervals", "rankme_stream.findings.estimate_presets"),
 )
 
 

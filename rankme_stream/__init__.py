@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rankme_stream.estimator import RankMe as RankMe
     from rankme_stream.measurement import Measurement as Measurement
     from rankme_stream.measuring import measure as measure
-    from rankme_stream.measuring import plan as plan
+    from rankme_stream.reading import plan as plan
     from rankme_stream.sources import Source as Source
     from rankme_stream.sources import open_source as open_source
 
@@ -27,7 +27,7 @@ _HOMES = {
     "ToleranceWarning": "errors",
     "measure": "measuring",
     "open_source": "sources",
-    "plan": "measuring",
+    "plan": "reading",
 }
 
 __version__ = version("rankme-stream")

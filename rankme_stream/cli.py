@@ -69,7 +69,7 @@ def score(sources: tuple[str, ...], json_file: str | None, **options: Any) -> No
 @shared.json_option
 def plan(source: str, json_file: str | None, debug: bool, **options: Any) -> None:
     """Print what scoring SOURCE would read and hold; reads metadata only."""
-    from rankme_stream.measuring import plan as make_plan
+    from rankme_stream.reading import plan as make_plan
 
     planned = make_plan(source, **options)
     if json_file is None:
@@ -133,7 +133,7 @@ def _score(
     sources: tuple[str, ...], json_file: str | None, *, quiet: bool, verbose: bool, debug: bool, **options: Any
 ) -> None:
     from rankme_stream.measuring import measure
-    from rankme_stream.measuring import plan as make_plan
+    from rankme_stream.reading import plan as make_plan
 
     if json_file is not None:
         _check_writable(json_file)

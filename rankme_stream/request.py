@@ -1,0 +1,58 @@
+"""What ``measure`` is asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from rankme_stream.errors import UsageError
+
+Method = Literal["auto", "gram", "tsqr"]
+Precision = Literal["float64", "float32", "auto"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of ``measure``, by their names."""
+
+    method: Method
+    precision: Precision
+    tolerance: float
+    confidence: float
+    sample: bool
+    population: bool
+    max_rows: int | None
+    rows: tuple[int | None, int | None] | None
+    seed: int
+    normalize: bool
+    dims: tuple[int, ...]
+    workers: int | None
+    memory_limit: int | None
+    missing: Literal["error", "skip", "fill"]
+    nonfinite: Literal["error", "skip"]
+
+    def check(self) -> None:
+        """Refuse what cannot be."""
+        if self.missing not in ("error", "skip", "fill"):
+            raise UsageError(f"missing {self.missing!r} is not one of error, skip, fill")
+        if self.nonfinite not in ("error", "skip"):
+            raise UsageError(f"nonfinite {self.nonfinite!r} is not one of error, skip")
+        if not 0.0 < self.tolerance < math.inf:
+            is_exact = self.sample and self.tolerance == 0.0
+            exact = "; the exact value comes from every row: leave sample out" if is_exact else ""
+            raise UsageError(f"tolerance {self.tolerance!r} is not above 0 and finite{exact}")
+        if not 0.0 < self.confidence < 1.0:
+            raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
+        if self.max_rows is not None and not self.sample:
+            raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers is {self.workers} and must be at least 1")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed {self.seed} is not a non-negative integer below 2^64")
+
+    def check_dims(self, n_features: int) -> None:
+        """Refuse widths that the rows do not have."""
+        for d in self.dims:
+            if not 1 <= d <= n_features:
+                raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
