@@ -215,11 +215,10 @@ def trials(pool: ProcessPoolExecutor, place: int, n_seeds: int) -> dict[str, Any
     """Sample all dumps of a kind; early stopping has the half-width of one more dump as its tolerance."""
     kind = _MADE[place]
     pilot = _trial(place, n_seeds, 0.0)["looks"]
-    middle = pilot[len(pilot) // 2]
+    middle = next(look for look in pilot[len(pilot) // 2 :] if look[1] is not None)
     tolerance = (middle[3] - middle[2]) / 2 / middle[1]
-    every = list(
-        pool.map(_trial, *zip(*[(place, seed, tolerance) for seed in range(round(kind.share * n_seeds))], strict=True))
-    )
+    seeds = range(round(kind.share * n_seeds))
+    every = list(pool.map(_trial, *zip(*[(place, seed, tolerance) for seed in seeds], strict=True)))
     return {"kind": kind.name, "population": kind.population, "tolerance": tolerance, "trials": every}
 
 

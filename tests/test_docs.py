@@ -38,3 +38,13 @@ def test_the_tables_of_the_documentation_are_those_of_the_benchmark():
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len(rows) > 20
     assert set(rows) <= set(measured)
+
+
+def test_the_coverage_of_the_documentation_is_that_of_the_benchmark():
+    root = Path(__file__).parents[1]
+    page = " ".join((root / "docs" / "sampling.md").read_text(encoding="utf-8").split())
+    measured = json.loads((root / "benchmarks" / "results" / "coverage.json").read_text(encoding="utf-8"))
+    stated = [cell for cell in measured["cells"] if cell["stated"]]
+    samples, held = (sum(cell[key] for cell in stated) for key in ("stated", "held"))
+    assert f"Of {samples:,} intervals {held / samples:.1%} held" in page
+    assert f"in {len(measured['rejected'])} of {len(stated)} cells" in page
