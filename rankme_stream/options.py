@@ -76,7 +76,7 @@ pass_options = _add(
     ]
 )  # fmt: skip
 tolerance_option = click.option(
-    "--tolerance", type=click.FloatRange(0.0, min_open=True), default=1e-3, show_default=True,
+    "--tolerance", type=click.FloatRange(0.0), default=1e-3, show_default=True,
     help="Largest relative half-width of RankMe's interval; exit code 4 when it is not met.",
 )  # fmt: skip
 dims_option = click.option(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -307,6 +309,23 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
     jsonschema.validate(document, SCHEMA)
     assert document["rows_read"] == 768
     assert document["tolerance_met"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--sample", "--tolerance", "0"], "leave sample out"),
+        (["--sample", "--max-rows", "100"], "an interval takes 768 rows"),
+        (["--max-rows", "100"], "pass sample as well"),
+    ],
+)
+def test_the_command_answers_the_impossible_in_one_line(rows, options, text, tmp_path):
+    np.save(tmp_path / "dump.npy", rows)
+    command = [sys.executable, "-m", "rankme_stream", "score", str(tmp_path / "dump.npy"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_interval_for_a_population_is_printed_and_written(rows, tmp_path):
