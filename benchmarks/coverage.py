@@ -114,11 +114,11 @@ def _real(rows: np.ndarray, order: np.ndarray | None) -> Callable[[int], np.ndar
 
 
 def wide_kinds(n_features: int) -> list[Kind]:
-    """Return kinds of dumps whose samples are told from one eigenbasis, with a third of the seeds."""
+    """Return kinds of dumps of wide rows, with a tenth of the seeds."""
     n_rows, half = 160 * n_features, np.arange(1, n_features + 1, dtype=np.float32) ** -0.5
     return [
-        Kind(f"Gaussian, {n_features} features", _gaussian(n_rows, half), _rankme(half), 1 / 3),
-        Kind(f"clusters, sorted, {n_features} features", _clusters(n_rows, half, is_sorted=True), share=1 / 3),
+        Kind(f"Gaussian, {n_features} features", _gaussian(n_rows, half), _rankme(half), 0.1),
+        Kind(f"clusters, sorted, {n_features} features", _clusters(n_rows, half, is_sorted=True), share=0.1),
     ]
 
 

@@ -8,9 +8,9 @@ With R_n of all groups and R_(-b) of all but group b, m_b of the n rows,
 which for equal groups are (B-1)(mean R_(-b) - R_n) and (B-1)/B sum (R_(-b) - mean)^2. Where f of the rows were read,
 both the bias and the variance of R_n as an estimate for all rows are (1 - f) times that.
 
-Up to 256 features each R_(-b) is solved for. Beyond, its singular values are moved to first order along the singular
-vectors v_k of the whole sample, l_k = sum of (z v_k)^2 over the rows left: that gives the standard error with one
-eigenbasis. The bias is of second order and comes from leaving out a quarter of the groups at a time instead.
+Each R_(-b) is solved for. Moving the singular values to first order along the singular vectors of the whole sample
+would cost as much (16 products against 16 eigensolves) and is wrong where leaving a group out takes directions away: of
+sorted clusters in 288 features 84 % of the intervals held at 57 D rows, and 38 of 40 do when they are solved for.
 
 References
 ----------
@@ -21,25 +21,23 @@ Delete-m jackknife for unequal m, Stat. Comput. 9 (1999), for groups of unequal 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtrit
 
-from rankme_stream import metrics, planning
+from rankme_stream import metrics
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import FloatArray
 from rankme_stream.estimates import Estimate, Metric, values_of
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
 T = TypeVar("T")
-_Side = tuple[list[FloatArray], list[FloatArray]]
-
-_PARTS = 4  # left out one at a time for the bias of wide rows: a half alone would be noisier, and further from all rows
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ class Jackknife:
 
     Notes
     -----
-    3 B merges; up to 256 features B eigensolves a side (raw, centred), beyond one eigenbasis, B products of 2 D^3 flops
-    and four eigensolves a side. A side is solved when it is first asked for, once.
+    3 B merges and B eigensolves a side (raw, centred) when it is first asked for; B accumulators beside the groups.
     """
 
     def __init__(
@@ -118,7 +115,6 @@ class Jackknife:
         self.whole = whole
         self._groups = groups
         self._workers, self._unit_roundoff = workers, unit_roundoff
-        self._solves = whole.n_features <= planning.ALL_LEFT_OUT_UP_TO
         self._shares = [group.n_rows / max(1, whole.n_rows) for group in groups]
 
     @cached_property
@@ -129,23 +125,21 @@ class Jackknife:
     def rankme(self) -> tuple[float, Spread]:
         """Return RankMe of the whole sample and its spread, from the raw side alone."""
         whole = metrics.rankme(self.spectrum.raw.values)
-        without, coarse = ([metrics.rankme(values) for values in found] for found in self._raw)
-        return whole, self._spread(whole, without, coarse)
+        return whole, self._spread(whole, [metrics.rankme(values) for values in self._raw])
 
     def spreads(self, table: Mapping[str, Metric]) -> dict[str, Spread]:
         """Return the spread of every metric of a table that all replicates have."""
         whole = values_of(table, self.spectrum)
-        without, coarse = ([values_of(table, one) for one in found] for found in self._replicates)
+        without = [values_of(table, one) for one in self._replicates]
         return {
-            name: self._spread(value, [one[name] for one in without], [one[name] for one in coarse])
+            name: self._spread(value, [one[name] for one in without])
             for name, value in whole.items()
-            if all(name in one for one in (*without, *coarse))
+            if all(name in one for one in without)
         }
 
-    def _spread(self, whole: float, without: Sequence[float], coarse: Sequence[float]) -> Spread:
-        shares = self._shares if self._solves else [part.n_rows / self.whole.n_rows for part in self._parts]
-        error = _error(whole, without, self._shares)
-        return Spread(_bias(whole, coarse, shares), error, len(self._groups) - 1, 2.0 * (len(shares) - 1))
+    def _spread(self, whole: float, without: Sequence[float]) -> Spread:
+        bias, error = _bias(whole, without, self._shares), _error(whole, without, self._shares)
+        return Spread(bias, error, len(without) - 1, 2.0 * (len(without) - 1))
 
     @property
     def has_empty_group(self) -> bool:
@@ -153,78 +147,43 @@ class Jackknife:
         return not all(self._shares)
 
     @cached_property
-    def _left(self) -> list[Accumulator]:
-        """All groups but each; for wide rows all parts but each."""
-        return _each_left_out(self._groups if self._solves else self._parts)
+    def _raw(self) -> list[FloatArray]:
+        return self._values_without(centered=False)
 
-    @cached_property
-    def _parts(self) -> list[Accumulator]:
-        size = len(self._groups) // _PARTS
-        return [merged(self._groups[start : start + size]) for start in range(0, len(self._groups), size)]
-
-    @cached_property
-    def _left_sums(self) -> list[tuple[int, FloatArray]]:
-        """Rows, and their sum, of what is left without each group."""
-        n_rows, sums = self.whole.n_rows, self.whole.sums()
-        return [(n_rows - group.n_rows, sums - group.sums()) for group in self._groups]
-
-    @cached_property
-    def _raw(self) -> _Side:
-        return self._side(centered=False)
-
-    def _side(self, *, centered: bool) -> _Side:
-        """Singular values without each group, for the standard error, and without each part, for the bias."""
-        solving = [partial(one.values, centered=centered) for one in self._left]
-        if self._solves:
-            values = self._threads(solving)
-            return values, values
-        directions, *coarse = self._threads([partial(self.whole.directions, centered=centered), *solving])
-        squares = self._threads([partial(group.squares_along, directions) for group in self._groups])
-        whole = np.sum(squares, axis=0)
-        without = []
-        for square, (n_rows, sums) in zip(squares, self._left_sums, strict=True):
-            left = whole - square
-            if centered:
-                left -= (sums @ directions) ** 2 / n_rows
-            without.append(np.sqrt(np.sort(np.maximum(left, 0.0))[::-1]))
-        return without, coarse
-
-    def _threads(self, calls: Sequence[Callable[[], FloatArray]]) -> list[FloatArray]:
+    def _values_without(self, *, centered: bool) -> list[FloatArray]:
+        """Singular values of all groups but each."""
+        found: list[FloatArray] = []
+        left = _each_left_out(self._groups)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="rankme-jackknife") as pool:
-            return [done.result() for done in [pool.submit(call) for call in calls]]
+            while some := list(islice(left, self._workers)):  # no more merges are held than are solved
+                found += pool.map(lambda one: one.values(centered=centered), some)
+        return found
 
     @cached_property
-    def _replicates(self) -> tuple[list[Spectrum], list[Spectrum]]:
-        centered = self._side(centered=True)
-        without = self._spectra(self._raw[0], centered[0], self._left_sums)
-        if self._solves:
-            return without, without
-        sums = [(one.n_rows, one.sums()) for one in self._left]
-        return without, self._spectra(self._raw[1], centered[1], sums)
-
-    def _spectra(
-        self, raw: Sequence[FloatArray], centered: Sequence[FloatArray], sums: Sequence[tuple[int, FloatArray]]
-    ) -> list[Spectrum]:
+    def _replicates(self) -> list[Spectrum]:
+        n_rows, sums = self.whole.n_rows, self.whole.sums()
         return [
             replace(
-                self.spectrum, raw=_exact(values), centered=_exact(about_mean), n_rows=n_rows,
-                row_sum=(float(np.linalg.norm(row_sum)),) * 2,
+                self.spectrum, raw=_exact(raw), centered=_exact(centered), n_rows=n_rows - group.n_rows,
+                row_sum=(float(np.linalg.norm(sums - group.sums())),) * 2,
             )
-            for values, about_mean, (n_rows, row_sum) in zip(raw, centered, sums, strict=True)
+            for raw, centered, group in zip(
+                self._raw, self._values_without(centered=True), self._groups, strict=True
+            )
         ]  # fmt: skip
 
 
-def _each_left_out(accumulators: Sequence[Accumulator]) -> list[Accumulator]:
-    """Return the merge of all but each: by prefixes and suffixes, so nothing is ever subtracted."""
-    before: list[Accumulator] = [accumulators[0]]
-    for one in accumulators[1:-1]:
-        before.append(before[-1].merge(one))
-    after: list[Accumulator] = [accumulators[-1]]
+def _each_left_out(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]:
+    """Yield the merge of all but each: by prefixes and suffixes, so nothing is ever subtracted."""
+    after: list[Accumulator] = [accumulators[-1]]  # of the last ones, one more each
     for one in reversed(accumulators[1:-1]):
         after.append(one.merge(after[-1]))
-    after.reverse()  # after[i] is everything from i + 1 on
-    middle = [head.merge(tail) for head, tail in zip(before[:-1], after[1:], strict=True)]
-    return [after[0], *middle, before[-1]]
+    yield after.pop()
+    before = accumulators[0]
+    for one in accumulators[1:-1]:
+        yield before.merge(after.pop())
+        before = before.merge(one)
+    yield before
 
 
 def _exact(values: FloatArray) -> SingularValues:

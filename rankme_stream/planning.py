@@ -23,7 +23,6 @@ _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 _SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-ALL_LEFT_OUT_UP_TO = 256  # features: the jackknife merges every group but each; beyond, every quarter but each
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
 _PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
@@ -244,14 +243,13 @@ def _memory(
     return {
         "accumulators": (1 + normalize) * (live * state + merging),
         "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
-        "solving": _telling(n_groups, workers, n_features, state, square) if n_groups else (6 + normalize) * square,
+        "solving": _telling(n_groups, workers, state, square) if n_groups else (6 + normalize) * square,
     }
 
 
-def _telling(n_groups: int, workers: int, n_features: int, state: int, square: int) -> int:
-    """Bytes that a jackknife takes: groups, their merges without each and those of a prefix; a solve a thread."""
-    states = 2 * (5 * n_groups if n_features <= ALL_LEFT_OUT_UP_TO else n_groups + 12)
-    return states * state + (8 + 4 * min(workers, n_groups)) * square
+def _telling(n_groups: int, workers: int, state: int, square: int) -> int:
+    """Bytes that a jackknife takes: the groups, those of a prefix and merges of each; a solve a thread."""
+    return (4 * n_groups + workers + 4) * state + (8 + 4 * min(workers, n_groups)) * square
 
 
 def _reading(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:

@@ -18,9 +18,9 @@ from rankme_stream.planning import Plan, largest_unit
 from rankme_stream.sampling import Design
 from rankme_stream.spectrum import Spectrum
 
-# Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave half of this; a larger
+# Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave 1/64; a larger
 # bias says that neighbouring rows are so alike that fewer count, and then it does not fall like 1/n.
-_LARGEST_BIAS = 1 / 32
+_LARGEST_BIAS = 1 / 48
 _EMPTY_GROUP = "so many rows were left out that a group has none"
 
 

@@ -42,14 +42,8 @@ class Accumulator(Protocol):
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, n_features),)``, descending."""
 
-    def directions(self, *, centered: bool) -> FloatArray:
-        """Return the right singular vectors, shape ``(n_features, n_features)``, as columns in the values' order."""
-
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(n_features,)``."""
-
-    def squares_along(self, directions: FloatArray) -> FloatArray:
-        """Return the sums over the rows of their squared projections on columns, shape ``(n_features, k)``."""
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays."""

@@ -18,7 +18,6 @@ from rankme_stream.triangle import Place, Triangle
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
-_COLUMNS_AT_ONCE = 256  # of a product with all directions: it needs no D x D of its own then
 _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
@@ -164,22 +163,9 @@ class GramSums:
         found = host.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
         return np.sqrt(np.maximum(found, 0.0))
 
-    def directions(self, *, centered: bool) -> FloatArray:
-        """Return the right singular vectors, shape ``(D, D)``, as columns in the order of the values; 9 D^3 flops."""
-        return host.eigenvectors(self._scatter(centered=centered))
-
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
         return self._gram.first_column()[1:]
-
-    def squares_along(self, directions: FloatArray) -> FloatArray:
-        """Return the sums of (z v)^2 over the rows z for columns v, shape ``(D, k)``; 2 D^2 k flops."""
-        squares = np.empty(directions.shape[1])
-        for start in range(0, len(squares), _COLUMNS_AT_ONCE):
-            columns = directions[:, start : start + _COLUMNS_AT_ONCE]
-            padded = np.concatenate([np.zeros((1, columns.shape[1])), columns])
-            squares[start : start + _COLUMNS_AT_ONCE] = np.einsum("ij,ij->j", padded, self._gram.times(padded))
-        return squares
 
     def _measured_errors(self) -> tuple[float, float]:
         """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""

@@ -17,7 +17,6 @@ _U = 2.0**-53
 # Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
 # every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
 _PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
-_COLUMNS_AT_ONCE = 256  # of a product with all directions: it needs no D x D of its own then
 _COUNTS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
 
 
@@ -171,21 +170,9 @@ class TsqrAccumulator:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""
         return host.singular_values(self._factor(centered=centered))[: min(self.n_rows, self.n_features)]
 
-    def directions(self, *, centered: bool) -> FloatArray:
-        """Return the right singular vectors, shape ``(D, D)``, as columns in the order of the values; 20 D^3 flops."""
-        return host.right_singular_vectors(self._factor(centered=centered))
-
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
         return np.asarray(self._r[0, 0] * self._r[0, 1:])
-
-    def squares_along(self, directions: FloatArray) -> FloatArray:
-        """Return the sums of (z v)^2 over the rows z for columns v, shape ``(D, k)``; 2 D^2 k flops."""
-        r, squares = self._factor(centered=False), np.empty(directions.shape[1])
-        for start in range(0, len(squares), _COLUMNS_AT_ONCE):
-            along = r @ directions[:, start : start + _COLUMNS_AT_ONCE]
-            squares[start : start + _COLUMNS_AT_ONCE] = np.einsum("ij,ij->j", along, along)
-        return squares
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""

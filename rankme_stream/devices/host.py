@@ -111,18 +111,6 @@ def eigenvalues(lower: FloatArray) -> FloatArray:
     return values
 
 
-def eigenvectors(lower: FloatArray) -> FloatArray:
-    """Eigenvectors, as columns in the order of ``eigenvalues``; about 9 n^3 flops."""
-    vectors: FloatArray = np.linalg.eigh(lower, UPLO="L")[1][:, ::-1]
-    return vectors
-
-
-def right_singular_vectors(matrix: FloatArray) -> FloatArray:
-    """Right singular vectors, as columns in the order of ``singular_values``, of a matrix of about D x D."""
-    vectors: FloatArray = np.linalg.svd(matrix, full_matrices=False)[2].T
-    return vectors
-
-
 def singular_values(matrix: FloatArray) -> FloatArray:
     """Singular values, descending, of a matrix of about D x D (never of the rows themselves)."""
     values: FloatArray = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
