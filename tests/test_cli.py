@@ -231,7 +231,7 @@ def test_wrong_usage_exits_2(tmp_path):
     refused(2, "no size", "score", "x", "--memory", "lots")
     refused(2, "no row range", "score", "x", "--rows", "5")
     refused(2, "svd", "score", "x", "--method", "svd")
-    refused(2, "--sample", "score", "x", "--sample")
+    refused(2, "--samples", "score", "x", "--samples")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
