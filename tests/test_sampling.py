@@ -132,11 +132,11 @@ def test_what_the_correction_takes_off_is_the_bias(rows):
     exact = rs.measure(rows).rankme.value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)
-        found = [rs.measure(rows, sample=True, max_rows=1024, seed=seed, tolerance=1e-9).rankme for seed in range(30)]
+        found = [rs.measure(rows, sample=True, max_rows=1024, seed=seed, tolerance=1e-9).rankme for seed in range(20)]
     raw = np.array([one.details["sample"] - exact for one in found])
     corrected = np.array([one.value - exact for one in found])
     assert raw.mean() < -0.3
-    assert abs(corrected.mean()) < 0.1 * np.mean([one.half_width for one in found]) + 3 * corrected.std() / 30**0.5
+    assert abs(corrected.mean()) < 0.1 * np.mean([one.half_width for one in found]) + 3 * corrected.std() / 20**0.5
 
 
 def test_the_jackknife_is_its_formula():
@@ -330,7 +330,7 @@ def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
     """The rows are Gaussian, so RankMe of infinitely many is known."""
     truth = rs.metrics.rankme(np.arange(1, D + 1) ** -0.5)
     held, sampled = 0, 0
-    for seed in range(20):
+    for seed in range(12):
         rows = rows_like(6400, seed=seed).astype(np.float32)
         exact = rs.measure(rows)
         found = rs.measure(rows, population=True, seed=seed, tolerance=1e-2)
@@ -339,8 +339,8 @@ def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
         assert found.rankme.value > exact.rankme.value
         part = rs.measure(rows, population=True, sample=True, tolerance=1e-2, seed=seed)
         sampled += part.rankme.lower <= truth <= part.rankme.upper
-    assert held >= 16  # fewer with probability 3e-4 if each holds with 0.95
-    assert sampled >= 16
+    assert held >= 9  # fewer with probability 3e-4 if each holds with 0.95
+    assert sampled >= 9
 
 
 def test_too_few_rows_tell_nothing_of_what_they_were_drawn_from():
