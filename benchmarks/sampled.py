@@ -25,6 +25,7 @@ from benchmarks.experiment import Experiment, table
 from benchmarks.stores import Layout
 from rankme_stream import looks, machine, metrics
 from rankme_stream.devices import host
+from rankme_stream.sampling import Design
 
 _TOLERANCE = 5e-3
 _ROWS_SHARE, _CHUNKS, _LOOK_S, _SPEED = 0.03, 2.0, 0.3, 200  # wanted
@@ -91,7 +92,7 @@ def _chunk_rows_needed(uri: str, found: rs.Measurement) -> int:
     source = rs.open_source(uri)
     stop, told = source.shape[0], found.sampling
     assert told is not None
-    drawn = looks.Design(0, stop, source.shape[1], told["unit_rows"], told["seed"])
+    drawn = Design(0, stop, source.shape[1], told["unit_rows"], told["seed"])
     bounds = source.bounds(0, stop)
     assert isinstance(bounds, range)
     chunks = {
@@ -184,7 +185,7 @@ def markdown(result: dict[str, Any]) -> str:
             for one in stores
             if one["rows_timed"] < one["rows"]
         ],
-        "A look is everything after reading: merging, eigenvalues, products, RankMe's interval. Eigenvalues: CPU "
+        "A look is everything after reading: merging, eigenvalues, RankMe's interval. Eigenvalues: CPU "
         "seconds of all eigenvalues over the number of cores.",
     ]
     wide_store, narrow_store = stores
