@@ -33,6 +33,7 @@ _CONFIDENCE = 0.95
 _HOLDS = 0.94  # coverage that no cell may be shown to be below
 _SIGNIFICANCE = 0.05  # of all cells together (Holm)
 _POOLED = (0.94, 0.99)
+_FEWEST = 20  # intervals of a cell; fewer errors have no 95 % quantile, and no mean that could be told from chance
 _SHARP = 1.5  # times the 95 % quantile of the errors: the median half-width at most
 _BIASED = 0.1  # of the median half-width: the bias of the corrected value at most
 _BUNDLED = Path(rankme_stream.__file__).parent / "data" / "minilm-docstrings-4096.zarr"
@@ -311,8 +312,9 @@ def _population(part: dict[str, Any]) -> dict[str, int]:
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables."""
     stated = [cell for cell in result["cells"] if cell["stated"]]
-    blunt = [cell for cell in stated if cell["sharpness"] > _SHARP]
-    biased = [cell for cell in stated if abs(cell["bias"]) > _BIASED + 2 * cell["bias_error"]]
+    judged = [cell for cell in stated if cell["stated"] >= _FEWEST]
+    blunt = [cell for cell in judged if cell["sharpness"] > _SHARP]
+    biased = [cell for cell in judged if abs(cell["bias"]) > _BIASED + 2 * cell["bias_error"]]
     low, high = _POOLED
     lines = [
         "# Whether the intervals of a sample hold",
@@ -324,9 +326,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"- Cells shown to hold less often than {_HOLDS:.0%} (one-sided exact binomial test, Holm over "
         f"{len(stated)} cells at {_SIGNIFICANCE}): {len(result['rejected'])}.",
         f"- Pooled: {result['pooled']:.2%} (wanted {low:.0%} to {high:.0%}).",
-        f"- Median half-width above {_SHARP} times the 95 % quantile of the errors: {len(blunt)} of {len(stated)}.",
+        f"- Median half-width above {_SHARP} times the 95 % quantile of the errors: {len(blunt)} of {len(judged)} "
+        f"(cells of at least {_FEWEST} intervals).",
         f"- Bias of the corrected value shown to be above {_BIASED} of the median half-width: {len(biased)} of "
-        f"{len(stated)}.",
+        f"{len(judged)}.",
     ]
     header = ["dump", "rows read", "held", "half-width", "/ 95 % of errors", "bias / half-width", "uncorrected"]
     rows = []

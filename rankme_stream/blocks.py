@@ -1,8 +1,9 @@
-"""Rows of a source in blocks of whole chunks, read ahead of their use."""
+"""Rows of a source in blocks of whole chunks, read ahead of their use where reading waits."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +12,11 @@ import numpy as np
 
 from rankme_stream.arrays import Array
 from rankme_stream.errors import MissingChunksError
-from rankme_stream.planning import Cut, Plan
+from rankme_stream.planning import Cut, Plan, largest_unit
 from rankme_stream.sources import Source
+
+_READS_JUDGED = 4  # the first reads of a pass tell whether reading waits
+_WAITING_SHARE = 0.2  # of the time of those reads that their thread did not compute
 
 
 class _Block:
@@ -27,8 +31,10 @@ class _Block:
 class Blocks:
     """Rows of a source, handed out in any ranges near one another; each block is read once.
 
-    Threads of its own read, one block ahead of each that is in use where the plan has memory for it. A chunk that two
-    segments share is decoded for whichever asks first and kept until both have had their rows.
+    Whoever asks first for a block reads it, as long as reads only compute: then every core is busy already. Where
+    reads wait, or others wait for them because a chunk reaches over several segments, threads of its own read, one
+    block ahead of each that is in use where the plan has memory for it. A chunk that two segments share is decoded once
+    and kept until both have had their rows.
 
     Parameters
     ----------
@@ -44,6 +50,9 @@ class Blocks:
         self._last: _Block | None = None
         self._is_cut = False
         self._buffers: list[Array] = []
+        unit = largest_unit(source.bounds(plan.row_start, plan.row_stop), plan.row_start, plan.row_stop)
+        self._in_place = plan.segments_at_once == plan.workers and 2 * unit <= plan.grid.segment_rows
+        self._judged: list[tuple[float, float]] = []
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
         self.bytes_read = 0
 
@@ -54,28 +63,57 @@ class Blocks:
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be asked for once."""
         while start < stop:
-            block, reading = self._block(start)
-            stored = reading.result()
+            block = self._block(start)
+            stored = self._wait(block)
             end = min(stop, block.stop)
             yield start, stored[start - block.start : end - block.start]
             self._release(block, end - start)
             start = end
 
-    def _block(self, row: int) -> tuple[_Block, Future[Array]]:
-        """Return the block of a row, being read, and start on the one after it."""
+    def _block(self, row: int) -> _Block:
+        """Return the block of a row, read or being read by another thread, or for the caller to read."""
         with self._lock:
             while self._last is None or self._last.stop <= row:
                 assert not self._is_cut, f"row {row} is in no block"
                 self._cut()
             block = next(block for block in self._live if block.start <= row < block.stop)
-            reading = self._start(block)
-            if self._plan.reads_ahead:
-                if block is self._last:
-                    self._cut()
-                for following in self._live:
-                    if following.number == block.number + 1:
-                        self._start(following)
-            return block, reading
+            if not self._in_place:
+                self._start(block)
+                if self._plan.reads_ahead:
+                    self._start_next(block)
+            return block
+
+    def _start_next(self, block: _Block) -> None:
+        if block is self._last:
+            self._cut()
+        for following in self._live:
+            if following.number == block.number + 1:
+                self._start(following)
+
+    def _wait(self, block: _Block) -> Array:
+        """Return the rows of a block, reading them here if nobody started to."""
+        with self._lock:
+            reads = block.reading is None
+            if reads:
+                block.reading = Future()
+        assert block.reading is not None
+        if reads:
+            began, computed = time.perf_counter(), time.thread_time()
+            try:
+                block.reading.set_result(self._read(block.start, block.stop))
+            except BaseException as error:
+                block.reading.set_exception(error)
+                raise
+            self._judge(time.perf_counter() - began, time.thread_time() - computed)
+        return block.reading.result()
+
+    def _judge(self, elapsed_s: float, computed_s: float) -> None:
+        """Read ahead from now on if the first reads spent much of their time waiting."""
+        with self._lock:
+            self._judged.append((elapsed_s, computed_s))
+            if len(self._judged) == _READS_JUDGED:
+                elapsed, computed = map(sum, zip(*self._judged, strict=True))
+                self._in_place = elapsed - computed <= _WAITING_SHARE * elapsed
 
     def _cut(self) -> None:
         number, cut = next(self._cuts, (0, None))
@@ -84,10 +122,9 @@ class Blocks:
             self._last = _Block(number, cut)
             self._live.append(self._last)
 
-    def _start(self, block: _Block) -> Future[Array]:
+    def _start(self, block: _Block) -> None:
         if block.reading is None:
             block.reading = self._readers.submit(self._read, block.start, block.stop)
-        return block.reading
 
     def _read(self, start: int, stop: int) -> Array:
         rows = self._source.read(start, stop, self._buffer((stop - start, self._source.shape[1])))

@@ -21,6 +21,9 @@ from rankme_stream.spectrum import Spectrum
 # Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave 1/64; a larger
 # bias says that neighbouring rows are so alike that fewer count, and then it does not fall like 1/n.
 _LARGEST_BIAS = 1 / 48
+# In standard errors. Below it chance moves RankMe as much as the bias does, and refusing by the bias would keep the
+# samples where chance made it small.
+_BIAS_TOLD = 1.5
 _EMPTY_GROUP = "so many rows were left out that a group has none"
 
 
@@ -93,7 +96,7 @@ class _View:
         if jackknife.spectrum.raw.values[0] == 0.0:
             return "the arithmetic cannot tell the rows that were read from zeros"
         value, spread = jackknife.rankme()
-        if abs(spread.bias) > _LARGEST_BIAS * value:
+        if abs(spread.bias) > max(_LARGEST_BIAS * value, _BIAS_TOLD * spread.standard_error):
             return (
                 f"RankMe of the rows read is off by about {abs(spread.bias) / value:.0%}, too much to be corrected for"
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import rankme_stream as rs
+from rankme_stream import blocks as reading_of_blocks
 from rankme_stream import planning
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.blocks import Blocks
@@ -30,12 +32,16 @@ class Chunked(ArraySource):
         super().__init__(array)
         self.reads: list[tuple[int, int]] = []
         self.broken: int | None = None
+        self.waits_s = 0.0
+        self.readers: list[str] = []
 
     def bounds(self, start: int, stop: int) -> range:
         return range((start // CHUNK + 1) * CHUNK, stop, CHUNK)
 
     def read(self, start, stop, out=None):
         self.reads.append((start, stop))
+        self.readers.append(threading.current_thread().name)
+        time.sleep(self.waits_s)
         if self.broken is not None and start <= self.broken < stop:
             raise CorruptChunkError(f"row {self.broken} is broken")
         return super().read(start, stop, out)
@@ -67,7 +73,7 @@ def test_each_chunk_is_read_once(source, reads_ahead, workers):
 
 
 def test_the_next_block_is_read_before_it_is_asked_for(source):
-    plan = plan_for(source, block_rows=3000, reads_ahead=True)
+    plan = plan_for(source, block_rows=3000, reads_ahead=True, segments_at_once=1)
     blocks = blocks_of(source, plan)
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()  # waits for what is under way
@@ -79,6 +85,18 @@ def test_nothing_is_read_ahead_where_memory_does_not_allow_it(source):
     list(blocks.rows(0, 10))
     blocks._readers.shutdown()
     assert source.reads == [(0, 3000)]
+
+
+@pytest.mark.parametrize(("waits_s", "reader"), [(0.0, "rankme_"), (0.01, "rankme-read_")])
+def test_threads_read_for_themselves_until_reading_is_seen_to_wait(source, waits_s, reader, monkeypatch):
+    if not waits_s:
+        monkeypatch.setattr(reading_of_blocks, "_WAITING_SHARE", 1.0)  # whatever else this machine does meanwhile
+    source.waits_s = waits_s
+    plan = plan_for(source, block_rows=3000)
+    local.run_into(Forest(), Task(source, plan, GramAccumulator))
+    assert len(source.readers) > 60
+    assert all(name.startswith("rankme_") for name in source.readers[:4])
+    assert all(name.startswith(reader) for name in source.readers[6:])
 
 
 @pytest.mark.parametrize("broken", [0, 66_001, 200_499])
