@@ -61,6 +61,12 @@ class SourceChangedError(SourceError, RuntimeError):
     """The stored rows changed while they were read."""
 
 
+class StateError(RankMeError, ValueError):
+    """A state file is damaged, foreign or newer, or does not belong to these rows."""
+
+    exit_code = 3
+
+
 class LimitError(RankMeError, MemoryError):
     """It cannot be done within the limits given."""
 

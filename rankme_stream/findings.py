@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rankme_stream.engines import local
 from rankme_stream.estimates import (
     METRICS,
     NORMALIZED,
@@ -17,6 +16,7 @@ from rankme_stream.estimates import (
     estimate_presets,
 )
 from rankme_stream.ladder import Pass
+from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.sample import Sample
 from rankme_stream.spectrum import Spectrum
@@ -27,7 +27,7 @@ class Findings:
     """What the rows read came to: the plan, the accumulators, and every number asked for."""
 
     plan: Plan
-    partial: local.Partial
+    partial: Partial
     spectrum: Spectrum
     estimates: dict[str, Estimate]
     presets: dict[str, Estimate]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankme_stream import machine
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
-from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import StoredType
 from rankme_stream.blocks import missing_message
 from rankme_stream.engines import local
@@ -25,19 +23,13 @@ from rankme_stream.errors import (
 )
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.ledger import Forest
+from rankme_stream.partial import ACCUMULATORS, Partial, Rung
 from rankme_stream.passes import Task
-from rankme_stream.planning import Cut, Method, Plan, Precision, grid_for, make_plan, spanning
+from rankme_stream.planning import Cut, Plan, grid_for, make_plan, spanning
 from rankme_stream.sampling import N_GROUPS, Design
 from rankme_stream.sources import BlockStream, Source, Window
 from rankme_stream.spectrum import Spectrum
 
-Rung = tuple[Method, Precision]
-
-_ACCUMULATORS: dict[Rung, Any] = {
-    ("gram", "float32"): Float32GramAccumulator,
-    ("gram", "float64"): GramAccumulator,
-    ("tsqr", "float64"): TsqrAccumulator,
-}
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
 _PILOT_ROWS = 4  # in features: enough for the spectrum's shape
 _PILOT_SHARE = 1 / 80  # a pilot longer than this share of the rows could cost a pass in vain more than 3 %
@@ -56,7 +48,7 @@ def rungs_for(method: str, precision: str) -> list[Rung]:
         raise UsageError(f"method {method!r} is not one of auto, gram, tsqr")
     if precision not in ("float64", "float32", "auto"):
         raise UsageError(f"precision {precision!r} is not one of float64, float32, auto")
-    rungs = [rung for rung in _ACCUMULATORS if method in ("auto", rung[0]) and precision in ("auto", rung[1])]
+    rungs = [rung for rung in ACCUMULATORS if method in ("auto", rung[0]) and precision in ("auto", rung[1])]
     if not rungs:
         raise UsageError("tsqr works in float64 only: its error is not measured; leave --precision out")
     return rungs
@@ -67,7 +59,7 @@ class Pass:
     """What one pass over the rows came to."""
 
     plan: Plan
-    partial: local.Partial
+    partial: Partial
     spectrum: Spectrum
     rankme: Estimate
 
@@ -215,12 +207,12 @@ class Reader:
         plan: Plan,
         units: Sequence[int],
         cuts: Sequence[Cut],
-        add: Callable[[int, local.Partial], None],
+        add: Callable[[int, Partial], None],
         progress: Callable[[local.Progress], None] | None,
     ) -> None:
         """Read some units of a sample, which are the segments of its plan."""
 
-        def counted(unit: int, partial: local.Partial) -> None:
+        def counted(unit: int, partial: Partial) -> None:
             first, last = unit * plan.grid.segment_rows, (unit + 1) * plan.grid.segment_rows
             _check_count(partial, min(last, plan.row_stop) - max(first, plan.row_start), self.missing)
             add(unit, partial)
@@ -228,29 +220,27 @@ class Reader:
         task = self._task(plan, weigh=True)
         self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
 
-    def read_into(
-        self, forest: Forest[local.Partial], plan: Plan, progress: Callable[[local.Progress], None] | None
-    ) -> None:
+    def read_into(self, forest: Forest[Partial], plan: Plan, progress: Callable[[local.Progress], None] | None) -> None:
         """Read the rows of a plan into a forest."""
         self.bytes_read += local.run_into(forest, self._task(plan), progress)
 
     def _read(self, plan: Plan, progress: Callable[[local.Progress], None] | None) -> Pass:
-        forest = Forest[local.Partial]()
+        forest = Forest[Partial]()
         self.read_into(forest, plan, progress)
         return _passed(forest.total(), plan, self.source.stored, self.missing)
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
-        make = _ACCUMULATORS[plan.method, plan.precision]
+        make = ACCUMULATORS[plan.method, plan.precision]
         return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh)
 
 
-def _passed(partial: local.Partial, plan: Plan, stored: StoredType, missing: str) -> Pass:
+def _passed(partial: Partial, plan: Plan, stored: StoredType, missing: str) -> Pass:
     _check_count(partial, plan.row_stop - plan.row_start, missing)
     spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=stored.unit_roundoff)
     return Pass(plan, partial, spectrum, estimate_rankme(spectrum))
 
 
-def _check_count(partial: local.Partial, n_rows: int, missing: str) -> None:
+def _check_count(partial: Partial, n_rows: int, missing: str) -> None:
     audit = partial.audit
     left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
     if partial.accumulators["raw"].n_rows + left_out != n_rows:
@@ -276,7 +266,7 @@ def read_blocks(
 
     As many rows are gathered as the workers' segments hold, so the bits are those of a pass over the same rows stored.
     """
-    forest = Forest[local.Partial]()
+    forest = Forest[Partial]()
     bytes_read, began = 0, time.perf_counter()
     n_rows, plan = _window(stream, rung, normalize, workers, memory_limit)
 

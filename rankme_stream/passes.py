@@ -16,6 +16,7 @@ from rankme_stream.audit import Audit
 from rankme_stream.blocks import Blocks
 from rankme_stream.errors import MagnitudeError, NonFiniteError
 from rankme_stream.feed import Feed
+from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
 from rankme_stream.unit_rows import Lengths, rows_error, scale_rows
@@ -57,8 +58,8 @@ def run_segment(
     feed: Feed,
     stop: threading.Event,
     progress: Callable[[int], None],
-) -> tuple[dict[str, Accumulator], Audit, Lengths]:
-    """Read one segment and return its accumulators (``raw``, and ``unit`` when asked for), audit and lengths.
+) -> Partial:
+    """Read one segment and return what it came to.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start], low)
         progress(end - start)
     feed.finish()
-    return accumulators, audit, lengths
+    return Partial(accumulators, audit, lengths)
 
 
 def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> Audit:

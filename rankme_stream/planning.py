@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple
@@ -98,6 +98,13 @@ class Plan:
         plain = asdict(self)
         grid: dict[str, Any] = plain.pop("grid")
         return plain | grid
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
+        """Return the plan that ``to_dict`` described."""
+        fields = dict(plain)
+        grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
+        return cls(**fields, grid=grid)
 
 
 class Cut(NamedTuple):

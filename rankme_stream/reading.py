@@ -10,8 +10,9 @@ from rankme_stream.arrays import StoredType
 from rankme_stream.engines import local
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
-from rankme_stream.ladder import Reader, Rung, read_blocks, rungs_for
+from rankme_stream.ladder import Reader, read_blocks, rungs_for
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
+from rankme_stream.partial import Rung
 from rankme_stream.planning import Plan
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample

@@ -13,7 +13,8 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.engines import local
 from rankme_stream.estimates import Estimate, Metric
 from rankme_stream.jackknife import Jackknife, Spread, merged, with_spread
-from rankme_stream.ladder import Reader, Rung
+from rankme_stream.ladder import Reader
+from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan, largest_unit
 from rankme_stream.sampling import Design
 from rankme_stream.spectrum import Spectrum
@@ -30,14 +31,14 @@ _EMPTY_GROUP = "so many rows were left out that a group has none"
 class _InOrder:
     """Partial results of units, merged into their groups in the order of the units, whoever finishes first."""
 
-    def __init__(self, groups: dict[int, local.Partial], units: Mapping[int, int]) -> None:
+    def __init__(self, groups: dict[int, Partial], units: Mapping[int, int]) -> None:
         self._groups, self._units = groups, units
         self._waiting = iter(units)
         self._next = next(self._waiting, None)
-        self._done: dict[int, local.Partial] = {}
+        self._done: dict[int, Partial] = {}
         self._lock = threading.Lock()
 
-    def add(self, unit: int, partial: local.Partial) -> None:
+    def add(self, unit: int, partial: Partial) -> None:
         with self._lock:
             self._done[unit] = partial
             while self._next is not None and self._next in self._done:
@@ -58,13 +59,13 @@ def _not_told(metric: Metric, spread: Spread | None) -> str | None:
 class _View:
     """What the units read so far tell; nothing is merged or solved twice."""
 
-    def __init__(self, groups: Mapping[int, local.Partial], workers: int, unit_roundoff: float) -> None:
+    def __init__(self, groups: Mapping[int, Partial], workers: int, unit_roundoff: float) -> None:
         self.groups = [groups[group] for group in sorted(groups)]
         self._workers, self._unit_roundoff = workers, unit_roundoff
         self._jackknives: dict[str, Jackknife] = {}
 
     @cached_property
-    def whole(self) -> local.Partial:
+    def whole(self) -> Partial:
         return merged(self.groups)
 
     def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
@@ -109,7 +110,7 @@ class _View:
         return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
 
 
-def _part(partial: local.Partial, kind: str, n_features: int | None) -> Accumulator:
+def _part(partial: Partial, kind: str, n_features: int | None) -> Accumulator:
     accumulator = partial.accumulators[kind]
     return accumulator if n_features is None else accumulator.prefix(n_features)
 
@@ -133,14 +134,14 @@ class Sample:
         self.done = local.Progress(0, 0, 0, 0.0)
         self.plan: Plan = reader.plan(rung, design)
         self._reader = reader
-        self._groups: dict[int, local.Partial] = {}
+        self._groups: dict[int, Partial] = {}
         self._view = self._viewed()
 
     def _viewed(self) -> _View:
         return _View(self._groups, self.plan.workers, self._reader.source.stored.unit_roundoff)
 
     @property
-    def whole(self) -> local.Partial:
+    def whole(self) -> Partial:
         """What all groups came to."""
         return self._view.whole
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices.host import Workspace
 from rankme_stream.errors import UsageError
-from rankme_stream.sources import Source
+from rankme_stream.sources import Source, open_source
 
 
 def matrix_with_spectrum(singular_values: npt.ArrayLike, *, n_rows: int, n_features: int, seed: int = 0) -> FloatArray:
@@ -155,6 +156,20 @@ class SourceLaws:
             bounds = list(source.bounds(start, stop))
             assert bounds == sorted(set(bounds))
             assert all(start < bound < stop for bound in bounds)
+
+    def test_what_is_reopened_is_the_same(self) -> None:
+        """Workers open the rows again; rows that live in this process say so."""
+        source = self.make()
+        place = source.reopen()
+        if place is not None:
+            again = open_source(pickle.loads(pickle.dumps(place)))
+            assert again.identity() == source.identity()
+            assert again.fingerprint(0, again.shape[0]) == source.fingerprint(0, source.shape[0])
+
+    def test_the_tail_lies_within(self) -> None:
+        """What is written again when rows are added begins at a row."""
+        source = self.make()
+        assert 0 <= source.tail_start <= source.shape[0]
 
     def test_fingerprint_repeats_while_nothing_changes(self) -> None:
         """Two openings of the same rows agree."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Self
 
@@ -129,16 +130,32 @@ class Triangle:
 
     def to_array(self) -> FloatArray:
         """Return the entries on and below the diagonal, row by row, shape ``(n (n + 1) / 2,)``."""
-        packed: FloatArray = self.lower()[np.tril_indices(self.n)]
+        packed = np.empty(self.n * (self.n + 1) // 2, dtype=self._blocks[0, 0].dtype)
+        for row, place, there in self._pieces():
+            packed[there] = self._blocks[place][row, : there.stop - there.start]
         return packed
+
+    def _pieces(self) -> Iterator[tuple[int, Place, slice]]:
+        """Yield row of a block, block, and where that row, up to the diagonal, lies in ``to_array``."""
+        start = 0
+        for i, rows in enumerate(self._cuts):
+            for row in range(rows.stop - rows.start):
+                for j, columns in enumerate(self._cuts[: i + 1]):
+                    stop = start + (row + 1 if i == j else columns.stop - columns.start)
+                    yield row, (i, j), slice(start, stop)
+                    start = stop
 
     @classmethod
     def from_array(cls, packed: FloatArray) -> Self:
         """Return the triangle that ``to_array`` described."""
         n = (math.isqrt(8 * packed.size + 1) - 1) // 2
-        lower = np.zeros((n, n), dtype=packed.dtype)
-        lower[np.tril_indices(n)] = packed
-        return cls.of(lower)  # type: ignore[return-value]
+        made = cls(n, packed.dtype)
+        for row, place, there in made._pieces():
+            piece = packed[there]
+            made._blocks[place][row, : len(piece)] = piece
+            if place[0] == place[1]:
+                made._blocks[place][: len(piece), row] = piece
+        return made
 
 
 def triangle_bytes(n: int, itemsize: int = 8) -> int:

@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from rankme_stream.accumulators import Accumulator
-from rankme_stream.audit import Audit
 from rankme_stream.blocks import Blocks
 from rankme_stream.errors import RankMeError
 from rankme_stream.feed import Feed
 from rankme_stream.ledger import Forest
+from rankme_stream.partial import Partial
 from rankme_stream.passes import Interrupted, Task, run_segment
 from rankme_stream.planning import Cut, whole_cuts
-from rankme_stream.unit_rows import Lengths
 
 _TICK_S = 0.1
 
@@ -34,20 +32,6 @@ class Progress:
     bytes_read: int
     elapsed_s: float
     rankme: tuple[float | None, float | None, float | None] | None = None
-
-
-@dataclass(frozen=True)
-class Partial:
-    """What a segment, or several merged, came to."""
-
-    accumulators: dict[str, Accumulator]
-    audit: Audit
-    lengths: Lengths
-
-    def merge(self, other: Partial) -> Partial:
-        """Return both joined; neither changes."""
-        merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
-        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths))
 
 
 class _Run:
@@ -69,7 +53,7 @@ class _Run:
     def segment(self, index: int) -> None:
         feed = self._feeds.get()
         try:
-            self._add(index, Partial(*run_segment(self.task, self.blocks, index, feed, self.stop, self._count)))
+            self._add(index, run_segment(self.task, self.blocks, index, feed, self.stop, self._count))
         finally:
             self._feeds.put(feed)
 
@@ -172,4 +156,4 @@ def run_segments(
     return shared.blocks.bytes_read
 
 
-__all__ = ["Interrupted", "Partial", "Progress", "run_into", "run_segments"]
+__all__ = ["Interrupted", "Progress", "run_into", "run_segments"]

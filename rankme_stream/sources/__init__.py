@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -52,11 +52,21 @@ class Source(Protocol):
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
 
+    @property
+    def tail_start(self) -> int:
+        """First row of what is stored together with the last row, so written again when rows are added; or all rows."""
+
+    def reopen(self) -> Any:
+        """Return what ``open_source`` takes in another process, picklable; None for rows that live in this one."""
+
     def identity(self) -> dict[str, object]:
         """What two sources must share to be parts of one data set: ``dtype``, ``n_features``, ``codecs``."""
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash that changes when what is stored for rows ``[start, stop)`` changes; finds missing chunks on the way."""
+        """Hash that changes when what is stored for rows ``[start, stop)`` changes; finds missing chunks on the way.
+
+        Rows added behind ``tail_start`` do not change that of the rows before it.
+        """
 
 
 def open_source(source: object) -> Source:

@@ -66,6 +66,14 @@ class ArraySource:
         """Row ranges known to be unwritten: none."""
         return []
 
+    @property
+    def tail_start(self) -> int:
+        """First row that might be written again when rows are added: any."""
+        return 0
+
+    def reopen(self) -> None:
+        """Return None: the rows live in this process."""
+
     def identity(self) -> dict[str, object]:
         """What two sources must share to be one data set."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}

@@ -102,6 +102,15 @@ class NpySource:
         """Row ranges known to be unwritten: none."""
         return []
 
+    @property
+    def tail_start(self) -> int:
+        """First row that is written again when rows are added: the file is one."""
+        return 0
+
+    def reopen(self) -> str:
+        """Return the path."""
+        return os.path.abspath(self.uri)
+
     def identity(self) -> dict[str, object]:
         """What two sources must share to be one data set."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}

@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.sources.zarr.store import AuditingStore
@@ -57,6 +57,19 @@ def locate(source: object) -> tuple[Store, str, str]:
         raise SourceFormatError(f"{uri} needs fsspec and the package for its protocol: {error}") from error
     except (ValueError, OSError) as error:
         raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
+
+
+def place_of(source: object, store: Store, path: str) -> Any:
+    """Return what opens the same array in another process, picklable; None where the store lives in this one."""
+    if type(store) is LocalStore:
+        location = os.path.abspath(store.root)
+        return f"{location}::{path}" if path else location
+    if isinstance(store, ZipStore):
+        location = os.path.abspath(store.path)
+        return f"{location}::{path}" if path else location
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return None if isinstance(store, MemoryStore) else source
 
 
 def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:

@@ -32,6 +32,7 @@ from rankme_stream.sources.zarr.opening import (
     in_one_line,
     locate,
     open_array,
+    place_of,
     refuse_metadata,
 )
 from rankme_stream.sources.zarr.store import AuditingStore
@@ -71,6 +72,7 @@ class ZarrSource:
 
     def __init__(self, source: object) -> None:
         store, path, self.uri = locate(source)
+        self._place = place_of(source, store, path)
         self._store = AuditingStore(store, self.uri)
         self._array = open_array(self._store, path, self.uri)
         if self._array.ndim != 2:
@@ -83,10 +85,10 @@ class ZarrSource:
         self.shape: tuple[int, int] = n_rows, n_features
         declared = self._array.attrs.asdict().get("dtype")
         self.stored: StoredType = stored_type(self._dtype(), uri=self.uri, declared=declared)
-        names = ("zarr.json",) if self._array.metadata.zarr_format == 3 else (".zarray", ".zattrs")
-        self._documents = [f"{path}/{name}" if path else name for name in names]
+        name = "zarr.json" if self._array.metadata.zarr_format == 3 else ".zarray"
+        self._document = f"{path}/{name}" if path else name
         try:
-            metadata = json.loads(self._store.fetch(self._documents[0]))
+            metadata = json.loads(self._store.fetch(self._document))
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
             self._grid: ChunkGrid = chunk_grid(metadata, path=path, uri=self.uri)
@@ -185,23 +187,31 @@ class ZarrSource:
         """Row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
         return self._missing.ranges(start, stop)
 
+    @property
+    def tail_start(self) -> int:
+        """First row of the last chunk or shard, unless that is full: then all rows."""
+        return self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
+
+    def reopen(self) -> Any:
+        """Return what opens the array in another process; None where the store lives in this one."""
+        return self._place
+
     def identity(self) -> dict[str, object]:
         """What two sources must share to be parts of one data set."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash of the metadata and of place, size and time of each stored chunk of rows ``[start, stop)``.
+        """Hash of the layout and of place, size and time of each stored chunk of rows ``[start, stop)``.
 
         Notes
         -----
         Finds missing chunks on the way; in a local store also missing inner chunks of shards. Elsewhere it is a hash
-        of the keys listed, or of the metadata alone where the store cannot list: a chunk rewritten in place is not
+        of the keys listed, or of the layout alone where the store cannot list: a chunk rewritten in place is not
         seen there.
         """
         self._missing.ask(start, stop)
         digest = blake2b(digest_size=16)
-        for key in self._documents:
-            digest.update(self._store.fetch(key))
+        digest.update(self._layout())
         try:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
@@ -210,6 +220,16 @@ class ZarrSource:
         except PermissionError as error:
             raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
         return digest.hexdigest()
+
+    def _layout(self) -> bytes:
+        """Return what the metadata say now of how values are stored, leaving out how many rows there are."""
+        try:
+            metadata = json.loads(self._store.fetch(self._document))
+            del metadata["shape"][0]
+        except METADATA_ERRORS as error:
+            refuse_metadata(self.uri, error)
+        metadata.pop("attributes", None)
+        return json.dumps([metadata, self.stored.name], sort_keys=True).encode()
 
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(self._array.dtype)

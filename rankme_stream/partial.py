@@ -1,0 +1,63 @@
+"""What some rows came to: accumulators, audit and lengths, which merge, travel and are stored together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rankme_stream.accumulators import Accumulator
+from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.arrays import Array
+from rankme_stream.audit import Audit
+from rankme_stream.planning import Method, Precision
+from rankme_stream.unit_rows import Lengths
+
+Rung = tuple[Method, Precision]
+
+ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
+    ("gram", "float32"): Float32GramAccumulator,
+    ("gram", "float64"): GramAccumulator,
+    ("tsqr", "float64"): TsqrAccumulator,
+}
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a segment, or several merged, came to.
+
+    Attributes
+    ----------
+    accumulators
+        ``raw``, and ``unit`` for rows of unit length where they were asked for.
+    """
+
+    accumulators: dict[str, Accumulator]
+    audit: Audit
+    lengths: Lengths
+
+    def merge(self, other: Partial) -> Partial:
+        """Return both joined; neither changes."""
+        merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
+        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths))
+
+    def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return it as JSON types and arrays; ``from_record`` gives the same bits back."""
+        plain = {"audit": asdict(self.audit), "lengths": asdict(self.lengths)}
+        arrays = {
+            f"{key}/{name}": array
+            for key, accumulator in self.accumulators.items()
+            for name, array in accumulator.to_arrays().items()
+        }
+        return plain, arrays
+
+    @classmethod
+    def from_record(cls, rung: Rung, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> Partial:
+        """Return the partial result, by that arithmetic, that ``to_record`` described."""
+        parts: dict[str, dict[str, Array]] = {}
+        for path, array in arrays.items():
+            key, _, name = path.partition("/")
+            parts.setdefault(key, {})[name] = array
+        accumulators = {key: ACCUMULATORS[rung].from_arrays(part) for key, part in parts.items()}
+        return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]))
