@@ -85,5 +85,9 @@ class OutputError(RankMeError, OSError):
     exit_code = 5
 
 
+class CheckpointWarning(UserWarning):
+    """The result stands, and the checkpoint could not be written."""
+
+
 class ToleranceWarning(UserWarning):
     """The interval of RankMe is wider than the tolerance asked for."""

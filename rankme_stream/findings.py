@@ -15,9 +15,9 @@ from rankme_stream.estimates import (
     estimate_normalized,
     estimate_presets,
 )
-from rankme_stream.ladder import Pass
 from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
+from rankme_stream.reader import Pass
 from rankme_stream.sample import Sample
 from rankme_stream.spectrum import Spectrum
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rankme_stream import sampling
-from rankme_stream.engines import local
 from rankme_stream.errors import LimitError, MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme
-from rankme_stream.ladder import Reader
 from rankme_stream.partial import Rung
+from rankme_stream.reader import Reader, Report
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import Design
 
 # met: the tolerance; blunt: a better arithmetic is needed; all: every row had better be read; spent: no row is left
 Outcome = Literal["met", "blunt", "all", "spent"]
-Report = Callable[[local.Progress], None]
 
 _ROWS_FOR_POPULATION = 64  # a feature
 

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,6 +65,12 @@ def describe() -> dict[str, Any]:
         if library["user_api"] == "blas"
     }
     return {"cpu": cpu, "blas": ", ".join(sorted(libraries)) or "unknown", "python": platform.python_version()}
+
+
+def worker(count: int) -> dict[str, Any]:
+    """Describe so many single threads of this process: machine, and the versions that the bits may depend on."""
+    facts = describe() | {"count": count, "threads": 1}
+    return facts | {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
 
 
 class PeakMemory:

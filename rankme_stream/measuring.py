@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -12,11 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from rankme_stream import machine
 from rankme_stream.engines import local
-from rankme_stream.errors import ToleranceWarning
+from rankme_stream.errors import CheckpointWarning, ToleranceWarning
 from rankme_stream.estimates import definitions
 from rankme_stream.measurement import Measurement
-from rankme_stream.reading import read
+from rankme_stream.reading import Read, read, read_state
 from rankme_stream.request import Method, Precision, Request
+from rankme_stream.state import State, are_alike
 
 
 def measure(
@@ -37,6 +39,7 @@ def measure(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[local.Progress], None] | None = None,
 ) -> Measurement:
     """Read every row, or a part of them, and return the metrics of their singular values, each with an interval.
@@ -66,6 +69,9 @@ def measure(
         array's fill value; the last two count them.
     nonfinite
         Rows with NaN or infinity: ``error`` refuses them, ``skip`` leaves them out and counts them.
+    checkpoint
+        File that keeps what was read: written every 60 s, or 50 times as seldom as a write takes, when the pass ends
+        and when it is interrupted. Where it exists, the pass goes on from it; rows that a dump has grown by are read.
     progress
         Called about ten times a second with rows and bytes done.
 
@@ -97,49 +103,87 @@ def measure(
     """
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
-        workers, memory_limit, missing, nonfinite,
+        workers, memory_limit, missing, nonfinite, checkpoint,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
         done = read(source, asked, progress)
-        found = done.found
-        measurement = Measurement(
-            source=done.source,
-            rows_read=found.partial.accumulators["raw"].n_rows,
-            method=found.plan.method,
-            precision=found.plan.precision,
-            engine="local",
-            device="cpu",
-            definition=definitions(),
-            estimates=found.estimates,
-            presets=found.presets,
-            normalized=found.normalized,
-            dims=found.dims,
-            tolerance=tolerance,
-            passes=done.passes,
-            convergence=[look.to_dict() for look in done.looks],
-            sampling=None if done.sample is None else done.sample.to_dict(),
-            spectrum=found.spectrum,
-            audit=found.partial.audit,
-            chunks_missing=done.chunks_missing,
-            integrity=done.integrity,
-            plan=found.plan,
-            measured={
-                "elapsed_s": time.perf_counter() - wall,
-                "cpu_s": time.process_time() - cpu,
-                "bytes_read": done.bytes_read,
-                "peak_bytes": memory.peak_bytes,
-            },
-            provenance=_provenance(found.plan.workers, seed),
-        )
-    if not measurement.tolerance_met:
-        text = f"{done.source['uri']}: RankMe's interval is wider than the tolerance {tolerance:g}; {done.remedy}"
-        warnings.warn(text, ToleranceWarning, stacklevel=2)
+        measured = {
+            "elapsed_s": time.perf_counter() - wall,
+            "cpu_s": time.process_time() - cpu,
+            "bytes_read": done.bytes_read,
+        }
+    measurement = _measurement(done, tolerance, seed, measured | {"peak_bytes": memory.peak_bytes})
+    if done.unkept is not None:
+        warnings.warn(f"the checkpoint is not up to date: {done.unkept}", CheckpointWarning, stacklevel=2)
+    _warn_if_too_wide(measurement, done.remedy)
     return measurement
 
 
-def _provenance(workers: int, seed: int) -> dict[str, Any]:
-    worker = machine.describe() | {"count": workers, "threads": 1}
-    worker |= {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
-    return {"rankme_stream": version("rankme-stream"), "seed": seed, "bits_reproducible": True, "workers": [worker]}
+def measure_state(state: State, *, tolerance: float = 1e-3, dims: Sequence[int] = ()) -> Measurement:
+    """Return the metrics of the rows that a state holds, each with an interval: the same bits as of one pass.
+
+    Parameters
+    ----------
+    state
+        Of a whole pass: from ``load_state``, or from ``merge_states`` for all parts of one.
+    tolerance, dims
+        As for ``measure``; nothing is read again.
+
+    Raises
+    ------
+    StateError
+        If rows are missing; the text names them.
+    """
+    wall, cpu = time.perf_counter(), time.process_time()
+    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
+        done = read_state(state, tolerance, dims)
+    spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
+    measurement = _measurement(done, tolerance, 0, spent | {"peak_bytes": memory.peak_bytes})
+    _warn_if_too_wide(measurement, done.remedy)
+    return measurement
+
+
+def _warn_if_too_wide(measurement: Measurement, remedy: str) -> None:
+    if not measurement.tolerance_met:
+        uri, tolerance = measurement.source["uri"], measurement.tolerance
+        text = f"{uri}: RankMe's interval is wider than the tolerance {tolerance:g}; {remedy}"
+        warnings.warn(text, ToleranceWarning, stacklevel=3)
+
+
+def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
+    found = done.found
+    return Measurement(
+        source=done.source,
+        rows_read=found.partial.accumulators["raw"].n_rows,
+        method=found.plan.method,
+        precision=found.plan.precision,
+        engine="local",
+        device="cpu",
+        definition=definitions(),
+        estimates=found.estimates,
+        presets=found.presets,
+        normalized=found.normalized,
+        dims=found.dims,
+        tolerance=tolerance,
+        passes=done.passes,
+        convergence=[look.to_dict() for look in done.looks],
+        sampling=None if done.sample is None else done.sample.to_dict(),
+        spectrum=found.spectrum,
+        audit=found.partial.audit,
+        chunks_missing=done.chunks_missing,
+        integrity=done.integrity,
+        plan=found.plan,
+        measured=measured,
+        provenance=_provenance(done.machines or [machine.worker(found.plan.workers)], seed),
+    )
+
+
+def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    return {
+        "rankme_stream": version("rankme-stream"),
+        "seed": seed,
+        "bits_reproducible": are_alike(workers),
+        "workers": [dict(one) for one in workers],
+    }

@@ -37,6 +37,19 @@ class _Rows(click.ParamType[tuple[int | None, int | None]]):
         return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
 
 
+class Part(click.ParamType[tuple[int, int]]):
+    """I/N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return both numbers."""
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None or int(match[1]) >= int(match[2]):
+            self.fail(f"{value!r} is no part; write for example 0/16 to 15/16", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 class _Dims(click.ParamType[tuple[int, ...]]):
     name = "D,D"
 
@@ -95,6 +108,9 @@ sample_options = _add(
                      help="Of the random order of a sample."),
     ]
 )  # fmt: skip
+checkpoint_option = click.option(
+    "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; a folder for several sources."
+)
 missing_option = click.option(
     "--missing", type=click.Choice(["error", "skip", "fill"]), default="error", show_default=True,
     help="Chunks that were never written: refuse, leave out, or take the fill value.",

@@ -24,6 +24,7 @@ _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 _SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
+_FILE_BYTES = 2**20  # of a state file beside its triangles
 _PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
 
@@ -70,7 +71,8 @@ class Plan:
     """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source.
 
     ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
-    Bytes and flops are those of all rows.
+    Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
+    kept.
     """
 
     method: Method
@@ -92,6 +94,17 @@ class Plan:
     bytes_stored: int
     flops: int
     sample_rows: int = 0
+    checkpoint_bytes: int = 0
+
+    @property
+    def all_segments(self) -> range:
+        """Indices of the segments of all rows."""
+        return self.grid.segments(self.row_start, self.row_stop)
+
+    def rows_of(self, segments: range) -> tuple[int, int]:
+        """Return the rows [A, B) of some segments."""
+        rows = self.grid.segment_rows
+        return max(self.row_start, segments.start * rows), min(self.row_stop, segments.stop * rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -157,6 +170,7 @@ def make_plan(
     workers: int | None,
     cores: int,
     sample: tuple[int, int, int] | None = None,
+    has_checkpoint: bool = False,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -172,6 +186,8 @@ def make_plan(
         Threads; None takes one a core and fewer when memory asks for it.
     sample
         Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
+    has_checkpoint
+        Whether a state file is kept: what it is written from stays in memory meanwhile.
 
     Raises
     ------
@@ -197,13 +213,14 @@ def make_plan(
         block_rows = max(1, block_bytes // row_bytes)
         held_rows = min(stop - start, max(block_rows, unit))
         at_once = 1 if shared else count
-        memory = _memory(
-            method, precision, normalize, grid, slab_rows, n_segments, n_features, count, at_once, n_groups
-        )
+        live = _live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
+        memory = _memory(method, precision, normalize, grid, slab_rows, live, n_features, count, at_once, n_groups)
         window = 0 if n_groups else _PATIENCE * at_once * grid.segment_rows
         reading = _reading(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
         reading += reads_ahead * at_once * held_rows * row_bytes
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
+        if has_checkpoint:
+            memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features)
         peak = _peak(memory)
         if not least or peak < _peak(least):
             least = memory
@@ -212,6 +229,7 @@ def make_plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features), sample_rows,
+                has_checkpoint * ((1 + normalize) * live * 4 * (n_features + 1) * (n_features + 2) + _FILE_BYTES),
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
@@ -232,15 +250,15 @@ def spanning(plan: Plan, row_stop: int) -> Plan:
 
 
 def _memory(
-    method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, n_segments: int,
+    method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, live: int,
     n_features: int, workers: int, at_once: int, n_groups: int,
 ) -> dict[str, int]:  # fmt: skip
     width = n_features + 1
     square = 8 * width**2
-    state = triangle_bytes(width) if method == "gram" else square
+    state = _state_bytes(method, n_features)
     slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
-    live = _PATIENCE * at_once if at_once > 1 else 1
-    live = live + n_groups + 1 if n_groups else min(live + n_segments.bit_length() + 1, n_segments + 1)
+    if n_groups:
+        live = _in_flight(at_once) + n_groups + 1
     scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * WIDEST_BLOCK**2
     if precision == "float32":
         scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
@@ -252,6 +270,19 @@ def _memory(
         "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
         "solving": _telling(n_groups, workers, state, square) if n_groups else (6 + normalize) * square,
     }
+
+
+def _state_bytes(method: Method, n_features: int) -> int:
+    return triangle_bytes(n_features + 1) if method == "gram" else 8 * (n_features + 1) ** 2
+
+
+def _live(at_once: int, n_segments: int) -> int:
+    """How many partial results of segments may be alive at once, those being merged included."""
+    return min(_in_flight(at_once) + n_segments.bit_length() + 1, n_segments + 1)
+
+
+def _in_flight(at_once: int) -> int:
+    return _PATIENCE * at_once if at_once > 1 else 1
 
 
 def _telling(n_groups: int, workers: int, state: int, square: int) -> int:
@@ -272,7 +303,7 @@ def _reading(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_by
 
 
 def _peak(memory: dict[str, int]) -> int:
-    passing = memory["accumulators"] + memory["panels"] + memory["reading"]
+    passing = memory["accumulators"] + memory["panels"] + memory["reading"] + memory.get("checkpoint", 0)
     return memory["process"] + memory["libraries"] + max(passing, memory["solving"] + memory["panels"])
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from threadpoolctl import threadpool_limits
 
 from rankme_stream.arrays import StoredType
-from rankme_stream.engines import local
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
-from rankme_stream.ladder import Reader, read_blocks, rungs_for
+from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
+from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
 from rankme_stream.planning import Plan
+from rankme_stream.reader import Pass, Reader, Report
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
 from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.state import State, check_complete
 
 
 def plan(
@@ -30,6 +36,7 @@ def plan(
     rows: tuple[int | None, int | None] | None = None,
     workers: int | None = None,
     memory_limit: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
 
@@ -53,6 +60,9 @@ def plan(
     memory_limit
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
 
+    checkpoint
+        File that is to keep what was read; its size is planned, and nothing is looked up in it.
+
     Raises
     ------
     SourceError
@@ -69,7 +79,8 @@ def plan(
     row_range = _row_range(rows, opened.shape[0])
     reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error")
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
-    return reader.plan(rung, drawn if sample and any(drawn.looks()) else None)
+    has_sample = sample and any(drawn.looks())
+    return reader.plan(rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None)
 
 
 def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int]:
@@ -80,30 +91,94 @@ def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple
     return first, last
 
 
+def segment(
+    source: Any,
+    *,
+    part: tuple[int, int],
+    state: str | os.PathLike[str],
+    method: Method = "auto",
+    precision: Precision = "float64",
+    normalize: bool = False,
+    rows: tuple[int | None, int | None] | None = None,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+    missing: Literal["error", "skip", "fill"] = "error",
+    nonfinite: Literal["error", "skip"] = "error",
+    progress: Report | None = None,
+) -> State:
+    """Read one part of a pass into a state file, for ``merge_states`` to put together.
+
+    Parameters
+    ----------
+    part
+        ``(i, n)``: the i-th of n parts, counted from 0. Parts are runs of whole segments, of nearly equal size.
+    state
+        The file; where it exists, reading goes on from it.
+    method, precision
+        As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, progress
+        As for ``measure``.
+
+    Returns
+    -------
+    State
+        What the file holds.
+
+    Raises
+    ------
+    SourceError, LimitError, UsageError, OutputError
+        As ``measure``; also if the file holds other rows than the part's.
+    """
+    number, count = part
+    if not 0 <= number < count:
+        raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
+    rungs = rungs_for(method, "float64" if precision == "auto" else precision)
+    opened = open_source(source)
+    reader = Reader(
+        opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state)
+    )
+    planned = reader.plan(reader.rungs_left(rungs[:1])[0])
+    every = planned.all_segments
+    mine = every[len(every) * number // count : len(every) * (number + 1) // count]
+    first, last = planned.rows_of(mine)
+    fingerprint = reader.fingerprint((first, last)) if mine else ""
+    with threadpool_limits(1, user_api="blas"):
+        found = reader.read_segments(planned, mine, fingerprint, progress)
+    if reader.unkept is not None:
+        raise OutputError(reader.unkept)
+    if mine:
+        reader.check_unchanged(fingerprint, (first, last))
+    return found
+
+
 @dataclass(frozen=True)
 class Read:
     """The rows that were read, where they came from, and what would help if they tell too little."""
 
     source: dict[str, Any]
     found: Findings
-    passes: list[dict[str, Any]]
+    passes: Sequence[Mapping[str, Any]]
     bytes_read: int
     remedy: str
     integrity: str
     chunks_missing: int = 0
     looks: Sequence[Look] = ()
     sample: Sample | None = None
+    unkept: str | None = None
+    machines: Sequence[Mapping[str, Any]] = ()
 
 
-def read(source: Any, asked: Request, progress: Callable[[local.Progress], None] | None) -> Read:
+def read(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows as they were asked for."""
     return _read_blocks(source, asked, progress) if is_blocks(source) else _read_source(source, asked, progress)
 
 
-def _read_blocks(source: Any, asked: Request, progress: Callable[[local.Progress], None] | None) -> Read:
+def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that come once."""
-    if asked.sample or asked.population or asked.rows is not None:
-        raise UsageError("blocks come once and in order: store them, or leave sample, population and rows out")
+    if asked.sample or asked.population or asked.rows is not None or asked.checkpoint is not None:
+        raise UsageError(
+            "blocks come once and in order: store them, or leave sample, population, rows and checkpoint out"
+        )
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
     asked.check_dims(stream.n_features)
@@ -121,19 +196,21 @@ def _read_blocks(source: Any, asked: Request, progress: Callable[[local.Progress
     )
 
 
-def _read_source(source: Any, asked: Request, progress: Callable[[local.Progress], None] | None) -> Read:
+def _read_source(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that can be read in any order: a part of them, or all."""
     rungs = rungs_for(asked.method, asked.precision)
     opened = open_source(source)
     asked.check_dims(opened.shape[1])
     planned = plan(
         opened, method=asked.method, precision=asked.precision, normalize=asked.normalize, rows=asked.rows,
-        workers=asked.workers, memory_limit=asked.memory_limit,
+        workers=asked.workers, memory_limit=asked.memory_limit, checkpoint=asked.checkpoint,
     )  # fmt: skip
     rows = (planned.row_start, planned.row_stop)
     reader = Reader(
-        opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite
+        opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
+        None if asked.checkpoint is None else Path(asked.checkpoint),
     )  # fmt: skip
+    rungs = reader.rungs_left(rungs)
     fingerprint = reader.fingerprint()
     drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
     if asked.population:
@@ -149,9 +226,10 @@ def _read_source(source: Any, asked: Request, progress: Callable[[local.Progress
         answer = reading.sample
         found = of_sample(answer, asked.normalize, asked.dims)
     else:
-        if asked.precision == "auto" and rungs[0][1] == "float32" and not reader.float32_will_do(asked.tolerance):
+        is_free = asked.precision == "auto" and rungs[0][1] == "float32" and not reader.is_resuming
+        if is_free and not float32_will_do(reader, asked.tolerance):
             del rungs[0]
-        done = reader.climb(rungs, asked.tolerance, fingerprint, progress)
+        done = climb(reader, rungs, asked.tolerance, fingerprint, progress)
         found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
         if asked.population:
             rung = (done.plan.method, done.plan.precision)
@@ -178,6 +256,32 @@ def _read_source(source: Any, asked: Request, progress: Callable[[local.Progress
         chunks_missing=opened.chunks_missing,
         looks=reading.looks if reading is not None else (),
         sample=answer,
+        unkept=reader.unkept,
+        machines=reader.machines,
+    )
+
+
+def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:
+    """Return what the rows of a whole pass came to."""
+    check_complete(state)
+    plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
+    for d in dims:
+        if not 1 <= d <= plan.n_features:
+            raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
+    done = Pass.of(state.forest().total(), plan, unit_roundoff, state.rules["missing"])
+    uri = state.source["uri"]
+    check_not_empty(done, uri)
+    again = f"read them by QR: rankme segment {uri} --method tsqr --part I/N --state FILE, and merge those"
+    return Read(
+        source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
+        | {"fingerprint": state.fingerprint},
+        found=of_all(done, unit_roundoff, plan.normalize, dims),
+        passes=[*state.passes, done.describe()],
+        bytes_read=0,
+        remedy=again if plan.method == "gram" else "pass a larger --tolerance",
+        integrity=state.source["integrity"],
+        chunks_missing=state.source["chunks_missing"],
+        machines=state.workers,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Request:
     memory_limit: int | None
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
+    checkpoint: str | os.PathLike[str] | None = None
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -46,6 +48,8 @@ class Request:
             raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
         if self.max_rows is not None and not self.sample:
             raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+        if self.checkpoint is not None and self.sample:
+            raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers} and must be at least 1")
         if not 0 <= self.seed < 2**64:

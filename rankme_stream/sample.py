@@ -13,9 +13,9 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.engines import local
 from rankme_stream.estimates import Estimate, Metric
 from rankme_stream.jackknife import Jackknife, Spread, merged, with_spread
-from rankme_stream.ladder import Reader
 from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan, largest_unit
+from rankme_stream.reader import Reader, Report
 from rankme_stream.sampling import Design
 from rankme_stream.spectrum import Spectrum
 
@@ -155,7 +155,7 @@ class Sample:
         """Share of the rows wanted that was read: 0 where they stand for what the dump was drawn from."""
         return 0.0 if self.population else self.units_read / self.design.n_units
 
-    def read_to(self, n_units: int, progress: Callable[[local.Progress], None] | None = None) -> None:
+    def read_to(self, n_units: int, progress: Report | None = None) -> None:
         """Read on until so many units are in."""
         units = self.design.units(self.units_read, n_units)
         bounds = self._reader.source.bounds(*self._reader.rows)

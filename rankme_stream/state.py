@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from rankme_stream import container
 from rankme_stream.errors import StateError, UsageError
-from rankme_stream.ledger import Forest, Node
+from rankme_stream.ledger import Forest, Node, runs, span
 from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan
 
@@ -43,7 +43,7 @@ class State:
     tail_start
         Row from which on the rows are read again when the dump has grown.
     stretches
-        All rows of the pass, in order.
+        All rows of the pass, in order; without a fingerprint where no row was to be read.
     rules
         ``missing`` and ``nonfinite``: what is done with such rows.
     passes
@@ -68,11 +68,6 @@ class State:
         """Method and precision."""
         return self.plan.method, self.plan.precision
 
-    @property
-    def segments(self) -> range:
-        """Segments of the whole pass."""
-        return self.plan.grid.segments(self.plan.row_start, self.plan.row_stop)
-
     def forest(self) -> Forest[Partial]:
         """Return what the segments came to, ready to take more; the tail is merged last."""
         forest = Forest[Partial](self.tail_start // self.plan.grid.segment_rows)
@@ -80,20 +75,23 @@ class State:
             forest.add_node(node, partial)
         return forest
 
-    def rows_of(self, segments: range) -> tuple[int, int]:
-        """Return the rows [A, B) of some segments."""
-        rows = self.plan.grid.segment_rows
-        return max(self.plan.row_start, segments.start * rows), min(self.plan.row_stop, segments.stop * rows)
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the stored rows of all parts together."""
+        digest = blake2b(digest_size=16)
+        for stretch in self.stretches:
+            digest.update(stretch.fingerprint.encode())
+        return f"parts-{digest.hexdigest()}"
 
     @property
     def missing(self) -> list[tuple[int, int]]:
         """Row ranges that were not read yet."""
-        return [self.rows_of(gap) for gap in self.forest().missing(self.segments)]
+        return [self.plan.rows_of(gap) for gap in self.forest().missing(self.plan.all_segments)]
 
     @property
     def covered(self) -> list[tuple[int, int]]:
         """Row ranges that were read."""
-        return [self.rows_of(run) for run in self.forest().covered()]
+        return [self.plan.rows_of(run) for run in runs(map(span, self.nodes))]
 
     def content(self) -> str:
         """Hash of what the segments came to: the same for the same bits."""
@@ -136,6 +134,11 @@ def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         before = found.setdefault(key, dict(worker))
         before["count"] = max(before["count"], worker["count"])
     return list(found.values())
+
+
+def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether machines give the same bits: one kind of processor, one BLAS, the same versions."""
+    return len({repr(sorted((name, value) for name, value in one.items() if name != "count")) for one in workers}) < 2
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> int:
@@ -190,13 +193,13 @@ def load_state(path: str | os.PathLike[str]) -> State:
     )  # fmt: skip
 
 
-def merge_states(states: Sequence[State], names: Sequence[str] = ()) -> State:
+def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
     """Return the parts of a pass as one; the same bits as if one process had read them all.
 
     Parameters
     ----------
     states
-        In any order. One that says the same as another counts once.
+        In any order, taken one after another. One that says the same as another counts once.
     names
         Of the states, for messages; their numbers when not given.
 
@@ -205,28 +208,36 @@ def merge_states(states: Sequence[State], names: Sequence[str] = ()) -> State:
     StateError
         If they are not parts of one pass, or hold the same rows and not the same numbers.
     """
-    if not states:
-        raise UsageError("no state was given")
-    names = names or [f"state {number}" for number in range(len(states))]
-    whole, contents = states[0], {states[0].content(): names[0]}
-    for name, state in zip(names[1:], states[1:], strict=True):
+    whole: State | None = None
+    contents: set[str] = set()
+    for number, state in enumerate(states):
+        name = names[number] if names else f"state {number}"
+        if whole is None:
+            whole = state
+            contents.add(state.content())
+            continue
         if (differs := difference(whole, state)) is not None:
-            raise StateError(f"{name} and {names[0]} are not parts of one pass: {differs}")
-        if (state.plan.row_stop, state.stretches) != (whole.plan.row_stop, whole.stretches):
-            raise StateError(f"{name} is of {_changed(whole, state)}, and {names[0]} of other rows: read it again")
+            raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
+        if (changed := _changed(whole, state)) is not None:
+            raise StateError(f"{name} is of {changed}, unlike the files before it: read the part again that is older")
         content = state.content()
         if content in contents:
             continue
-        contents[content] = name
+        contents.add(content)
         whole = _joined(whole, state, name)
+    if whole is None:
+        raise UsageError("no state was given")
     return whole
 
 
-def _changed(whole: State, state: State) -> str:
-    if state.plan.row_stop != whole.plan.row_stop:
+def _changed(whole: State, state: State) -> str | None:
+    """Say what rows a state is of, if not of those that another is of."""
+    if state.plan.row_stop != whole.plan.row_stop or state.tail_start != whole.tail_start:
         return f"rows up to {state.plan.row_stop:,}"
-    changed = next(mine for mine, other in zip(state.stretches, whole.stretches, strict=True) if mine != other)
-    return f"rows {changed.start:,}-{changed.stop - 1:,} as they were stored at another time"
+    for mine, other in zip(state.stretches, whole.stretches, strict=True):
+        if mine != other and mine.fingerprint and other.fingerprint:
+            return f"rows {mine.start:,}-{mine.stop - 1:,} as they were stored at another time"
+    return None
 
 
 def _joined(whole: State, state: State, name: str) -> State:
@@ -242,7 +253,11 @@ def _joined(whole: State, state: State, name: str) -> State:
     for node, partial in state.nodes.items():
         forest.add_node(node, partial)
     return replace(
-        whole, nodes=forest.snapshot(), rules=joined_rules(whole.rules, state.rules),
+        whole, nodes=forest.snapshot(),
+        stretches=[
+            mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
+        ],
+        rules=joined_rules(whole.rules, state.rules),
         workers=joined_workers(whole.workers, state.workers),
         source=dict(whole.source)
         | {"chunks_missing": max(whole.source["chunks_missing"], state.source["chunks_missing"])},

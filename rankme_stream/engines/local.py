@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 
 from rankme_stream.blocks import Blocks
 from rankme_stream.errors import RankMeError
@@ -25,6 +26,8 @@ class Progress:
     """How far a pass is: rows of how many, bytes decoded, seconds since the first read.
 
     ``rankme`` is RankMe and the ends of its interval, those of them that are known, where a sample was just looked at.
+    ``rows_before`` came from a checkpoint and are counted in neither number of rows; ``checkpoint_age_s`` is how old
+    the checkpoint of this pass is.
     """
 
     rows_done: int
@@ -32,6 +35,8 @@ class Progress:
     bytes_read: int
     elapsed_s: float
     rankme: tuple[float | None, float | None, float | None] | None = None
+    rows_before: int = 0
+    checkpoint_age_s: float | None = None
 
 
 class _Run:
@@ -68,16 +73,23 @@ class _Run:
             self.rows_done += n_rows
 
 
-def run_into(forest: Forest[Partial], task: Task, progress: Callable[[Progress], None] | None = None) -> int:
-    """Run a pass on ``plan.workers`` threads into a forest; return the bytes decoded.
+def run_into(
+    forest: Forest[Partial],
+    task: Task,
+    segments: range | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> int:
+    """Run a pass, or some segments of it, into a forest; return the bytes decoded. What is in already is not read.
 
     Parameters, errors and cost are those of ``run_segments``.
     """
     plan = task.plan
     bounds = task.source.bounds(plan.row_start, plan.row_stop)
-    cuts = whole_cuts(bounds, plan.row_start, plan.row_stop, plan.block_rows, plan.grid.segment_rows)
-    segments = plan.grid.segments(plan.row_start, plan.row_stop)
-    return run_segments(task, segments, cuts, forest.add, plan.row_stop - plan.row_start, progress)
+    wanted = forest.missing(plan.all_segments if segments is None else segments)
+    rows = [plan.rows_of(run) for run in wanted]
+    cuts = (whole_cuts(bounds, start, stop, plan.block_rows, plan.grid.segment_rows) for start, stop in rows)
+    n_rows = sum(stop - start for start, stop in rows)
+    return run_segments(task, chain(*wanted), chain.from_iterable(cuts), forest.add, n_rows, progress)
 
 
 def run_segments(
@@ -153,6 +165,7 @@ def run_segments(
     pool.shutdown()
     if failures:
         raise failures[min(failures)]
+    report()
     return shared.blocks.bytes_read
 
 

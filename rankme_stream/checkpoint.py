@@ -1,0 +1,164 @@
+"""A state file that is kept up to date while a pass runs, and how a later run takes it up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rankme_stream import container, machine
+from rankme_stream.errors import OutputError, SourceChangedError, UsageError
+from rankme_stream.ledger import Forest, span
+from rankme_stream.partial import Partial
+from rankme_stream.planning import Plan
+from rankme_stream.sources import Source
+from rankme_stream.state import State, Stretch, difference, joined_workers, load_state, save_state
+
+_PERIOD_S = 60.0
+_PERIODS_A_WRITE = 50.0  # of the time that the last write took: a write may slow the pass down by 2 % at most
+_STRETCHES = 16  # of the rows; what changed since is told as finely
+
+
+def begun(
+    source: Source,
+    plan: Plan,
+    segments: range,
+    fingerprint: str,
+    rules: Mapping[str, str],
+    passes: Sequence[Mapping[str, Any]],
+) -> State:
+    """Return the state of a pass, some segments of which are about to be read.
+
+    Notes
+    -----
+    Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; that of the others is left empty.
+    """
+    rows = plan.grid.segment_rows
+    whole = plan.row_stop // rows * rows  # of a segment that is cut, the rest may come later
+    tail_start = max(plan.row_start, min(whole, source.tail_start // rows * rows))
+    body = plan.grid.segments(plan.row_start, tail_start) if tail_start > plan.row_start else range(0)
+    edges = [body.start + len(body) * part // _STRETCHES for part in range(_STRETCHES + 1)]
+    first, last = plan.rows_of(segments)
+
+    def stretch(start: int, stop: int) -> Stretch:
+        return Stretch(start, stop, source.fingerprint(start, stop) if start < last and first < stop else "")
+
+    ends = sorted({plan.row_start, *(max(plan.row_start, edge * rows) for edge in edges), plan.row_stop})
+    n_rows, n_features = source.shape
+    return State(
+        source={
+            "uri": source.uri, "n_rows": n_rows, "n_features": n_features, "dtype": source.stored.name,
+            "fingerprint": fingerprint, "identity": source.identity(), "unit_roundoff": source.stored.unit_roundoff,
+            "integrity": source.integrity, "chunks_missing": source.chunks_missing,
+        },
+        plan=plan,
+        tail_start=tail_start,
+        stretches=[stretch(start, stop) for start, stop in pairwise(ends)],
+        rules=rules,
+        passes=passes,
+        workers=[machine.worker(plan.workers)],
+        nodes={},
+    )  # fmt: skip
+
+
+def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
+    """Return the pass that is wanted with what a file holds of it.
+
+    Raises
+    ------
+    UsageError
+        If the file holds another pass; the text says what differs.
+    SourceChangedError
+        If rows that it covers are stored otherwise now.
+    """
+    other = f"give the options and rows it was made with, or another file than {path}"
+    if (differs := difference(wanted, held)) is not None:
+        raise UsageError(f"{path} holds another pass: {differs}; {other}")
+    for what, rule in held.rules.items():
+        if rule not in ("error", wanted.rules[what]):
+            raise UsageError(f"{path} holds a pass with --{what} {rule}, which is not asked for; {other}")
+    grown = wanted.plan.row_stop - held.plan.row_stop
+    if grown < 0:
+        raise UsageError(
+            f"{path} holds a pass over rows up to {held.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
+            f"or there; {other}"
+        )
+    nodes = dict(held.nodes)
+    if grown:  # what the last chunk holds may have been written again, and the last segment is longer now
+        tail = held.tail_start // held.plan.grid.segment_rows
+        nodes = {node: partial for node, partial in nodes.items() if span(node).start < tail}
+    covered = replace(held, nodes=nodes).covered
+    for stretch in held.stretches:
+        is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
+        if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
+            raise SourceChangedError(
+                f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when {path} "
+                f"covered them ({held.source['uri']} then): delete it to start over"
+            )
+    return replace(
+        wanted, nodes=nodes, passes=held.passes,
+        workers=joined_workers(held.workers, wanted.workers) if nodes else wanted.workers,
+    )  # fmt: skip
+
+
+def held_in(path: Path) -> State | None:
+    """Return the state in a file; None where there is no file. What killed writers left beside it is removed."""
+    container.sweep(path)
+    return load_state(path) if path.exists() else None
+
+
+class Checkpoint:
+    """Keeps a file up to date with a forest.
+
+    Parameters
+    ----------
+    state
+        Of the pass; what it came to is taken from the forest.
+
+    Attributes
+    ----------
+    failure
+        Why the last write failed; None when it did not. A pass goes on without: its result may still be had.
+    """
+
+    def __init__(self, path: Path, state: State, forest: Forest[Partial]) -> None:
+        self.path = path
+        self.failure: OutputError | None = None
+        self._state, self._forest = state, forest
+        self._written = self._finished = time.monotonic()
+        self._cost_s = 0.0
+        self._writer: threading.Thread | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since what the file holds was true."""
+        return time.monotonic() - self._written
+
+    def tick(self) -> None:
+        """Write in the background if it is time to; 60 s after the last write, and 50 times what that took."""
+        if self._writer is not None and self._writer.is_alive():
+            return
+        if time.monotonic() - self._finished >= max(_PERIOD_S, _PERIODS_A_WRITE * self._cost_s):
+            self._writer = threading.Thread(target=self._write, name="rankme-checkpoint")
+            self._writer.start()
+
+    def save(self) -> None:
+        """Write now, and return when it is done."""
+        if self._writer is not None:
+            self._writer.join()
+        self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        try:
+            save_state(self.path, replace(self._state, nodes=self._forest.snapshot()))
+        except OutputError as error:
+            self.failure = error
+        else:
+            self.failure, self._written = None, began
+        self._finished = time.monotonic()
+        self._cost_s = self._finished - began

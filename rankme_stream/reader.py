@@ -1,0 +1,289 @@
+"""Rows of one source, and how they are read: by which plan, by what rules, into what file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rankme_stream import machine
+from rankme_stream.blocks import missing_message
+from rankme_stream.checkpoint import Checkpoint, begun, held_in, taken_up
+from rankme_stream.engines import local
+from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
+from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.ledger import Forest
+from rankme_stream.partial import ACCUMULATORS, Partial, Rung
+from rankme_stream.passes import Task
+from rankme_stream.planning import Cut, Plan, make_plan
+from rankme_stream.sampling import N_GROUPS, Design
+from rankme_stream.sources import Source
+from rankme_stream.spectrum import Spectrum
+from rankme_stream.state import State, joined_workers
+
+Report = Callable[[local.Progress], None]
+
+
+class Engine(Protocol):
+    """Runs segments of a pass that are not in a forest yet, into it; returns the bytes decoded."""
+
+    def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
+        """Run them."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the rows came to."""
+
+    plan: Plan
+    partial: Partial
+    spectrum: Spectrum
+    rankme: Estimate
+
+    @classmethod
+    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str) -> Pass:
+        """Return the pass that came to that, every row of the plan counted."""
+        check_count(partial, plan.row_stop - plan.row_start, missing)
+        spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=unit_roundoff)
+        return cls(plan, partial, spectrum, estimate_rankme(spectrum))
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether RankMe's interval is as narrow as that, relative to RankMe."""
+        return is_within(self.rankme, self.spectrum, tolerance)
+
+    def describe(self) -> dict[str, Any]:
+        """Return its arithmetic and what it left open."""
+        return {
+            "method": self.plan.method,
+            "precision": self.plan.precision,
+            "half_width": self.rankme.half_width,
+        }
+
+
+@dataclass
+class Reader:
+    """Rows of one source, and how to read them, as often as it takes.
+
+    Attributes
+    ----------
+    checkpoint
+        File that is kept up to date with a pass, and taken up where there is one.
+    engine
+        Runs passes; samples and pilots run in this process.
+    bytes_read
+        Bytes decoded so far, pilots included.
+    passes
+        What ``Pass.describe`` says of every pass so far.
+    refused
+        Why the last arithmetic that did not fit the memory limit was left out.
+    machines
+        Those that read, as ``provenance`` lists them.
+    unkept
+        Why the checkpoint could not be written at the end; None where it was.
+    """
+
+    source: Source
+    rows: tuple[int, int]
+    normalize: bool
+    workers: int | None
+    memory_limit: int | None
+    missing: Literal["error", "skip", "fill"]
+    nonfinite: Literal["error", "skip"]
+    checkpoint: Path | None = None
+    engine: Engine = local.run_into
+
+    def __post_init__(self) -> None:
+        self.bytes_read = 0
+        self.refused: str | None = None
+        self.unkept: str | None = None
+        self.passes: list[Mapping[str, Any]] = []
+        self.machines: list[dict[str, Any]] = []
+        self._held: State | None = None
+        if self.checkpoint is not None:
+            if self.source.reopen() is None:
+                raise UsageError(
+                    f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
+                    "rows in a zarr array, or leave checkpoint out"
+                )
+            self._held = held_in(self.checkpoint)
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """What is done with missing and non-finite rows."""
+        return {"missing": self.missing, "nonfinite": self.nonfinite}
+
+    def plan(self, rung: Rung, drawn: Design | None = None, *, has_checkpoint: bool | None = None) -> Plan:
+        """Return the plan of a pass by that arithmetic, or of a sample.
+
+        Raises
+        ------
+        LimitError
+            When none fits.
+        """
+        sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
+        is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
+        return self._plan(rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
+
+    def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
+        """Return the plan of a look at the first rows."""
+        return self._plan(rung, (self.rows[0], row_stop), normalize=False)
+
+    def _plan(
+        self,
+        rung: Rung,
+        rows: tuple[int, int],
+        normalize: bool,
+        sample: tuple[int, int, int] | None = None,
+        *,
+        has_checkpoint: bool = False,
+    ) -> Plan:
+        return make_plan(
+            method=rung[0],
+            precision=rung[1],
+            normalize=normalize,
+            rows=rows,
+            n_features=self.source.shape[1],
+            itemsize=self.source.stored.dtype.itemsize,
+            bounds=self.source.bounds(*rows),
+            read_memory=self.source.read_memory,
+            base_bytes=machine.resident_bytes(),
+            memory_limit_bytes=machine.memory_bytes() // 2 if self.memory_limit is None else self.memory_limit,
+            workers=self.workers,
+            cores=machine.cores(),
+            sample=sample,
+            has_checkpoint=has_checkpoint,
+        )
+
+    def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
+        """Return what identifies the stored rows; missing chunks are refused here where they are to be."""
+        start, stop = rows or self.rows
+        fingerprint = self.source.fingerprint(start, stop)
+        gaps = self.source.missing(start, stop)
+        if gaps and self.missing == "error":
+            raise MissingChunksError(missing_message(self.source, *gaps[0]))
+        return fingerprint
+
+    def check_unchanged(self, fingerprint: str, rows: tuple[int, int] | None = None) -> None:
+        """Raise ``SourceChangedError`` if the stored rows are not those of that fingerprint any more."""
+        start, stop = rows or self.rows
+        if self.source.fingerprint(start, stop) != fingerprint:
+            raise SourceChangedError(
+                f"{self.source.uri} changed while it was read; no number is given, run again when nothing writes to it"
+            )
+
+    def rungs_left(self, rungs: list[Rung]) -> list[Rung]:
+        """Return the arithmetics that are still to be tried: from that of the checkpoint on, where there is one.
+
+        Raises
+        ------
+        UsageError
+            If the checkpoint is of an arithmetic that was not asked for.
+        """
+        if self._held is None:
+            return rungs
+        if self._held.rung not in rungs:
+            method, precision = self._held.rung
+            raise UsageError(
+                f"{self.checkpoint} holds a pass by {method} in {precision}, which is not what is asked for; give the "
+                "method and precision it was made with, or another file"
+            )
+        return rungs[rungs.index(self._held.rung) :]
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether a checkpoint is there to go on from."""
+        return self._held is not None
+
+    def read(self, plan: Plan, progress: Report | None) -> Pass:
+        """Read all rows of a plan in this process, keeping no file."""
+        forest = Forest[Partial]()
+        self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments, progress)
+        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
+
+    def read_pass(self, rung: Rung, fingerprint: str, progress: Report | None) -> Pass:
+        """Read all rows by that arithmetic, on from the checkpoint where there is one."""
+        plan = self.plan(rung)
+        self.machines = joined_workers(self.machines, [machine.worker(plan.workers)])
+        if self.checkpoint is None:
+            forest = Forest[Partial]()
+            self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
+        else:
+            forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
+        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
+
+    def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
+        """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date."""
+        assert self.checkpoint is not None
+        state = self._begun(plan, segments, fingerprint, self.checkpoint)
+        forest = state.forest()
+        before = sum(stop - start for start, stop in state.covered)
+        kept = Checkpoint(self.checkpoint, state, forest)
+
+        def report(now: local.Progress) -> None:
+            kept.tick()
+            if progress is not None:
+                progress(replace(now, rows_before=before, checkpoint_age_s=kept.age_s))
+
+        try:
+            self.bytes_read += self.engine(forest, self._task(plan), segments, report)
+        except BaseException as error:
+            kept.save()
+            held = f"{kept.path} holds what was read: the same command goes on from there"
+            error.add_note(held if kept.failure is None else f"the checkpoint is not up to date: {kept.failure}")
+            raise
+        kept.save()
+        self.unkept = None if kept.failure is None else str(kept.failure)
+        return replace(state, nodes=forest.snapshot())
+
+    def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
+        wanted = begun(self.source, plan, segments, fingerprint, self.rules, self.passes)
+        if self._held is None or self._held.rung != wanted.rung:
+            return wanted
+        state = taken_up(self._held, wanted, self.source, path)
+        self._held = None
+        self.passes = list(state.passes)
+        self.machines = joined_workers(self.machines, state.workers)
+        strange = [run for run in state.forest().covered() if run.start < segments.start or run.stop > segments.stop]
+        if strange:
+            start, stop = plan.rows_of(strange[0])
+            first, last = plan.rows_of(segments)
+            raise UsageError(
+                f"{path} holds rows {start:,}-{stop - 1:,}, and rows {first:,}-{last - 1:,} are asked for; give a file "
+                "of its own to each part"
+            )
+        return state
+
+    def read_units(
+        self,
+        plan: Plan,
+        units: Sequence[int],
+        cuts: Sequence[Cut],
+        add: Callable[[int, Partial], None],
+        progress: Report | None,
+    ) -> None:
+        """Read some units of a sample, which are the segments of its plan."""
+
+        def counted(unit: int, partial: Partial) -> None:
+            start, stop = plan.rows_of(range(unit, unit + 1))
+            check_count(partial, stop - start, self.missing)
+            add(unit, partial)
+
+        task = self._task(plan, weigh=True)
+        self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
+
+    def read_into(self, forest: Forest[Partial], plan: Plan) -> None:
+        """Read the rows of a plan into a forest."""
+        self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments)
+
+    def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
+        make = ACCUMULATORS[plan.method, plan.precision]
+        return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh)
+
+
+def check_count(partial: Partial, n_rows: int, missing: str) -> None:
+    """Raise if not every row is either in or counted as left out."""
+    audit = partial.audit
+    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
+    if partial.accumulators["raw"].n_rows + left_out != n_rows:
+        raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")
