@@ -72,6 +72,7 @@ def cli() -> None:
 @shared.dims_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.engine_options
 @shared.checkpoint_option
 @shared.json_option
 @shared.quiet_option
@@ -87,16 +88,29 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.pass_options
 @shared.sample_option
 @shared.checkpoint_option
+@click.option(
+    "--tasks-for",
+    "threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also tell the tasks for a Dask cluster of N threads, each with the memory given.",
+)
 @shared.json_option
-def plan(source: str, json_file: str | None, debug: bool, **options: Any) -> None:
+def plan(source: str, json_file: str | None, debug: bool, threads: int | None, **options: Any) -> None:
     """Print what scoring SOURCE would read and hold; reads metadata only."""
     from rankme_stream.reading import plan as make_plan
+    from rankme_stream.tasks import schedule_for
 
+    if threads is not None:
+        options["workers"] = 1
     planned = make_plan(source, **options)
+    document = planned.to_dict()
+    if threads is not None:
+        document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
-        console.print_out(console.plan_table(source, planned.to_dict()))
+        console.print_out(console.plan_table(source, document))
     else:
-        console.write(json_file, json.dumps(planned.to_dict(), indent=2) + "\n")
+        console.write(json_file, json.dumps(document, indent=2) + "\n")
 
 
 @cli.command()

@@ -38,6 +38,8 @@ def plan_table(source: str, planned: dict[str, Any]) -> str:
         f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
         f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
     ]
+    if "schedule" in planned:
+        lines += _schedule_lines(planned["schedule"])
     if planned["checkpoint_bytes"]:
         lines.append(
             f"  checkpoint  up to {planned['checkpoint_bytes'] / mebi:,.1f} MiB, every minute or, where writing takes "
@@ -45,6 +47,21 @@ def plan_table(source: str, planned: dict[str, Any]) -> str:
         )
     lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
     return "\n".join(lines)
+
+
+def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
+    node_mebi = schedule["node_bytes"] / 2**20
+    nodes = schedule["nodes_gathered"]
+    return [
+        f"  tasks       {schedule['tasks']:,} of {1 << schedule['task_level']:,} segments, about "
+        f"{schedule['task_s']:.0f} s each, {schedule['elapsed_s'] / 3600:,.1f} h on {schedule['threads']:,} threads",
+        f"  in flight   {schedule['in_flight']:,}, none started more than {schedule['started_ahead']:,} after another",
+        f"  live        {schedule['live_nodes']:,} partial results of {node_mebi:,.1f} MiB at most, "
+        f"{schedule['live_nodes'] * node_mebi / schedule['threads']:,.1f} MiB a thread",
+        f"  traffic     up to {nodes:,} of them to the client every {schedule['gather_s']:.0f} s, "
+        f"{nodes * node_mebi / schedule['gather_s']:,.0f} MiB/s",
+        f"  at risk     {schedule['lost_s']:.0f} s of work, where everything but the state file dies",
+    ]
 
 
 def state_table(state: State) -> str:

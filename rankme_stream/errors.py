@@ -79,6 +79,12 @@ class ArithmeticCheckError(RankMeError, ArithmeticError):
     exit_code = 5
 
 
+class EngineError(RankMeError, RuntimeError):
+    """A cluster failed after its retries, or cannot be reached."""
+
+    exit_code = 5
+
+
 class OutputError(RankMeError, OSError):
     """A result could not be written."""
 

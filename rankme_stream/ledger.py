@@ -87,6 +87,12 @@ class Forest(Generic[T]):
                 node, value = (level + 1, index >> 1), merged
                 sibling = self._put(node, value)
 
+    def is_merged(self, node: Node) -> bool:
+        """Whether a node is merged with its sibling as soon as both are in."""
+        level, index = node
+        parent = span((level + 1, index >> 1))
+        return self.tail is None or not parent.start < self.tail < parent.stop
+
     def _held_segments(self, node: Node) -> Iterator[int]:
         level = node[0]
         for other in self._nodes:
@@ -98,10 +104,7 @@ class Forest(Generic[T]):
         """Hold a value and return its sibling, for the caller to merge with: it was there first."""
         self._nodes[node] = value
         level, index = node
-        parent = span((level + 1, index >> 1))
-        if self.tail is not None and parent.start < self.tail < parent.stop:
-            return None
-        return self._nodes.get((level, index ^ 1))
+        return self._nodes.get((level, index ^ 1)) if self.is_merged(node) else None
 
     @property
     def n_live(self) -> int:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import threading
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,22 @@ def describe() -> dict[str, Any]:
         if library["user_api"] == "blas"
     }
     return {"cpu": cpu, "blas": ", ".join(sorted(libraries)) or "unknown", "python": platform.python_version()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pass may take: threads (None for as many as fit), cores there are, bytes held already and at most."""
+
+    workers: int | None
+    cores: int
+    base_bytes: int
+    memory_limit_bytes: int
+
+
+def limits(workers: int | None, memory_limit: int | None) -> Limits:
+    """Return those of this process; None takes every core, and half of the memory."""
+    limit = memory_bytes() // 2 if memory_limit is None else memory_limit
+    return Limits(workers, cores(), resident_bytes(), limit)
 
 
 def worker(count: int) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def measure(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    engine: Literal["local", "dask"] = "local",
+    client: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[local.Progress], None] | None = None,
 ) -> Measurement:
@@ -69,6 +71,10 @@ def measure(
         array's fill value; the last two count them.
     nonfinite
         Rows with NaN or infinity: ``error`` refuses them, ``skip`` leaves them out and counts them.
+    engine
+        ``local`` threads, or the workers of a ``dask`` cluster: the same bits.
+    client
+        ``distributed.Client`` or address of a scheduler; None starts a cluster of processes on this machine.
     checkpoint
         File that keeps what was read: written every 60 s, or 50 times as seldom as a write takes, when the pass ends
         and when it is interrupted. Where it exists, the pass goes on from it; rows that a dump has grown by are read.
@@ -103,7 +109,7 @@ def measure(
     """
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
-        workers, memory_limit, missing, nonfinite, checkpoint,
+        workers, memory_limit, missing, nonfinite, checkpoint, engine, client,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -159,7 +165,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         rows_read=found.partial.accumulators["raw"].n_rows,
         method=found.plan.method,
         precision=found.plan.precision,
-        engine="local",
+        engine=done.engine,
         device="cpu",
         definition=definitions(),
         estimates=found.estimates,

@@ -60,13 +60,14 @@ def _window(
     segment_rows = grid_for(stream.n_features, *rung).segment_rows
     for count in [workers] if workers else range(machine.cores(), 0, -1):
         n_rows = count * segment_rows
+        limits = machine.limits(count, memory_limit)
         try:
             plan = make_plan(
                 method=rung[0], precision=rung[1], normalize=normalize, rows=(0, n_rows),
                 n_features=stream.n_features, itemsize=stream.stored.dtype.itemsize, bounds=range(1, n_rows),
-                read_memory=lambda _: 0, base_bytes=machine.resident_bytes() + n_rows * stream.row_bytes,
-                memory_limit_bytes=machine.memory_bytes() // 2 if memory_limit is None else memory_limit,
-                workers=count, cores=machine.cores(),
+                read_memory=lambda _: 0, base_bytes=limits.base_bytes + n_rows * stream.row_bytes,
+                memory_limit_bytes=limits.memory_limit_bytes,
+                workers=count, cores=limits.cores,
             )  # fmt: skip
         except LimitError:
             if workers or count == 1:

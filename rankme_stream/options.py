@@ -108,6 +108,13 @@ sample_options = _add(
                      help="Of the random order of a sample."),
     ]
 )  # fmt: skip
+engine_options = _add(
+    [
+        click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,
+                     help="Threads here, or a Dask cluster: of --workers processes here, or that of --scheduler."),
+        click.option("--scheduler", "client", metavar="ADDRESS", help="Of a Dask cluster, for example tcp://host:8786."),
+    ]
+)  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; a folder for several sources."
 )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rankme_stream import machine
 from rankme_stream.blocks import missing_message
 from rankme_stream.checkpoint import Checkpoint, begun, held_in, taken_up
-from rankme_stream.engines import local
+from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.ledger import Forest
 from rankme_stream.partial import ACCUMULATORS, Partial, Rung
 from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Plan, make_plan
+from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
 from rankme_stream.sources import Source
 from rankme_stream.spectrum import Spectrum
@@ -26,10 +28,48 @@ Report = Callable[[local.Progress], None]
 
 
 class Engine(Protocol):
-    """Runs segments of a pass that are not in a forest yet, into it; returns the bytes decoded."""
+    """Where passes run."""
+
+    @property
+    def name(self) -> str:
+        """As results tell it."""
+
+    def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
+        """Return what a pass may take there."""
+
+    def machines(self, workers: int) -> list[dict[str, Any]]:
+        """Return what read, as ``provenance`` lists it."""
 
     def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
-        """Run them."""
+        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
+
+
+class LocalEngine:
+    """Threads of this process."""
+
+    name = "local"
+
+    def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
+        """Return those of this process."""
+        return machine.limits(workers, memory_limit)
+
+    def machines(self, workers: int) -> list[dict[str, Any]]:
+        """Return so many threads of this process."""
+        return [machine.worker(workers)]
+
+    def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
+        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
+        return local.run_into(forest, task, segments, progress)
+
+
+@contextmanager
+def engine_for(asked: Request) -> Iterator[Engine]:
+    """Open the engine that is asked for."""
+    if asked.engine == "local":
+        yield LocalEngine()
+        return
+    with dask.connected(asked.client, asked.workers, asked.memory_limit) as engine:
+        yield engine
 
 
 @dataclass(frozen=True)
@@ -91,7 +131,7 @@ class Reader:
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
     checkpoint: Path | None = None
-    engine: Engine = local.run_into
+    engine: Engine = field(default_factory=LocalEngine)
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -123,14 +163,16 @@ class Reader:
         """
         sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
-        return self._plan(rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
+        engine = LocalEngine() if drawn else self.engine  # samples are read here
+        return self._plan(engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
 
     def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
-        return self._plan(rung, (self.rows[0], row_stop), normalize=False)
+        return self._plan(LocalEngine(), rung, (self.rows[0], row_stop), normalize=False)
 
     def _plan(
         self,
+        engine: Engine,
         rung: Rung,
         rows: tuple[int, int],
         normalize: bool,
@@ -138,6 +180,7 @@ class Reader:
         *,
         has_checkpoint: bool = False,
     ) -> Plan:
+        limits = engine.limits(self.workers, self.memory_limit)
         return make_plan(
             method=rung[0],
             precision=rung[1],
@@ -147,10 +190,10 @@ class Reader:
             itemsize=self.source.stored.dtype.itemsize,
             bounds=self.source.bounds(*rows),
             read_memory=self.source.read_memory,
-            base_bytes=machine.resident_bytes(),
-            memory_limit_bytes=machine.memory_bytes() // 2 if self.memory_limit is None else self.memory_limit,
-            workers=self.workers,
-            cores=machine.cores(),
+            base_bytes=limits.base_bytes,
+            memory_limit_bytes=limits.memory_limit_bytes,
+            workers=limits.workers,
+            cores=limits.cores,
             sample=sample,
             has_checkpoint=has_checkpoint,
         )
@@ -204,12 +247,12 @@ class Reader:
     def read_pass(self, rung: Rung, fingerprint: str, progress: Report | None) -> Pass:
         """Read all rows by that arithmetic, on from the checkpoint where there is one."""
         plan = self.plan(rung)
-        self.machines = joined_workers(self.machines, [machine.worker(plan.workers)])
         if self.checkpoint is None:
             forest = Forest[Partial]()
             self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
         else:
             forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
+        self.machines = joined_workers(self.machines, self.engine.machines(plan.workers))
         return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:

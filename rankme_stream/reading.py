@@ -18,7 +18,7 @@ from rankme_stream.looks import Look, Reading, read_sample, sample_for_populatio
 from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
 from rankme_stream.planning import Plan
-from rankme_stream.reader import Pass, Reader, Report
+from rankme_stream.reader import Engine, Pass, Reader, Report, engine_for
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
@@ -166,18 +166,23 @@ class Read:
     sample: Sample | None = None
     unkept: str | None = None
     machines: Sequence[Mapping[str, Any]] = ()
+    engine: str = "local"
 
 
 def read(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows as they were asked for."""
-    return _read_blocks(source, asked, progress) if is_blocks(source) else _read_source(source, asked, progress)
+    if is_blocks(source):
+        return _read_blocks(source, asked, progress)
+    with engine_for(asked) as engine:
+        return _read_source(source, asked, engine, progress)
 
 
 def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that come once."""
-    if asked.sample or asked.population or asked.rows is not None or asked.checkpoint is not None:
+    unfit = asked.sample or asked.population or asked.engine != "local"
+    if unfit or asked.rows is not None or asked.checkpoint is not None:
         raise UsageError(
-            "blocks come once and in order: store them, or leave sample, population, rows and checkpoint out"
+            "blocks come once and in order: store them, or leave sample, population, rows, checkpoint and engine out"
         )
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
@@ -196,21 +201,18 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     )
 
 
-def _read_source(source: Any, asked: Request, progress: Report | None) -> Read:
+def _read_source(source: Any, asked: Request, engine: Engine, progress: Report | None) -> Read:
     """Read rows that can be read in any order: a part of them, or all."""
     rungs = rungs_for(asked.method, asked.precision)
     opened = open_source(source)
     asked.check_dims(opened.shape[1])
-    planned = plan(
-        opened, method=asked.method, precision=asked.precision, normalize=asked.normalize, rows=asked.rows,
-        workers=asked.workers, memory_limit=asked.memory_limit, checkpoint=asked.checkpoint,
-    )  # fmt: skip
-    rows = (planned.row_start, planned.row_stop)
+    rows = _row_range(asked.rows, opened.shape[0])
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
-        None if asked.checkpoint is None else Path(asked.checkpoint),
+        None if asked.checkpoint is None else Path(asked.checkpoint), engine,
     )  # fmt: skip
     rungs = reader.rungs_left(rungs)
+    reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
     fingerprint = reader.fingerprint()
     drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
     if asked.population:
@@ -258,6 +260,7 @@ def _read_source(source: Any, asked: Request, progress: Report | None) -> Read:
         sample=answer,
         unkept=reader.unkept,
         machines=reader.machines,
+        engine=engine.name,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rankme_stream.errors import UsageError
 
@@ -33,6 +33,8 @@ class Request:
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
     checkpoint: str | os.PathLike[str] | None = None
+    engine: str = "local"
+    client: Any = None
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -48,6 +50,12 @@ class Request:
             raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
         if self.max_rows is not None and not self.sample:
             raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
+        if self.engine not in ("local", "dask"):
+            raise UsageError(f"engine {self.engine!r} is not one of local, dask")
+        if self.client is not None and self.engine != "dask":
+            raise UsageError("a client or scheduler is for the dask engine: pass engine dask as well")
+        if self.engine == "dask" and self.sample:
+            raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:
             raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
         if self.workers is not None and self.workers < 1:

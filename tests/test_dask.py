@@ -1,0 +1,283 @@
+"""A cluster gives the bits of one process, whatever dies; workers are real processes, the scheduler a real one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from dask.config import set as set_config
+from distributed import Client, LocalCluster
+
+import rankme_stream as rs
+from rankme_stream import tasks
+from rankme_stream.engines import dask
+from rankme_stream.errors import (
+    EngineError,
+    LimitError,
+    NonFiniteError,
+    SourceChangedError,
+    SourceNotFoundError,
+    UsageError,
+)
+from rankme_stream.sources import ZarrSource
+from tests.test_state import PASSES, rows_like, same_bits, store
+
+N_ROWS = 1_200_000
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def client():
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "memory_limit": "1GiB"}
+    with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return store(tmp_path_factory.mktemp("dask") / "a.zarr", rows_like(N_ROWS, 4), chunk=20_000)
+
+
+class Slow(ZarrSource):
+    """Rows that take a while to come."""
+
+    def __init__(self, source: object) -> None:
+        super().__init__(source)
+        self._uri = source
+
+    def reopen(self):
+        return _Reopened(type(self), self._uri)
+
+    def read(self, start, stop, out=None):
+        time.sleep(0.02)
+        return super().read(start, stop, out)
+
+
+class _Reopened:
+    """Opens a source of a class of its own on a worker."""
+
+    def __init__(self, kind: type, uri: object) -> None:
+        self.kind, self.uri = kind, uri
+
+    def __reduce__(self):
+        return self.kind, (self.uri,)
+
+
+class Flaky(Slow):
+    """Every range fails once, in a way that says nothing of the rows."""
+
+    def read(self, start, stop, out=None):
+        mark = Path(f"{self._uri}.failed") / f"{start}"
+        if start % 65_536 == 0 and not mark.exists():
+            mark.touch()
+            raise ConnectionResetError("the store hung up")
+        return super().read(start, stop, out)
+
+
+class Hopeless(Slow):
+    def read(self, start, stop, out=None):
+        raise ConnectionResetError("the store hung up")
+
+
+@pytest.mark.parametrize("options", PASSES.values(), ids=PASSES)
+def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
+    wanted = rs.measure(source, dims=(3,), **options)
+    found = rs.measure(source, dims=(3,), engine="dask", client=client, **options)
+    assert same_bits(found, wanted)
+    assert found.dims == wanted.dims
+    assert (found.engine, found.rows_read, found.measured["bytes_read"]) == ("dask", N_ROWS, N_ROWS * 16)
+    (worker,) = found.provenance["workers"]
+    assert worker["count"] == 2
+    assert found.provenance["bits_reproducible"]
+
+
+def test_a_range_of_rows_and_what_is_left_out_are_the_same(client, tmp_path):
+    rows = rows_like(300_000, 4)
+    rows[[5, 150_000]] = np.nan
+    rows[7] = 0.0
+    source = store(tmp_path / "a.zarr", rows)
+    options = {"rows": (3, 250_001), "nonfinite": "skip"}
+    assert same_bits(rs.measure(source, engine="dask", client=client, **options), rs.measure(source, **options))
+
+
+def test_what_refuses_rows_here_refuses_them_there(client, tmp_path):
+    rows = rows_like(900_000, 4)
+    rows[[400_000, 800_000]] = np.inf
+    source = store(tmp_path / "a.zarr", rows)
+    with pytest.raises(NonFiniteError) as there:
+        rs.measure(source, engine="dask", client=client)
+    with pytest.raises(NonFiniteError) as here:
+        rs.measure(source, workers=1)
+    assert "row 400,000 is not finite" in str(here.value)
+    assert str(there.value).startswith(str(here.value).split("(")[0])
+
+
+def test_rows_that_change_under_the_workers_are_refused(client, tmp_path):
+    source = store(tmp_path / "a.zarr", rows_like(N_ROWS, 4), chunk=20_000)
+    changed = []
+
+    def change(done):
+        if not changed:
+            changed.append(True)
+            zarr.open_array(source)[N_ROWS - 1] = 5.0
+
+    with pytest.raises(SourceChangedError):
+        rs.measure(Slow(source), engine="dask", client=client, progress=change)
+
+
+def test_what_only_this_process_has_is_refused(client, source):
+    with pytest.raises(UsageError, match="workers cannot read it: store the rows in a zarr array"):
+        rs.measure(rows_like(100, 4), engine="dask", client=client)
+    with pytest.raises(UsageError, match="blocks come once"):
+        rs.measure(iter([rows_like(100, 4)]), engine="dask", client=client)
+    with pytest.raises(UsageError, match="a sample is read in this process"):
+        rs.measure(source, engine="dask", client=client, sample=True)
+    with pytest.raises(UsageError, match="pass engine dask as well"):
+        rs.measure(source, client=client)
+
+
+def test_memory_is_checked_against_the_workers_before_the_first_read(client, tmp_path):
+    wide = store(tmp_path / "wide.zarr", np.zeros((64, 12_000), np.float32), chunk=64)
+    with pytest.raises(LimitError, match="614 MiB"):
+        rs.measure(wide, engine="dask", client=client)
+
+
+def test_a_pass_stopped_on_a_cluster_goes_on_here_and_the_other_way_round(client, source, tmp_path):
+    class Stop(BaseException):
+        pass
+
+    def stop(done):
+        if done.rows_done:
+            raise Stop
+
+    wanted = rs.measure(source)
+    with pytest.raises(Stop):
+        rs.measure(Slow(source), engine="dask", client=client, checkpoint=tmp_path / "kept", progress=stop)
+    held = rs.load_state(tmp_path / "kept")
+    assert held.covered
+    assert held.missing
+    assert same_bits(rs.measure(source, checkpoint=tmp_path / "kept"), wanted)
+    with pytest.raises(Stop):
+        rs.measure(source, checkpoint=tmp_path / "other", progress=stop, workers=1)
+    assert rs.load_state(tmp_path / "other").missing
+    found = rs.measure(source, engine="dask", client=client, checkpoint=tmp_path / "other")
+    assert same_bits(found, wanted)
+
+
+def test_a_store_that_hangs_up_is_asked_again(client, tmp_path):
+    source = store(tmp_path / "a.zarr", rows_like(400_000, 4))
+    Path(f"{source}.failed").mkdir()
+    found = rs.measure(Flaky(str(source)), engine="dask", client=client)
+    assert same_bits(found, rs.measure(source))
+    assert len(list(Path(f"{source}.failed").iterdir())) == 7
+
+
+def test_a_store_that_never_answers_is_given_up(client, source):
+    with pytest.raises(EngineError, match=r"rows 0-65,535 failed 4 times on the workers.*the store hung up"):
+        rs.measure(Hopeless(str(source)), engine="dask", client=client)
+
+
+def test_workers_that_die_or_start_again_change_nothing(source):
+    wanted = rs.measure(source)
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with LocalCluster(n_workers=3, **options) as cluster, Client(cluster) as client:
+        deaths = []
+
+        def kill(done):
+            if done.rows_done > len(deaths) * 250_000 and len(deaths) < 3:
+                if len(deaths) < 2:
+                    pids = client.run(os.getpid)
+                    os.kill(pids[sorted(pids)[0]], signal.SIGKILL)
+                else:
+                    client.restart_workers(list(client.scheduler_info(n_workers=-1)["workers"])[:1])
+                deaths.append(done.rows_done)
+
+        found = rs.measure(Slow(source), engine="dask", client=client, progress=kill)
+    assert len(deaths) == 3
+    assert same_bits(found, wanted)
+
+
+SCHEDULER = [
+    sys.executable,
+    "-m",
+    "distributed.cli.dask_scheduler",
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "0",
+    "--no-dashboard",
+]
+
+
+def test_a_scheduler_that_dies_loses_nothing_that_was_gathered(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_GATHER_S", 0.0)
+    scheduler = subprocess.Popen([*SCHEDULER, "--no-dashboard"], stderr=subprocess.PIPE, text=True)
+    address = next(found[0] for line in scheduler.stderr if (found := re.search(r"tcp://\S+", line)))
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path})
+
+    def kill(done):
+        if done.rows_done > 300_000:
+            scheduler.kill()
+
+    try:
+        with (
+            set_config({"distributed.comm.timeouts.connect": "2s"}),
+            pytest.raises(EngineError, match="scheduler at tcp"),
+        ):
+            rs.measure(Slow(source), engine="dask", client=address, checkpoint=tmp_path / "kept", progress=kill)
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+        scheduler.stderr.close()
+    assert sum(stop - start for start, stop in rs.load_state(tmp_path / "kept").covered) >= 300_000 - 65_536
+    assert same_bits(rs.measure(source, checkpoint=tmp_path / "kept"), rs.measure(source))
+
+
+def test_a_cluster_of_this_machine_is_started_where_none_is_given(source):
+    assert same_bits(rs.measure(source, engine="dask", workers=2), rs.measure(source))
+
+
+def test_no_scheduler_is_said(source, monkeypatch):
+    monkeypatch.setattr(dask, "_CONNECT_S", 1)
+    with pytest.raises(EngineError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"):
+        rs.measure(source, engine="dask", client="tcp://127.0.0.1:9")
+
+
+def test_a_source_that_workers_cannot_open_is_said(client, source, tmp_path):
+    class Here(ZarrSource):
+        def reopen(self):
+            return str(tmp_path / "only-here.zarr")
+
+    with pytest.raises(SourceNotFoundError, match=r"only-here\.zarr"):
+        rs.measure(Here(source), engine="dask", client=client)
+
+
+def test_tasks_are_nodes_of_the_merge_tree_and_cover_every_segment_once():
+    schedule = tasks.Schedule(2, 3, 0, 1.0, 4, 16, 20.0, 8)
+    for missing in ([range(0, 64)], [range(3, 21), range(40, 41)], [range(7, 9)], [range(5, 5)]):
+        covered = [segment for node in schedule.nodes(missing) for segment in dask.span(node)]
+        assert covered == [segment for run in missing for segment in run]
+    assert all(level <= 3 for level, _ in schedule.nodes([range(3, 100)]))
+
+
+def test_a_plan_of_a_million_million_rows_keeps_to_its_bounds(tmp_path):
+    huge = zarr.create_array(tmp_path / "huge.zarr", shape=(10**12, 1024), chunks=(16_384, 1024), dtype="f2")
+    planned = rs.plan(huge, workers=1, memory_limit=4 * 2**30, checkpoint=tmp_path / "kept")
+    schedule = tasks.schedule_for(planned, 1000)
+    assert 30.0 <= schedule.task_s <= 120.0
+    assert schedule.in_flight <= schedule.started_ahead <= 8 * 1000
+    assert schedule.lost_s <= 120.0
+    assert schedule.tasks << schedule.task_level >= planned.segments
+    two_a_task = 2 * schedule.tasks * 1e-3  # a read and a merge, a millisecond of the scheduler each
+    assert two_a_task < 0.2 * schedule.elapsed_s
