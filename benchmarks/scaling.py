@@ -80,8 +80,8 @@ def plan(quick: bool) -> Plan:
             limit={"seconds": 0.005, "rounds": 1},
         )
     wide = Layout("wide", 400_000, 768)
-    million = Layout("", 4_000_000, 128)
-    huge = replace(million, n_rows=12_000_000, chunk_rows=1_000_000)
+    million = Layout("", 16_000_000, 128)  # a pass of several seconds, of which the start takes little
+    huge = replace(million, n_rows=24_000_000, chunk_rows=1_000_000)
     return Plan(
         repeats=3,
         rows=[Layout("", 500_000 * 2**k, 256) for k in range(5)],
@@ -90,7 +90,7 @@ def plan(quick: bool) -> Plan:
         methods=_arithmetics(wide),
         workers=_workers(wide, [1, 2]),
         layouts=[
-            replace(million, name="100 rows", n_rows=2_000_000, chunk_rows=100),
+            replace(million, name="100 rows", n_rows=8_000_000, chunk_rows=100),
             replace(million, name="1,000 rows", chunk_rows=1_000),
             replace(million, name="10,000 rows", chunk_rows=10_000),
             replace(million, name="10,000 rows, raw", chunk_rows=10_000, codec="raw"),
@@ -100,10 +100,10 @@ def plan(quick: bool) -> Plan:
             replace(million, name="4,096 x 16", chunk_rows=4_096, chunk_columns=16),
             replace(huge, name="1,000,000 x 16", chunk_columns=16),
             replace(million, name="1,000 rows in shards of 100,000", chunk_rows=1_000, shard_rows=100_000),
-            replace(wide, name="1,000 rows", n_rows=600_000, chunk_rows=1_000),
-            replace(wide, name="100,000 rows", n_rows=600_000, chunk_rows=100_000),
-            replace(wide, name="4,096 x 96", n_rows=600_000, chunk_rows=4_096, chunk_columns=96),
-            replace(wide, name="1,000 rows in shards of 50,000", n_rows=600_000, chunk_rows=1_000, shard_rows=50_000),
+            replace(wide, name="1,000 rows", n_rows=1_200_000, chunk_rows=1_000),
+            replace(wide, name="100,000 rows", n_rows=1_200_000, chunk_rows=100_000),
+            replace(wide, name="4,096 x 96", n_rows=1_200_000, chunk_rows=4_096, chunk_columns=96),
+            replace(wide, name="1,000 rows in shards of 50,000", n_rows=1_200_000, chunk_rows=1_000, shard_rows=50_000),
         ],
         limit={"rounds": 3},
     )
@@ -442,7 +442,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def main() -> int:
     """Measure, print the tables, write and draw them where asked; 1 if a peak is above its prediction."""
-    experiment = Experiment("scaling", __doc__, {"quick": "15 s", "default": "30 minutes"})
+    experiment = Experiment("scaling", __doc__, {"quick": "15 s", "default": "40 minutes"})
     experiment.start()
     result = experiment.finish(measured(experiment, plan(experiment.size == "quick")), markdown)
     if experiment.out:

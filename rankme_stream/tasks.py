@@ -12,7 +12,7 @@ from rankme_stream.planning import Plan
 _FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # of one core: a middling one of today
 _BYTES_A_SECOND = 0.5e9  # decoded by one core
 _TASK_S = 45.0  # at most: what the death of a worker loses, and no less than a scheduler likes
-_TASKS_A_THREAD = 24  # at least, where segments allow it: the last ones of a short pass end together
+_PART_LEFT = 2  # a task is at most so small a part of what is left for each thread: the last ones end together
 _IN_FLIGHT = 2  # tasks a thread: one runs, one waits
 _STARTED_AHEAD = 8  # tasks a thread that may have started after the oldest that is not finished
 _GATHER_S = 20.0  # between two gatherings of what workers hold
@@ -29,7 +29,7 @@ class Schedule:
     task_level
         A task is 2^level segments, a node of the merge tree.
     tasks
-        How many there are.
+        How many there are, but for those at the end, which are smaller and more.
     task_s
         Seconds that one is thought to take.
     in_flight, started_ahead
@@ -76,15 +76,22 @@ class Schedule:
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
     def nodes(self, missing: list[range]) -> Iterator[Node]:
-        """Yield the tasks of some segments, ascending: whole nodes of the level, and smaller ones at the ends."""
+        """Yield the tasks of some segments, ascending: nodes of the level, smaller ones at gaps and at the end."""
+        left = sum(map(len, missing))
         for run in missing:
             start = run.start
             while start < run.stop:
-                level = self.task_level
+                level = min(self.task_level, _level(left / (_PART_LEFT * self.threads)))
                 while start & ((1 << level) - 1) or start + (1 << level) > run.stop:
                     level -= 1
                 yield level, start >> level
                 start += 1 << level
+                left -= 1 << level
+
+
+def _level(n_segments: float) -> int:
+    """Return the largest level of which a node holds no more segments than that, 0 at least."""
+    return max(0, int(n_segments).bit_length() - 1)
 
 
 def schedule_for(plan: Plan, threads: int) -> Schedule:
@@ -93,8 +100,7 @@ def schedule_for(plan: Plan, threads: int) -> Schedule:
     segment_s = (plan.flops / _FLOPS_A_SECOND[plan.precision] + plan.bytes_stored / _BYTES_A_SECOND) / plan.segments
     if plan.method == "tsqr":
         segment_s *= 2.0  # of its flops LAPACK does half as many a second
-    wanted = min(_TASK_S / segment_s, plan.segments / (_TASKS_A_THREAD * threads))
-    level = max(0, int(wanted).bit_length() - 1)
+    level = min(_level(_TASK_S / segment_s), _level(plan.segments / (_PART_LEFT * threads)))
     tasks = -(-n_rows // (plan.grid.segment_rows << level))
     width = plan.n_features + 1
     node_bytes = (1 + plan.normalize) * 4 * width * (width + 1)

@@ -28,6 +28,7 @@ from rankme_stream.tasks import Schedule, schedule_for
 
 _TICK_S = 0.2
 _ATTEMPTS = 4  # of a task that fails in a way that another worker, or time, may heal
+_GATHERED_BYTES = 2**28  # once no more than so much is left of a pass, it is gathered as it comes, and merged here
 _STOP_S = 10.0  # that an interrupted pass takes to gather what is finished
 _SHARE = 0.6  # of a worker's memory that a task may take: from there on Dask spills what it holds, later it pauses
 _NO_WORKERS_S = 60
@@ -86,9 +87,14 @@ def read_node(work: Work, node: Node, fingerprint: str) -> Result:
     n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
     plain, arrays = forest.total().to_record()
     return {
-        "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {_address(): machine.worker(1)},
+        "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {_address(): _facts()},
         "missing": source.chunks_missing,
     }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _facts() -> dict[str, Any]:
+    return machine.worker(1)
 
 
 def _address() -> str:
@@ -218,6 +224,7 @@ class _Run:
         self._failures: dict[int, RankMeError] = {}
         self._events: queue.SimpleQueue[tuple[Node, Any]] = queue.SimpleQueue()
         self._rows_done = 0
+        self._is_ending = False
         self._began = self._gathered = time.monotonic()
 
     def go(self) -> None:
@@ -229,11 +236,14 @@ class _Run:
                 self._places[node] = place
                 self._read(node)
                 upcoming = next(self._waiting, None)
+            left = (len(self._running) + len(self._done)) * self._schedule.node_bytes
+            self._is_ending = upcoming is None and left < _GATHERED_BYTES
             self._take()
             if self._failures and not any(place < min(self._failures) for place in self._places.values()):
                 raise self._failures[min(self._failures)]
-            is_over = not self._running and upcoming is None
-            if self._done and (is_over or time.monotonic() - self._gathered > self._schedule.gather_s):
+            is_over = upcoming is None and not self._running
+            is_due = self._is_ending or is_over or time.monotonic() - self._gathered > self._schedule.gather_s
+            if self._done and is_due:
                 self._gather()
             self._report()
         self._report()
@@ -250,7 +260,8 @@ class _Run:
         attempt = self._attempts.get(node, 0)
         key = f"rankme-{self._work.run}-{node[0]}-{node[1]}-{attempt}"
         try:
-            future = self._engine.client.submit(function, *arguments, key=key, pure=False)
+            first = int(function is merge_nodes)  # they are short, and free memory
+            future = self._engine.client.submit(function, *arguments, key=key, pure=False, priority=first)
         except RuntimeError as error:  # a client that is closed
             raise EngineError(f"the scheduler at {_where(self._engine.client)} takes no task: {error}") from error
         self._running[node] = future
