@@ -71,6 +71,8 @@ def _write(file: IO[bytes], plain: Mapping[str, Any], records: Iterable[Record])
 
     def put(piece: bytes | memoryview) -> None:
         nonlocal n_bytes
+        if not piece:
+            return
         file.write(piece)
         digest.update(piece)
         n_bytes += len(piece)

@@ -130,9 +130,13 @@ class DaskEngine:
     ----------
     workers
         Those that read so far, by address, as ``machine.worker`` tells.
+    read, merge
+        What workers are sent.
     """
 
     name = "dask"
+    read = staticmethod(read_node)
+    merge = staticmethod(merge_nodes)
 
     def __init__(self, client: Any) -> None:
         self.client = client
@@ -254,13 +258,13 @@ class _Run:
 
     def _read(self, node: Node) -> None:
         fingerprint = self._source.fingerprint(*self._work.plan.rows_of(span(node)))
-        self._submit(node, read_node, self._work, node, fingerprint)
+        self._submit(node, self._engine.read, self._work, node, fingerprint)
 
     def _submit(self, node: Node, function: Callable[..., Result], *arguments: Any) -> None:
         attempt = self._attempts.get(node, 0)
         key = f"rankme-{self._work.run}-{node[0]}-{node[1]}-{attempt}"
         try:
-            first = int(function is merge_nodes)  # they are short, and free memory
+            first = int(function is self._engine.merge)  # they are short, and free memory
             future = self._engine.client.submit(function, *arguments, key=key, pure=False, priority=first)
         except RuntimeError as error:  # a client that is closed
             raise EngineError(f"the scheduler at {_where(self._engine.client)} takes no task: {error}") from error
@@ -302,7 +306,7 @@ class _Run:
                 f"rows {start:,}-{stop - 1:,} failed {attempts} times on the workers, the last time: {why}"
             ) from error
         if node in self._merging:
-            self._submit(node, merge_nodes, self._work, *self._merging[node])
+            self._submit(node, self._engine.merge, self._work, *self._merging[node])
         else:
             self._read(node)
 
@@ -314,7 +318,7 @@ class _Run:
         left, right = sorted((node, sibling))
         parent = (node[0] + 1, node[1] >> 1)
         self._merging[parent] = self._done.pop(left), self._done.pop(right)
-        self._submit(parent, merge_nodes, self._work, *self._merging[parent])
+        self._submit(parent, self._engine.merge, self._work, *self._merging[parent])
 
     def _gather(self) -> None:
         """Take what is done from the workers into the forest; what a worker lost meanwhile is made again first."""
