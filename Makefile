@@ -1,5 +1,7 @@
 # make demo   score the bundled dump and print the table
 # make test   everything that CI runs
+# make docs-check   run what the pages of docs/ show
+# make test-extra   jobs and workers of a real SLURM, where there is one
 # make lock   write constraints.txt anew from the newest releases
 #
 # PYTHON=python3.12 chooses the interpreter (run `make clean` first), EXTRAS=a,b adds optional dependencies.
@@ -32,7 +34,7 @@ define check_python
 $(if $(shell $(python_is_new)),,$(error '$(PYTHON)' is not Python 3.11 or later; install one and run `make PYTHON=python3.11 $(MAKECMDGOALS)`))$(if $(shell $(python_has_venv)),,$(error '$(PYTHON)' lacks venv or ensurepip; install them (Debian and Ubuntu: `apt install python3-venv`) or choose another with PYTHON=...))
 endef
 
-.PHONY: demo test lock test-latest clean
+.PHONY: demo test docs-check test-extra lock test-latest clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE_STAMP)
@@ -71,6 +73,15 @@ $(PACKAGE_STAMP): pyproject.toml constraints.txt README.md LICENSE $(PACKAGE_FIL
 	$(PACKAGE_VENV)/bin/rankme --version
 	$(PACKAGE_VENV)/bin/rankme demo --quiet
 	@touch $@
+
+# The commands and code on the pages of docs/ and in the README, run; a part of `make test` too.
+docs-check: $(DEV_STAMP)
+	$(VENV)/bin/python -m pytest tests/test_docs.py
+
+# What needs more than Python: a real SLURM on this machine (as root, `apt install slurm-wlm munge`).
+test-extra: $(DEV_STAMP)
+	$(CONSTRAINED) $(VENV)/bin/python $(INSTALL) 'dask-jobqueue==0.9.0'
+	$(VENV)/bin/python -m pytest -v -s tests/extra/slurm.py
 
 lock:
 	$(check_python)$(PYTHON) -m venv --clear $(LOCK_VENV)

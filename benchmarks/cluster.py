@@ -192,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
             [
                 _spread(fast["workers_s"]),
                 _spread(fast["threads_s"]),
-                _spread(fast["ratios"]) + _no(ratio < _WANTED_SPEED),
+                _spread(fast["ratios"]) + missed,
             ]
         ],
     )
@@ -216,8 +216,8 @@ def markdown(result: dict[str, Any]) -> str:
     )  # fmt: skip
     lines += [
         "",
-        f"Share of a long pass: a write every {period_s:.0f} s, on a thread of its own ({_WANTED_CHECKPOINT:.0%} wanted "
-        "at most). These passes are shorter than that: they write once, at their end.",
+        f"Share of a long pass: a write every {period_s:.0f} s, on a thread of its own ({_WANTED_CHECKPOINT:.0%} "
+        "wanted at most). These passes are shorter than that: they write once, at their end.",
     ]
     a_task_s = pushed["scheduler_s"] / pushed["tasks"]
     node_mebi = schedule["node_bytes"] / 2**20
@@ -235,8 +235,8 @@ def markdown(result: dict[str, Any]) -> str:
     )  # fmt: skip
     lines += [
         "",
-        f"Pushed: tasks that do nothing, with their merges, {schedule['in_flight']:,} in flight, through a scheduler in "
-        "a process of its own. Busy: its processor time a task times the tasks of the plan, over the plan's time "
+        f"Pushed: tasks that do nothing, with their merges, {schedule['in_flight']:,} in flight, through a scheduler "
+        "in a process of its own. Busy: its processor time a task times the tasks of the plan, over the plan's time "
         f"({_WANTED_BUSY:.0%} wanted at most). At most {schedule['live_nodes']:,} partial results are alive on the "
         f"workers, {schedule['live_nodes'] * node_mebi / _HUGE_THREADS:.0f} MiB a thread; up to "
         f"{schedule['nodes_gathered']:,} go to the client every {schedule['gather_s']:.0f} s, "

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
+
+import numpy as np
+import pytest
+import zarr
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -16,6 +23,38 @@ def test_the_python_of_the_readme_runs(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert "rankme" in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder_with_a_dump(tmp_path) -> Path:
+    rows = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
+    zarr.open_group(tmp_path / "dump.zarr", mode="w").create_array("embeddings", data=rows, chunks=(500, 16))
+    np.save(tmp_path / "dump.npy", rows)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["long-passes.md"])
+def test_the_commands_of_a_page_run(page, folder_with_a_dump):
+    """In order, in one folder; blocks of other languages than bash and python are shown only."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for language, block in blocks:
+        command = ["bash", "-euo", "pipefail", "-c", block]
+        if language == "python":
+            script = folder_with_a_dump / "block.py"
+            script.write_text(block, encoding="utf-8")
+            command = [sys.executable, str(script)]
+        done = subprocess.run(
+            command,
+            cwd=folder_with_a_dump,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_table_of_the_readme_is_that_of_the_benchmark():
