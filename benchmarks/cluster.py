@@ -97,7 +97,7 @@ class Nothing:
 
 def _do_nothing(*_: Any) -> dict[str, Any]:
     plain, arrays = Partial({"raw": GramAccumulator(1)}, Audit(), Lengths()).to_record()
-    return {"plain": plain, "arrays": arrays, "bytes": 0, "workers": {}, "missing": 0}
+    return {"plain": plain, "arrays": arrays, "bytes": 0, "workers": {}, "missing": {}}
 
 
 class Idle(DaskEngine):
@@ -105,7 +105,10 @@ class Idle(DaskEngine):
 
     read = staticmethod(_do_nothing)
     merge = staticmethod(_do_nothing)
-    threads = _HUGE_THREADS
+
+    def count_threads(self) -> int:
+        """Return those of the plan."""
+        return _HUGE_THREADS
 
 
 def huge_plan() -> tuple[Plan, Schedule]:

@@ -50,6 +50,7 @@ class Blocks:
         self._last: _Block | None = None
         self._is_cut = False
         self._buffers: list[Array] = []
+        self._lent: dict[int, Array] = {}
         unit = largest_unit(source.bounds(plan.row_start, plan.row_stop), plan.row_start, plan.row_stop)
         self._in_place = plan.segments_at_once == plan.workers and 2 * unit <= plan.grid.segment_rows
         self._judged: list[tuple[float, float]] = []
@@ -110,6 +111,8 @@ class Blocks:
     def _judge(self, elapsed_s: float, computed_s: float) -> None:
         """Read ahead from now on if the first reads spent much of their time waiting."""
         with self._lock:
+            if len(self._judged) == _READS_JUDGED:
+                return
             self._judged.append((elapsed_s, computed_s))
             if len(self._judged) == _READS_JUDGED:
                 elapsed, computed = map(sum, zip(*self._judged, strict=True))
@@ -140,17 +143,21 @@ class Blocks:
             for place, buffer in enumerate(self._buffers):
                 if buffer.size >= shape[0] * shape[1]:
                     return self._buffers.pop(place)[: shape[0] * shape[1]].reshape(shape)
+            for buffer in self._buffers:
+                del self._lent[id(buffer)]
             self._buffers.clear()
-        return np.empty(shape[0] * shape[1], dtype=self._source.stored.dtype).reshape(shape)
+            buffer = np.empty(shape[0] * shape[1], dtype=self._source.stored.dtype)
+            self._lent[id(buffer)] = buffer
+        return buffer.reshape(shape)
 
     def _release(self, block: _Block, n_rows: int) -> None:
         with self._lock:
             block.unused -= n_rows
             if block.unused == 0 and block.reading is not None:
                 self._live.remove(block)
-                flat = block.reading.result().base
-                if isinstance(flat, np.ndarray) and flat.ndim == 1 and flat.dtype == self._source.stored.dtype:
-                    self._buffers.append(flat)
+                buffer = self._lent.get(id(block.reading.result().base))  # else memory of the source's own
+                if buffer is not None:
+                    self._buffers.append(buffer)
 
 
 def missing_message(source: Source, start: int, stop: int) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rankme_stream import container, machine
+from rankme_stream import container
 from rankme_stream.errors import OutputError, SourceChangedError, UsageError
 from rankme_stream.ledger import Forest, span
-from rankme_stream.partial import Partial
+from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
-from rankme_stream.state import State, Stretch, difference, joined_workers, load_state, save_state
+from rankme_stream.state import State, Stretch, difference, joined_workers, rung_of, save_state
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # of the time that the last write took: a write may slow the pass down by 2 % at most
@@ -52,17 +54,25 @@ def begun(
     return State(
         source={
             "uri": source.uri, "n_rows": n_rows, "n_features": n_features, "dtype": source.stored.name,
-            "fingerprint": fingerprint, "identity": source.identity(), "unit_roundoff": source.stored.unit_roundoff,
-            "integrity": source.integrity, "chunks_missing": source.chunks_missing,
+            "fingerprint": fingerprint, "identity": _plain(source.identity()), "integrity": source.integrity,
+            "unit_roundoff": source.stored.unit_roundoff, "chunks_missing": source.chunks_missing,
         },
         plan=plan,
         tail_start=tail_start,
         stretches=[stretch(start, stop) for start, stop in pairwise(ends)],
+        anchor=" ".join(source.fingerprint(row, row + 1) for row in (plan.row_start, plan.row_stop - 1)),
+        is_checked=False,
         rules=rules,
         passes=passes,
-        workers=[machine.worker(plan.workers)],
+        workers=[],
         nodes={},
     )  # fmt: skip
+
+
+def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
+    """Return an identity as it comes back from a file."""
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
 
 
 def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
@@ -88,9 +98,9 @@ def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
             f"or there; {other}"
         )
     nodes = dict(held.nodes)
-    if grown:  # what the last chunk holds may have been written again, and the last segment is longer now
-        tail = held.tail_start // held.plan.grid.segment_rows
-        nodes = {node: partial for node, partial in nodes.items() if span(node).start < tail}
+    if grown or wanted.source["n_rows"] > held.source["n_rows"]:
+        # What the last chunk holds may have been written again, and the last segment may be longer now.
+        nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= held.tail_segment}
     covered = replace(held, nodes=nodes).covered
     for stretch in held.stretches:
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
@@ -99,16 +109,44 @@ def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
                 f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when {path} "
                 f"covered them ({held.source['uri']} then): delete it to start over"
             )
-    return replace(
-        wanted, nodes=nodes, passes=held.passes,
-        workers=joined_workers(held.workers, wanted.workers) if nodes else wanted.workers,
-    )  # fmt: skip
+    return replace(wanted, nodes=nodes, passes=held.passes, workers=held.workers if nodes else [])
 
 
-def held_in(path: Path) -> State | None:
-    """Return the state in a file; None where there is no file. What killed writers left beside it is removed."""
+def checked(state: State, source: Source) -> tuple[State, list[Stretch]]:
+    """Return a state of rows that did not change since their fingerprints were taken, and the stretches that did.
+
+    What was read of those is left out.
+    """
+    rows = state.plan.grid.segment_rows
+    changed = [
+        stretch
+        for stretch in state.stretches
+        if stretch.fingerprint and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint
+    ]
+    nodes = {
+        node: partial
+        for node, partial in state.nodes.items()
+        if not any(span(node).start * rows < one.stop and one.start < span(node).stop * rows for one in changed)
+    }
+    return replace(state, nodes=nodes, is_checked=not changed), changed
+
+
+def held_rung(path: Path) -> Rung | None:
+    """Return by which arithmetic the pass in a file is; None where there is no file.
+
+    What killed writers left beside it is removed.
+
+    Raises
+    ------
+    StateError
+        If it is no state file, or damaged.
+    OutputError
+        If the file could not be written.
+    """
     container.sweep(path)
-    return load_state(path) if path.exists() else None
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
+    return rung_of(path) if path.exists() else None
 
 
 class Checkpoint:
@@ -118,6 +156,8 @@ class Checkpoint:
     ----------
     state
         Of the pass; what it came to is taken from the forest.
+    machines
+        Returns those that read since it was begun or taken up.
 
     Attributes
     ----------
@@ -125,10 +165,12 @@ class Checkpoint:
         Why the last write failed; None when it did not. A pass goes on without: its result may still be had.
     """
 
-    def __init__(self, path: Path, state: State, forest: Forest[Partial]) -> None:
+    def __init__(
+        self, path: Path, state: State, forest: Forest[Partial], machines: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> None:
         self.path = path
         self.failure: OutputError | None = None
-        self._state, self._forest = state, forest
+        self._state, self._forest, self._machines = state, forest, machines
         self._written = self._finished = time.monotonic()
         self._cost_s = 0.0
         self._writer: threading.Thread | None = None
@@ -146,18 +188,24 @@ class Checkpoint:
             self._writer = threading.Thread(target=self._write, name="rankme-checkpoint")
             self._writer.start()
 
-    def save(self) -> None:
-        """Write now, and return when it is done."""
+    @property
+    def state(self) -> State:
+        """What the forest holds now."""
+        workers = joined_workers(self._state.workers, self._machines())
+        return replace(self._state, nodes=self._forest.snapshot(), workers=workers)
+
+    def save(self, state: State | None = None) -> None:
+        """Write that state, or what there is now, and return when it is done."""
         if self._writer is not None:
             self._writer.join()
-        self._write()
+        self._write(state)
 
-    def _write(self) -> None:
+    def _write(self, state: State | None = None) -> None:
         began = time.monotonic()
         try:
-            save_state(self.path, replace(self._state, nodes=self._forest.snapshot()))
-        except OutputError as error:
-            self.failure = error
+            save_state(self.path, self.state if state is None else state)
+        except (OutputError, MemoryError) as error:
+            self.failure = OutputError(str(error) or "no memory is left to write it from")
         else:
             self.failure, self._written = None, began
         self._finished = time.monotonic()

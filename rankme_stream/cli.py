@@ -277,8 +277,8 @@ def _score(
             described = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
             output.add({"schema_version": 1, "source": {"uri": source}, "error": described})
             continue
-        output.add(measurement.to_dict())
         _show(measurement, json_file, quiet)
+        output.add(measurement.to_dict())
         worst = max(worst, _told(caught))
     if worst:
         raise click.exceptions.Exit(worst)

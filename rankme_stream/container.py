@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -25,6 +26,7 @@ _PLACE = struct.Struct("<QQ")  # where the description begins, and its bytes
 _DIGEST_BYTES = 32
 _PIECE_BYTES = 2**20
 _ALIGNMENT = 8
+_HOST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
 Record = tuple[Mapping[str, Any], Mapping[str, Array]]
 
@@ -49,7 +51,7 @@ def write(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> in
     Magic, version, arrays (little-endian, C order, aligned), their description and ``plain`` (JSON), place of the
     description, BLAKE2b of all that. The bytes reach the disk before the file takes its place.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.new")
     try:
         try:
             with open(temporary, "wb") as file:
@@ -106,8 +108,8 @@ def _sync(folder: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what writers of ``path`` that were killed left beside it."""
-    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)\.new")
+    """Remove what writers of ``path`` on this machine that were killed left beside it."""
+    pattern = re.compile(re.escape(f".{path.name}.{_HOST}-") + r"(\d+)\.new")
     with suppress(OSError):
         for entry in os.scandir(path.parent):
             match = pattern.fullmatch(entry.name)
@@ -126,7 +128,7 @@ def _is_alive(process: int) -> bool:
 
 
 class Container:
-    """A file that ``write`` made, checked.
+    """A file that ``write`` made, checked; a context, because it stays open: another may take its place any time.
 
     Raises
     ------
@@ -136,30 +138,37 @@ class Container:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with open(path, "rb") as file:
-                description = self._checked(file)
-        except FileNotFoundError:
-            raise StateError(f"there is no {path}") from None
-        except OSError as error:
-            raise StateError(f"{path} cannot be read: {error.strerror or error}") from None
+        with ExitStack() as stack:
+            try:
+                self._file = stack.enter_context(open(path, "rb"))
+                description = self._checked(self._file)
+            except FileNotFoundError:
+                raise StateError(f"there is no {path}") from None
+            except OSError as error:
+                raise StateError(f"{path} cannot be read: {error.strerror or error}") from None
+            self._stack = stack.pop_all()
         self.plain: dict[str, Any] = description["plain"]
         self._records: list[dict[str, Any]] = description["records"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def records(self) -> Iterator[tuple[dict[str, Any], dict[str, Array]]]:
         """Read one record after another."""
         try:
-            with open(self.path, "rb") as file:
-                for fields in self._records:
-                    yield fields, {name: self._array(file, place) for name, place in fields["arrays"].items()}
+            for fields in self._records:
+                yield fields, {name: self._array(place) for name, place in fields["arrays"].items()}
         except OSError as error:
             raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from None
 
-    def _array(self, file: IO[bytes], place: Mapping[str, Any]) -> Array:
+    def _array(self, place: Mapping[str, Any]) -> Array:
         dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
         array = np.empty(shape, dtype)
-        file.seek(place["start"])
-        if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+        self._file.seek(place["start"])
+        if array.nbytes and self._file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise StateError(f"{self.path} was cut while it was read")
         return array.astype(dtype.newbyteorder("="), copy=False)
 

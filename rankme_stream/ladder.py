@@ -56,7 +56,7 @@ def climb(reader: Reader, rungs: list[Rung], tolerance: float, fingerprint: str,
                 raise
             continue
         except LimitError as error:
-            if done is None and rung is rungs[-1]:
+            if (done is None and rung is rungs[-1]) or reader.holds(rung):
                 raise
             reader.refused = str(error)
             continue

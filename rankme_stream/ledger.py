@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -27,15 +28,47 @@ def span(node: Node) -> range:
     return range(index << level, (index + 1) << level)
 
 
-def runs(spans: Iterable[range]) -> list[range]:
-    """Return ranges of step one as few as they can be, ascending."""
-    joined: list[range] = []
-    for each in sorted(spans, key=lambda span: span.start):
-        if joined and each.start <= joined[-1].stop:
-            before = joined.pop()
-            each = range(before.start, max(before.stop, each.stop))
-        joined.append(each)
-    return joined
+class Runs:
+    """Segments that are in, in runs: ranges of step one, as few as they can be, ascending."""
+
+    def __init__(self, spans: Iterable[range] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        for each in spans:
+            self.add(each)
+
+    def __iter__(self) -> Iterator[range]:
+        return map(range, list(self._starts), list(self._stops))
+
+    def first_of(self, segments: range) -> int | None:
+        """Return the first of some segments that is in; None where none is."""
+        place = bisect_right(self._stops, segments.start)
+        if place < len(self._starts) and self._starts[place] < segments.stop:
+            return max(self._starts[place], segments.start)
+        return None
+
+    def add(self, segments: range) -> None:
+        """Put some segments in, none of which is in yet."""
+        start, stop = segments.start, segments.stop
+        place = bisect_right(self._stops, start)
+        if place and self._stops[place - 1] == start:
+            place -= 1
+            start = self._starts.pop(place)
+            del self._stops[place]
+        if place < len(self._starts) and self._starts[place] == stop:
+            stop = self._stops.pop(place)
+            del self._starts[place]
+        self._starts.insert(place, start)
+        self._stops.insert(place, stop)
+
+    def missing(self, segments: range) -> list[range]:
+        """Return those of some segments that are not in, in runs, ascending."""
+        gaps, start = [], segments.start
+        for run in self:
+            gaps.append(range(start, min(run.start, segments.stop)))
+            start = max(start, run.stop)
+        gaps.append(range(start, segments.stop))
+        return [gap for gap in gaps if gap]
 
 
 class Forest(Generic[T]):
@@ -54,6 +87,7 @@ class Forest(Generic[T]):
     def __init__(self, tail: int | None = None) -> None:
         self.tail = tail
         self._nodes: dict[Node, T] = {}
+        self._runs = Runs()
         self._lock = threading.Lock()
 
     def add(self, segment: int, value: T) -> None:
@@ -75,9 +109,10 @@ class Forest(Generic[T]):
             If one of them is in already.
         """
         with self._lock:
-            taken = next((segment for segment in self._held_segments(node)), None)
+            taken = self._runs.first_of(span(node))
             if taken is not None:
                 raise UsageError(f"segment {taken} is in already")
+            self._runs.add(span(node))
             sibling = self._put(node, value)
         while sibling is not None:  # both stay until they are merged, so that a snapshot never lacks what is done
             level, index = node
@@ -92,13 +127,6 @@ class Forest(Generic[T]):
         level, index = node
         parent = span((level + 1, index >> 1))
         return self.tail is None or not parent.start < self.tail < parent.stop
-
-    def _held_segments(self, node: Node) -> Iterator[int]:
-        level = node[0]
-        for other in self._nodes:
-            low, high = (other, node) if other[0] <= level else (node, other)
-            if low[1] >> (high[0] - low[0]) == high[1]:
-                yield span(low).start
 
     def _put(self, node: Node, value: T) -> T | None:
         """Hold a value and return its sibling, for the caller to merge with: it was there first."""
@@ -118,16 +146,13 @@ class Forest(Generic[T]):
 
     def covered(self) -> list[range]:
         """Return the segments that are in, in runs, ascending."""
-        return runs(map(span, self.snapshot()))
+        with self._lock:
+            return list(self._runs)
 
     def missing(self, segments: range) -> list[range]:
         """Return those of some segments that are not in, in runs, ascending."""
-        gaps, start = [], segments.start
-        for run in self.covered():
-            gaps.append(range(start, min(run.start, segments.stop)))
-            start = max(start, run.stop)
-        gaps.append(range(start, segments.stop))
-        return [gap for gap in gaps if gap]
+        with self._lock:
+            return self._runs.missing(segments)
 
     def total(self) -> T:
         """Return the merge of everything, small subtrees on the right first.

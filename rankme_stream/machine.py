@@ -70,12 +70,16 @@ def describe() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pass may take: threads (None for as many as fit), cores there are, bytes held already and at most."""
+    """What a pass may take: threads (None for as many as fit), cores there are, bytes held already and at most.
+
+    ``keeps_state`` where a checkpoint is written from that memory.
+    """
 
     workers: int | None
     cores: int
     base_bytes: int
     memory_limit_bytes: int
+    keeps_state: bool = True
 
 
 def limits(workers: int | None, memory_limit: int | None) -> Limits:

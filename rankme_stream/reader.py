@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from rankme_stream import machine
 from rankme_stream.blocks import missing_message
-from rankme_stream.checkpoint import Checkpoint, begun, held_in, taken_up
+from rankme_stream.checkpoint import Checkpoint, begun, checked, held_rung, taken_up
 from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
@@ -22,7 +22,7 @@ from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
 from rankme_stream.sources import Source
 from rankme_stream.spectrum import Spectrum
-from rankme_stream.state import State, joined_workers
+from rankme_stream.state import State, joined_workers, load_state, save_state
 
 Report = Callable[[local.Progress], None]
 
@@ -40,6 +40,10 @@ class Engine(Protocol):
     def machines(self, workers: int) -> list[dict[str, Any]]:
         """Return what read, as ``provenance`` lists it."""
 
+    @property
+    def chunks_missing(self) -> int:
+        """Chunks that were met without a value there, where the source here may not know of them."""
+
     def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
         """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
 
@@ -52,6 +56,8 @@ class LocalEngine:
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
         """Return those of this process."""
         return machine.limits(workers, memory_limit)
+
+    chunks_missing = 0
 
     def machines(self, workers: int) -> list[dict[str, Any]]:
         """Return so many threads of this process."""
@@ -139,14 +145,14 @@ class Reader:
         self.unkept: str | None = None
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
-        self._held: State | None = None
+        self._held: Rung | None = None
         if self.checkpoint is not None:
             if self.source.reopen() is None:
                 raise UsageError(
                     f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
                     "rows in a zarr array, or leave checkpoint out"
                 )
-            self._held = held_in(self.checkpoint)
+            self._held = held_rung(self.checkpoint)
 
     @property
     def rules(self) -> dict[str, str]:
@@ -195,7 +201,7 @@ class Reader:
             workers=limits.workers,
             cores=limits.cores,
             sample=sample,
-            has_checkpoint=has_checkpoint,
+            has_checkpoint=has_checkpoint and limits.keeps_state,
         )
 
     def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
@@ -225,18 +231,17 @@ class Reader:
         """
         if self._held is None:
             return rungs
-        if self._held.rung not in rungs:
-            method, precision = self._held.rung
+        if self._held not in rungs:
+            method, precision = self._held
             raise UsageError(
                 f"{self.checkpoint} holds a pass by {method} in {precision}, which is not what is asked for; give the "
                 "method and precision it was made with, or another file"
             )
-        return rungs[rungs.index(self._held.rung) :]
+        return rungs[rungs.index(self._held) :]
 
-    @property
-    def is_resuming(self) -> bool:
-        """Whether a checkpoint is there to go on from."""
-        return self._held is not None
+    def holds(self, rung: Rung | None = None) -> bool:
+        """Whether a checkpoint is there to go on from, by that arithmetic or any."""
+        return self._held is not None and rung in (None, self._held)
 
     def read(self, plan: Plan, progress: Report | None) -> Pass:
         """Read all rows of a plan in this process, keeping no file."""
@@ -256,12 +261,18 @@ class Reader:
         return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
-        """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date."""
+        """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.
+
+        Raises
+        ------
+        SourceChangedError
+            If rows changed while they were read; the checkpoint keeps the others.
+        """
         assert self.checkpoint is not None
         state = self._begun(plan, segments, fingerprint, self.checkpoint)
         forest = state.forest()
         before = sum(stop - start for start, stop in state.covered)
-        kept = Checkpoint(self.checkpoint, state, forest)
+        kept = Checkpoint(self.checkpoint, state, forest, lambda: self.engine.machines(plan.workers))
 
         def report(now: local.Progress) -> None:
             kept.tick()
@@ -275,15 +286,24 @@ class Reader:
             held = f"{kept.path} holds what was read: the same command goes on from there"
             error.add_note(held if kept.failure is None else f"the checkpoint is not up to date: {kept.failure}")
             raise
-        kept.save()
+        done, changed = checked(kept.state, self.source)
+        kept.save(done)
+        if changed:
+            raise SourceChangedError(
+                f"rows {changed[0].start:,}-{changed[0].stop - 1:,} of {self.source.uri} changed while they were read; "
+                f"no number is given, and {kept.path} keeps the other rows: run again when nothing writes to it"
+            )
         self.unkept = None if kept.failure is None else str(kept.failure)
-        return replace(state, nodes=forest.snapshot())
+        return done
 
     def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
+        """Return the state to begin with: from the file where there is one, which is made where there is none."""
         wanted = begun(self.source, plan, segments, fingerprint, self.rules, self.passes)
-        if self._held is None or self._held.rung != wanted.rung:
+        if not self.holds(wanted.rung):
+            if not path.exists():
+                save_state(path, wanted)  # fails now, if it does, and not after hours
             return wanted
-        state = taken_up(self._held, wanted, self.source, path)
+        state = taken_up(load_state(path), wanted, self.source, path)
         self._held = None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)

@@ -146,8 +146,6 @@ def segment(
         found = reader.read_segments(planned, mine, fingerprint, progress)
     if reader.unkept is not None:
         raise OutputError(reader.unkept)
-    if mine:
-        reader.check_unchanged(fingerprint, (first, last))
     return found
 
 
@@ -228,7 +226,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         answer = reading.sample
         found = of_sample(answer, asked.normalize, asked.dims)
     else:
-        is_free = asked.precision == "auto" and rungs[0][1] == "float32" and not reader.is_resuming
+        is_free = asked.precision == "auto" and rungs[0][1] == "float32" and not reader.holds()
         if is_free and not float32_will_do(reader, asked.tolerance):
             del rungs[0]
         done = climb(reader, rungs, asked.tolerance, fingerprint, progress)
@@ -255,7 +253,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         bytes_read=reader.bytes_read,
         remedy=remedy,
         integrity=opened.integrity,
-        chunks_missing=opened.chunks_missing,
+        chunks_missing=max(opened.chunks_missing, engine.chunks_missing),
         looks=reading.looks if reading is not None else (),
         sample=answer,
         unkept=reader.unkept,
@@ -274,7 +272,7 @@ def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:
     done = Pass.of(state.forest().total(), plan, unit_roundoff, state.rules["missing"])
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    again = f"read them by QR: rankme segment {uri} --method tsqr --part I/N --state FILE, and merge those"
+    again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"
     return Read(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},

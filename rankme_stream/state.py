@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from rankme_stream import container
 from rankme_stream.errors import StateError, UsageError
-from rankme_stream.ledger import Forest, Node, runs, span
+from rankme_stream.ledger import Forest, Node, Runs, span
 from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan
 
@@ -44,6 +45,10 @@ class State:
         Row from which on the rows are read again when the dump has grown.
     stretches
         All rows of the pass, in order; without a fingerprint where no row was to be read.
+    anchor
+        Fingerprint of the first row and the last, which every part of a pass has.
+    is_checked
+        Whether the rows that are covered were seen to be unchanged after they were read.
     rules
         ``missing`` and ``nonfinite``: what is done with such rows.
     passes
@@ -58,6 +63,8 @@ class State:
     plan: Plan
     tail_start: int
     stretches: Sequence[Stretch]
+    anchor: str
+    is_checked: bool
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
     workers: Sequence[Mapping[str, Any]]
@@ -68,9 +75,14 @@ class State:
         """Method and precision."""
         return self.plan.method, self.plan.precision
 
+    @property
+    def tail_segment(self) -> int:
+        """First segment of the tail."""
+        return self.tail_start // self.plan.grid.segment_rows
+
     def forest(self) -> Forest[Partial]:
         """Return what the segments came to, ready to take more; the tail is merged last."""
-        forest = Forest[Partial](self.tail_start // self.plan.grid.segment_rows)
+        forest = Forest[Partial](self.tail_segment)
         for node, partial in self.nodes.items():
             forest.add_node(node, partial)
         return forest
@@ -86,12 +98,12 @@ class State:
     @property
     def missing(self) -> list[tuple[int, int]]:
         """Row ranges that were not read yet."""
-        return [self.plan.rows_of(gap) for gap in self.forest().missing(self.plan.all_segments)]
+        return [self.plan.rows_of(gap) for gap in Runs(map(span, self.nodes)).missing(self.plan.all_segments)]
 
     @property
     def covered(self) -> list[tuple[int, int]]:
         """Row ranges that were read."""
-        return [self.plan.rows_of(run) for run in runs(map(span, self.nodes))]
+        return [self.plan.rows_of(run) for run in Runs(map(span, self.nodes))]
 
     def content(self) -> str:
         """Hash of what the segments came to: the same for the same bits."""
@@ -157,6 +169,8 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
         "source": dict(state.source),
         "plan": state.plan.to_dict(),
         "tail_start": state.tail_start,
+        "anchor": state.anchor,
+        "is_checked": state.is_checked,
         "stretches": [[one.start, one.stop, one.fingerprint] for one in state.stretches],
         "rules": dict(state.rules),
         "passes": [dict(one) for one in state.passes],
@@ -179,18 +193,25 @@ def load_state(path: str | os.PathLike[str]) -> State:
     StateError
         If there is none, or it is damaged, of another kind, or written by a newer version.
     """
-    held = container.Container(Path(path))
-    plain = held.plain
-    plan = Plan.from_dict(plain["plan"])
-    rung = (plan.method, plan.precision)
-    nodes: dict[Node, Partial] = {
-        (fields["node"][0], fields["node"][1]): Partial.from_record(rung, fields, arrays)
-        for fields, arrays in held.records()
-    }
+    with container.Container(Path(path)) as held:
+        plain = held.plain
+        plan = Plan.from_dict(plain["plan"])
+        rung = (plan.method, plan.precision)
+        nodes: dict[Node, Partial] = {
+            (fields["node"][0], fields["node"][1]): Partial.from_record(rung, fields, arrays)
+            for fields, arrays in held.records()
+        }
     return State(
-        plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["rules"],
-        plain["passes"], plain["workers"], nodes,
+        plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
+        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes,
     )  # fmt: skip
+
+
+def rung_of(path: Path) -> Rung:
+    """Return method and precision of the pass in a file, without what it came to."""
+    with container.Container(path) as held:
+        plan = held.plain["plan"]
+    return plan["method"], plan["precision"]
 
 
 def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
@@ -210,63 +231,80 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
     """
     whole: State | None = None
     contents: set[str] = set()
-    for number, state in enumerate(states):
-        name = names[number] if names else f"state {number}"
-        if whole is None:
-            whole = state
-            contents.add(state.content())
-            continue
-        if (differs := difference(whole, state)) is not None:
-            raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
-        if (changed := _changed(whole, state)) is not None:
-            raise StateError(f"{name} is of {changed}, unlike the files before it: read the part again that is older")
-        content = state.content()
-        if content in contents:
-            continue
-        contents.add(content)
-        whole = _joined(whole, state, name)
+    forest = Forest[Partial]()
+    with threadpool_limits(1, user_api="blas"):  # factors are merged by LAPACK, whose bits follow its threads
+        for number, state in enumerate(states):
+            name = names[number] if names else f"state {number}"
+            if whole is not None:
+                _check_joins(whole, state, name)
+            if (content := state.content()) in contents:
+                continue
+            contents.add(content)
+            if whole is None:
+                forest.tail = state.tail_segment
+            _add(forest, state, name)
+            whole = state if whole is None else _joined(whole, state)
     if whole is None:
         raise UsageError("no state was given")
-    return whole
+    return replace(whole, nodes=forest.snapshot())
+
+
+def _check_joins(whole: State, state: State, name: str) -> None:
+    differs = difference(whole, state)
+    is_as_long = state.plan.row_stop == whole.plan.row_stop
+    if differs is None and is_as_long and state.anchor != whole.anchor:
+        differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
+    if differs is not None:
+        raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
+    if (changed := _changed(whole, state)) is not None:
+        raise StateError(f"{name} is of {changed}, unlike the files before it: read the part again that is older")
 
 
 def _changed(whole: State, state: State) -> str | None:
     """Say what rows a state is of, if not of those that another is of."""
-    if state.plan.row_stop != whole.plan.row_stop or state.tail_start != whole.tail_start:
+    if state.plan.row_stop != whole.plan.row_stop:
         return f"rows up to {state.plan.row_stop:,}"
+    if state.tail_start != whole.tail_start:
+        return f"a dump of {state.source['n_rows']:,} rows"
     for mine, other in zip(state.stretches, whole.stretches, strict=True):
         if mine != other and mine.fingerprint and other.fingerprint:
             return f"rows {mine.start:,}-{mine.stop - 1:,} as they were stored at another time"
     return None
 
 
-def _joined(whole: State, state: State, name: str) -> State:
-    forest = whole.forest()
-    for first, last in state.covered:
-        rows = whole.plan.grid.segments(first, last)
-        held = len(rows) - sum(map(len, forest.missing(rows)))
-        if held:
-            raise StateError(
-                f"{name} holds rows {first:,}-{last - 1:,}, some of which are in the files before it with other "
-                "content: leave one of them out"
-            )
+def _add(forest: Forest[Partial], state: State, name: str) -> None:
     for node, partial in state.nodes.items():
+        if forest.missing(span(node)) != [span(node)]:
+            start, stop = state.plan.rows_of(span(node))
+            raise StateError(
+                f"{name} holds rows {start:,}-{stop - 1:,}, some of which are in the files before it, alone or merged "
+                "with others: leave one of them out"
+            )
         forest.add_node(node, partial)
+
+
+def _joined(whole: State, state: State) -> State:
+    missing = whole.source["chunks_missing"] + state.source["chunks_missing"]  # one that two parts share counts twice
     return replace(
-        whole, nodes=forest.snapshot(),
+        whole,
         stretches=[
             mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
         ],
+        is_checked=whole.is_checked and state.is_checked,
         rules=joined_rules(whole.rules, state.rules),
         workers=joined_workers(whole.workers, state.workers),
-        source=dict(whole.source)
-        | {"chunks_missing": max(whole.source["chunks_missing"], state.source["chunks_missing"])},
-    )  # fmt: skip
+        source=dict(whole.source) | {"chunks_missing": missing},
+    )
 
 
 def check_complete(state: State) -> None:
-    """Refuse a pass of which a part is missing, naming it."""
+    """Refuse a pass of which a part is missing, naming it, or not known to be of rows that stayed as they were."""
     gaps = state.missing
+    if not gaps and not state.is_checked:
+        raise StateError(
+            f"the pass over {state.source['uri']} ended before its rows were seen to be unchanged: give the command "
+            "that made the file once more"
+        )
     if gaps:
         named = ", ".join(f"{first:,}-{last - 1:,}" for first, last in gaps[:_NAMED])
         more = f" and {len(gaps) - _NAMED} more ranges" if len(gaps) > _NAMED else ""

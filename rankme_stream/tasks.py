@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rankme_stream.ledger import Node
@@ -69,6 +69,10 @@ class Schedule:
     def lost_s(self) -> float:
         """Seconds of work that the death of everything but the state file loses: a task, a gathering, a write."""
         return self.task_s + self.gather_s + 60.0
+
+    def on(self, threads: int) -> Schedule:
+        """Return the same tasks for another number of threads."""
+        return replace(self, threads=threads, in_flight=_IN_FLIGHT * threads, started_ahead=_STARTED_AHEAD * threads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from rankme_stream import checkpoint
 from rankme_stream.errors import (
     CheckpointWarning,
     NonFiniteError,
+    OutputError,
     SourceChangedError,
     StateError,
     ToleranceWarning,
@@ -28,7 +31,7 @@ from rankme_stream.errors import (
 from rankme_stream.partial import Partial
 from tests.test_state import PASSES, rows_like, same_bits, store
 
-N_ROWS = 400_000
+N_ROWS = 800_000
 
 
 class Stop(BaseException):
@@ -104,7 +107,7 @@ def test_writing_is_as_rare_as_it_is_slow(source, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_state", slow)
     for cost, period in ((0.1, 60.0), (6.0, 300.0)):
         now[0], writes[:] = 0.0, []
-        kept = checkpoint.Checkpoint(tmp_path / "s", state, state.forest())
+        kept = checkpoint.Checkpoint(tmp_path / "s", state, state.forest(), lambda: [])
         while now[0] < 1000.0:
             kept.tick()
             if kept._writer is not None:
@@ -305,3 +308,73 @@ def test_tolerance_may_change_between_runs(source, tmp_path):
     with pytest.warns(ToleranceWarning):
         found = rs.measure(source, checkpoint=tmp_path / "kept", tolerance=1e-15, method="gram")
     assert not found.tolerance_met
+
+
+def test_rows_that_change_after_they_were_read_are_found_and_the_others_kept(source, tmp_path):
+    """By a job of an array as well: its file must not join the others as if nothing had been."""
+
+    def change(done):
+        if done.rows_done >= 100_000:
+            zarr.open_array(source)[5] = float(np.random.default_rng(done.rows_done).standard_normal())
+
+    with pytest.raises(SourceChangedError, match=r"rows 0-65,535 of .* changed while they were read.*keeps the other"):
+        rs.segment(source, part=(0, 1), state=tmp_path / "kept", progress=change)
+    held = rs.load_state(tmp_path / "kept")
+    assert held.missing[0][0] == 0
+    assert not held.is_checked
+    with pytest.raises(StateError, match="in none of the files"):
+        rs.measure_state(rs.merge_states([held]))
+    state = rs.segment(source, part=(0, 1), state=tmp_path / "kept")
+    assert same_bits(rs.measure_state(state), rs.measure(source))
+
+
+@pytest.mark.parametrize("kind", ["zip", "file system"])
+def test_a_store_that_is_no_folder_tells_its_dumps_apart(tmp_path, kind):
+    """Two dumps of one layout, of which the second takes the place of the first: by size and time, not by name."""
+    uris = []
+    for seed, name in enumerate("ab"):
+        folder = store(tmp_path / f"{name}.zarr", rows_like(N_ROWS, 4, seed=seed), chunk=40_000)
+        uri = f"file://{folder}"
+        if kind == "zip":
+            shutil.make_archive(str(tmp_path / name), "zip", folder)
+            uri = str(tmp_path / f"{name}.zip")
+        uris.append(uri)
+    wanted = rs.measure(uris[0])
+    stopped(uris[0], tmp_path / "kept", 1, workers=1)
+    with pytest.raises(SourceChangedError, match="not stored as they were"):
+        rs.measure(uris[1], checkpoint=tmp_path / "kept")
+    assert same_bits(rs.measure(uris[0], checkpoint=tmp_path / "kept"), wanted)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_first_row_is_read(source, tmp_path):
+    read = []
+    for attempt in (rs.measure, rs.segment):
+        kept = (
+            {"checkpoint": tmp_path / "absent" / "s"} if attempt is rs.measure else {"state": tmp_path / "absent" / "s"}
+        )
+        options = kept if attempt is rs.measure else kept | {"part": (0, 1)}
+        with pytest.raises(OutputError, match="there is no folder"):
+            attempt(source, progress=read.append, **options)
+    assert not read
+
+
+def test_a_pass_goes_on_within_the_memory_it_began_with(tmp_path):
+    """What the file holds is planned once, not as memory that is taken already; in processes of their own."""
+    source = store(tmp_path / "a.zarr", rows_like(60_000, 1024), chunk=1000)
+    rankme = [sys.executable, "-m", "rankme_stream"]
+    options = ["--workers", "1", "--checkpoint", str(tmp_path / "kept")]
+    plan = subprocess.run([*rankme, "plan", source, *options, "--json", "-"], capture_output=True, check=True)
+    memory = f"{json.loads(plan.stdout)['predicted_peak_bytes'] // 2**20 + 10}MiB"
+    for rows in ("0:50000", "0:60000", "0:60000"):
+        command = [*rankme, "score", source, *options, "--memory", memory, "--rows", rows, "--quiet"]
+        assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+def test_machines_of_all_runs_are_remembered(source, tmp_path):
+    stopped(source, tmp_path / "kept", 1, workers=1)
+    state = rs.load_state(tmp_path / "kept")
+    (worker,) = state.workers
+    rs.save_state(tmp_path / "kept", replace(state, workers=[dict(worker) | {"cpu": "another"}]))
+    found = rs.measure(source, checkpoint=tmp_path / "kept")
+    assert {one["cpu"] for one in found.provenance["workers"]} == {"another", worker["cpu"]}
+    assert not found.provenance["bits_reproducible"]

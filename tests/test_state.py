@@ -129,10 +129,10 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     path = small_state(tmp_path)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / f".small.state.{ended.pid}.new"
+    left = tmp_path / f".small.state.{container._HOST}-{ended.pid}.new"
     others = [
-        tmp_path / ".small.state.1.new",
-        tmp_path / f".other.state.{ended.pid}.new",
+        tmp_path / f".small.state.{container._HOST}-1.new",
+        tmp_path / f".small.state.0-{ended.pid}.new",
         tmp_path / ".small.state.new",
     ]
     for each in (left, *others):
@@ -192,7 +192,7 @@ def test_a_part_that_comes_twice_counts_once_and_other_overlaps_are_refused(part
         rs.merge_states([*parts, half], ["0", "1", "2", "half"])
     node = next(iter(parts[1].nodes))
     other = replace(parts[1], nodes={node: parts[0].nodes[next(iter(parts[0].nodes))]})
-    with pytest.raises(StateError, match="with other content"):
+    with pytest.raises(StateError, match="alone or merged with others"):
         rs.merge_states([*parts, other])
 
 
@@ -239,3 +239,57 @@ def test_parts_that_are_none_are_refused(tmp_path, part):
     source = store(tmp_path / "a.zarr", rows_like(50, 4))
     with pytest.raises(UsageError, match=f"part {part[0]}/{part[1]} is none"):
         rs.segment(source, part=part, state=tmp_path / "s")
+
+
+def test_parts_of_two_dumps_do_not_join_though_they_share_no_row(tmp_path):
+    """Of the same shape and layout: each part's rows are as they were, and still not of one pass."""
+    sources = [store(tmp_path / f"{name}.zarr", rows_like(131_072, 4, seed=seed)) for seed, name in enumerate("ab")]
+    parts = [
+        rs.segment(source, part=(number, 2), state=tmp_path / f"{number}") for number, source in enumerate(sources)
+    ]
+    with pytest.raises(StateError, match=r"rows of .*b\.zarr there and of .*a\.zarr here"):
+        rs.merge_states(parts)
+
+
+def test_factors_are_merged_by_one_thread_of_lapack(tmp_path):
+    """Wide enough for BLAS to share out the work, whose bits would follow the number of its threads."""
+    source = store(tmp_path / "a.zarr", rows_like(70_000, 400), chunk=10_000)
+    wanted = rs.measure(source, method="tsqr", workers=2)
+    states = [rs.segment(source, part=(number, 3), state=tmp_path / f"{number}", method="tsqr") for number in range(3)]
+    assert same_bits(rs.measure_state(rs.merge_states(states)), wanted)
+
+
+def test_a_file_is_read_as_it_was_checked_though_another_takes_its_place(tmp_path):
+    path = small_state(tmp_path)
+    wanted = rs.load_state(path)
+    wide = store(tmp_path / "wide.zarr", rows_like(500, 40))
+    with container.Container(path) as held:
+        rs.segment(wide, part=(0, 1), state=tmp_path / "wide.state")
+        (tmp_path / "wide.state").replace(path)
+        ((_, arrays),) = held.records()
+    (partial,) = wanted.nodes.values()
+    assert {name: array.tobytes() for name, array in arrays.items()} == {
+        name: np.asarray(array).tobytes() for name, array in partial.to_record()[1].items()
+    }
+
+
+def test_a_pass_whose_rows_were_not_seen_to_stay_is_not_scored(tmp_path):
+    path = small_state(tmp_path)
+    rs.save_state(path, replace(rs.load_state(path), is_checked=False))
+    with pytest.raises(StateError, match="ended before its rows were seen to be unchanged"):
+        rs.measure_state(rs.load_state(path))
+
+
+def test_a_whole_of_parts_is_a_checkpoint_too(tmp_path):
+    """Of a dump that has grown since, with a last chunk that was written again."""
+    rows = rows_like(300_000, 4)
+    source = store(tmp_path / "a.zarr", rows[:200_500], chunk=20_000)
+    states = [rs.segment(source, part=(number, 3), state=tmp_path / f"{number}") for number in range(3)]
+    rs.save_state(tmp_path / "whole", rs.merge_states(states))
+    array = zarr.open_array(source)
+    array.resize(rows.shape)
+    array[200_500:] = rows[200_500:]
+    seen = []
+    found = rs.measure(source, checkpoint=tmp_path / "whole", progress=seen.append)
+    assert seen[-1].rows_before == 196_608
+    assert same_bits(found, rs.measure(source))

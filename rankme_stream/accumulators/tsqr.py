@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -176,7 +177,10 @@ class TsqrAccumulator:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays; ``from_arrays`` gives the same bits back."""
-        upper = self._r[np.triu_indices(self.n_features + 1)]
+        width = self.n_features + 1
+        upper = np.empty(width * (width + 1) // 2)
+        for row, place in enumerate(_rows_of_triangle(width)):
+            upper[place] = self._r[row, row:]
         counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
         return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero.copy(), **counts}
 
@@ -187,8 +191,17 @@ class TsqrAccumulator:
         for name in _COUNTS:
             setattr(accumulator, name, arrays[name].item())
         accumulator._nonzero[:] = arrays["nonzero"]
-        accumulator._r[np.triu_indices(accumulator.n_features + 1)] = arrays["r"]
+        for row, place in enumerate(_rows_of_triangle(accumulator.n_features + 1)):
+            accumulator._r[row, row:] = arrays["r"][place]
         return accumulator
+
+
+def _rows_of_triangle(width: int) -> Iterator[slice]:
+    """Yield where each row of an upper triangle lies in its entries, row by row."""
+    start = 0
+    for length in range(width, 0, -1):
+        yield slice(start, start + length)
+        start += length
 
 
 def _singular_values(values: FloatArray, practical: float, worst: float, zeros: int) -> SingularValues:

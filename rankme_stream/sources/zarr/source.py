@@ -205,8 +205,8 @@ class ZarrSource:
 
         Notes
         -----
-        Finds missing chunks on the way; in a local store also missing inner chunks of shards. Elsewhere it is a hash
-        of the keys listed, or of the layout alone where the store cannot list: a chunk rewritten in place is not
+        Finds missing chunks on the way; in a local store also missing inner chunks of shards. Where a
+        store does not tell size and time, or cannot list, its name stands for them: a chunk rewritten in place is not
         seen there.
         """
         self._missing.ask(start, stop)
@@ -216,7 +216,9 @@ class ZarrSource:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
             elif self._store.supports_listing:
-                digest.update(sync(self._store.scan(start, stop)))
+                digest.update(sync(self._store.scan(start, stop)).encode())
+            else:
+                digest.update(self.uri.encode())
         except PermissionError as error:
             raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
         return digest.hexdigest()

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from asyncio import Semaphore, gather
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
 from rankme_stream.errors import SourcePermissionError
 from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks
 from rankme_stream.sources.zarr.codecs import check_blosc
+
+_ASKED_ONE_BY_ONE = 1000  # chunks; a listing of more takes fewer requests: a thousand names each
+_AT_ONCE = 32
+_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+def _stamp(described: Mapping[str, Any]) -> str:
+    """Return size and tag or time of a file, whatever its file system calls them."""
+    when = next((described[name] for name in _STAMPS if described.get(name) is not None), "")
+    return f"{described.get('size')} {when}"
+
+
+def _stamp_of_archive(store: Store) -> str:
+    """Return size and time of a zip file; nothing for other stores."""
+    if not isinstance(store, ZipStore):
+        return ""
+    found = os.stat(store.path)
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 class AuditingStore(WrapperStore[Store]):
@@ -40,19 +62,57 @@ class AuditingStore(WrapperStore[Store]):
         found = sync(self.get(key, default_buffer_prototype()))
         return b"" if found is None else found.to_bytes()
 
-    async def scan(self, start: int, stop: int) -> bytes:
-        """List the chunks of rows ``[start, stop)``; record the missing, return one bit a chunk."""
+    async def scan(self, start: int, stop: int) -> str:
+        """Find the chunks of rows ``[start, stop)``; record the missing, return a hash of the others.
+
+        Of place, size and time or tag, as far as the store tells; where it tells none, of the store's name.
+        """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
         present = np.zeros(len(rows) * width, np.bool_)
-        async for key in self._store.list_prefix(self._grid.prefix):
-            place = self._grid.coordinates(key)
-            if place is not None and place[0] in rows and place[1] < width:
-                present[(place[0] - rows.start) * width + place[1]] = True
+        digest = blake2b(digest_size=16)
+        async for (i, j), stamp in self._stamps(rows):
+            present[(i - rows.start) * width + j] = True
+            digest.update(f"{i} {j} {stamp}\n".encode())
         for flat in np.flatnonzero(~present):
             i, j = divmod(int(flat), width)
             self._missing.add_key(rows.start + i, j)
-        return np.packbits(present).tobytes()
+        return digest.hexdigest()
+
+    async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
+        """Yield place and stamp of the chunks of some rows of the grid that are there, ascending."""
+        assert self._grid is not None
+        found: dict[tuple[int, int], str] = {}
+        if isinstance(self._store, FsspecStore):
+            found = await self._described(self._store, rows)
+        else:
+            whole = _stamp_of_archive(self._store) or self._uri
+            async for key in self._store.list_prefix(self._grid.prefix):
+                if (place := self._grid.coordinates(key)) is not None:
+                    found[place] = whole
+        for place in sorted(found):
+            if place[0] in rows and place[1] < self._grid.n_outer_columns:
+                yield place, found[place]
+
+    async def _described(self, store: FsspecStore, rows: range) -> dict[tuple[int, int], str]:
+        """Return the stamps of chunks in a file system: asked for one by one where they are few, else listed."""
+        assert self._grid is not None
+        grid, found = self._grid, {}
+        if len(rows) * grid.n_outer_columns > _ASKED_ONE_BY_ONE:
+            listed = await store.fs._find(f"{store.path}/{grid.prefix}", detail=True, withdirs=False)
+            for name, described in listed.items():
+                if (place := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
+                    found[place] = _stamp(described)
+            return found
+        at_once = Semaphore(_AT_ONCE)
+
+        async def ask(place: tuple[int, int]) -> None:
+            async with at_once:
+                with suppress(FileNotFoundError):
+                    found[place] = _stamp(await store.fs._info(f"{store.path}/{grid.key(*place)}"))
+
+        await gather(*(ask((i, j)) for i in rows for j in range(grid.n_outer_columns)))
+        return found
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return what is stored under ``key``, as the wrapped store does."""
