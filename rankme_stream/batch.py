@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from rankme_stream.engines.dask import connected
 from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measurement import Measurement
 from rankme_stream.measuring import measure
@@ -28,12 +30,28 @@ def measure_each(
     options
         As ``measure`` takes them.
     """
-    for source in sources:
-        try:
-            kept = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
-            yield source, measure(source, checkpoint=kept, **options)
-        except RankMeError as error:
-            yield source, error
+    with shared_client(
+        options.get("engine", "local"), options.get("client"), options.get("workers"), options.get("memory_limit")
+    ) as client:
+        for source in sources:
+            try:
+                kept = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
+                yield source, measure(source, checkpoint=kept, **options | {"client": client})
+            except RankMeError as error:
+                yield source, error
+
+
+@contextmanager
+def shared_client(engine: str, client: Any, workers: int | None, memory_limit: int | None) -> Iterator[Any]:
+    """Open the client that several passes by the Dask engine share; what is given where another engine is asked for.
+
+    Parameters and errors are those of ``measure``.
+    """
+    if engine != "dask":
+        yield client
+        return
+    with connected(client, workers, memory_limit) as opened:
+        yield opened.client
 
 
 def checkpoint_in(folder: Path, source: Any) -> Path:

@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -240,7 +241,7 @@ def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
     _score(
         check, (f"{bundled}::embeddings",), json_file, missing="error", nonfinite="error", checkpoint=None,
-        verbose=False, **options,
+        verbose=False, engine="local", client=None, **options,
     )  # fmt: skip
 
 
@@ -248,40 +249,60 @@ def _score(
     check: Check | None, /, sources: tuple[str, ...], json_file: str | None, *, quiet: bool, verbose: bool,
     debug: bool, checkpoint: str | None, **options: Any,
 ) -> None:  # fmt: skip
-    from rankme_stream.batch import checkpoint_in
-    from rankme_stream.measuring import measure
-    from rankme_stream.reading import plan as make_plan
+    from rankme_stream.batch import shared_client
 
     output = console.Documents(json_file, is_many=len(sources) > 1)
     worst = 0
-    for source in sources:
-        try:
-            kept = checkpoint
-            if checkpoint is not None and (len(sources) > 1 or Path(checkpoint).is_dir()):
-                kept = str(checkpoint_in(Path(checkpoint), source))
-            if verbose:
-                asked = ("method", "precision", "sample", "normalize", "rows", "workers", "memory_limit")
-                plan_options = {key: options[key] for key in asked} | {"checkpoint": kept}
-                click.echo(console.plan_table(source, make_plan(source, **plan_options).to_dict()), err=True)
-            with (
-                console.Reporter(quiet, check) as progress,
-                warnings.catch_warnings(record=True) as caught,
-            ):
-                warnings.simplefilter("always")
-                measurement = measure(source, progress=progress, checkpoint=kept, **options)
-        except RankMeError as error:
-            if len(sources) == 1 or debug:
-                raise
-            console.report(error)
-            worst = max(worst, error.exit_code)
-            described = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
-            output.add({"schema_version": 1, "source": {"uri": source}, "error": described})
-            continue
-        _show(measurement, json_file, quiet)
-        output.add(measurement.to_dict())
-        worst = max(worst, _told(caught))
+    shared_by_all = [options[name] for name in ("engine", "client", "workers", "memory_limit")]
+    with shared_client(*shared_by_all) if len(sources) > 1 else nullcontext(options["client"]) as client:
+        options["client"] = client
+        for source in sources:
+            try:
+                kept = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
+                if verbose:
+                    click.echo(_plan_of(source, kept, options), err=True)
+                with (
+                    console.Reporter(quiet, check) as progress,
+                    warnings.catch_warnings(record=True) as caught,
+                ):
+                    warnings.simplefilter("always")
+                    measurement = _measured(source, progress=progress, checkpoint=kept, **options)
+            except RankMeError as error:
+                if len(sources) == 1 or debug:
+                    raise
+                console.report(error)
+                worst = max(worst, error.exit_code)
+                described = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
+                output.add({"schema_version": 1, "source": {"uri": source}, "error": described})
+                continue
+            _show(measurement, json_file, quiet)
+            output.add(measurement.to_dict())
+            worst = max(worst, _told(caught))
     if worst:
         raise click.exceptions.Exit(worst)
+
+
+def _measured(source: str, **options: Any) -> Measurement:
+    from rankme_stream.measuring import measure
+
+    return measure(source, **options)
+
+
+def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
+    """Return the file for a source: the one given, or one in the folder given."""
+    from rankme_stream.batch import checkpoint_in
+
+    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
+        return str(checkpoint_in(Path(checkpoint), source))
+    return checkpoint
+
+
+def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
+    from rankme_stream.reading import plan as make_plan
+
+    asked = ("method", "precision", "sample", "normalize", "rows", "workers", "memory_limit")
+    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked})
+    return console.plan_table(source, planned.to_dict())
 
 
 def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:

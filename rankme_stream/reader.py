@@ -48,31 +48,11 @@ class Engine(Protocol):
         """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
 
 
-class LocalEngine:
-    """Threads of this process."""
-
-    name = "local"
-
-    def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
-        """Return those of this process."""
-        return machine.limits(workers, memory_limit)
-
-    chunks_missing = 0
-
-    def machines(self, workers: int) -> list[dict[str, Any]]:
-        """Return so many threads of this process."""
-        return [machine.worker(workers)]
-
-    def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
-        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
-        return local.run_into(forest, task, segments, progress)
-
-
 @contextmanager
 def engine_for(asked: Request) -> Iterator[Engine]:
     """Open the engine that is asked for."""
     if asked.engine == "local":
-        yield LocalEngine()
+        yield local.LocalEngine()
         return
     with dask.connected(asked.client, asked.workers, asked.memory_limit) as engine:
         yield engine
@@ -137,7 +117,7 @@ class Reader:
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
     checkpoint: Path | None = None
-    engine: Engine = field(default_factory=LocalEngine)
+    engine: Engine = field(default_factory=local.LocalEngine)
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -169,12 +149,12 @@ class Reader:
         """
         sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
-        engine = LocalEngine() if drawn else self.engine  # samples are read here
+        engine = local.LocalEngine() if drawn else self.engine  # samples are read here
         return self._plan(engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
 
     def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
-        return self._plan(LocalEngine(), rung, (self.rows[0], row_stop), normalize=False)
+        return self._plan(local.LocalEngine(), rung, (self.rows[0], row_stop), normalize=False)
 
     def _plan(
         self,

@@ -50,6 +50,13 @@ def test_the_measured_peak_stays_under_the_prediction_with_every_option(options,
     check(dump(tmp_path / "d.zarr", 768, 5000), *options)
 
 
+@pytest.mark.parametrize(("n_features", "method"), [(2048, "gram"), (768, "tsqr")])
+def test_the_measured_peak_stays_under_the_prediction_with_a_checkpoint(n_features, method, tmp_path):
+    path = dump(tmp_path / "d.zarr", n_features, 1000)
+    for _ in range(2):  # the second time all of it is held
+        check(path, "--method", method, "--checkpoint", tmp_path / "kept")
+
+
 @pytest.mark.parametrize(("n_features", "method"), [(200, "gram"), (768, "gram"), (300, "tsqr")])
 def test_the_measured_peak_of_a_sample_stays_under_the_prediction(n_features, method, tmp_path):
     rows = np.random.default_rng(0).standard_normal((24_000, n_features), dtype=np.float32)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
+from rankme_stream import machine
 from rankme_stream.blocks import Blocks
 from rankme_stream.errors import RankMeError
 from rankme_stream.feed import Feed
@@ -169,4 +171,26 @@ def run_segments(
     return shared.blocks.bytes_read
 
 
-__all__ = ["Interrupted", "Progress", "run_into", "run_segments"]
+class LocalEngine:
+    """Threads of this process."""
+
+    name = "local"
+
+    def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
+        """Return those of this process."""
+        return machine.limits(workers, memory_limit)
+
+    chunks_missing = 0
+
+    def machines(self, workers: int) -> list[dict[str, Any]]:
+        """Return so many threads of this process."""
+        return [machine.worker(workers)]
+
+    def __call__(
+        self, forest: Forest[Partial], task: Task, segments: range, progress: Callable[[Progress], None] | None, /
+    ) -> int:
+        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
+        return run_into(forest, task, segments, progress)
+
+
+__all__ = ["Interrupted", "LocalEngine", "Progress", "run_into", "run_segments"]

@@ -109,8 +109,12 @@ class ChunkFiles:
             encoded = self._bytes("encoded", _encoded_bytes(self._chunk_bytes) if n_bytes is None else n_bytes)
             self._decode(encoded[: os.preadv(file, [encoded.data], place)], values)
         if chunk is not wanted:
-            rows = values.view(self._dtype).reshape(n_rows, n_columns)
-            wanted[...] = rows[low - row : high - row, : wanted.shape[1]]
+            rows = values.view(self._dtype).reshape(n_rows, n_columns)[low - row : high - row, : wanted.shape[1]]
+            if wanted.shape[1] == n_columns:  # a row in one piece, in half the time of its values
+                piece = np.dtype((np.void, n_columns * self._dtype.itemsize))
+                wanted.view(piece)[...] = rows.view(piece)
+            else:
+                wanted[...] = rows
 
     def _bytes(self, name: str, n_bytes: int) -> Array:
         """Return a buffer of this thread's, at least as large as any before."""

@@ -1,0 +1,76 @@
+"""Every combination of options works or is refused in one line, as docs/combinations.md says."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+import rankme_stream as rs
+from rankme_stream.errors import UsageError
+from tests.test_state import rows_like, store
+
+PAGE = (Path(__file__).parents[1] / "docs" / "combinations.md").read_text(encoding="utf-8")
+REFUSED = {
+    frozenset(cell.strip(" `") for cell in line.split("|")[1:3])
+    for line in PAGE.splitlines()
+    if line.startswith("|") and not re.match(r"\| this|\|---", line)
+}
+ROWS = ("a path", "rows in memory", "blocks that come once")
+ALWAYS = {"normalize": True, "dims": (3,), "nonfinite": "skip", "tolerance": 0.1}
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def client():
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    rows = rows_like(4000, 4)
+    rows[7, 2] = np.nan
+    return store(tmp_path_factory.mktemp("combinations") / "a.zarr", rows)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("method", ["auto", "gram", "tsqr"])
+@pytest.mark.parametrize("precision", ["float64", "float32", "auto"])
+def test_options_work_together_or_are_refused(client, path, tmp_path, rows, method, precision):
+    source = {
+        "a path": lambda: path,
+        "rows in memory": lambda: store_rows(path),
+        "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
+    }[rows]
+    for number, (sample, dask, kept) in enumerate(product([False, True], repeat=3)):
+        options = {"method": method, "precision": precision, "sample": sample}
+        named = {rows, f"--method {method}", f"--precision {precision}"}
+        named |= {"--sample"} if sample else set()
+        if dask:
+            options |= {"engine": "dask", "client": client}
+            named |= {"--engine dask"}
+        if kept:
+            options |= {"checkpoint": tmp_path / f"{number}"}
+            named |= {"--checkpoint"}
+        if any(frozenset(pair) in REFUSED for pair in combinations(named, 2)):
+            with pytest.raises(UsageError):
+                rs.measure(source(), **options, **ALWAYS)
+            continue
+        found = rs.measure(source(), **options, **ALWAYS)
+        assert found.audit.rows_nonfinite == (0 if sample and not found.audit.rows_nonfinite else 1)
+        for one in (*found.estimates.values(), *found.normalized.values(), *found.dims[3].values()):
+            assert one.value is not None or one.reason
+
+
+def store_rows(path: Path) -> np.ndarray:
+    return rs.open_source(path).read(0, 4000)
+
+
+def test_the_table_is_read():
+    assert len(REFUSED) == 8
