@@ -176,7 +176,7 @@ def test_a_fault_at_any_write_leaves_the_result_and_a_checkpoint_of_use(tmp_path
     wanted = rs.measure(source)
     counted = Nth()
     patch_writes(monkeypatch, counted, lambda write, data: write(data))
-    rs.measure(source, checkpoint=tmp_path / "other")
+    rs.measure(source, checkpoint=kept)
     assert counted.calls > 8
     refused = 0
     for n in range(counted.calls):
@@ -222,6 +222,7 @@ def test_a_disk_that_fills_while_a_pass_runs_is_tried_again(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "_PERIOD_S", 0.0)
     monkeypatch.setattr(checkpoint, "_PERIODS_A_WRITE", 0.0)
     source = store(tmp_path / "a.zarr", rows_like(600_000, 4), chunk=10_000)
+    rs.measure(source, checkpoint=tmp_path / "kept", rows=(0, 100_000))
     full = Nth(0)
     patch_writes(monkeypatch, full, is_full)
     found = rs.measure(source, checkpoint=tmp_path / "kept", progress=lambda done: time.sleep(0.01))

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream import ladder
+from rankme_stream import ladder, reader
 from rankme_stream.errors import LimitError, MagnitudeError, NonFiniteError, SourceError, UsageError
 from rankme_stream.testing import matrix_with_spectrum
 
@@ -270,7 +270,7 @@ def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeyp
     rows = np.random.default_rng(0).standard_normal((3000, 300))
     k = np.arange(300)
     collapsed = matrix_with_spectrum(np.where(k < 5, 1.0, 1e-9), n_rows=3000, n_features=300)
-    real = ladder.make_plan
+    real = reader.make_plan
 
     def refuse(*which: tuple[str, str]):
         def make_plan(**options):
@@ -278,7 +278,7 @@ def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeyp
                 raise LimitError("no room here")
             return real(**options)
 
-        monkeypatch.setattr(ladder, "make_plan", make_plan)
+        monkeypatch.setattr(reader, "make_plan", make_plan)
 
     refuse(("gram", "float32"))
     assert rs.measure(rows, precision="auto").precision == "float64"
