@@ -81,7 +81,7 @@ docs-check: $(DEV_STAMP)
 # What needs more than Python: a real SLURM on this machine (as root, `apt install slurm-wlm munge`).
 test-extra: $(DEV_STAMP)
 	$(CONSTRAINED) $(VENV)/bin/python $(INSTALL) 'dask-jobqueue==0.9.0'
-	$(VENV)/bin/python -m pytest -v -s tests/extra/slurm.py
+	$(VENV)/bin/python -m pytest -v -s --no-header tests/extra/slurm.py
 
 lock:
 	$(check_python)$(PYTHON) -m venv --clear $(LOCK_VENV)
