@@ -151,12 +151,25 @@ def connected(client: Any, workers: int | None, memory_limit: int | None) -> Ite
         If nothing answers at the address.
     """
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise UsageError("the dask engine needs distributed: pip install 'rankme-stream[dask]'") from error
     if isinstance(client, Client):
         yield DaskEngine(client)
-    elif hasattr(client, "scheduler_address"):  # a cluster
+        return
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what becomes of a client of ours is told by errors
+    try:
+        yield from _opened(client, workers, memory_limit)
+    finally:
+        logger.setLevel(level)
+
+
+def _opened(client: Any, workers: int | None, memory_limit: int | None) -> Iterator[DaskEngine]:
+    from distributed import Client, LocalCluster
+
+    if hasattr(client, "scheduler_address"):  # a cluster
         with Client(client) as opened:
             yield DaskEngine(opened)
     elif client is not None:
