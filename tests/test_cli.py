@@ -239,14 +239,59 @@ def test_interrupts_end_promptly_with_their_code(number, code, tmp_path):
     big = np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.float16, shape=(2_000_000, 512))
     big[::4096] = 1.0
     del big
-    process = subprocess.Popen([*RANKME, "score", tmp_path / "big.npy"], stderr=subprocess.PIPE, text=True)
-    time.sleep(2.0)
+    command = [*RANKME, "score", tmp_path / "big.npy", "--checkpoint", tmp_path / "kept"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "kept").exists():  # made when the pass begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
     process.send_signal(number)
     began = time.monotonic()
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == code
     assert time.monotonic() - began < 5.0
-    assert stderr.startswith("rankme: error:")
+    assert re.fullmatch(r"rankme: error: [^\n]+kept holds what was read: the same command goes on from there\n", stderr)
+    assert rs.load_state(tmp_path / "kept").missing
+
+
+def test_parts_are_merged_shown_and_named_when_they_are_missing(tmp_path):
+    store(tmp_path / "a.zarr", n_rows=150_000)
+    for part in (2, 0, 1):
+        done = rankme("segment", tmp_path / "a.zarr", "--part", f"{part}/3", "--state", tmp_path / f"{part}.state")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"part {part}/3" in done.stdout
+    refused(3, "rows 65,536-131,071 of .* are in none", "merge", tmp_path / "0.state", tmp_path / "2.state")
+    states = [tmp_path / f"{part}.state" for part in range(3)]
+    whole = rankme("merge", *states, "--state", tmp_path / "whole.state", "--json", tmp_path / "whole.json")
+    wanted = json.loads(rankme("score", tmp_path / "a.zarr", "--json", "-").stdout)
+    found = json.loads((tmp_path / "whole.json").read_text())
+    jsonschema.validate(found, SCHEMA)
+    assert (found["estimates"], found["spectrum"]) == (wanted["estimates"], wanted["spectrum"])
+    assert rankme("show", tmp_path / "whole.state").stdout.splitlines()[3:] == whole.stdout.splitlines()[3:-1]
+    assert "65,536 of 150,000 read" in rankme("show", tmp_path / "0.state").stdout
+    too_wide = rankme("merge", *states, "--tolerance", "1e-14")
+    assert too_wide.returncode == 4
+    assert "--method tsqr" in too_wide.stderr
+    refused(2, "no part", "segment", tmp_path / "a.zarr", "--part", "3/3", "--state", tmp_path / "x")
+
+
+def test_a_batch_writes_each_result_as_it_ends_and_keeps_a_checkpoint_each(tmp_path):
+    for name in "ab":
+        store(tmp_path / f"{name}.zarr")
+    sources = [tmp_path / "a.zarr", tmp_path / "absent.zarr", tmp_path / "b.zarr"]
+    output = tmp_path / "all.jsonl"
+    done = rankme("score", *sources, "--json", output, "--checkpoint", tmp_path / "kept", "--quiet")
+    assert done.returncode == 3
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [("error" in line, line["source"]["uri"]) for line in lines] == [
+        (source.stem == "absent", str(source)) for source in sources
+    ]
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    found = dict(rs.measure_each(sources, checkpoint=tmp_path / "kept"))
+    assert found[sources[0]].rankme.value == lines[0]["estimates"]["rankme"]["value"]
+    assert isinstance(found[sources[1]], rs.RankMeError)
+    with pytest.raises(rs.RankMeError, match="is a file"):
+        raise next(iter(rs.measure_each(sources, checkpoint=output)))[1]
 
 
 @pytest.mark.parametrize("deed", ["delete", "rewrite"])
