@@ -261,13 +261,13 @@ class Reader:
 
         try:
             self.bytes_read += self.engine(forest, self._task(plan), segments, report)
+            done, changed = checked(kept.state, self.source)
+            kept.save(done)
         except BaseException as error:
             kept.save()
             held = f"{kept.path} holds what was read: the same command goes on from there"
             error.add_note(held if kept.failure is None else f"the checkpoint is not up to date: {kept.failure}")
             raise
-        done, changed = checked(kept.state, self.source)
-        kept.save(done)
         if changed:
             raise SourceChangedError(
                 f"rows {changed[0].start:,}-{changed[0].stop - 1:,} of {self.source.uri} changed while they were read; "

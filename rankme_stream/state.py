@@ -230,23 +230,25 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
         If they are not parts of one pass, or hold the same rows and not the same numbers.
     """
     whole: State | None = None
-    contents: set[str] = set()
+    contents: dict[str, bool] = {}  # and whether a file of that content is checked
     forest = Forest[Partial]()
     with threadpool_limits(1, user_api="blas"):  # factors are merged by LAPACK, whose bits follow its threads
         for number, state in enumerate(states):
             name = names[number] if names else f"state {number}"
             if whole is not None:
                 _check_joins(whole, state, name)
-            if (content := state.content()) in contents:
+            content = state.content()
+            is_new = content not in contents
+            contents[content] = contents.get(content, False) or state.is_checked or not state.nodes
+            if not is_new:
                 continue
-            contents.add(content)
             if whole is None:
                 forest.tail = state.tail_segment
             _add(forest, state, name)
             whole = state if whole is None else _joined(whole, state)
     if whole is None:
         raise UsageError("no state was given")
-    return replace(whole, nodes=forest.snapshot())
+    return replace(whole, nodes=forest.snapshot(), is_checked=all(contents.values()))
 
 
 def _check_joins(whole: State, state: State, name: str) -> None:
@@ -290,7 +292,6 @@ def _joined(whole: State, state: State) -> State:
         stretches=[
             mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
         ],
-        is_checked=whole.is_checked and state.is_checked,
         rules=joined_rules(whole.rules, state.rules),
         workers=joined_workers(whole.workers, state.workers),
         source=dict(whole.source) | {"chunks_missing": missing},

@@ -378,3 +378,37 @@ def test_machines_of_all_runs_are_remembered(source, tmp_path):
     found = rs.measure(source, checkpoint=tmp_path / "kept")
     assert {one["cpu"] for one in found.provenance["workers"]} == {"another", worker["cpu"]}
     assert not found.provenance["bits_reproducible"]
+
+
+def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypatch):
+    """While the chunks are looked at once more."""
+
+    def fail(state, source):
+        raise Stop
+
+    monkeypatch.setattr("rankme_stream.reader.checked", fail)
+    with pytest.raises(Stop):
+        rs.measure(source, checkpoint=tmp_path / "kept")
+    monkeypatch.undo()
+    held = rs.load_state(tmp_path / "kept")
+    assert (held.missing, held.is_checked) == ([], False)
+    seen = []
+    assert same_bits(rs.measure(source, checkpoint=tmp_path / "kept", progress=seen.append), rs.measure(source))
+    assert seen[-1].rows_done == 0
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+@pytest.mark.parametrize("asked_one_by_one", [1000, 3])
+def test_chunks_of_a_file_system_are_found_listed_or_asked_for(tmp_path, monkeypatch, separator, asked_one_by_one):
+    monkeypatch.setattr("rankme_stream.sources.zarr.store._ASKED_ONE_BY_ONE", asked_one_by_one)
+    keys = {"name": "default", "separator": separator}
+    folder = store(tmp_path / "a.zarr", rows_like(2000, 4), chunk=100, chunk_key_encoding=keys)
+    before = rs.open_source(f"file://{folder}").fingerprint(0, 2000)
+    found = rs.measure(f"file://{folder}")
+    assert (found.chunks_missing, found.rankme.value) == (0, rs.measure(folder).rankme.value)
+    chunk = folder / f"c{separator}7{separator}0"
+    chunk.write_bytes(chunk.read_bytes())
+    assert rs.open_source(f"file://{folder}").fingerprint(0, 2000) != before
+    chunk.unlink()
+    with pytest.raises(rs.RankMeError, match=r"rows 700-799\) is missing, 1 in all"):
+        rs.measure(f"file://{folder}")

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import rankme_stream as rs
 from rankme_stream import tasks
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.engines import dask, local
+from rankme_stream.engines.dask.run import Run
+from rankme_stream.engines.dask.work import Work
 from rankme_stream.errors import (
     EngineError,
     LimitError,
@@ -328,3 +331,67 @@ def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gathe
 
 def test_a_cluster_object_does_as_well_as_its_client(client, source):
     assert same_bits(rs.measure(source, engine="dask", client=client.cluster), rs.measure(source))
+
+
+class ScriptedFuture:
+    def __init__(self) -> None:
+        self.status, self.error = "pending", None
+
+    def add_done_callback(self, call) -> None:
+        self.call = call
+
+    def exception(self):
+        return self.error
+
+    def release(self) -> None:
+        pass
+
+    def end(self, status: str, error: BaseException | None = None) -> None:
+        self.status, self.error = status, error
+        self.call(self)
+
+
+class ScriptedCluster:
+    """Tasks end as a test says."""
+
+    address, status, client = "nowhere", "running", None
+    read, merge = "read", "merge"
+
+    def __init__(self) -> None:
+        self.client, self.submitted = self, []
+
+    def submit(self, function, work, *arguments, **_):
+        self.submitted.append((arguments[0], ScriptedFuture()))
+        return self.submitted[-1][1]
+
+    def count_threads(self) -> int:
+        return 2
+
+    def cancel(self, futures, force) -> None:
+        pass
+
+
+def test_a_failure_waits_for_rows_before_it_though_their_worker_dies(source):
+    """Those are read again, and then the first failure in row order is raised."""
+    planned = rs.plan(source, workers=1)
+    work = Work(b"", "run", "dump", {}, planned, "error", "error")
+    schedule = tasks.Schedule(2, 0, 20, 1.0, 4, 16, 20.0, 8)
+    cluster = ScriptedCluster()
+    run = Run(cluster, Forest(), ZarrSource(str(source)), work, schedule, planned.all_segments, None)
+
+    def play() -> None:
+        while len(cluster.submitted) < 4:
+            time.sleep(0.01)
+        cluster.submitted[1][1].end("error", NonFiniteError("row 70,000 is not finite"))
+        cluster.submitted[0][1].end("error", ConnectionResetError("a worker died"))
+        while len(cluster.submitted) < 5:
+            time.sleep(0.01)
+        assert cluster.submitted[4][0] == (0, 0)
+        cluster.submitted[4][1].end("error", NonFiniteError("row 3 is not finite"))
+
+    player = threading.Thread(target=play)
+    player.start()
+    with pytest.raises(NonFiniteError, match="row 3 is"):
+        run.go()
+    player.join()
+    assert len(cluster.submitted) == 5

@@ -293,3 +293,13 @@ def test_a_whole_of_parts_is_a_checkpoint_too(tmp_path):
     found = rs.measure(source, checkpoint=tmp_path / "whole", progress=seen.append)
     assert seen[-1].rows_before == 196_608
     assert same_bits(found, rs.measure(source))
+
+
+def test_a_state_that_holds_nothing_or_comes_again_checked_does_not_stand_in_the_way(parts):
+    begun = replace(parts[1], nodes={}, is_checked=False)
+    unchecked = replace(parts[0], is_checked=False)
+    wanted = rs.measure_state(rs.merge_states(parts))
+    for states in ([begun, *parts], [unchecked, *parts], [*parts, unchecked]):
+        assert same_bits(rs.measure_state(rs.merge_states(states)), wanted)
+    with pytest.raises(StateError, match="seen to be unchanged"):
+        rs.measure_state(rs.merge_states([unchecked, *parts[1:]]))

@@ -81,19 +81,23 @@ class DaskEngine:
 
     def note(self, result: Result) -> None:
         """Take note of who read, and of the chunks that were not there."""
-        self._workers |= result["workers"]
+        self._workers = self._workers | result["workers"]  # a checkpoint may be looking at the one before
         for worker, count in result["missing"].items():
             self._missing[worker] = max(count, self._missing.get(worker, 0))
 
     def _described(self) -> dict[str, Any]:
         """Return the workers, once there is one."""
-        try:
-            self.client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-        except TimeoutError:
-            raise EngineError(
-                f"no worker came to the cluster at {self.address} within {_NO_WORKERS_S} s: start some"
-            ) from None
-        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        found: dict[str, Any] = {}
+        while not found:
+            try:
+                self.client.wait_for_workers(1, timeout=_NO_WORKERS_S)
+                found = self.client.scheduler_info(n_workers=-1)["workers"]
+            except TimeoutError:
+                raise EngineError(
+                    f"no worker came to the cluster at {self.address} within {_NO_WORKERS_S} s: start some"
+                ) from None
+            except (OSError, RuntimeError) as error:
+                raise EngineError(f"the scheduler at {self.address} is lost ({error})") from error
         return found
 
     def __call__(
@@ -123,7 +127,9 @@ class DaskEngine:
             pickled, f"{time.time_ns():x}", task.source.uri, task.source.identity(), task.plan, task.missing,
             task.nonfinite,
         )  # fmt: skip
-        run = Run(self, forest, task.source, work, schedule_for(task.plan, self.count_threads()), segments, progress)
+        run = Run(
+            self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress
+        )
         try:
             run.go()
         except BaseException:

@@ -108,15 +108,16 @@ class Run:
         return is_under_way and (left < _GATHERED_BYTES or not self._running)
 
     def _start(self) -> None:
-        """Submit what is to be read, as far as the window reaches."""
-        if self._failures:
-            return
+        """Submit what is to be read, as far as the window reaches; after a failure, what lies before it alone."""
+        first_failure = min(self._failures, default=self._work.plan.all_segments.stop)
         while self._again:
             node = self._again.pop()
+            if span(node).start >= first_failure:
+                continue
             self._open[node] = None
             self._open.move_to_end(node, last=False)
             self._read(node)
-        while self._upcoming is not None and self._may_start(self._upcoming):
+        while self._upcoming is not None and not self._failures and self._may_start(self._upcoming):
             self._open[self._upcoming] = None
             self._read(self._upcoming)
             self._upcoming = next(self._waiting, None)
@@ -187,16 +188,15 @@ class Run:
 
     def _merge_failed(self, node: Node, error: BaseException | None) -> None:
         """Merge once more, or read those again that are not there any more."""
-        pair, children = self._merging.pop(node), _children(node)
-        for child, future in zip(children, pair, strict=True):
-            if future.status in ("error", "cancelled"):
-                self._rows_done -= self._count_rows(child)
-                self._read_again(child, error)
-            else:
-                self._done[child] = future
-        if all(child in self._done for child in children):
+        children = dict(zip(_children(node), self._merging.pop(node), strict=True))
+        gone = [child for child, future in children.items() if future.status in ("error", "cancelled")]
+        self._done |= {child: future for child, future in children.items() if child not in gone}
+        for child in gone:
+            self._rows_done -= self._count_rows(child)
+            self._read_again(child, error)
+        if not gone:
             self._count_attempt(node, error)
-            self._merge(children[0])
+            self._merge(next(iter(children)))
 
     def _read_again(self, node: Node, error: BaseException | None) -> None:
         """Put a node back into the queue, in tasks of the usual size."""
@@ -237,6 +237,8 @@ class Run:
 
     def _gather(self) -> None:
         """Take what is done from the workers; read again what is not there any more."""
+        if not self._cluster.count_threads():
+            return  # what they held is made again once there are some
         for node, future in list(self._done.items()):
             if future.status in ("error", "cancelled"):
                 del self._done[node]
@@ -283,12 +285,13 @@ class Run:
         client = self._cluster.client
         if client.status != "running":
             return
-        with suppress(*_CONNECTION_ERRORS, EngineError):
+        for node, pair in self._merging.items():
+            self._done |= zip(_children(node), pair, strict=True)
+        with suppress(*_CONNECTION_ERRORS):
             client.cancel(list(self._running.values()), force=True)
-            for node, pair in self._merging.items():
-                self._done |= zip(_children(node), pair, strict=True)
-            with suppress(TimeoutError):
-                wait(list(self._done.values()), timeout=_STOP_S)
+        with suppress(*_CONNECTION_ERRORS):
+            wait(list(self._done.values()), timeout=_STOP_S)
+        with suppress(*_CONNECTION_ERRORS, RankMeError):
             self._take_in()
 
     def _lost_scheduler(self, error: BaseException | None) -> EngineError:

@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from rankme_stream.arrays import Array, StoredType, stored_type
-from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourcePermissionError
+from rankme_stream.errors import CorruptChunkError, SourceError, SourceFormatError, SourcePermissionError
 from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
 from rankme_stream.sources.zarr.codecs import (
     chunk_codecs,
@@ -189,8 +189,8 @@ class ZarrSource:
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, unless that is full: then all rows."""
-        return self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
+        """First row of the last chunk or shard, unless that is full: then all rows; 0 in a zip file, which is one."""
+        return 0 if self._store.is_archive else self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
 
     def reopen(self) -> Any:
         """Return what opens the array in another process; None where the store lives in this one."""
@@ -221,6 +221,8 @@ class ZarrSource:
                 digest.update(self.uri.encode())
         except PermissionError as error:
             raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
+        except OSError as error:
+            raise SourceError(f"chunks of {self.uri} cannot be looked at: {in_one_line(error)}; try again") from error
         return digest.hexdigest()
 
     def _layout(self) -> bytes:

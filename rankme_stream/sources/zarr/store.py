@@ -21,7 +21,10 @@ from rankme_stream.sources.zarr.codecs import check_blosc
 
 _ASKED_ONE_BY_ONE = 1000  # chunks; a listing of more takes fewer requests: a thousand names each
 _AT_ONCE = 32
-_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+_STAMPS = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "blob_id", "mtime", "LastModified", "last_modified", "Last-Modified",
+    "updated", "created",
+)  # fmt: skip
 
 
 def _stamp(described: Mapping[str, Any]) -> str:
@@ -52,6 +55,11 @@ class AuditingStore(WrapperStore[Store]):
     def root(self) -> str | None:
         """Folder of a local store; a class made from that of local stores may answer otherwise than its files do."""
         return os.fspath(self._store.root) if type(self._store) is LocalStore else None
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether all chunks lie in one file."""
+        return isinstance(self._store, ZipStore)
 
     def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
         """Start noting missing chunks."""
@@ -98,12 +106,15 @@ class AuditingStore(WrapperStore[Store]):
         """Return the stamps of chunks in a file system: asked for one by one where they are few, else listed."""
         assert self._grid is not None
         grid, found = self._grid, {}
+        store.fs.invalidate_cache()  # of listings, which some keep for the whole process
         if len(rows) * grid.n_outer_columns > _ASKED_ONE_BY_ONE:
-            listed = await store.fs._find(f"{store.path}/{grid.prefix}", detail=True, withdirs=False)
+            folder = f"{store.path}/{grid.prefix}".rpartition("/")[0]
+            listed = await store.fs._find(folder, detail=True, withdirs=False)
             for name, described in listed.items():
                 if (place := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
                     found[place] = _stamp(described)
-            return found
+            if found:  # else a server that lists nothing, perhaps
+                return found
         at_once = Semaphore(_AT_ONCE)
 
         async def ask(place: tuple[int, int]) -> None:
