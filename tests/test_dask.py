@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import zarr
@@ -37,6 +39,7 @@ from rankme_stream.sources import ZarrSource
 from tests.test_state import PASSES, rows_like, same_bits, store
 
 N_ROWS = 1_200_000
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "result.schema.json").read_text())
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -100,6 +103,7 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     assert same_bits(found, wanted)
     assert found.dims == wanted.dims
     assert (found.engine, found.rows_read, found.measured["bytes_read"]) == ("dask", N_ROWS, N_ROWS * 16)
+    jsonschema.validate(json.loads(found.to_json()), SCHEMA)
     (worker,) = found.provenance["workers"]
     assert worker["count"] == 2
     assert found.provenance["bits_reproducible"]
