@@ -123,7 +123,7 @@ def huge_plan() -> tuple[Plan, Schedule]:
 def push(n_tasks: int) -> dict[str, Any]:
     """Push so many tasks of the plan, and their merges, through a scheduler; seconds of the processor each."""
     plan, schedule = huge_plan()
-    engine_task = Task(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]
+    engine_task = Task(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]  # nobody reads it
     last = min(plan.all_segments.stop, n_tasks << schedule.task_level)
     with _scheduler() as (scheduler, address), Client(address) as client:
         before, began, here = _processor_s(scheduler.pid), time.perf_counter(), time.process_time()

@@ -193,10 +193,9 @@ class Reader:
             raise MissingChunksError(missing_message(self.source, *gaps[0]))
         return fingerprint
 
-    def check_unchanged(self, fingerprint: str, rows: tuple[int, int] | None = None) -> None:
+    def check_unchanged(self, fingerprint: str) -> None:
         """Raise ``SourceChangedError`` if the stored rows are not those of that fingerprint any more."""
-        start, stop = rows or self.rows
-        if self.source.fingerprint(start, stop) != fingerprint:
+        if self.source.fingerprint(*self.rows) != fingerprint:
             raise SourceChangedError(
                 f"{self.source.uri} changed while it was read; no number is given, run again when nothing writes to it"
             )

@@ -59,7 +59,6 @@ def plan(
         Threads; None takes one a core, fewer when memory asks for it.
     memory_limit
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
-
     checkpoint
         File that is to keep what was read; its size is planned, and nothing is looked up in it.
 

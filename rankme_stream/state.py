@@ -142,15 +142,18 @@ def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     """Return all machines, those that are alike counted together: the most that were at work at once."""
     found: dict[str, dict[str, Any]] = {}
     for worker in (worker for workers in listed for worker in workers):
-        key = repr(sorted((name, value) for name, value in worker.items() if name != "count"))
-        before = found.setdefault(key, dict(worker))
+        before = found.setdefault(_kind(worker), dict(worker))
         before["count"] = max(before["count"], worker["count"])
     return list(found.values())
 
 
 def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
     """Whether machines give the same bits: one kind of processor, one BLAS, the same versions."""
-    return len({repr(sorted((name, value) for name, value in one.items() if name != "count")) for one in workers}) < 2
+    return len(set(map(_kind, workers))) < 2
+
+
+def _kind(worker: Mapping[str, Any]) -> str:
+    return repr(sorted((name, value) for name, value in worker.items() if name != "count"))
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> int:
