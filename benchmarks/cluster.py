@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,7 @@ from rankme_stream import checkpoint, machine
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.audit import Audit
 from rankme_stream.engines.dask import DaskEngine
+from rankme_stream.engines.local import Progress
 from rankme_stream.ledger import Forest
 from rankme_stream.partial import ACCUMULATORS, Partial
 from rankme_stream.passes import Task
@@ -38,6 +40,7 @@ from rankme_stream.unit_rows import Lengths
 
 _WANTED_SPEED, _WANTED_BUSY, _WANTED_CHECKPOINT = 0.9, 0.2, 0.02
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_LAPS = 20  # of a push, to see whether a task costs more as they go by
 _HUGE_ROWS, _HUGE_FEATURES, _HUGE_THREADS = 10**12, 1024, 1000
 
 
@@ -120,23 +123,49 @@ def huge_plan() -> tuple[Plan, Schedule]:
     return plan, schedule_for(plan, _HUGE_THREADS)
 
 
+@dataclass(frozen=True)
+class Lap:
+    """How far a push was, and the processor time of scheduler and client by then."""
+
+    done: float
+    elapsed_s: float
+    scheduler_s: float
+    client_s: float
+
+
 def push(n_tasks: int) -> dict[str, Any]:
     """Push so many tasks of the plan, and their merges, through a scheduler; seconds of the processor each."""
     plan, schedule = huge_plan()
     engine_task = Task(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]  # nobody reads it
     last = min(plan.all_segments.stop, n_tasks << schedule.task_level)
     with _scheduler() as (scheduler, address), Client(address) as client:
-        before, began, here = _processor_s(scheduler.pid), time.perf_counter(), time.process_time()
-        forest = Forest[Partial]()
-        Idle(client)(forest, engine_task, range(last))
-        elapsed_s, client_s = time.perf_counter() - began, time.process_time() - here
-        scheduler_s = _processor_s(scheduler.pid) - before
+        forest, began, laps = Forest[Partial](), time.perf_counter(), list[Lap]()
+
+        def take_lap(done: float) -> None:
+            elapsed_s = time.perf_counter() - began
+            laps.append(Lap(done, elapsed_s, _processor_s(scheduler.pid), time.process_time()))
+            print(f"{done:.0%} pushed after {elapsed_s:.0f} s", flush=True)
+
+        def look(now: Progress) -> None:
+            done = now.rows_done / now.rows_total
+            if done < 1 and done - laps[-1].done >= 1 / _LAPS:
+                take_lap(done)
+
+        take_lap(0.0)
+        Idle(client)(forest, engine_task, range(last), look)
+        take_lap(1.0)
     assert not forest.missing(range(last))
     n_pushed = sum(1 for _ in schedule.nodes([range(last)]))  # more than asked for: the last ones are smaller
+    first, last_lap = laps[0], laps[-1]
     return {
-        "tasks": n_pushed, "elapsed_s": elapsed_s, "scheduler_s": scheduler_s, "client_s": client_s,
-        "schedule": schedule.to_dict(), "segments": plan.segments,
-    }  # fmt: skip
+        "tasks": n_pushed,
+        "elapsed_s": last_lap.elapsed_s,
+        "scheduler_s": last_lap.scheduler_s - first.scheduler_s,
+        "client_s": last_lap.client_s - first.client_s,
+        "laps": [asdict(lap) for lap in laps],
+        "schedule": schedule.to_dict(),
+        "segments": plan.segments,
+    }
 
 
 @contextmanager
@@ -237,7 +266,10 @@ def markdown(result: dict[str, Any]) -> str:
             ]
         ],
     )  # fmt: skip
+    first, last = (_a_task_s(pushed, laps) * 1e3 for laps in (pushed["laps"][:2], pushed["laps"][-2:]))
     lines += [
+        "",
+        f"Scheduler, ms a task: {first:.2f} in the first {1 / _LAPS:.0%} of what was pushed, {last:.2f} in the last.",
         "",
         f"Pushed: tasks that do nothing, with their merges, {schedule['in_flight']:,} in flight, through a scheduler "
         "in a process of its own. Busy: its processor time a task times the tasks of the plan, over the plan's time "
@@ -248,6 +280,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"state file loses {schedule['lost_s']:.0f} s of work.",
     ]
     return "\n".join(lines)
+
+
+def _a_task_s(pushed: dict[str, Any], laps: list[dict[str, float]]) -> float:
+    """Return the scheduler's processor time of a task between two laps."""
+    before, after = laps
+    return (after["scheduler_s"] - before["scheduler_s"]) / ((after["done"] - before["done"]) * pushed["tasks"])
 
 
 def _no(is_missed: bool) -> str:
