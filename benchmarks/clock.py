@@ -17,9 +17,9 @@ import rankme_stream as rs
 _PARTS = (
     ("check of the chunks", "rankme_stream.sources.zarr.ZarrSource.fingerprint"),
     ("reading and decoding", "rankme_stream.sources.zarr.ZarrSource.read"),
-    ("audit", "rankme_stream.audit.nonfinite_rows"),
-    ("audit", "rankme_stream.audit.zero_rows"),
-    ("audit", "rankme_stream.audit.largest_magnitude"),
+    ("audit", "rankme_stream.arrays.StoredType.nonfinite_rows"),
+    ("audit", "rankme_stream.arrays.StoredType.zero_rows"),
+    ("audit", "rankme_stream.arrays.StoredType.largest_magnitude"),
     ("cast", "rankme_stream.arrays.StoredType.to_float64"),
     ("product", "rankme_stream.devices.host.cross_product"),
     ("adding", "rankme_stream.triangle.Triangle.add_product"),

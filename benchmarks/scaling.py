@@ -29,7 +29,6 @@ from benchmarks.experiment import Experiment, table
 from benchmarks.stores import Layout
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.arrays import StoredType
-from rankme_stream.audit import nonfinite_rows, zero_rows
 from rankme_stream.estimates import estimate_all
 from rankme_stream.testing import with_ones
 
@@ -240,8 +239,8 @@ def _work(stored: StoredType, planned: rs.Plan) -> Callable[[np.ndarray], None]:
     gram, product = np.zeros((2, 1 + n_features, 1 + n_features))
 
     def work(rows: np.ndarray) -> None:
-        assert nonfinite_rows(rows, stored) is None
-        assert not len(zero_rows(rows, stored))
+        assert stored.nonfinite_rows(rows) is None
+        assert not len(stored.zero_rows(rows))
         stored.to_float64(rows, slab[: len(rows), 1:], bits[: len(rows)])
         for start in range(0, len(rows), panel_rows):
             panel = slab[start : min(start + panel_rows, len(rows))]

@@ -14,6 +14,10 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 
 _MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+_INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
+_UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_SIGNED = {2: np.int16, 4: np.int32, 8: np.int64}
+_COLUMNS_TRIED = 8
 _FLOAT64_EXACT_INTEGER = 2**53
 # A float16 shifted by 13 bits is a float32 without its exponent's bias: the mask clears copies of the sign between.
 _FLOAT16_IN_FLOAT32 = np.int32(-0x7000_2000)
@@ -76,6 +80,42 @@ class StoredType:
             if beyond.any():
                 raise OverflowError(int(np.argmax(beyond.any(axis=1))))
         out[...] = stored
+
+    def nonfinite_rows(self, stored: Array) -> Array | None:
+        """Return a mask, shape ``(rows,)``, of the rows that hold NaN or infinity; None, quickly, where none does."""
+        if not self.is_float or self._largest_bits(stored) < _INFINITY_BITS[self.name]:
+            return None
+        bits = stored.view(_UNSIGNED[self.dtype.itemsize])
+        infinity = bits.dtype.type(_INFINITY_BITS[self.name])
+        return np.asarray(((bits & infinity) == infinity).any(axis=1))
+
+    def largest_magnitude(self, stored: Array) -> float:
+        """Largest absolute value of float64 data; 0.0 for every other type, whose range needs no watching."""
+        return float(np.uint64(self._largest_bits(stored)).view(np.float64)) if self.name == "float64" else 0.0
+
+    def _largest_bits(self, stored: Array) -> int:
+        """Largest absolute value as the bit pattern of this floating-point type.
+
+        IEEE patterns without the sign order like the magnitudes, so two integer maxima, one for each sign, do what
+        ``abs`` and ``max`` would at a fraction of the memory traffic, and NaN and infinity come out on top.
+        """
+        size = self.dtype.itemsize
+        positive = int(stored.view(_SIGNED[size]).max())
+        any_sign = int(stored.view(_UNSIGNED[size]).max())
+        return max(positive, any_sign - (1 << (8 * size - 1)), 0)
+
+    def zero_rows(self, stored: Array) -> Array:
+        """Return the indices of the rows that are zero throughout; dense rows cost one look each."""
+
+        def is_zero(values: Array) -> Array:
+            return np.asarray((values & 0x7FFF) == 0 if self.name == "bfloat16" else values == 0)
+
+        candidates = np.flatnonzero(is_zero(stored[:, 0]))
+        for column in range(1, min(_COLUMNS_TRIED, stored.shape[1])):
+            if candidates.size == 0:
+                return candidates
+            candidates = candidates[is_zero(stored[candidates, column])]
+        return candidates[is_zero(stored[candidates]).all(axis=1)]
 
 
 def _keeps_subnormals() -> bool:

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from rankme_stream import audit as auditing
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
@@ -111,7 +110,7 @@ def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> 
             out = np.zeros(len(stored), dtype=bool)
             for start, end in gaps:
                 out[start - row : end - row] = True
-    bad = auditing.nonfinite_rows(stored, source.stored)
+    bad = source.stored.nonfinite_rows(stored)
     if bad is not None and out is not None:
         bad &= ~out
     if bad is not None and bad.any():
@@ -124,13 +123,13 @@ def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> 
             )
         audit = audit.merge(Audit(rows_nonfinite=n_bad, first_nonfinite=first))
         out = bad if out is None else out | bad
-    zeros = auditing.zero_rows(stored, source.stored)
+    zeros = source.stored.zero_rows(stored)
     if out is not None:
         zeros = zeros[~out[zeros]]
     if zeros.size:
         audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
     kept = stored if out is None else np.where(out[:, None], stored.dtype.type(0), stored)
-    magnitude = auditing.largest_magnitude(kept, source.stored)
+    magnitude = source.stored.largest_magnitude(kept)
     if magnitude > LARGEST_MAGNITUDE:
         place = row + int(np.argmax((np.abs(kept) > LARGEST_MAGNITUDE).any(axis=1)))
         raise MagnitudeError(
