@@ -55,6 +55,7 @@ class Blocks:
         self._in_place = plan.segments_at_once == plan.workers and 2 * unit <= plan.grid.segment_rows
         self._judged: list[tuple[float, float]] = []
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
+        self._row_bytes = source.shape[1] * source.stored.dtype.itemsize
         self.bytes_read = 0
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ class Blocks:
     def _read(self, start: int, stop: int) -> Array:
         rows = self._source.read(start, stop, self._buffer((stop - start, self._source.shape[1])))
         with self._lock:
-            self.bytes_read += rows.nbytes
+            self.bytes_read += (stop - start) * self._row_bytes
         if self._refuse_missing:
             for first, last in self._source.missing(start, stop):
                 raise MissingChunksError(missing_message(self._source, first, last))
@@ -155,7 +156,7 @@ class Blocks:
             block.unused -= n_rows
             if block.unused == 0 and block.reading is not None:
                 self._live.remove(block)
-                buffer = self._lent.get(id(block.reading.result().base))  # else memory of the source's own
+                buffer = self._lent.get(id(getattr(block.reading.result(), "base", None)))  # else the source's own
                 if buffer is not None:
                     self._buffers.append(buffer)
 

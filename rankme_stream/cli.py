@@ -68,6 +68,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared.pass_options
+@shared.device_option
 @shared.tolerance_option
 @shared.sample_options
 @shared.dims_option
@@ -119,6 +120,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 @click.option("--part", type=shared.Part(), required=True, help="The I-th of N parts of the rows, counted from 0.")
 @click.option("--state", "state_file", required=True, type=click.Path(), help="File to keep what was read in.")
 @shared.pass_options
+@shared.device_option
 @shared.missing_option
 @shared.nonfinite_option
 @shared.quiet_option
@@ -230,6 +232,7 @@ def _json_lines(file: str, text: str) -> list[Any]:
 
 @cli.command()
 @shared.pass_options
+@shared.device_option
 @shared.tolerance_option
 @shared.sample_options
 @shared.dims_option

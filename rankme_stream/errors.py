@@ -85,6 +85,12 @@ class EngineError(RankMeError, RuntimeError):
     exit_code = 5
 
 
+class DeviceError(RankMeError, RuntimeError):
+    """A device is not there, or what it needs is not installed."""
+
+    exit_code = 5
+
+
 class OutputError(RankMeError, OSError):
     """A result could not be written."""
 

@@ -8,14 +8,17 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rankme_stream.accumulators import Accumulator
+from rankme_stream.accumulators import Accumulator, check_device
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
-from rankme_stream.arrays import FloatArray, stored_type
+from rankme_stream.arrays import Array, FloatArray, stored_type
+from rankme_stream.devices import Device, Workspace, adopted, is_array
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_all
-from rankme_stream.passes import LARGEST_MAGNITUDE
+from rankme_stream.passes import fill
 from rankme_stream.planning import grid_for
+from rankme_stream.sources import ArraySource
 from rankme_stream.spectrum import Spectrum
 
 _METHODS: dict[str, Any] = {"gram": GramAccumulator, "tsqr": TsqrAccumulator}
@@ -45,8 +48,9 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     Notes
     -----
     N D^2 flops (``tsqr`` twice that), 8 D^2 bytes; the attributes are solved for after every call, 10 D^3 flops. Rows
-    are taken in float64, and non-finite ones are refused, as scikit-learn does. For stores that do not fit in memory
-    use ``rankme_stream.measure``.
+    are taken in float64, and non-finite ones are refused, as scikit-learn does. Rows of a card (CuPy, torch) are
+    computed with there, and what is fitted stays there. For stores that do not fit in memory use
+    ``rankme_stream.measure``.
 
     Examples
     --------
@@ -69,10 +73,11 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         is_first = not hasattr(self, "_accumulator")
         rows = self._validated(X, reset=is_first)
         if is_first:
-            self._accumulator: Accumulator = self._empty()
+            self._accumulator: Accumulator = self._empty(rows.device)
             self._roundoff = 0.0
+        check_device(self._accumulator.device, rows.device)
         # every row was rounded to its own type; the coarsest decides what is zero
-        self._roundoff = max(self._roundoff, _unit_roundoff(X))
+        self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
         self._absorb(self._accumulator, rows)
         return self._solved()
 
@@ -94,32 +99,38 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def score(self, X: Any, y: None = None) -> float:
         """Return RankMe of other rows, shape ``(n, D)``; a fitted estimator is needed, whose width they have."""
         check_is_fitted(self, "rankme_")
-        accumulator = self._empty()
-        self._absorb(accumulator, self._validated(X, reset=False))
-        return _value(estimate_all(accumulator.spectrum(unit_roundoff=_unit_roundoff(X)))["rankme"])
+        rows = self._validated(X, reset=False)
+        accumulator = self._empty(rows.device)
+        self._absorb(accumulator, rows)
+        return _value(estimate_all(accumulator.spectrum(unit_roundoff=_unit_roundoff(X, rows)))["rankme"])
 
-    def _validated(self, X: Any, *, reset: bool) -> FloatArray:
-        rows: FloatArray = validate_data(self, X, dtype=np.float64, order="C", reset=reset)
-        is_wide_integer = getattr(getattr(X, "dtype", None), "kind", "") in "iu" and np.abs(rows).max() > 2.0**53
-        if is_wide_integer or np.abs(rows).max() > LARGEST_MAGNITUDE:
-            limit = (
-                "integers beyond 2^53, which float64 cannot hold exactly"
-                if is_wide_integer
-                else ("values beyond 2^480, whose squares overflow; scale by a power of two, which changes no rank")
-            )
-            raise MagnitudeError(f"X holds {limit}")
-        return rows
+    def _validated(self, X: Any, *, reset: bool) -> ArraySource:
+        """Return rows on the host as scikit-learn wants them, in float64, or those on a card as they are."""
+        if is_array(X) and adopted(X, "X").device is not HOST:
+            rows = ArraySource(X, "X")
+            if reset:
+                self.n_features_in_ = rows.shape[1]
+            elif rows.shape[1] != self.n_features_in_:
+                raise UsageError(f"X has {rows.shape[1]} features, and {self.n_features_in_} were fitted")
+            return rows
+        values = _widened(X) if is_array(X) and not isinstance(X, np.ndarray) else X
+        checked: FloatArray = validate_data(self, values, dtype=np.float64, order="C", reset=reset)
+        if getattr(getattr(values, "dtype", None), "kind", "") in "iu" and np.abs(checked).max() > 2.0**53:
+            raise MagnitudeError("X holds integers beyond 2^53, which float64 cannot hold exactly")
+        return ArraySource(checked, "X")
 
-    def _empty(self) -> Accumulator:
+    def _empty(self, device: Device) -> Accumulator:
         if self.method not in _METHODS:
             raise UsageError(f"method {self.method!r} is not one of {', '.join(_METHODS)}")
-        made: Accumulator = _METHODS[self.method](self.n_features_in_)
+        made: Accumulator = _METHODS[self.method](self.n_features_in_, Workspace(device))
         return made
 
-    def _absorb(self, accumulator: Accumulator, rows: FloatArray) -> None:
-        for start, stop in grid_for(rows.shape[1], self.method).panels(0, len(rows)):
-            panel = np.ones((stop - start, 1 + rows.shape[1]))
-            panel[:, 1:] = rows[start:stop]
+    def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
+        n_rows, n_features = rows.shape
+        workspace = Workspace(rows.device)
+        for start, stop in grid_for(n_features, self.method).panels(0, n_rows):
+            panel = workspace.room("panel", (stop - start, 1 + n_features))
+            fill(rows, start, rows.read(start, stop), panel, workspace)
             accumulator.update(panel, start)
 
     def _solved(self) -> Self:
@@ -137,8 +148,21 @@ def _value(estimate: Estimate) -> float:
     return float("nan") if estimate.value is None else float(estimate.value)
 
 
-def _unit_roundoff(X: Any) -> float:
+def _widened(X: Any) -> Array:
+    """Return an array of the host from another library as one of numpy's, bfloat16 as the float64 of its values."""
+    rows = ArraySource(X, "X")
+    stored = rows.read(0, rows.shape[0])
+    if rows.stored.name != "bfloat16":
+        return np.asarray(stored)
+    values = np.empty(rows.shape)
+    rows.stored.to_float64(stored, values, np.empty(rows.shape, np.int32))
+    return values
+
+
+def _unit_roundoff(X: Any, rows: ArraySource) -> float:
     """Relative error with which the rows were stored, as far as their type tells."""
+    if rows.device is not HOST or (is_array(X) and not isinstance(X, np.ndarray)):
+        return ArraySource(X, "X").stored.unit_roundoff
     dtype = getattr(X, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind in "fiu" and dtype.itemsize <= 8:
         return stored_type(dtype, uri="X").unit_roundoff

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from rankme_stream.accumulators import Accumulator, Divisible
-from rankme_stream.arrays import FloatArray
-from rankme_stream.devices.host import Workspace
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
 
 
 class Feed:
@@ -20,17 +20,19 @@ class Feed:
     threads
         With one, an update is done when ``update`` returns. With more, the parts of an update are shared by so many
         threads while the caller fills the next panel; each part sees the panels in order, so the bits are the same.
+    device
+        Where the panels and accumulators are.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.workspace = Workspace()
+    def __init__(self, threads: int, device: Device = HOST) -> None:
+        self.workspace = Workspace(device)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rankme-feed") if threads > 1 else None
         self._scratch = threading.local()
         self._last: dict[tuple[int, Any], Future[None]] = {}
         self._slots: list[list[Future[None]]] = [[], []] if threads > 1 else [[]]
         self._slot = 0
 
-    def panels(self, names: Sequence[str], shape: tuple[int, int]) -> list[FloatArray]:
+    def panels(self, names: Sequence[str], shape: tuple[int, int]) -> list[Any]:
         """Return arrays to fill next, of which no update is under way any more."""
         self._slot = (self._slot + 1) % len(self._slots)
         for update in self._slots[self._slot]:
@@ -38,7 +40,7 @@ class Feed:
         self._slots[self._slot].clear()
         return [self.workspace.array(f"{name} {self._slot}", shape) for name in names]
 
-    def update(self, accumulator: Accumulator, panel: FloatArray, start: int) -> None:
+    def update(self, accumulator: Accumulator, panel: Any, start: int) -> None:
         """Add a panel that lies in the arrays of the last call of ``panels``."""
         if self._pool is None or not isinstance(accumulator, Divisible):
             accumulator.update(panel, start)
@@ -50,11 +52,11 @@ class Feed:
             self._last[id(accumulator), part] = future
             self._slots[self._slot].append(future)
 
-    def _update_part(self, accumulator: Divisible, part: Any, panel: FloatArray, before: Future[None] | None) -> None:
+    def _update_part(self, accumulator: Divisible, part: Any, panel: Any, before: Future[None] | None) -> None:
         if before is not None:
             before.result()  # started earlier, so no two threads can wait for each other
         if not hasattr(self._scratch, "workspace"):
-            self._scratch.workspace = Workspace()
+            self._scratch.workspace = Workspace(self.workspace.device)
         accumulator.update_part(part, panel, self._scratch.workspace)
 
     def finish(self) -> None:

@@ -41,6 +41,7 @@ def measure(
     nonfinite: Literal["error", "skip"] = "error",
     engine: Literal["local", "dask"] = "local",
     client: Any = None,
+    device: str = "cpu",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[local.Progress], None] | None = None,
 ) -> Measurement:
@@ -75,6 +76,9 @@ def measure(
         ``local`` threads, or the workers of a ``dask`` cluster: the same bits.
     client
         ``distributed.Client`` or address of a scheduler; None starts a cluster of processes on this machine.
+    device
+        Where rows of this machine are computed with: ``cpu``, ``cuda`` or ``cuda:1``. Rows that are on a card already
+        stay there.
     checkpoint
         File that keeps what was read: written every 60 s, or 50 times as seldom as a write takes, when the pass ends
         and when it is interrupted. Where it exists, the pass goes on from it; rows that a dump has grown by are read.
@@ -94,6 +98,8 @@ def measure(
         If no schedule fits the memory limit.
     ArithmeticCheckError
         If the arithmetic is further off than it can be.
+    DeviceError
+        If the device is not there, or what it needs is not installed.
 
     Notes
     -----
@@ -109,7 +115,7 @@ def measure(
     """
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
-        workers, memory_limit, missing, nonfinite, checkpoint, engine, client,
+        workers, memory_limit, missing, nonfinite, checkpoint, engine, client, device,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -166,7 +172,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         method=found.plan.method,
         precision=found.plan.precision,
         engine=done.engine,
-        device="cpu",
+        device=done.device.name,
         definition=definitions(),
         estimates=found.estimates,
         presets=found.presets,
@@ -182,7 +188,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         integrity=done.integrity,
         plan=found.plan,
         measured=measured,
-        provenance=_provenance(done.machines or [machine.worker(found.plan.workers)], seed),
+        provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | done.device.describe()], seed),
     )
 
 

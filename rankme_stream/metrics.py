@@ -1,10 +1,11 @@
 """The definitions and presets: singular values in, one number out.
 
 Every function takes ``singular_values``: shape ``(m,)`` with m = min(n_rows, n_features) >= 1, non-negative, finite,
-descending, unit of the embeddings. It raises ``SpectrumError`` for anything else and for values that are all zero.
-All are pure and O(m). Values are first scaled by a power of two, which changes no digit, so that squares neither
-overflow nor underflow; sums are correctly rounded. Whether the values are those of the raw or of the centred rows is
-the caller's choice, and each function says which its name stands for.
+descending, unit of the embeddings; an array of any library, copied to the host where it is not there. It raises
+``SpectrumError`` for anything else and for values that are all zero. All are pure and O(m). Values are first scaled by
+a power of two, which changes no digit, so that squares neither overflow nor underflow; sums are correctly rounded.
+Whether the values are those of the raw or of the centred rows is the caller's choice, and each function says which its
+name stands for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rankme_stream import devices
 from rankme_stream.arrays import FloatArray
 from rankme_stream.errors import SpectrumError
 
@@ -356,7 +358,7 @@ def _require(is_met: bool, text: str) -> None:
 
 
 def _checked(singular_values: FloatArray) -> FloatArray:
-    s = np.asarray(singular_values, dtype=np.float64)
+    s = np.asarray(devices.on_host(singular_values), dtype=np.float64)
     _require(s.ndim == 1, f"singular values have shape {s.shape}: one dimension is needed")
     _require(s.size > 0, "there are no singular values: at least one is needed")
     for is_bad, need in (

@@ -6,6 +6,7 @@ import time
 from typing import Literal
 
 from rankme_stream import machine
+from rankme_stream.devices import Device
 from rankme_stream.engines import local
 from rankme_stream.errors import LimitError
 from rankme_stream.ladder import check_not_empty
@@ -24,6 +25,7 @@ def read_blocks(
     workers: int | None,
     memory_limit: int | None,
     nonfinite: Literal["error", "skip"],
+    device: Device,
     progress: Report | None,
 ) -> tuple[Pass, int]:
     """Read rows that come once; return the pass and the bytes read.
@@ -36,7 +38,7 @@ def read_blocks(
 
     def read(window: Window) -> tuple[Plan, int]:
         rows = (window.row_start, window.shape[0])
-        reader = Reader(window, rows, normalize, workers, memory_limit, "error", nonfinite)
+        reader = Reader(window, rows, normalize, workers, memory_limit, "error", nonfinite, device=device)
         planned = reader.plan(rung)
         reader.read_into(forest, planned)
         return planned, reader.bytes_read

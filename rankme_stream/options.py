@@ -115,6 +115,9 @@ engine_options = _add(
         click.option("--scheduler", "client", metavar="ADDRESS", help="Of a Dask cluster, for example tcp://host:8786."),
     ]
 )  # fmt: skip
+device_option = click.option(
+    "--device", default="cpu", show_default=True, metavar="cpu|cuda|cuda:1", help="Where the products are formed."
+)
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; a folder for several sources."
 )

@@ -11,6 +11,8 @@ from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumula
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
+from rankme_stream.devices import Device
+from rankme_stream.devices.host import HOST
 from rankme_stream.planning import Method, Precision
 from rankme_stream.unit_rows import Lengths
 
@@ -42,8 +44,14 @@ class Partial:
         merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
         return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths))
 
+    def on(self, device: Device, rung: Rung) -> Partial:
+        """Return the same on a device; itself where it is there already."""
+        if all(accumulator.device is device for accumulator in self.accumulators.values()):
+            return self
+        return Partial.from_record(rung, *self.to_record(), device)
+
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Return it as JSON types and arrays; ``from_record`` gives the same bits back."""
+        """Return it as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
         plain = {"audit": asdict(self.audit), "lengths": asdict(self.lengths)}
         arrays = {
             f"{key}/{name}": array
@@ -53,11 +61,13 @@ class Partial:
         return plain, arrays
 
     @classmethod
-    def from_record(cls, rung: Rung, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> Partial:
-        """Return the partial result, by that arithmetic, that ``to_record`` described."""
+    def from_record(
+        cls, rung: Rung, plain: Mapping[str, Any], arrays: Mapping[str, Array], device: Device = HOST
+    ) -> Partial:
+        """Return the partial result, by that arithmetic, that ``to_record`` described, on a device."""
         parts: dict[str, dict[str, Array]] = {}
         for path, array in arrays.items():
             key, _, name = path.partition("/")
             parts.setdefault(key, {})[name] = array
-        accumulators = {key: ACCUMULATORS[rung].from_arrays(part) for key, part in parts.items()}
+        accumulators = {key: ACCUMULATORS[rung].from_arrays(part, device) for key, part in parts.items()}
         return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
 from rankme_stream.blocks import Blocks
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import MagnitudeError, NonFiniteError
 from rankme_stream.feed import Feed
 from rankme_stream.partial import Partial
@@ -35,6 +37,8 @@ class Task:
         Accumulate the rows scaled to unit length as well.
     weigh
         Note how long the rows are.
+    device
+        Where the panels and accumulators are.
     """
 
     source: Source
@@ -44,6 +48,7 @@ class Task:
     missing: Literal["error", "skip", "fill"] = "error"
     nonfinite: Literal["error", "skip"] = "error"
     weigh: bool = False
+    device: Device = HOST
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -76,70 +81,100 @@ def run_segment(
     accumulators = {"raw": task.make_accumulator(n_features, feed.workspace)}
     if task.normalize:
         accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
-    audit, lengths = Audit(), Lengths()
+    audit, lengths, device = Audit(), Lengths(), feed.workspace.device
     shape = (plan.slab_rows, n_features + 1)
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
             raise Interrupted
-        scratch = feed.workspace.array("cast", (plan.slab_rows, n_features), dtype=np.int32)
         slabs = dict(zip(accumulators, feed.panels(list(accumulators), shape), strict=True))
         for row, stored in blocks.rows(start, end):
-            piece = slice(row - start, row - start + len(stored))
-            audit = audit.merge(_fill(task, row, stored, slabs["raw"][piece], scratch[piece]))
+            piece = slice(row - start, row - start + stored.shape[0])
+            place = slabs["raw"][piece, :]
+            found = fill(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
+            audit = audit.merge(found)
         if task.weigh:
-            lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start]))
+            lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start, :], device))
         if task.normalize:
-            scale_rows(slabs["raw"][: end - start], slabs["unit"][: end - start])
+            scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :], device)
         for low, high in grid.panels(start, end):
             for key, accumulator in accumulators.items():
-                feed.update(accumulator, slabs[key][low - start : high - start], low)
+                feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
     return Partial(accumulators, audit, lengths)
 
 
-def _fill(task: Task, row: int, stored: Array, piece: Array, scratch: Array) -> Audit:
-    """Audit stored rows and write them into their place in a panel; rows left out become zeros."""
-    source = task.source
+def fill(
+    source: Source,
+    row: int,
+    stored: Any,
+    piece: Any,
+    workspace: Workspace,
+    missing: Literal["error", "skip", "fill"] = "error",
+    nonfinite: Literal["error", "skip"] = "error",
+) -> Audit:
+    """Audit stored rows and write them into their place in a panel; rows left out become zeros.
+
+    Parameters
+    ----------
+    row
+        Number of the first of them.
+    stored
+        As the source gave them.
+    piece
+        Shape ``(rows, 1 + D)``, of the panel.
+    missing, nonfinite
+        As ``measure`` takes them.
+
+    Raises
+    ------
+    NonFiniteError, MagnitudeError
+        With the place.
+    """
+    device, kind = workspace.device, source.stored
+    n_rows = stored.shape[0]
     audit = Audit()
     out: Array | None = None  # rows left out; most slabs have none, and every numpy call costs a turn at the GIL
-    gaps = source.missing(row, row + len(stored))
+    gaps = source.missing(row, row + n_rows)
     if gaps:
         audit = Audit(rows_missing=sum(end - start for start, end in gaps), first_missing=gaps[0][0])
-        if task.missing == "skip":
-            out = np.zeros(len(stored), dtype=bool)
+        if missing == "skip":
+            out = np.zeros(n_rows, dtype=bool)
             for start, end in gaps:
                 out[start - row : end - row] = True
-    bad = source.stored.nonfinite_rows(stored)
-    if bad is not None and out is not None:
-        bad &= ~out
-    if bad is not None and bad.any():
-        n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
-        if task.nonfinite == "error":
-            raise NonFiniteError(
-                f"{source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
-                f"{row:,}-{row + len(stored) - 1:,}, where reading stopped); pass --nonfinite skip to leave them out "
-                "and have them counted"
-            )
-        audit = audit.merge(Audit(rows_nonfinite=n_bad, first_nonfinite=first))
-        out = bad if out is None else out | bad
-    zeros = source.stored.zero_rows(stored)
-    if out is not None:
-        zeros = zeros[~out[zeros]]
-    if zeros.size:
-        audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
-    kept = stored if out is None else np.where(out[:, None], stored.dtype.type(0), stored)
-    magnitude = source.stored.largest_magnitude(kept)
-    if magnitude > LARGEST_MAGNITUDE:
-        place = row + int(np.argmax((np.abs(kept) > LARGEST_MAGNITUDE).any(axis=1)))
-        raise MagnitudeError(
-            f"{source.uri}: row {place:,} holds values beyond 2^480, whose squares overflow; scale the embeddings by a "
-            "power of two, which changes no rank"
-        )
-    piece[:, 0] = 1.0 if out is None else ~out
     try:
-        source.stored.to_float64(kept, piece[:, 1:], scratch)
+        rows = device.rows(stored, kind)
+        bad = device.nonfinite_rows(rows, kind)
+        if bad is not None and out is not None:
+            bad &= ~out
+        if bad is not None and bad.any():
+            n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
+            if nonfinite == "error":
+                raise NonFiniteError(
+                    f"{source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
+                    f"{row:,}-{row + n_rows - 1:,}, where reading stopped); pass --nonfinite skip to leave them out "
+                    "and have them counted"
+                )
+            audit = audit.merge(Audit(rows_nonfinite=n_bad, first_nonfinite=first))
+            out = bad if out is None else out | bad
+        zeros = device.zero_rows(rows, kind)
+        if out is not None:
+            zeros = zeros[~out[zeros]]
+        if zeros.size:
+            audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
+        kept = rows if out is None else device.without(rows, out)
+        magnitude = device.largest_magnitude(kept, kind)
+        if magnitude > LARGEST_MAGNITUDE:
+            place = row + int(np.argmax((np.abs(device.download(kept)) > LARGEST_MAGNITUDE).any(axis=1)))
+            raise MagnitudeError(
+                f"{source.uri}: row {place:,} holds values beyond 2^480, whose squares overflow; scale the embeddings "
+                "by a power of two, which changes no rank"
+            )
+        piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
+        device.cast(kept, kind, piece[:, 1:], workspace)
     except OverflowError as error:
+        if isinstance(error, MagnitudeError):
+            raise
         raise MagnitudeError(
             f"{source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold exactly"
         ) from None

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import Any, Literal, NamedTuple
 
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.triangle import WIDEST_BLOCK, triangle_bytes
+from rankme_stream.triangle import triangle_bytes
 
 Method = Literal["gram", "tsqr"]
 Precision = Literal["float64", "float32"]
@@ -259,7 +260,7 @@ def _memory(
     slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
     if n_groups:
         live = _in_flight(at_once) + n_groups + 1
-    scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * WIDEST_BLOCK**2
+    scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * HOST.block_columns**2
     if precision == "float32":
         scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
     merging = at_once * (state if method == "gram" else 2 * square)

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from rankme_stream import draws
 from rankme_stream.arrays import Array, FloatArray
+from rankme_stream.devices import Device
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.triangle import Triangle
 
@@ -62,13 +64,13 @@ class Probes:
         self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: what panels of independent errors come to
         self._excess: FloatArray = np.zeros(2)  # sums of |r|^2 (1 - q) / q^2: what sampling adds in the mean
 
-    def observe(self, panel: FloatArray, product: Triangle, start: int, *, share: float, worst_case: float) -> None:
+    def observe(self, panel: Any, product: Triangle, start: int, *, share: float, worst_case: float) -> None:
         """Compare a panel's product with the panel.
 
         Parameters
         ----------
         panel
-            Shape ``(rows, 1 + D)``, float64, as given.
+            Shape ``(rows, 1 + D)``, float64, as given, on the device of the product.
         product
             Of ``1 + D`` rows: its product as the fast arithmetic made it.
         share
@@ -93,15 +95,15 @@ class Probes:
             return
         self.n_probed += 1
         self.n_certain += probability == 1.0
-        directions = _directions(product.n, self.seed)
-        residual = product.times(directions)
-        residual -= panel.T @ (panel @ directions)
+        directions = _directions(product.n, self.seed, product.device)
+        residual = product.device.download(product.times(directions) - panel.T @ (panel @ directions))
         # the last direction is the column of ones, so the last column of the residual is the error of the sums
         squares = np.array([np.square(residual[1:, :-1]).sum() / N_PROBES, np.square(residual[1:, -1]).sum()])
-        smallest = len(panel) * product.n * 2.0**-126
+        rows = panel.shape[0]
+        smallest = rows * product.n * 2.0**-126
         if not math.sqrt(squares[0]) <= _IMPOSSIBLE * (worst_case * trace + smallest):
             raise ArithmeticCheckError(
-                f"rows {start:,}-{start + len(panel) - 1:,}: the product is {math.sqrt(squares[0]):.2g} off where the "
+                f"rows {start:,}-{start + rows - 1:,}: the product is {math.sqrt(squares[0]):.2g} off where the "
                 f"arithmetic allows {worst_case * trace + smallest:.2g}: BLAS or the machine is at fault"
             )
         self._residual += residual / probability
@@ -148,10 +150,10 @@ class Probes:
 
 
 @lru_cache(maxsize=8)
-def _directions(width: int, seed: int) -> FloatArray:
-    """Eight probes that leave the column of ones out, and that column itself."""
+def _directions(width: int, seed: int, device: Device) -> Any:
+    """Eight probes that leave the column of ones out, and that column itself, on a device."""
     directions = np.zeros((width, N_PROBES + 1))
     directions[1:, :-1] = draws.normal((width - 1, N_PROBES), seed=seed, place=2**63 + width)
     directions[0, -1] = 1.0
     directions.flags.writeable = False
-    return directions
+    return device.upload(directions)

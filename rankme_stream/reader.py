@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 from rankme_stream import machine
 from rankme_stream.blocks import missing_message
 from rankme_stream.checkpoint import Checkpoint, begun, checked, held_rung, taken_up
+from rankme_stream.devices import Device, device_named
+from rankme_stream.devices.host import HOST
 from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
@@ -20,7 +22,7 @@ from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Plan, make_plan
 from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
-from rankme_stream.sources import Source
+from rankme_stream.sources import BlockStream, Source
 from rankme_stream.spectrum import Spectrum
 from rankme_stream.state import State, joined_workers, load_state, save_state
 
@@ -56,6 +58,27 @@ def engine_for(asked: Request) -> Iterator[Engine]:
         return
     with dask.connected(asked.client, asked.workers, asked.memory_limit) as engine:
         yield engine
+
+
+def device_for(source: Source | BlockStream, name: str) -> Device:
+    """Return the device to compute on: where the rows are, or that of the name for rows of this machine.
+
+    Raises
+    ------
+    UsageError
+        If the rows are on another card than is asked for.
+    DeviceError
+        If it is not there.
+    """
+    held: Device = getattr(source, "device", HOST)
+    if name == "cpu":
+        return held
+    wanted = device_named(name)
+    if held is not HOST and held.name != wanted.name:
+        raise UsageError(
+            f"{source.uri} is on {held.name}, and device {wanted.name} is asked for: leave device out, or move the rows"
+        )
+    return wanted if held is HOST else held
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,8 @@ class Reader:
     ----------
     checkpoint
         File that is kept up to date with a pass, and taken up where there is one.
+    device
+        Where the rows are computed with.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -118,6 +143,7 @@ class Reader:
     nonfinite: Literal["error", "skip"]
     checkpoint: Path | None = None
     engine: Engine = field(default_factory=local.LocalEngine)
+    device: Device = HOST
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -236,7 +262,7 @@ class Reader:
             self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
         else:
             forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
-        self.machines = joined_workers(self.machines, self.engine.machines(plan.workers))
+        self.machines = joined_workers(self.machines, self._machines(plan))
         return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
@@ -249,9 +275,9 @@ class Reader:
         """
         assert self.checkpoint is not None
         state = self._begun(plan, segments, fingerprint, self.checkpoint)
-        forest = state.forest()
+        forest = state.forest(self.device)
         before = sum(stop - start for start, stop in state.covered)
-        kept = Checkpoint(self.checkpoint, state, forest, lambda: self.engine.machines(plan.workers))
+        kept = Checkpoint(self.checkpoint, state, forest, lambda: self._machines(plan))
 
         def report(now: local.Progress) -> None:
             kept.tick()
@@ -318,9 +344,12 @@ class Reader:
         """Read the rows of a plan into a forest."""
         self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments)
 
+    def _machines(self, plan: Plan) -> list[dict[str, Any]]:
+        return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
+
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
         make = ACCUMULATORS[plan.method, plan.precision]
-        return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh)
+        return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh, self.device)
 
 
 def check_count(partial: Partial, n_rows: int, missing: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits
 
 from rankme_stream.arrays import StoredType
+from rankme_stream.devices import Device
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for
@@ -18,7 +20,7 @@ from rankme_stream.looks import Look, Reading, read_sample, sample_for_populatio
 from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
 from rankme_stream.planning import Plan
-from rankme_stream.reader import Engine, Pass, Reader, Report, engine_for
+from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engine_for
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
@@ -103,6 +105,7 @@ def segment(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    device: str = "cpu",
     progress: Report | None = None,
 ) -> State:
     """Read one part of a pass into a state file, for ``merge_states`` to put together.
@@ -115,7 +118,7 @@ def segment(
         The file; where it exists, reading goes on from it.
     method, precision
         As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
         As for ``measure``.
 
     Returns
@@ -134,8 +137,9 @@ def segment(
     rungs = rungs_for(method, "float64" if precision == "auto" else precision)
     opened = open_source(source)
     reader = Reader(
-        opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state)
-    )
+        opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state),
+        device=device_for(opened, device),
+    )  # fmt: skip
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
@@ -164,6 +168,7 @@ class Read:
     unkept: str | None = None
     machines: Sequence[Mapping[str, Any]] = ()
     engine: str = "local"
+    device: Device = HOST
 
 
 def read(source: Any, asked: Request, progress: Report | None) -> Read:
@@ -184,9 +189,10 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
     asked.check_dims(stream.n_features)
+    device = device_for(stream, asked.device)
     done, bytes_read = read_blocks(
         stream, _best(rungs), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
-        nonfinite=asked.nonfinite, progress=progress,
+        nonfinite=asked.nonfinite, device=device, progress=progress,
     )  # fmt: skip
     return Read(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
@@ -195,6 +201,7 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
         bytes_read=bytes_read,
         remedy=_remedy(asked, "blocks come once; pass method='tsqr', or store them" if len(rungs) > 1 else None),
         integrity=stream.integrity,
+        device=device,
     )
 
 
@@ -206,7 +213,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     rows = _row_range(asked.rows, opened.shape[0])
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
-        None if asked.checkpoint is None else Path(asked.checkpoint), engine,
+        None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
     )  # fmt: skip
     rungs = reader.rungs_left(rungs)
     reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
@@ -258,6 +265,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         unkept=reader.unkept,
         machines=reader.machines,
         engine=engine.name,
+        device=reader.device,
     )
 
 

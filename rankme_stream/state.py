@@ -13,6 +13,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rankme_stream import container
+from rankme_stream.devices import Device
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import StateError, UsageError
 from rankme_stream.ledger import Forest, Node, Runs, span
 from rankme_stream.partial import Partial, Rung
@@ -80,11 +82,11 @@ class State:
         """First segment of the tail."""
         return self.tail_start // self.plan.grid.segment_rows
 
-    def forest(self) -> Forest[Partial]:
-        """Return what the segments came to, ready to take more; the tail is merged last."""
+    def forest(self, device: Device = HOST) -> Forest[Partial]:
+        """Return what the segments came to, on a device, ready to take more; the tail is merged last."""
         forest = Forest[Partial](self.tail_segment)
         for node, partial in self.nodes.items():
-            forest.add_node(node, partial)
+            forest.add_node(node, partial.on(device, self.rung))
         return forest
 
     @property

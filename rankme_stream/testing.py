@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices.host import Workspace
+from rankme_stream.devices import Workspace
 from rankme_stream.errors import UsageError
 from rankme_stream.sources import Source, open_source
 
@@ -60,7 +60,7 @@ class AccumulatorLaws:
         accumulator = self.make(rows.shape[1])
         edges = [0, *cuts, len(rows)]
         for start, stop in pairwise(edges):
-            accumulator.update(with_ones(rows[start:stop]), start)
+            accumulator.update(accumulator.device.upload(with_ones(rows[start:stop])), start)
         return accumulator
 
     def rows(self) -> FloatArray:
@@ -99,7 +99,9 @@ class AccumulatorLaws:
     def test_state_comes_back_bit_equal(self) -> None:
         """Save and load change no bit."""
         full = self.absorb(self.rows())
-        _assert_same_bits(type(full).from_arrays(full.to_arrays()), full)
+        again = type(full).from_arrays(full.to_arrays(), full.device)
+        assert again.device is full.device
+        _assert_same_bits(again, full)
 
     def test_rows_of_zeros_left_out_are_not_counted(self) -> None:
         """A panel row whose first entry is zero stands for a row left out."""
@@ -107,7 +109,7 @@ class AccumulatorLaws:
         panel = with_ones(rows)
         panel[5] = 0.0
         accumulator = self.make(9)
-        accumulator.update(panel, 0)
+        accumulator.update(accumulator.device.upload(panel), 0)
         assert accumulator.n_rows == len(rows) - 1
         _assert_close(accumulator, self.absorb(np.delete(rows, 5, axis=0)))
 

@@ -9,12 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import host
+from rankme_stream.arrays import FloatArray
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
 
 Place = tuple[int, int]  # row and column of a block
-
-WIDEST_BLOCK = 512  # products of so many columns run as fast as wider ones, and more of the triangle is left out
 
 
 class Triangle:
@@ -26,6 +25,8 @@ class Triangle:
         Rows and columns.
     dtype
         ``float64`` or ``float32``.
+    device
+        Where the blocks are.
 
     Attributes
     ----------
@@ -34,35 +35,34 @@ class Triangle:
 
     Notes
     -----
-    The blocks depend on ``n`` alone: whoever adds to them, and in whatever order of blocks, gives the same bits.
+    The blocks depend on ``n`` and the device alone: whoever adds to them, and in whatever order of blocks, gives the
+    same bits.
     """
 
-    def __init__(self, n: int, dtype: Any = np.float64) -> None:
-        self.n = n
-        edges = _edges(n)
+    def __init__(self, n: int, dtype: Any = np.float64, device: Device = HOST) -> None:
+        self.n, self.dtype, self.device = n, np.dtype(dtype), device
+        edges = _edges(n, device.block_columns)
         self._cuts = [slice(low, high) for low, high in pairwise(edges)]
         count = len(self._cuts)
         self.places: list[Place] = [(i, j) for i in range(count) for j in range(i)] + [(i, i) for i in range(count)]
         sizes = [cut.stop - cut.start for cut in self._cuts]
-        self._blocks: dict[Place, FloatArray] = {
-            (i, j): np.zeros((sizes[i], sizes[j]), dtype=dtype) for i, j in self.places
-        }
+        self._blocks: dict[Place, Any] = {(i, j): device.zeros((sizes[i], sizes[j]), dtype) for i, j in self.places}
 
     @classmethod
-    def of(cls, lower: Array) -> Triangle:
-        """Return the triangle of a matrix, shape ``(n, n)``, of which the lower triangle is right."""
-        made = cls(len(lower), lower.dtype)
+    def of(cls, lower: Any, dtype: Any = np.float64, device: Device = HOST) -> Triangle:
+        """Return the triangle of a matrix there, shape ``(n, n)``, of which the lower triangle is right."""
+        made = cls(lower.shape[0], dtype, device)
         for place, block in made._blocks.items():
             rows, columns = made._slices(place)
             block[...] = lower[rows, columns]
             if place[0] == place[1]:
-                block[...] = np.tril(block) + np.tril(block, -1).T
+                block[...] = device.xp.tril(block) + device.xp.tril(block, k=-1).T
         return made
 
     def _slices(self, place: Place) -> tuple[slice, slice]:
         return self._cuts[place[0]], self._cuts[place[1]]
 
-    def set_product(self, place: Place, panel: FloatArray) -> None:
+    def set_product(self, place: Place, panel: Any) -> None:
         """Make the block at ``place`` that of ``panel.T @ panel``, ``panel`` of shape ``(rows, n)``, C order.
 
         Notes
@@ -71,15 +71,12 @@ class Triangle:
         additions.
         """
         rows, columns = self._slices(place)
-        host.cross_product(panel[:, rows], panel[:, columns], self._blocks[place])
+        self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[place])
 
-    def add_product(self, place: Place, panel: FloatArray, workspace: host.Workspace) -> None:
+    def add_product(self, place: Place, panel: Any, workspace: Workspace) -> None:
         """Add what ``set_product`` would set: a product, then one addition to each entry."""
         rows, columns = self._slices(place)
-        block = self._blocks[place]
-        product = workspace.array("product", (WIDEST_BLOCK**2,))[: block.size].reshape(block.shape)
-        host.cross_product(panel[:, rows], panel[:, columns], product)
-        block += product
+        self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[place], workspace)
 
     def add(self, other: Triangle) -> None:
         """Add another triangle of the same size to this one."""
@@ -89,7 +86,8 @@ class Triangle:
     def __add__(self, other: Triangle) -> Triangle:
         """Return the sum; neither changes."""
         made: Triangle = type(self).__new__(type(self))
-        made.n, made._cuts, made.places = self.n, self._cuts, self.places
+        made.n, made.dtype, made.device = self.n, self.dtype, self.device
+        made._cuts, made.places = self._cuts, self.places
         made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
         return made
 
@@ -99,40 +97,42 @@ class Triangle:
         return float(self._blocks[0, 0][0, 0])
 
     def diagonal(self) -> FloatArray:
-        """The diagonal, shape ``(n,)``."""
-        return np.concatenate([np.diagonal(self._blocks[i, i]) for i in range(len(self._cuts))])
+        """The diagonal on the host, shape ``(n,)``."""
+        diagonals = (self.device.xp.linalg.diagonal(self._blocks[i, i]) for i in range(len(self._cuts)))
+        return np.concatenate([self.device.download(one) for one in diagonals])
 
     def first_column(self) -> FloatArray:
-        """The entries of the first column, shape ``(n,)``."""
-        return np.concatenate([self._blocks[i, 0][:, 0] for i in range(len(self._cuts))])
+        """The entries of the first column on the host, shape ``(n,)``."""
+        return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._cuts))])
 
-    def lower(self) -> FloatArray:
-        """Return a fresh matrix, shape ``(n, n)``, with this lower triangle; what is above it has no meaning."""
-        dense = np.zeros((self.n, self.n), dtype=self._blocks[0, 0].dtype)
+    def lower(self) -> Any:
+        """Return a fresh matrix there, shape ``(n, n)``, with this lower triangle; what is above it has no meaning."""
+        dense = self.device.zeros((self.n, self.n), self.dtype)
         for place, block in self._blocks.items():
             dense[self._slices(place)] = block
         return dense
 
-    def times(self, dense: FloatArray) -> FloatArray:
-        """Return the product with a float64 matrix of shape ``(n, k)``, in float64; 2 n^2 k flops."""
-        out = np.zeros(dense.shape)
+    def times(self, dense: Any) -> Any:
+        """Return the product with a float64 matrix there of shape ``(n, k)``, in float64; 2 n^2 k flops."""
+        xp, out = self.device.xp, self.device.zeros(dense.shape)
         for place, block in self._blocks.items():
             rows, columns = self._slices(place)
-            wide = block.astype(np.float64, copy=False)
-            out[rows] += wide @ dense[columns]
+            wide = xp.astype(block, xp.float64, copy=False)
+            out[rows, :] += wide @ dense[columns, :]
             if place[0] != place[1]:
-                out[columns] += wide.T @ dense[rows]
+                out[columns, :] += wide.T @ dense[rows, :]
         return out
 
     def prefix(self, n: int) -> Triangle:
         """Return the triangle of the first ``n`` rows and columns."""
-        return Triangle.of(self.lower()[:n, :n])
+        return Triangle.of(self.lower()[:n, :n], self.dtype, self.device)
 
     def to_array(self) -> FloatArray:
-        """Return the entries on and below the diagonal, row by row, shape ``(n (n + 1) / 2,)``."""
-        packed = np.empty(self.n * (self.n + 1) // 2, dtype=self._blocks[0, 0].dtype)
+        """Return the entries on and below the diagonal, row by row, on the host, shape ``(n (n + 1) / 2,)``."""
+        blocks = {place: self.device.download(block) for place, block in self._blocks.items()}
+        packed = np.empty(self.n * (self.n + 1) // 2, dtype=blocks[0, 0].dtype)
         for row, place, there in self._pieces():
-            packed[there] = self._blocks[place][row, : there.stop - there.start]
+            packed[there] = blocks[place][row, : there.stop - there.start]
         return packed
 
     def _pieces(self) -> Iterator[tuple[int, Place, slice]]:
@@ -146,24 +146,26 @@ class Triangle:
                     start = stop
 
     @classmethod
-    def from_array(cls, packed: FloatArray) -> Self:
-        """Return the triangle that ``to_array`` described."""
+    def from_array(cls, packed: FloatArray, device: Device = HOST) -> Self:
+        """Return the triangle that ``to_array`` described, there."""
         n = (math.isqrt(8 * packed.size + 1) - 1) // 2
-        made = cls(n, packed.dtype)
+        made = cls(n, packed.dtype, device)
+        blocks = {place: np.zeros(tuple(block.shape), packed.dtype) for place, block in made._blocks.items()}
         for row, place, there in made._pieces():
             piece = packed[there]
-            made._blocks[place][row, : len(piece)] = piece
+            blocks[place][row, : len(piece)] = piece
             if place[0] == place[1]:
-                made._blocks[place][: len(piece), row] = piece
+                blocks[place][: len(piece), row] = piece
+        made._blocks = {place: device.upload(block) for place, block in blocks.items()}
         return made
 
 
 def triangle_bytes(n: int, itemsize: int = 8) -> int:
-    """Bytes that a triangle holds: about half of the square, and half a block's width more."""
-    edges = _edges(n)
+    """Bytes that a triangle of the host holds: about half of the square, and half a block's width more."""
+    edges = _edges(n, HOST.block_columns)
     return itemsize * sum((high - low) * high for low, high in pairwise(edges))
 
 
-def _edges(n: int) -> list[int]:
-    count = -(-n // WIDEST_BLOCK)
+def _edges(n: int, widest: int) -> list[int]:
+    count = -(-n // widest)
     return [n * k // count for k in range(count + 1)]

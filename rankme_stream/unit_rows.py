@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import FloatArray
+from rankme_stream.devices import Device
+from rankme_stream.devices.host import HOST
 
 _SMALL_SQUARE = 2.0**-900  # below it squares lose digits to underflow
 _LARGE_EXPONENT = 200
@@ -22,16 +24,17 @@ class Lengths:
     exponent: int = 0
 
     @classmethod
-    def of(cls, panel: FloatArray) -> Lengths:
-        """Return those of a panel, shape ``(rows, 1 + D)``."""
-        rows = panel[:, 1:]
-        exponent = math.frexp(max(float(rows.max()), -float(rows.min())))[1]
+    def of(cls, panel: Any, device: Device = HOST) -> Lengths:
+        """Return those of a panel there, shape ``(rows, 1 + D)``."""
+        xp, rows = device.xp, panel[:, 1:]
+        exponent = math.frexp(max(float(xp.max(rows)), -float(xp.min(rows))))[1]
         if abs(exponent) > _LARGE_EXPONENT:  # fourth powers would leave the doubles
-            rows = np.ldexp(rows, -exponent)
+            half = -exponent // 2  # 2^-exponent may leave them itself
+            rows = rows * 2.0**half * 2.0 ** (-exponent - half)
         else:
             exponent = 0
-        squares = np.einsum("ij,ij->i", rows, rows)
-        return cls(float(squares.sum()), float(squares @ squares), exponent)
+        squares = device.squared_lengths(rows)
+        return cls(float(xp.sum(squares)), float(squares @ squares), exponent)
 
     def merge(self, other: Lengths) -> Lengths:
         """Return those of both sets of rows."""
@@ -57,22 +60,23 @@ def rows_error(n_features: int) -> float:
     return (n_features / 2 + 4) * 2.0**-53
 
 
-def scale_rows(panel: FloatArray, out: FloatArray) -> None:
+def scale_rows(panel: Any, out: Any, device: Device = HOST) -> None:
     """Write the rows of a panel, scaled to unit length, into ``out``; rows of zeros become rows left out.
 
     Parameters
     ----------
     panel, out
-        Shape ``(rows, 1 + D)``, the first column that of ones.
+        Shape ``(rows, 1 + D)``, the first column that of ones, on the device.
     """
-    rows = panel[:, 1:]
-    squares = np.einsum("ij,ij->i", rows, rows)
-    np.multiply(rows, 1.0 / np.sqrt(np.maximum(squares, _SMALL_SQUARE))[:, None], out=out[:, 1:])
-    out[:, 0] = panel[:, 0]
-    for row in np.flatnonzero(squares < _SMALL_SQUARE):
-        largest = np.abs(rows[row]).max()
+    xp, rows = device.xp, panel[:, 1:]
+    squares = device.squared_lengths(rows)
+    out[...] = panel
+    out[:, 1:] *= (1.0 / xp.sqrt(xp.maximum(squares, xp.full_like(squares, _SMALL_SQUARE))))[:, None]
+    for row in np.flatnonzero(device.download(squares < _SMALL_SQUARE)).tolist():
+        values = device.download(rows[row, :])
+        largest = np.abs(values).max()
         if largest == 0.0:
-            out[row] = 0.0
+            out[row, :] = 0.0
             continue
-        enlarged = np.ldexp(rows[row], -int(np.frexp(largest)[1]))
-        out[row, 1:] = enlarged / np.sqrt(enlarged @ enlarged)
+        enlarged = np.ldexp(values, -int(np.frexp(largest)[1]))
+        out[row, 1:] = device.upload(enlarged / np.sqrt(enlarged @ enlarged))

@@ -14,6 +14,7 @@ from rankme_stream.accumulators import gram as gram_module
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator, step_error
 from rankme_stream.devices import host
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.testing import matrix_with_spectrum, with_ones
@@ -200,7 +201,7 @@ def test_probes_drawn_do_not_depend_on_the_order_in_which_they_are_asked_for():
     assert [draws.uniform(seed=1, place=place) for place in reversed(range(5))][::-1] == first
     assert len({*first}) == 5
     assert np.array_equal(draws.normal((3, 2), seed=1, place=9), draws.normal((3, 2), seed=1, place=9))
-    assert not np.array_equal(probes._directions(9, 1)[1:], probes._directions(9, 2)[1:])
+    assert not np.array_equal(probes._directions(9, 1, HOST)[1:], probes._directions(9, 2, HOST)[1:])
 
 
 def test_a_product_further_off_than_float32_can_be_is_corruption(monkeypatch):

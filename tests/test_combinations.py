@@ -11,6 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import rankme_stream as rs
+from rankme_stream import devices
 from rankme_stream.errors import UsageError
 from tests.test_state import rows_like, store
 
@@ -42,19 +43,23 @@ def path(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("method", ["auto", "gram", "tsqr"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "auto"])
-def test_options_work_together_or_are_refused(client, path, tmp_path, rows, method, precision):
+def test_options_work_together_or_are_refused(client, path, tmp_path, monkeypatch, rows, method, precision):
     source = {
         "a path": lambda: path,
         "rows in memory": lambda: store_rows(path),
         "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
     }[rows]
-    for number, (sample, dask, kept) in enumerate(product([False, True], repeat=3)):
+    monkeypatch.setitem(devices.MODULES, "toy", ("tests.toy_device",))
+    for number, (sample, dask, kept, there) in enumerate(product([False, True], repeat=4)):
         options = {"method": method, "precision": precision, "sample": sample}
         named = {rows, f"--method {method}", f"--precision {precision}"}
         named |= {"--sample"} if sample else set()
         if dask:
             options |= {"engine": "dask", "client": client}
             named |= {"--engine dask"}
+        if there:
+            options |= {"device": "toy"}
+            named |= {"--device cuda"}
         if kept:
             options |= {"checkpoint": tmp_path / f"{number}"}
             named |= {"--checkpoint"}
@@ -73,4 +78,4 @@ def store_rows(path: Path) -> np.ndarray:
 
 
 def test_the_table_is_read():
-    assert len(REFUSED) == 8
+    assert len(REFUSED) == 9

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankme_stream.devices.host import Workspace
-from rankme_stream.triangle import WIDEST_BLOCK, Triangle, triangle_bytes
+from rankme_stream.devices import Workspace
+from rankme_stream.devices.host import HOST
+from rankme_stream.triangle import Triangle, triangle_bytes
+
+WIDEST_BLOCK = HOST.block_columns
 
 WIDTHS = [1, 2, 7, WIDEST_BLOCK - 1, WIDEST_BLOCK, WIDEST_BLOCK + 1, 2 * WIDEST_BLOCK + 3]
 

@@ -8,7 +8,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices.host import Workspace
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
+from rankme_stream.errors import UsageError
 from rankme_stream.spectrum import Spectrum
 
 
@@ -27,7 +29,11 @@ class Accumulator(Protocol):
     def n_rows(self) -> int:
         """Rows absorbed."""
 
-    def update(self, panel: FloatArray, start: int) -> None:
+    @property
+    def device(self) -> Device:
+        """Where its arrays are, and the panels that it takes."""
+
+    def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + n_features)``, first column ones, from row ``start`` on."""
 
     def merge(self, other: Any) -> Any:
@@ -46,11 +52,11 @@ class Accumulator(Protocol):
         """Return the sum of the rows, shape ``(n_features,)``."""
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays."""
+        """Return the state as arrays of the host."""
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Self:
-        """Return the accumulator that ``to_arrays`` described."""
+    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
+        """Return the accumulator that ``to_arrays`` described, there."""
 
 
 @runtime_checkable
@@ -61,20 +67,27 @@ class Divisible(Protocol):
     def parts(self) -> Sequence[Any]:
         """Independent parts of an update, those with most work first."""
 
-    def update_part(self, part: Any, panel: FloatArray, workspace: Workspace) -> None:
+    def update_part(self, part: Any, panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
 
-    def count(self, panel: FloatArray) -> None:
+    def count(self, panel: Any) -> None:
         """Do what is left of ``update`` beside its parts."""
 
 
-def mark_nonzero(seen: Array, panel: FloatArray) -> None:
+def check_device(mine: Device, other: Device) -> None:
+    """Refuse to join what lies on two devices."""
+    if mine is not other:
+        raise UsageError(f"what is on {other.name} cannot join what is on {mine.name}: bring the rows to one device")
+
+
+def mark_nonzero(seen: Array, panel: Any, device: Device) -> None:
     """Set ``seen``, shape ``(D,)``, for the features that are nonzero somewhere in ``panel``, shape ``(rows, 1 + D)``.
 
     Free once every feature was seen, which one row of dense data does. Squares may underflow to zero, so the Gram
     itself cannot tell.
     """
     if not seen.all():
-        seen |= panel[0, 1:] != 0.0
+        seen |= device.download(panel[0, 1:] != 0.0)
         unseen = np.flatnonzero(~seen)
-        seen[unseen] = panel[:, 1 + unseen].any(axis=0)
+        left = device.xp.take(panel, device.upload(1 + unseen), axis=1)
+        seen[unseen] = device.download(device.xp.any(left != 0.0, axis=0))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators import mark_nonzero
+from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import host
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
@@ -18,6 +19,7 @@ from rankme_stream.triangle import Place, Triangle
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
+_ROWS_AT_ONCE = 256
 _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
@@ -56,12 +58,12 @@ class GramSums:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, chapter 3.
     """
 
-    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
+    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
         self.n_features = n_features
         self.chain = 0
         self.rows_error = rows_error
-        self._workspace = workspace or host.Workspace()
-        self._gram = Triangle(n_features + 1)
+        self._workspace = workspace or Workspace()
+        self._gram = Triangle(n_features + 1, device=self.device)
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
     @property
@@ -69,15 +71,21 @@ class GramSums:
         """Rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
         return round(self._gram.corner)
 
-    def count(self, panel: FloatArray) -> None:
+    @property
+    def device(self) -> Device:
+        """Where its arrays are, and the panels that it takes."""
+        return self._workspace.device
+
+    def count(self, panel: Any) -> None:
         """Do what is left of ``update`` beside its parts."""
-        mark_nonzero(self._nonzero, panel)
-        self.chain = max(self.chain, len(panel)) + (self.chain > 0)
+        mark_nonzero(self._nonzero, panel, self.device)
+        self.chain = max(self.chain, panel.shape[0]) + (self.chain > 0)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
+        check_device(self.device, other.device)
         merged = self._like(self._gram + other._gram, self._nonzero | other._nonzero)
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
         return merged
@@ -117,7 +125,7 @@ class GramSums:
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
         rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
         whole = self._gram.lower()
-        gram, sums = whole[1:, 1:], whole[1:, 0].copy()
+        gram, sums = whole[1:, 1:], self.sums()
         sums_norm = math.hypot(*sums.tolist())
         sums_error = (g + self.rows_error) * math.sqrt(max(1, self.n_rows)) * math.sqrt(trace) + fast_sums + lost
         sums_error += 4.0 * _U64 * sums_norm
@@ -127,8 +135,8 @@ class GramSums:
             centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
         size = min(self.n_rows, self.n_features)
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        centered = self._about_the_mean(gram.copy(), sums)
-        centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
+        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
+        centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
         with ThreadPoolExecutor(2, thread_name_prefix="rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace)
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
@@ -148,19 +156,25 @@ class GramSums:
             grounds=grounds,
         )
 
-    def _about_the_mean(self, gram: FloatArray, sums: FloatArray) -> FloatArray:
+    def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
         """Take n_rows mu mu' off the Gram of the rows, in place."""
-        for row in range(self.n_features if self.n_rows else 0):  # row by row: no third D x D for the outer product
-            gram[row] -= (sums[row] / self.n_rows) * sums
+        if self.n_rows:
+            mean, row = self.device.upload((sums / self.n_rows)[:, None]), self.device.upload(sums[None, :])
+            for start in range(0, self.n_features, _ROWS_AT_ONCE):  # no third D x D for the outer product
+                some = slice(start, min(start + _ROWS_AT_ONCE, self.n_features))
+                gram[some, :] -= mean[some, :] * row
         return gram
 
-    def _scatter(self, *, centered: bool) -> FloatArray:
+    def _diagonal(self, matrix: Any) -> FloatArray:
+        return self.device.download(self.device.xp.linalg.diagonal(matrix))
+
+    def _scatter(self, *, centered: bool) -> Any:
         gram = self._gram.lower()[1:, 1:]
         return self._about_the_mean(gram, self.sums()) if centered else gram
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
-        found = host.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
+        found = self.device.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
         return np.sqrt(np.maximum(found, 0.0))
 
     def sums(self) -> FloatArray:
@@ -187,13 +201,16 @@ class GramSums:
             f"certified: worst case of sums of {self.chain:,} operations, margin (D + 32) u for the eigensolver",
         )  # fmt: skip
 
-    def _eigenvalues(self, lower: FloatArray, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
+    def _eigenvalues(self, lower: Any, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
         """Eigenvalues, descending, and their error margin; features that are zero throughout give exact zeros."""
         values = np.zeros(self.n_features)
-        alive = np.flatnonzero(np.diagonal(lower) > 0.0)
+        alive = np.flatnonzero(self._diagonal(lower) > 0.0)
         if alive.size == 0:
             return values, 0.0
-        found = host.eigenvalues(lower if alive.size == self.n_features else lower[np.ix_(alive, alive)])
+        if alive.size < self.n_features:
+            places = self.device.upload(alive)
+            lower = self.device.xp.take(self.device.xp.take(lower, places, axis=0), places, axis=1)
+        found = self.device.eigenvalues(lower)
         values[: alive.size] = found
         values[::-1].sort()
         margin = (self.n_features + 32) * _U64 * max(float(found[0]), 0.0)
@@ -205,17 +222,17 @@ class GramSums:
         return values, margin
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays; ``from_arrays`` gives the same bits back."""
+        """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
         return {"n_features": np.array(self.n_features), "chain": np.array(self.chain),
                 "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
                 "nonzero": self._nonzero.copy()}  # fmt: skip
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Self:
-        """Return the accumulator that ``to_arrays`` described."""
-        accumulator = cls(int(arrays["n_features"]), rows_error=float(arrays["rows_error"]))
+    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
+        """Return the accumulator that ``to_arrays`` described, there."""
+        accumulator = cls(int(arrays["n_features"]), Workspace(device), rows_error=float(arrays["rows_error"]))
         accumulator.chain = int(arrays["chain"])
-        accumulator._gram = Triangle.from_array(arrays["gram"])
+        accumulator._gram = Triangle.from_array(arrays["gram"], device)
         accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
 
@@ -223,9 +240,9 @@ class GramSums:
 class GramAccumulator(GramSums):
     """The same with float64 products, whose error is bounded; threads may share the parts of an update."""
 
-    def update(self, panel: FloatArray, start: int) -> None:
+    def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if len(panel) == 0:
+        if panel.shape[0] == 0:
             return
         for part in self.parts:
             self.update_part(part, panel, self._workspace)
@@ -236,7 +253,7 @@ class GramAccumulator(GramSums):
         """Independent parts of an update, those with most work first."""
         return self._gram.places
 
-    def update_part(self, part: Place, panel: FloatArray, workspace: host.Workspace) -> None:
+    def update_part(self, part: Place, panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
         self._gram.add_product(part, panel, workspace)
 
@@ -248,30 +265,29 @@ class Float32GramAccumulator(GramSums):
     probes see as well.
     """
 
-    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
+    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
         super().__init__(n_features, workspace, rows_error=rows_error)
         self.probes = Probes(n_features)
 
-    def update(self, panel: FloatArray, start: int) -> None:
+    def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, as the float64 Gram does, and compare the product with the panel."""
-        if len(panel) == 0:
+        rows, width = panel.shape
+        if rows == 0:
             return
-        rounded = self._workspace.array("panel32", panel.shape, dtype=np.float32)
-        with np.errstate(over="ignore"):
-            rounded[...] = panel
-        width = panel.shape[1]
-        product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32))
+        rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
+        self.device.narrow(panel, rounded)
+        product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32, self.device))
         for place in product.places:
             product.set_product(place, rounded)
         if not np.isfinite(product.diagonal()).all():
             raise MagnitudeError(
-                f"rows {start:,}-{start + len(panel) - 1:,} hold values whose squares overflow float32; "
+                f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
                 "pass --precision float64, or scale by a power of two, which changes no rank"
             )
         share = (
             1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
         )
-        self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(len(panel)))
+        self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(rows))
         self._gram.add(product)
         self.count(panel)
 
@@ -311,9 +327,9 @@ class Float32GramAccumulator(GramSums):
         return super().to_arrays() | self.probes.to_arrays()
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Self:
-        """Return the accumulator that ``to_arrays`` described."""
-        accumulator = super().from_arrays(arrays)
+    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
+        """Return the accumulator that ``to_arrays`` described, there."""
+        accumulator = super().from_arrays(arrays, device)
         accumulator.probes = Probes.from_arrays(accumulator.n_features, arrays)
         return accumulator
 

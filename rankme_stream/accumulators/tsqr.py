@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators import mark_nonzero
+from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import host
+from rankme_stream.devices import Device, Workspace
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import UsageError
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
@@ -69,7 +70,7 @@ class TsqrAccumulator:
     Algorithms, 2nd ed., SIAM 2002, chapter 19.
     """
 
-    def __init__(self, n_features: int, workspace: host.Workspace | None = None, *, rows_error: float = 0.0) -> None:
+    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
         self.n_features = n_features
         self.n_rows = 0
         self.steps = 0
@@ -77,38 +78,42 @@ class TsqrAccumulator:
         self.worst_case = 0.0
         self.rows_error = rows_error
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
-        self._workspace = workspace or host.Workspace()
-        self._r: FloatArray = np.zeros((n_features + 1, n_features + 1), order="F")
+        self._workspace = workspace or Workspace()
+        self._r: Any = self.device.zeros((n_features + 1, n_features + 1), order="F")
 
-    def update(self, panel: FloatArray, start: int) -> None:
+    @property
+    def device(self) -> Device:
+        """Where its arrays are, and the panels that it takes."""
+        return self._workspace.device
+
+    def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if len(panel) == 0:
+        rows, width = panel.shape
+        if rows == 0:
             return
-        below = self._workspace.array("tsqr_panel", panel.shape, order="F")
-        below[...] = panel
-        host.stack_triangle(self._r, below, 0, self._workspace)
-        mark_nonzero(self._nonzero, panel)
-        self.n_rows += round(float(panel[:, 0].sum()))
+        self.device.stack_rows(self._r, panel, self._workspace)
+        mark_nonzero(self._nonzero, panel, self.device)
+        self.n_rows += round(float(self.device.xp.sum(panel[:, 0])))
         self.steps += 1
-        self.longest = max(self.longest, len(panel))
-        self.worst_case += step_error(len(panel), self.n_features + 1)
+        reflected = self.device.reflected_rows(rows, width)
+        self.longest = max(self.longest, reflected)
+        self.worst_case += step_error(reflected, width)
 
     def merge(self, other: TsqrAccumulator) -> TsqrAccumulator:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if other.n_features != self.n_features:
             raise UsageError(f"an R of width {other.n_features} cannot join one of width {self.n_features}")
+        check_device(self.device, other.device)
         if self.steps == 0 or other.steps == 0:  # the empty accumulator is the identity, bit for bit
             return (other if self.steps == 0 else self)._copy()
         merged = self._copy()
-        merged._workspace = host.Workspace()
-        host.stack_triangle(merged._r, other._r.copy(order="F"), self.n_features + 1, merged._workspace)
-        merged._workspace = self._workspace
+        self.device.stack_triangle(merged._r, other._r, Workspace(self.device))
         merged.n_rows = self.n_rows + other.n_rows
         merged.steps = max(self.steps, other.steps) + 1
-        merged.longest = max(self.longest, other.longest, self.n_features + 1)
-        merged.worst_case = max(self.worst_case, other.worst_case) + step_error(
-            self.n_features + 1, self.n_features + 1
-        )
+        width = self.n_features + 1
+        reflected = self.device.reflected_rows(width, width)
+        merged.longest = max(self.longest, other.longest, reflected)
+        merged.worst_case = max(self.worst_case, other.worst_case) + step_error(reflected, width)
         merged._nonzero = self._nonzero | other._nonzero
         return merged
 
@@ -117,7 +122,7 @@ class TsqrAccumulator:
         made = TsqrAccumulator(n_features, self._workspace, rows_error=self.rows_error)
         for name in _COUNTS:
             setattr(made, name, getattr(self, name))
-        made._r = self._r[: n_features + 1, : n_features + 1].copy(order="F")
+        made._r[...] = self._r[: n_features + 1, : n_features + 1]
         made._nonzero = self._nonzero[:n_features].copy()
         return made
 
@@ -136,12 +141,15 @@ class TsqrAccumulator:
         16/3 D^3 flops and 16 D^2 bytes beside the accumulator.
         """
         size = min(self.n_rows, self.n_features)
-        r = np.triu(self._r)
+        xp = self.device.xp
+        r = xp.triu(self._r)
+        first_row = self.device.download(r[0, 1:])
         alive = np.flatnonzero(self._nonzero)
         values = np.zeros(self.n_features)
         if alive.size:
-            values[: alive.size] = host.singular_values(r[:, 1 + alive])[: alive.size]
-        centered = host.singular_values(r[1:, 1:])
+            kept = xp.take(r, self.device.upload(1 + alive), axis=1)
+            values[: alive.size] = self.device.singular_values(kept)[: alive.size]
+        centered = self.device.singular_values(r[1:, 1:])
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
         lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
         shared = (self.n_features + 32) * _U * float(values[0]) + self.rows_error * frobenius + lost
@@ -149,7 +157,7 @@ class TsqrAccumulator:
         practical = growth * _U * frobenius + shared
         worst = self.worst_case * frobenius + shared
         dead = max(0, size - alive.size)
-        row_sum = math.hypot(*r[0, 1:].tolist()) * math.sqrt(self.n_rows)
+        row_sum = math.hypot(*first_row.tolist()) * math.sqrt(self.n_rows)
         row_sum_error = 2.0 * practical * math.sqrt(self.n_rows)
         return Spectrum(
             raw=_singular_values(values[:size], practical, worst, dead),
@@ -163,36 +171,39 @@ class TsqrAccumulator:
             grounds=f"empirical: {growth:,.0f} u |Z|_F for {self.steps:,} QR steps, several times the growth ever seen",
         )
 
-    def _factor(self, *, centered: bool) -> FloatArray:
-        r = np.triu(self._r)
+    def _factor(self, *, centered: bool) -> Any:
+        r = self.device.xp.triu(self._r)
         return r[1:, 1:] if centered else r[:, 1:]
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""
-        return host.singular_values(self._factor(centered=centered))[: min(self.n_rows, self.n_features)]
+        return self.device.singular_values(self._factor(centered=centered))[: min(self.n_rows, self.n_features)]
 
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
-        return np.asarray(self._r[0, 0] * self._r[0, 1:])
+        first_row = self.device.download(self._r[0, :])
+        return np.asarray(first_row[0] * first_row[1:])
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays; ``from_arrays`` gives the same bits back."""
+        """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
         width = self.n_features + 1
-        upper = np.empty(width * (width + 1) // 2)
+        upper, r = np.empty(width * (width + 1) // 2), self.device.download(self._r)
         for row, place in enumerate(_rows_of_triangle(width)):
-            upper[place] = self._r[row, row:]
+            upper[place] = r[row, row:]
         counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
         return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero.copy(), **counts}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Self:
-        """Return the accumulator that ``to_arrays`` described."""
-        accumulator = cls(int(arrays["n_features"]))
+    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
+        """Return the accumulator that ``to_arrays`` described, there."""
+        accumulator = cls(int(arrays["n_features"]), Workspace(device))
         for name in _COUNTS:
             setattr(accumulator, name, arrays[name].item())
         accumulator._nonzero[:] = arrays["nonzero"]
-        for row, place in enumerate(_rows_of_triangle(accumulator.n_features + 1)):
-            accumulator._r[row, row:] = arrays["r"][place]
+        r = np.zeros((accumulator.n_features + 1,) * 2)
+        for row, place in enumerate(_rows_of_triangle(len(r))):
+            r[row, row:] = arrays["r"][place]
+        accumulator._r[...] = device.upload(r)
         return accumulator
 
 

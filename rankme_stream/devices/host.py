@@ -7,15 +7,13 @@ for Cython do not when they are called through ctypes.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cython_lapack
 
-from rankme_stream.arrays import Array, FloatArray
+from rankme_stream.arrays import Array, FloatArray, StoredType, stored_type
 
-T = TypeVar("T")
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
 
@@ -34,26 +32,6 @@ _dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
 
 def _int(value: int) -> Any:
     return ctypes.byref(ctypes.c_int(value))
-
-
-class Workspace:
-    """Named scratch that one worker reuses, so that no page is faulted in twice."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], Any] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Array:
-        """Return the array of that name and shape, made of zeros at first use, then holding what was left there."""
-        return self.kept((name, shape, order, dtype), lambda: np.zeros(shape, dtype=dtype, order=order))
-
-    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """Return what is kept under a key, made at first use; the newest alone of those with the same first part."""
-        if key not in self._kept:
-            for other in [other for other in self._kept if other[0] == key[0]]:
-                del self._kept[other]
-            self._kept[key] = make()
-        found: T = self._kept[key]
-        return found
 
 
 def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
@@ -76,7 +54,7 @@ def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
         np.matmul(left.T, right, out=out)
 
 
-def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, workspace: Workspace) -> None:
+def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, scratch: Any) -> None:
     """Replace ``r`` by the R factor of ``[r; below]``, destroying ``below``.
 
     Parameters
@@ -94,8 +72,8 @@ def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, works
     """
     rows, n = below.shape
     block = min(_REFLECTORS, n)
-    t = workspace.array("tpqrt_t", (block, n), order="F")
-    work = workspace.array("tpqrt_work", (block * n,))
+    t = scratch.array("tpqrt_t", (block, n), order="F")
+    work = scratch.array("tpqrt_work", (block * n,))
     info = ctypes.c_int(0)
     _dtpqrt(
         _int(rows), _int(n), _int(triangular_rows), _int(block), r.ctypes.data, _int(n),
@@ -115,3 +93,108 @@ def singular_values(matrix: FloatArray) -> FloatArray:
     """Singular values, descending, of a matrix of about D x D (never of the rows themselves)."""
     values: FloatArray = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
     return values
+
+
+class Host:
+    """Arrays of numpy: `rankme_stream.devices.Device` says what each operation does."""
+
+    name = "cpu"
+    xp: Any = np
+    block_columns = 512  # products of so many run as fast as wider ones, and more of the triangle is left out
+
+    def describe(self) -> dict[str, str]:
+        """Return nothing: the machine is described elsewhere."""
+        return {}
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Array:
+        """Return an array of zeros."""
+        return np.zeros(shape, dtype=dtype, order=order)
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Return an array of the type of another."""
+        return np.empty(shape, like.dtype)
+
+    def upload(self, values: Array) -> Array:
+        """Return the values themselves."""
+        return values
+
+    def download(self, values: Array) -> Array:
+        """Return the values themselves."""
+        return values
+
+    def stored_type(self, rows: Array, uri: str) -> StoredType:
+        """Return the number type of an array."""
+        return stored_type(rows.dtype, uri=uri)
+
+    def rows(self, stored: Array, kind: StoredType) -> Array:
+        """Return the stored rows themselves."""
+        return stored
+
+    def nonfinite_rows(self, rows: Array, kind: StoredType) -> Array | None:
+        """Return a mask of the rows that hold NaN or infinity; None where none does."""
+        return kind.nonfinite_rows(rows)
+
+    def zero_rows(self, rows: Array, kind: StoredType) -> Array:
+        """Return the indices of the rows that are zero throughout."""
+        return kind.zero_rows(rows)
+
+    def largest_magnitude(self, rows: Array, kind: StoredType) -> float:
+        """Return the largest absolute value of float64 data; 0.0 for every other type."""
+        return kind.largest_magnitude(rows)
+
+    def without(self, rows: Array, out: Array) -> Array:
+        """Return the rows with those of a mask set to zero."""
+        return np.where(out[:, None], rows.dtype.type(0), rows)
+
+    def cast(self, rows: Array, kind: StoredType, out: Array, scratch: Any) -> None:
+        """Write the values of finite rows into ``out``."""
+        kind.to_float64(rows, out, scratch.room("cast", rows.shape, np.int32))
+
+    def squared_lengths(self, rows: Array) -> Array:
+        """Return the sum of the squares of each row."""
+        return np.asarray(np.einsum("ij,ij->i", rows, rows))
+
+    def narrow(self, panel: Array, out: Array) -> None:
+        """Write a float64 array into a float32 one."""
+        with np.errstate(over="ignore"):
+            out[...] = panel
+
+    def set_product(self, left: FloatArray, right: FloatArray, out: FloatArray) -> None:
+        """Write ``left.T @ right`` into ``out``."""
+        cross_product(left, right, out)
+
+    def add_product(self, left: FloatArray, right: FloatArray, out: FloatArray, scratch: Any) -> None:
+        """Add ``left.T @ right`` to ``out``."""
+        product = scratch.room("product", out.shape)
+        cross_product(left, right, product)
+        out += product
+
+    def stack_rows(self, r: FloatArray, panel: FloatArray, scratch: Any) -> None:
+        """Replace ``r`` by the R factor of ``[r; panel]``."""
+        below = scratch.array("tsqr_panel", panel.shape, order="F")
+        below[...] = panel
+        stack_triangle(r, below, 0, scratch)
+
+    def stack_triangle(self, r: FloatArray, other: FloatArray, scratch: Any) -> None:
+        """Replace ``r`` by the R factor of ``[r; other]``."""
+        stack_triangle(r, other.copy(order="F"), len(other), scratch)
+
+    def reflected_rows(self, rows: int, n: int) -> int:
+        """Return the rows below: the zeros of R are left alone."""
+        return rows
+
+    def eigenvalues(self, lower: FloatArray) -> FloatArray:
+        """Return the eigenvalues, descending."""
+        return eigenvalues(lower)
+
+    def singular_values(self, matrix: FloatArray) -> FloatArray:
+        """Return the singular values, descending."""
+        return singular_values(matrix)
+
+
+HOST = Host()
+
+
+def open_device(index: int) -> Host:
+    """Return the host."""
+    return HOST

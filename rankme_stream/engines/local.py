@@ -51,9 +51,8 @@ class _Run:
         self.rows_done = 0
         self._lock = threading.Lock()
         self._feeds: queue.SimpleQueue[Feed] = queue.SimpleQueue()
-        self._all_feeds = [
-            Feed(task.plan.workers // task.plan.segments_at_once) for _ in range(task.plan.segments_at_once)
-        ]
+        threads = task.plan.workers // task.plan.segments_at_once
+        self._all_feeds = [Feed(threads, task.device) for _ in range(task.plan.segments_at_once)]
         for feed in self._all_feeds:
             self._feeds.put(feed)
 

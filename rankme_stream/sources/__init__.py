@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from rankme_stream.arrays import Array, StoredType
+from rankme_stream.devices import is_array
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.memory import ArraySource
 from rankme_stream.sources.npy import NpySource
@@ -75,8 +74,9 @@ def open_source(source: object) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional numpy
-        array; a ``zarr.Array``; or a `Source`, which is returned as it is.
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
+        numpy or of a library that lends its memory (torch, CuPy, JAX: DLPack); a ``zarr.Array``; or a `Source`, which
+        is returned as it is.
 
     Raises
     ------
@@ -88,18 +88,18 @@ def open_source(source: object) -> Source:
         if not isinstance(uri, str):
             raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
         return NpySource(uri) if uri.endswith(".npy") else ZarrSource(uri)
-    if isinstance(source, np.ndarray):
-        return ArraySource(source)
     if is_zarr_node(source):
         return ZarrSource(source)
     if isinstance(source, Source):
         return source
+    if is_array(source):
+        return ArraySource(source)
     raise SourceFormatError(
-        f"rows cannot be read from a {type(source).__name__}; a path, a numpy array, a zarr.Array or a Source is needed"
+        f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )
 
 
 def is_blocks(source: object) -> bool:
     """Whether something is an iterable of blocks of rows rather than rows that can be read in any order."""
     is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
-    return isinstance(source, Iterable) and not is_rows and not is_zarr_node(source)
+    return isinstance(source, Iterable) and not is_rows and not is_array(source) and not is_zarr_node(source)

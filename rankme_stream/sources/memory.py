@@ -1,45 +1,62 @@
-"""Rows that are in memory already."""
+"""Rows that are in memory already, of this machine or of a card."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import Array, StoredType, stored_type
+from rankme_stream import devices
+from rankme_stream.arrays import StoredType, stored_type
+from rankme_stream.devices.host import HOST
 from rankme_stream.errors import SourceFormatError
 
 
 class ArraySource:
-    """A two-dimensional numpy array, in any order and byte order.
+    """A two-dimensional array of numpy, in any order and byte order, or of a library that lends its memory (DLPack).
 
     Parameters
     ----------
     array
-        Shape ``(n, d)``; ``ml_dtypes.bfloat16`` is held as its bit patterns.
+        Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
     uri
         Named in errors and records.
+    declared
+        ``"bfloat16"`` for its bit patterns in a ``uint16`` array.
+
+    Attributes
+    ----------
+    device
+        Where the rows are, and stay.
 
     Raises
     ------
     SourceFormatError
-        Not two-dimensional, empty, masked, or of a dtype that has no singular values here.
+        Not two-dimensional, empty, masked, of a dtype that has no singular values here, or where nothing computes.
     """
 
     integrity = "none"
     chunks_missing = 0
     first_missing: str | None = None
 
-    def __init__(self, array: Array, uri: str = "<array>") -> None:
+    def __init__(self, array: Any, uri: str = "<array>", declared: str | None = None) -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise SourceFormatError(f"{uri} is a masked array: fill it or leave the masked rows out first")
-        array = np.asarray(array)
+        self.device, array, told = devices.adopted(array, uri)
+        declared = declared or told
         if array.ndim != 2 or 0 in array.shape:
-            raise SourceFormatError(f"{uri} has shape {array.shape}; a non-empty (rows, features) array is needed")
+            raise SourceFormatError(
+                f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
+            )
         self.uri = uri
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
-        self.stored: StoredType = stored_type(array.dtype, uri=uri)
+        if self.device is not HOST:
+            self.stored: StoredType = self.device.stored_type(array, uri)
+            self._array, self._is_view = array, True
+            return
+        self.stored = stored_type(array.dtype, uri=uri, declared=declared)
         self._array = array.view(np.uint16) if self.stored.name == "bfloat16" else array
         self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
@@ -47,11 +64,12 @@ class ArraySource:
         """Row offsets strictly inside ``(start, stop)`` where a read may begin: all of them."""
         return range(start + 1, stop)
 
-    def read(self, start: int, stop: int, out: Array | None = None) -> Array:
-        """Return rows ``[start, stop)``: a read-only view where the layout allows one, whatever ``out``."""
-        rows = self._array[start:stop]
+    def read(self, start: int, stop: int, out: Any = None) -> Any:
+        """Return rows ``[start, stop)``; where the layout allows it a view, read-only on the host, despite ``out``."""
+        rows = self._array[start:stop, :]
         if self._is_view:
-            rows.flags.writeable = False
+            if self.device is HOST:
+                rows.flags.writeable = False
             return rows
         if out is None:
             out = np.empty(rows.shape, self.stored.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import Array
+from rankme_stream import devices
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.memory import ArraySource
 
@@ -21,12 +21,12 @@ class Window(ArraySource):
         Number of the first of them.
     """
 
-    def __init__(self, rows: Array, row_start: int, uri: str) -> None:
-        super().__init__(rows, uri)
+    def __init__(self, rows: Any, row_start: int, uri: str, declared: str | None = None) -> None:
+        super().__init__(rows, uri, declared)
         self.row_start = row_start
-        self.shape = (row_start + len(rows), rows.shape[1])
+        self.shape = (row_start + self.shape[0], self.shape[1])
 
-    def read(self, start: int, stop: int, out: Array | None = None) -> Array:
+    def read(self, start: int, stop: int, out: Any = None) -> Any:
         """Return rows ``[start, stop)`` as stored."""
         return super().read(start - self.row_start, stop - self.row_start, out)
 
@@ -37,8 +37,8 @@ class BlockStream:
     Parameters
     ----------
     blocks
-        Of shape ``(rows, D)``, all of one width and dtype; anything ``numpy.asarray`` takes. Blocks of no row are
-        passed over.
+        Of shape ``(rows, D)``, all of one width, dtype and device; arrays of any library, and anything
+        ``numpy.asarray`` takes. Blocks of no row are passed over.
     uri
         Named in errors and records.
 
@@ -52,7 +52,7 @@ class BlockStream:
     Raises
     ------
     SourceFormatError
-        If no row comes, or a block is not of the shape or dtype of the first.
+        If no row comes, or a block is not of the width, dtype and device of the first.
     """
 
     integrity = "none"
@@ -60,54 +60,67 @@ class BlockStream:
     def __init__(self, blocks: Iterable[Any], uri: str = "<blocks>") -> None:
         self.uri = uri
         self.n_rows = self.n_features = 0
-        self._rest: Array | None = None
-        self._dtype: np.dtype[Any] | None = None
+        self._rest: Any = None
+        self._first: devices.Adopted | None = None  # and a block of no row may be it
         self._blocks = self._checked(blocks)
-        first = next(self._blocks, None)
-        if first is None:
+        self._rest = next(self._blocks, None)
+        if self._rest is None:
             raise SourceFormatError(f"{uri} holds no row")
-        self._rest = first
-        self.stored = ArraySource(first, uri).stored
+        first = ArraySource(self._rest, uri, self._declared)
+        self.stored, self.device = first.stored, first.device
+
+    @property
+    def _declared(self) -> str | None:
+        return None if self._first is None else self._first.declared
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row as stored."""
         return self.n_features * self.stored.dtype.itemsize
 
-    def _checked(self, blocks: Iterable[Any]) -> Iterator[Array]:
+    def _checked(self, blocks: Iterable[Any]) -> Iterator[Any]:
         for number, block in enumerate(blocks):
             if isinstance(block, np.ma.MaskedArray):
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} is a masked array: leave the masked rows out first"
                 )
-            rows = np.asarray(block)
+            here = devices.adopted(block, f"{self.uri}: block {number:,}")
+            rows = here.rows
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise SourceFormatError(
-                    f"{self.uri}: block {number:,} has shape {rows.shape}; (rows, features) is needed"
+                    f"{self.uri}: block {number:,} has shape {tuple(rows.shape)}; (rows, features) is needed"
                 )
-            if self._dtype is None:
-                self._dtype, self.n_features = rows.dtype, rows.shape[1]
-            elif rows.dtype != self._dtype or rows.shape[1] != self.n_features:
+            if self._first is None:
+                self._first, self.n_features = here, rows.shape[1]
+            first = self._first
+            if (rows.dtype, here.declared, rows.shape[1]) != (first.rows.dtype, first.declared, self.n_features):
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} is {rows.dtype} of width {rows.shape[1]:,}, and the first was "
-                    f"{self._dtype} of width {self.n_features:,}"
+                    f"{first.rows.dtype} of width {self.n_features:,}"
                 )
-            if len(rows):
+            if here.device is not first.device:
+                raise SourceFormatError(
+                    f"{self.uri}: block {number:,} is on {here.device.name}, and the first was on {first.device.name}: "
+                    "bring all to one device"
+                )
+            if rows.shape[0]:
                 yield rows
 
     def take(self, n_rows: int) -> Window | None:
         """Return the next rows, as many as asked for and fewer at the end; None when there are none left."""
-        rows, filled = np.empty((n_rows, self.n_features), self._dtype), 0
+        assert self._first is not None
+        rows, filled = self.device.empty((n_rows, self.n_features), self._first.rows), 0
         while filled < n_rows:
             piece = self._rest if self._rest is not None else next(self._blocks, None)
             if piece is None:
                 break
-            wanted = min(len(piece), n_rows - filled)
-            rows[filled : filled + wanted] = piece[:wanted]  # before the next block comes, perhaps in the same memory
-            self._rest = piece[wanted:].copy() if wanted < len(piece) else None
+            wanted = min(piece.shape[0], n_rows - filled)
+            rows[filled : filled + wanted, :] = piece[:wanted, :]  # before the next comes, perhaps in the same memory
+            left = piece.shape[0] - wanted
+            self._rest = self.device.xp.asarray(piece[wanted:, :], copy=True) if left else None
             filled += wanted
         if filled == 0:
             return None
         start = self.n_rows
         self.n_rows += filled
-        return Window(rows[:filled], start, self.uri)
+        return Window(rows[:filled, :], start, self.uri, self._declared)

@@ -1,0 +1,104 @@
+"""PyTorch: tensors on a CUDA card, or wherever they are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from rankme_stream.arrays import Array, StoredType
+from rankme_stream.devices import Adopted
+from rankme_stream.devices.host import HOST
+from rankme_stream.devices.standard import StandardDevice
+from rankme_stream.errors import DeviceError, SourceFormatError
+
+_TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
+
+
+class TorchDevice(StandardDevice):
+    """Tensors on one device of torch."""
+
+    def __init__(self, place: str) -> None:
+        import torch
+        from array_api_compat import torch as xp
+
+        super().__init__(xp, place, torch.device(place), _TYPES)
+        self._torch = torch
+
+    def describe(self) -> dict[str, str]:
+        """Return card, CUDA and torch."""
+        facts = {"device": self.name, "torch": str(self._torch.__version__)}
+        if self._place.type == "cuda":
+            facts |= {
+                "card": str(self._torch.cuda.get_device_name(self._place)), "cuda": str(self._torch.version.cuda),
+            }  # fmt: skip
+        return facts
+
+    def download(self, values: Any) -> Array:
+        """Return values from there on the host."""
+        found: Array = values.detach().cpu().numpy()
+        return found
+
+    def rows(self, stored: Any, kind: StoredType) -> Any:
+        """Return stored rows there, bfloat16 by their bits."""
+        if isinstance(stored, np.ndarray) and kind.name == "bfloat16":
+            return self.upload(stored.view(np.int16)).view(self._torch.bfloat16)
+        return super().rows(stored, kind)
+
+    def set_product(self, left: Any, right: Any, out: Any) -> None:
+        """Write ``left.T @ right`` into ``out``."""
+        self._torch.matmul(left.T, right, out=out)
+
+    def add_product(self, left: Any, right: Any, out: Any, scratch: Any) -> None:
+        """Add ``left.T @ right`` to ``out``: not by ``addmm``, which might run on in one chain of additions."""
+        product = scratch.array("product", tuple(out.shape))
+        self._torch.matmul(left.T, right, out=product)
+        out += product
+
+    def _r_factor(self, matrix: Any) -> Any:
+        return self._torch.linalg.qr(matrix, mode="r").R
+
+
+@lru_cache(maxsize=16)
+def _device(place: str) -> TorchDevice:
+    return TorchDevice(place)
+
+
+def open_device(index: int) -> TorchDevice:
+    """Return a CUDA card.
+
+    Raises
+    ------
+    DeviceError
+        If torch is not installed, was built without CUDA or finds no such card; or would round float32 to TF32.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise DeviceError("PyTorch is not installed (pip install 'rankme-stream[torch]')") from None
+    if not torch.cuda.is_available():
+        raise DeviceError("PyTorch finds no CUDA card")
+    if index >= torch.cuda.device_count():
+        raise DeviceError(f"PyTorch finds {torch.cuda.device_count()} cards, counted from 0")
+    if torch.backends.cuda.matmul.allow_tf32:
+        raise DeviceError(
+            "PyTorch is allowed to round float32 to TF32: set torch.backends.cuda.matmul.allow_tf32 = False"
+        )
+    return _device(f"cuda:{index}")
+
+
+def adopted(array: Any, uri: str) -> Adopted:
+    """Return a tensor as it is, or those of the host as an array of numpy."""
+    import torch
+
+    tensor = array.detach().resolve_conj().resolve_neg()
+    if tensor.layout != torch.strided:
+        raise SourceFormatError(f"{uri} is a tensor of layout {tensor.layout}: make it dense first")
+    if tensor.device.type == "cuda":
+        return Adopted(open_device(tensor.device.index), tensor)
+    if tensor.device.type != "cpu":
+        raise SourceFormatError(f"{uri} is on {tensor.device}, which is not computed on: move it with .cpu() first")
+    if tensor.dtype == torch.bfloat16:
+        return Adopted(HOST, tensor.view(torch.int16).numpy().view(np.uint16), "bfloat16")
+    return Adopted(HOST, tensor.numpy())
