@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -23,6 +24,7 @@ import rankme_stream as rs
 from rankme_stream import tasks
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.engines import dask, local
+from rankme_stream.engines.dask import DaskEngine
 from rankme_stream.engines.dask.run import Run
 from rankme_stream.engines.dask.work import Work
 from rankme_stream.errors import (
@@ -256,6 +258,11 @@ def test_a_scheduler_that_dies_loses_nothing_that_was_gathered(source, tmp_path,
 
 def test_a_cluster_of_this_machine_is_started_where_none_is_given(source):
     assert same_bits(rs.measure(source, engine="dask", workers=2), rs.measure(source))
+
+
+def test_a_scheduler_that_is_gone_has_no_threads():
+    gone = SimpleNamespace(scheduler_info=lambda **_: {})  # what a client knows between losing it and saying so
+    assert DaskEngine(gone).count_threads() == 0
 
 
 def test_no_scheduler_is_said(source, monkeypatch):

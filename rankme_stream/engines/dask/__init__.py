@@ -77,7 +77,12 @@ class DaskEngine:
 
     def count_threads(self) -> int:
         """Return the threads of the cluster at the moment."""
-        return sum(one["nthreads"] for one in self.client.scheduler_info(n_workers=-1)["workers"].values())
+        return sum(one["nthreads"] for one in self._known().values())
+
+    def _known(self) -> dict[str, Any]:
+        """Return the workers that the client knows of: none of a scheduler that is gone."""
+        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
+        return found
 
     def note(self, result: Result) -> None:
         """Take note of who read, and of the chunks that were not there."""
@@ -91,7 +96,7 @@ class DaskEngine:
         while not found:
             try:
                 self.client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-                found = self.client.scheduler_info(n_workers=-1)["workers"]
+                found = self._known()
             except TimeoutError:
                 raise EngineError(
                     f"no worker came to the cluster at {self.address} within {_NO_WORKERS_S} s: start some"
