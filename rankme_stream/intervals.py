@@ -26,7 +26,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from rankme_stream import metrics
+from rankme_stream import floors, metrics
 from rankme_stream.arrays import FloatArray
 from rankme_stream.spectrum import Box
 
@@ -56,6 +56,7 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     """
     lower, upper, shift = _scaled(box, keep_small=eps_in_sum > 0.0)
     inside = math.ldexp(eps_in_sum, -shift)
+    energy = _scaled_energy(box, shift)
     if squares:
         lower, upper = lower * lower, upper * upper
     m = lower.size
@@ -80,13 +81,19 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     else:
         place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
     least = value(_vertex(lower, upper, place))
-    most = max(value(x) for x in _levels(lower, upper, slope_is_positive))
-    return _outward(least, most, m)
+    levels = _levels(lower, upper, slope_is_positive)
+    if energy is None:
+        return _outward(least, max(value(x) for x in levels), m)
+    if squares:
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
+    elif inside == 0.0:
+        least = max(least, metrics.exp_entropy(floors.majorant(lower, upper, energy[1]) + eps))
+    return _outward(least, max(value(x) for x in _within(levels, lower, upper, energy, squares=not squares)), m)
 
 
 def participation_ratio(box: Box) -> Interval:
     r"""Extremes of :math:`(\sum s_k^2)^2 / \sum s_k^4`; O(m)."""
-    lower, upper, _ = _scaled(box)
+    lower, upper, shift = _scaled(box)
     lower, upper = lower * lower, upper * upper
 
     def value(x: FloatArray) -> float:
@@ -96,8 +103,13 @@ def participation_ratio(box: Box) -> Interval:
     first = 0 if lower[0] > 0.0 else 1
     sums, squares = _vertex_sums(lower, upper, lambda x: x * x)
     place = first + int(np.argmin(sums[first:] ** 2 / squares[first:]))
+    least = value(_vertex(lower, upper, place))
     most = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
-    return _outward(value(_vertex(lower, upper, place)), max(value(x) for x in most), lower.size)
+    energy = _scaled_energy(box, shift)
+    if energy is not None:
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
+        most = _within(most, lower, upper, energy)
+    return _outward(least, max(value(x) for x in most), lower.size)
 
 
 def isoscore(box: Box, *, n_features: int) -> Interval:
@@ -112,18 +124,28 @@ def stable_rank(box: Box) -> Interval:
     The largest value has s_1 at its lower end and no other above it, the smallest s_1 at its upper end and every other
     at its lower one.
     """
-    lower, upper, _ = _scaled(box)
+    lower, upper, shift = _scaled(box)
     least = 1.0 + math.fsum((lower[1:] / upper[0]) ** 2)
     most = 1.0 + (math.fsum((np.minimum(upper[1:], lower[0]) / lower[0]) ** 2) if lower[0] > 0.0 else lower.size - 1.0)
+    energy = _scaled_energy(box, shift)
+    if energy is not None:
+        least = max(least, energy[0] / float(upper[0]) ** 2)
+        most = min(most, energy[1] / float(lower[0]) ** 2) if lower[0] > 0.0 else most
     return _outward(least, most, lower.size)
 
 
 def numerical_rank(box: Box, *, unit_roundoff: float) -> Interval:
     """Counts of s_k > u |Z|_F that are certain and possible; an enclosure, not always attained."""
-    lower, upper, _ = _scaled(box)
+    lower, upper, shift = _scaled(box)
     slack = 1.0 + _rounding(lower.size)
-    certain = np.count_nonzero(lower > unit_roundoff * math.sqrt(math.fsum(upper * upper)) * slack)
-    possible = np.count_nonzero(upper > unit_roundoff * math.sqrt(math.fsum(lower * lower)) / slack)
+    energy = _scaled_energy(box, shift)
+    least, most = energy or (math.fsum(lower * lower), math.fsum(upper * upper))
+    threshold = unit_roundoff * math.sqrt(least) / slack
+    certain = np.count_nonzero(lower > unit_roundoff * math.sqrt(most) * slack)
+    possible = int(np.count_nonzero(upper > threshold))
+    if energy is not None:  # every value above the threshold takes at least its square
+        taken = np.cumsum(np.maximum(lower, threshold) ** 2 - lower * lower) + math.fsum(lower * lower)
+        possible = min(possible, int(np.count_nonzero(taken <= most * slack)))
     return float(certain), float(possible)
 
 
@@ -159,6 +181,10 @@ def self_cluster(box: Box, *, n_rows: int, n_features: int) -> Interval:
     """Extremes of the self-clustering index of unit rows, increasing in Q = sum of the fourth powers of s."""
     slack = 1.0 + _rounding(box.lower.size)
     least, most = (math.fsum(end**4) for end in (box.lower, box.upper))
+    if box.energy is not None:
+        lower, upper = box.lower**2, box.upper**2
+        least = max(least, math.fsum(floors.levelled(lower, upper, box.energy[0]) ** 2))
+        most = min(most, math.fsum(floors.packed(lower, upper, box.energy[1]) ** 2))
     return (
         _down(float(metrics.self_cluster_of(Fraction(least / slack), n_rows, n_features))),
         _up(float(metrics.self_cluster_of(Fraction(most * slack), n_rows, n_features))),
@@ -179,6 +205,42 @@ def _scaled(box: Box, keep_small: bool = False) -> tuple[FloatArray, FloatArray,
     if keep_small:
         shift = max(shift, 0)
     return np.ldexp(box.lower, -shift), np.ldexp(box.upper, -shift), shift
+
+
+def _scaled_energy(box: Box, shift: int) -> Interval | None:
+    if box.energy is None:
+        return None
+    return math.ldexp(box.energy[0], -2 * shift), math.ldexp(box.energy[1], -2 * shift)
+
+
+def _packed(lower: FloatArray, upper: FloatArray, energy: Interval) -> list[FloatArray]:
+    """Return the squares that majorise all others, for the least and most energy and what ends in between.
+
+    At a given sum such a vector gives the least of a Schur-concave function; as the sum grows, one entry does, along
+    which a quasi-concave function is least at an end.
+    """
+    sums, _ = _vertex_sums(lower, upper, lambda x: x)
+    corners = np.flatnonzero((sums > energy[0]) & (sums < energy[1]))
+    ends = [floors.packed(lower, upper, total) for total in energy]
+    return [*ends, *(_vertex(lower, upper, int(place)) for place in corners)]
+
+
+def _within(
+    levels: list[FloatArray], lower: FloatArray, upper: FloatArray, energy: Interval, *, squares: bool = False
+) -> list[FloatArray]:
+    """Return the levels nearest those given at which the sum (of the squares) is as the energy says.
+
+    Along the levels a function rises up to those given and falls after them, so the nearest allowed is the largest.
+    """
+
+    def total(x: FloatArray) -> float:
+        return float((x * x if squares else x).sum())
+
+    if max(map(total, levels)) > energy[1]:
+        return [floors.levelled(lower, upper, energy[1], squares=squares)]
+    if min(map(total, levels)) < energy[0]:
+        return [floors.levelled(lower, upper, energy[0], squares=squares), *levels]
+    return levels
 
 
 def _vertex(lower: FloatArray, upper: FloatArray, place: int) -> FloatArray:

@@ -14,10 +14,14 @@ Basis = Literal["certified", "measured", "empirical"]
 
 @dataclass(frozen=True)
 class Box:
-    """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending."""
+    """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
+
+    ``energy``, where it says more than these, holds the least and the most that the squares of all add up to.
+    """
 
     lower: FloatArray
     upper: FloatArray
+    energy: tuple[float, float] | None = None
 
     @classmethod
     def around(cls, values: FloatArray, error: float) -> Box:
@@ -32,7 +36,11 @@ class Box:
 
     def first(self, count: int) -> Box:
         """Return the box of the largest ``count`` values."""
-        return Box(self.lower[:count], self.upper[:count])
+        energy = None
+        if self.energy is not None:
+            rest = Box(self.lower[count:], self.upper[count:])
+            energy = (self.energy[0] - float((rest.upper**2).sum()), self.energy[1] - float((rest.lower**2).sum()))
+        return Box(self.lower[:count], self.upper[:count], energy)
 
     def with_zeros(self, n_zeros: int) -> Box:
         """Return the box in which the last ``n_zeros`` values are zero exactly."""
@@ -40,7 +48,7 @@ class Box:
             return self
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[-n_zeros:] = upper[-n_zeros:] = 0.0
-        return Box(lower, upper)
+        return Box(lower, upper, self.energy)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Spectrum:
         Probability that the consistent sets hold the truth; None where no theorem gives one.
     grounds
         The same in a sentence.
+    covers
+        Which errors the consistent sets hold.
     """
 
     raw: SingularValues
@@ -94,6 +104,7 @@ class Spectrum:
     basis: Basis
     confidence: float | None
     grounds: str
+    covers: tuple[str, ...] = ("arithmetic",)
 
     @property
     def singular_values(self) -> FloatArray:
