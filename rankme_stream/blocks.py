@@ -68,7 +68,7 @@ class Blocks:
             block = self._block(start)
             stored = self._wait(block)
             end = min(stop, block.stop)
-            yield start, stored[start - block.start : end - block.start]
+            yield start, stored[start - block.start : end - block.start, :]
             self._release(block, end - start)
             start = end
 

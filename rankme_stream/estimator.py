@@ -76,9 +76,11 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             self._accumulator: Accumulator = self._empty(rows.device)
             self._roundoff = 0.0
         check_device(self._accumulator.device, rows.device)
+        grown = self._accumulator.merge(self._empty(rows.device))  # the same; rows that are refused leave no trace
+        self._absorb(grown, rows)
+        self._accumulator = grown
         # every row was rounded to its own type; the coarsest decides what is zero
         self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
-        self._absorb(self._accumulator, rows)
         return self._solved()
 
     def merge(self, other: RankMe) -> RankMe:
@@ -164,6 +166,6 @@ def _unit_roundoff(X: Any, rows: ArraySource) -> float:
     if rows.device is not HOST or (is_array(X) and not isinstance(X, np.ndarray)):
         return ArraySource(X, "X").stored.unit_roundoff
     dtype = getattr(X, "dtype", None)
-    if isinstance(dtype, np.dtype) and dtype.kind in "fiu" and dtype.itemsize <= 8:
+    if isinstance(dtype, np.dtype) and (dtype.kind in "fiu" or dtype.name == "bfloat16") and dtype.itemsize <= 8:
         return stored_type(dtype, uri="X").unit_roundoff
     return 2.0**-53

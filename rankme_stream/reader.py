@@ -22,7 +22,7 @@ from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Plan, make_plan
 from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
-from rankme_stream.sources import BlockStream, Source
+from rankme_stream.sources import ArraySource, BlockStream, Source
 from rankme_stream.spectrum import Spectrum
 from rankme_stream.state import State, joined_workers, load_state, save_state
 
@@ -70,7 +70,7 @@ def device_for(source: Source | BlockStream, name: str) -> Device:
     DeviceError
         If it is not there.
     """
-    held: Device = getattr(source, "device", HOST)
+    held: Device = source.device if isinstance(source, ArraySource | BlockStream) else HOST
     if name == "cpu":
         return held
     wanted = device_named(name)

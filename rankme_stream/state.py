@@ -287,7 +287,7 @@ def _add(forest: Forest[Partial], state: State, name: str) -> None:
                 f"{name} holds rows {start:,}-{stop - 1:,}, some of which are in the files before it, alone or merged "
                 "with others: leave one of them out"
             )
-        forest.add_node(node, partial)
+        forest.add_node(node, partial.on(HOST, state.rung))
 
 
 def _joined(whole: State, state: State) -> State:

@@ -70,8 +70,9 @@ def scale_rows(panel: Any, out: Any, device: Device = HOST) -> None:
     """
     xp, rows = device.xp, panel[:, 1:]
     squares = device.squared_lengths(rows)
-    out[...] = panel
-    out[:, 1:] *= (1.0 / xp.sqrt(xp.maximum(squares, xp.full_like(squares, _SMALL_SQUARE))))[:, None]
+    scales = 1.0 / xp.sqrt(xp.maximum(squares, xp.full_like(squares, _SMALL_SQUARE)))
+    device.scale(rows, scales, out[:, 1:])
+    out[:, 0] = panel[:, 0]
     for row in np.flatnonzero(device.download(squares < _SMALL_SQUARE)).tolist():
         values = device.download(rows[row, :])
         largest = np.abs(values).max()

@@ -137,10 +137,11 @@ class GramSums:
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
         centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
-        with ThreadPoolExecutor(2, thread_name_prefix="rankme-solve") as pool:
-            raw = pool.submit(self._eigenvalues, gram, computed_trace)
+        threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
+        with ThreadPoolExecutor(threads, thread_name_prefix="rankme-solve") as pool:
+            raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
-            values, margin = raw.result()
+            values, margin = raw.result() if raw is not None else self._eigenvalues(gram, computed_trace)
         basis, confidence, grounds = self._grounds()
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)

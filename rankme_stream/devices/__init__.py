@@ -109,6 +109,9 @@ class Device(Protocol):
     def squared_lengths(self, rows: Any) -> Any:
         """Return the sum of the squares of each row of a float64 array."""
 
+    def scale(self, rows: Any, scales: Any, out: Any) -> None:
+        """Write each row of a float64 array, times its scale, into ``out``."""
+
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 array into a float32 one of the same shape; what overflows becomes infinite."""
 
@@ -135,7 +138,7 @@ class Device(Protocol):
 
 
 class Adopted(NamedTuple):
-    """Somebody's array as one of ours: where it is, and what its container says that its type does not tell."""
+    """Somebody's array as one of ours: where it is, and ``"bfloat16"`` where it holds the bit patterns of those."""
 
     device: Device
     rows: Any
@@ -149,6 +152,10 @@ class Workspace:
         self.device = device
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._rooms: dict[tuple[str, Any], tuple[int, Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the device alone: scratch is nobody else's."""
+        return Workspace, (self.device,)
 
     def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Any:
         """Return the array of that name and shape, made of zeros at first use, then holding what was left there."""
@@ -184,7 +191,7 @@ def device_named(name: str) -> Device:
     DeviceError
         If it is not there, or what it needs is not installed; the text says what is.
     """
-    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", name)
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(name))
     if match is None or match[1] not in MODULES:
         raise UsageError(f"device {name!r} is not one of {', '.join(MODULES)}, cuda:1 for the second card")
     reasons = []
@@ -199,7 +206,7 @@ def device_named(name: str) -> Device:
 
 
 def is_array(thing: object) -> bool:
-    """Whether something is an array of some library that lends its memory (DLPack), or turns into one of numpy's."""
+    """Whether something is an array of numpy, or of some library that lends its memory (DLPack)."""
     return isinstance(thing, np.ndarray) or hasattr(thing, "__dlpack__")
 
 
@@ -213,13 +220,19 @@ def adopted(array: Any, uri: str) -> Adopted:
     DeviceError
         If nothing installed computes there.
     """
+    if isinstance(array, Adopted):
+        return array
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
-        return Adopted(HOST, np.asarray(array))
-    library = type(array).__module__.partition(".")[0]
+        try:
+            found = np.asarray(array)
+        except (TypeError, ValueError) as error:
+            raise SourceFormatError(f"{uri} is no array of rows: {error}") from error
+        return Adopted(HOST, found, "bfloat16" if found.dtype.name == "bfloat16" else None)
+    libraries = {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
     for module in (module for modules in MODULES.values() for module in modules):
-        if module.rpartition(".")[2] == library:  # it knows types of its own that DLPack does not carry
-            found: Adopted = import_module(module).adopted(array, uri)
-            return found
+        if module.rpartition(".")[2] in libraries:  # it knows types of its own that DLPack does not carry
+            theirs: Adopted = import_module(module).adopted(array, uri)
+            return theirs
     kind, index = array.__dlpack_device__()
     name = _DLPACK_KINDS.get(int(kind))
     if name is None:
@@ -234,4 +247,9 @@ def adopted(array: Any, uri: str) -> Adopted:
 def on_host(values: Any) -> Array:
     """Return values of any library, or a sequence of numbers, as an array of the host."""
     found = adopted(values, "values")
-    return found.device.download(found.rows)
+    held = found.device.download(found.rows)
+    if found.declared != "bfloat16":
+        return held
+    kind, exact = StoredType("bfloat16", np.dtype(np.uint16)), np.empty(held.shape)
+    kind.to_float64(np.ascontiguousarray(held).view(np.uint16), exact, np.empty(held.shape, np.int32))
+    return exact

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import Array, StoredType
-from rankme_stream.devices import Adopted
+from rankme_stream.arrays import Array, FloatArray, StoredType
+from rankme_stream.devices import Adopted, cuda
 from rankme_stream.devices.standard import StandardDevice
 from rankme_stream.errors import DeviceError
 
@@ -27,13 +27,17 @@ class CupyDevice(StandardDevice):
         super().__init__(xp, f"cuda:{index}", cupy.cuda.Device(index), _TYPES)
         self._cupy = cupy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by the card."""
+        return _device, (self._place.id,)
+
     def describe(self) -> dict[str, str]:
         """Return card, CUDA and CuPy."""
         properties = self._cupy.cuda.runtime.getDeviceProperties(self._place.id)
         return {
             "device": self.name, "card": properties["name"].decode(), "cupy": str(self._cupy.__version__),
             "cuda": str(self._cupy.cuda.runtime.runtimeGetVersion()),
-        }  # fmt: skip
+        } | cuda.overrides()  # fmt: skip
 
     def download(self, values: Any) -> Array:
         """Return values from there on the host."""
@@ -57,8 +61,31 @@ class CupyDevice(StandardDevice):
         self._cupy.matmul(left.T, right, out=product)
         out += product
 
+    def narrow(self, panel: Any, out: Any) -> None:
+        """Write a float64 array into a float32 one, of which products are about to be formed."""
+        cuda.refuse_tf32()
+        super().narrow(panel, out)
+
     def _r_factor(self, matrix: Any) -> Any:
-        return self._cupy.linalg.qr(matrix, mode="r")
+        with _raising():
+            return self._cupy.linalg.qr(matrix, mode="r")
+
+    def eigenvalues(self, lower: Any) -> FloatArray:
+        """Return the eigenvalues, descending."""
+        with _raising():
+            return super().eigenvalues(lower)
+
+    def singular_values(self, matrix: Any) -> FloatArray:
+        """Return the singular values, descending."""
+        with _raising():
+            return super().singular_values(matrix)
+
+
+def _raising() -> Any:
+    """Have failures of cuSOLVER raised, which CuPy passes over otherwise."""
+    import cupyx
+
+    return cupyx.errstate(linalg="raise")
 
 
 @lru_cache(maxsize=16)
@@ -72,23 +99,28 @@ def open_device(index: int) -> CupyDevice:
     Raises
     ------
     DeviceError
-        If CuPy is not installed, finds no such card, or another one is current: its arrays are where that is.
+        If CuPy is not installed or finds no card; and for any but the first, because its arrays are made on the card
+        that is current in a thread.
     """
     try:
         import cupy
-    except ImportError:
-        raise DeviceError("CuPy is not installed (pip install 'rankme-stream[cuda12]', or [cuda13])") from None
+    except ImportError as error:
+        if error.name == "cupy":
+            raise DeviceError("CuPy is not installed (pip install 'rankme-stream[cuda12]', or [cuda13])") from None
+        raise DeviceError(f"CuPy does not work here: {error}") from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(f"CuPy finds no CUDA card: {error}") from error
-    if index >= count:
-        raise DeviceError(f"CuPy finds {count} cards, counted from 0")
-    if index != (current := cupy.cuda.runtime.getDevice()):
-        raise DeviceError(f"CuPy computes on card {current} here: choose others with CUDA_VISIBLE_DEVICES")
+    if index or not count:
+        raise DeviceError("CuPy computes on the first card here: choose it with CUDA_VISIBLE_DEVICES")
+    cuda.refuse_emulation()
     return _device(index)
 
 
 def adopted(array: Any, uri: str) -> Adopted:
-    """Return an array as it is."""
+    """Return an array as it is, once it is filled: others read it, on streams of their own."""
+    import cupy
+
+    cupy.cuda.get_current_stream().synchronize()
     return Adopted(open_device(array.device.id), array)

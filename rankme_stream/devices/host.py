@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import cython_lapack
 
 from rankme_stream.arrays import Array, FloatArray, StoredType, stored_type
+from rankme_stream.errors import DeviceError
 
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
@@ -102,6 +103,10 @@ class Host:
     xp: Any = np
     block_columns = 512  # products of so many run as fast as wider ones, and more of the triangle is left out
 
+    def __reduce__(self) -> str:
+        """Pickle and copy as the only one."""
+        return "HOST"
+
     def describe(self) -> dict[str, str]:
         """Return nothing: the machine is described elsewhere."""
         return {}
@@ -154,6 +159,10 @@ class Host:
         """Return the sum of the squares of each row."""
         return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
+    def scale(self, rows: Array, scales: Array, out: Array) -> None:
+        """Write each row of a float64 array, times its scale, into ``out``."""
+        np.multiply(rows, scales[:, None], out=out)
+
     def narrow(self, panel: Array, out: Array) -> None:
         """Write a float64 array into a float32 one."""
         with np.errstate(over="ignore"):
@@ -197,4 +206,6 @@ HOST = Host()
 
 def open_device(index: int) -> Host:
     """Return the host."""
+    if index:
+        raise DeviceError("there is one host: leave the number out")
     return HOST

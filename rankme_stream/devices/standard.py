@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.arrays import Array, FloatArray, StoredType, stored_type
+from rankme_stream.devices import device_named
 
 _EXACT_INTEGER = 2**53
 _WIDE = ("int64", "uint64")
@@ -35,6 +36,10 @@ class StandardDevice:
     def __init__(self, xp: Any, name: str, place: Any = None, types: tuple[str, ...] = ("float32", "float64")) -> None:
         self.xp, self.name = xp, name
         self._place, self._types = place, types
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by the name: an array goes back to where it was."""
+        return device_named, (self.name,)
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
@@ -106,6 +111,10 @@ class StandardDevice:
     def squared_lengths(self, rows: Any) -> Any:
         """Return the sum of the squares of each row of a float64 array."""
         return self.xp.sum(rows * rows, axis=1)
+
+    def scale(self, rows: Any, scales: Any, out: Any) -> None:
+        """Write each row of a float64 array, times its scale, into ``out``."""
+        out[...] = rows * scales[:, None]
 
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 array into a float32 one of the same shape."""

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.arrays import Array, StoredType
-from rankme_stream.devices import Adopted
+from rankme_stream.devices import Adopted, cuda
 from rankme_stream.devices.host import HOST
 from rankme_stream.devices.standard import StandardDevice
 from rankme_stream.errors import DeviceError, SourceFormatError
 
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
+_NO_TYPES = ("uint16", "uint32", "uint64")  # tensors of these can be held and not be computed with
 
 
 class TorchDevice(StandardDevice):
@@ -26,19 +27,37 @@ class TorchDevice(StandardDevice):
         super().__init__(xp, place, torch.device(place), _TYPES)
         self._torch = torch
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by the place."""
+        return _device, (self.name,)
+
     def describe(self) -> dict[str, str]:
         """Return card, CUDA and torch."""
         facts = {"device": self.name, "torch": str(self._torch.__version__)}
         if self._place.type == "cuda":
             facts |= {
                 "card": str(self._torch.cuda.get_device_name(self._place)), "cuda": str(self._torch.version.cuda),
-            }  # fmt: skip
+            } | cuda.overrides()  # fmt: skip
         return facts
 
     def download(self, values: Any) -> Array:
-        """Return values from there on the host."""
-        found: Array = values.detach().cpu().numpy()
+        """Return values from there on the host, bfloat16 as float32."""
+        values = values.detach()
+        found: Array = (values.float() if values.dtype == self._torch.bfloat16 else values).cpu().numpy()
         return found
+
+    def stored_type(self, rows: Any, uri: str) -> StoredType:
+        """Return the number type of a tensor."""
+        kind = super().stored_type(rows, uri)
+        if kind.name in _NO_TYPES:
+            raise SourceFormatError(f"{uri} is a tensor of {kind.name}, which torch does not compute with: widen it")
+        return kind
+
+    def narrow(self, panel: Any, out: Any) -> None:
+        """Write a float64 tensor into a float32 one, of which products are about to be formed."""
+        if self._place.type == "cuda":
+            cuda.refuse_tf32(_allows_tf32(self._torch))
+        super().narrow(panel, out)
 
     def rows(self, stored: Any, kind: StoredType) -> Any:
         """Return stored rows there, bfloat16 by their bits."""
@@ -71,7 +90,7 @@ def open_device(index: int) -> TorchDevice:
     Raises
     ------
     DeviceError
-        If torch is not installed, was built without CUDA or finds no such card; or would round float32 to TF32.
+        If torch is not installed, was built without CUDA or finds no such card.
     """
     try:
         import torch
@@ -81,24 +100,31 @@ def open_device(index: int) -> TorchDevice:
         raise DeviceError("PyTorch finds no CUDA card")
     if index >= torch.cuda.device_count():
         raise DeviceError(f"PyTorch finds {torch.cuda.device_count()} cards, counted from 0")
-    if torch.backends.cuda.matmul.allow_tf32:
-        raise DeviceError(
-            "PyTorch is allowed to round float32 to TF32: set torch.backends.cuda.matmul.allow_tf32 = False"
-        )
+    cuda.refuse_emulation()
     return _device(f"cuda:{index}")
+
+
+def _allows_tf32(torch: Any) -> bool:
+    matmul = torch.backends.cuda.matmul
+    return bool(matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32)
 
 
 def adopted(array: Any, uri: str) -> Adopted:
     """Return a tensor as it is, or those of the host as an array of numpy."""
     import torch
 
-    tensor = array.detach().resolve_conj().resolve_neg()
-    if tensor.layout != torch.strided:
-        raise SourceFormatError(f"{uri} is a tensor of layout {tensor.layout}: make it dense first")
+    tensor = array.detach()
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+        raise SourceFormatError(f"{uri} is a tensor of {tensor.dtype}, {tensor.layout}: make it dense and plain first")
+    tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
     if tensor.device.type == "cuda":
+        torch.cuda.current_stream(tensor.device).synchronize()  # others read it, on streams of their own
         return Adopted(open_device(tensor.device.index), tensor)
     if tensor.device.type != "cpu":
         raise SourceFormatError(f"{uri} is on {tensor.device}, which is not computed on: move it with .cpu() first")
     if tensor.dtype == torch.bfloat16:
         return Adopted(HOST, tensor.view(torch.int16).numpy().view(np.uint16), "bfloat16")
-    return Adopted(HOST, tensor.numpy())
+    try:
+        return Adopted(HOST, tensor.numpy())
+    except TypeError:  # float8 and others that numpy has no name for
+        raise SourceFormatError(f"{uri} is a tensor of {tensor.dtype}, which has no singular values here") from None

@@ -23,8 +23,6 @@ class ArraySource:
         Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
     uri
         Named in errors and records.
-    declared
-        ``"bfloat16"`` for its bit patterns in a ``uint16`` array.
 
     Attributes
     ----------
@@ -41,11 +39,10 @@ class ArraySource:
     chunks_missing = 0
     first_missing: str | None = None
 
-    def __init__(self, array: Any, uri: str = "<array>", declared: str | None = None) -> None:
+    def __init__(self, array: Any, uri: str = "<array>") -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise SourceFormatError(f"{uri} is a masked array: fill it or leave the masked rows out first")
-        self.device, array, told = devices.adopted(array, uri)
-        declared = declared or told
+        self.device, array, declared = devices.adopted(array, uri)
         if array.ndim != 2 or 0 in array.shape:
             raise SourceFormatError(
                 f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
@@ -57,7 +54,7 @@ class ArraySource:
             self._array, self._is_view = array, True
             return
         self.stored = stored_type(array.dtype, uri=uri, declared=declared)
-        self._array = array.view(np.uint16) if self.stored.name == "bfloat16" else array
+        self._array = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
         self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:

@@ -21,8 +21,8 @@ class Window(ArraySource):
         Number of the first of them.
     """
 
-    def __init__(self, rows: Any, row_start: int, uri: str, declared: str | None = None) -> None:
-        super().__init__(rows, uri, declared)
+    def __init__(self, rows: Any, row_start: int, uri: str) -> None:
+        super().__init__(rows, uri)
         self.row_start = row_start
         self.shape = (row_start + self.shape[0], self.shape[1])
 
@@ -66,12 +66,14 @@ class BlockStream:
         self._rest = next(self._blocks, None)
         if self._rest is None:
             raise SourceFormatError(f"{uri} holds no row")
-        first = ArraySource(self._rest, uri, self._declared)
-        self.stored, self.device = first.stored, first.device
+        held = self._as_held(self._rest)
+        self.device, self.stored = held.device, ArraySource(held, uri).stored
+        self._like = self.device.empty((0, self.n_features), self._rest)
 
-    @property
-    def _declared(self) -> str | None:
-        return None if self._first is None else self._first.declared
+    def _as_held(self, rows: Any) -> devices.Adopted:
+        """Return rows as the first block was held."""
+        assert self._first is not None
+        return self._first._replace(rows=rows)
 
     @property
     def row_bytes(self) -> int:
@@ -85,18 +87,19 @@ class BlockStream:
                     f"{self.uri}: block {number:,} is a masked array: leave the masked rows out first"
                 )
             here = devices.adopted(block, f"{self.uri}: block {number:,}")
-            rows = here.rows
+            rows = here.rows.view(np.uint16) if here.rows.dtype == "bfloat16" else here.rows
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} has shape {tuple(rows.shape)}; (rows, features) is needed"
                 )
-            if self._first is None:
-                self._first, self.n_features = here, rows.shape[1]
+            if self._first is None:  # its type alone is kept
+                self._first = here._replace(rows=here.device.empty((0, rows.shape[1]), rows))
+                self.n_features = rows.shape[1]
             first = self._first
-            if (rows.dtype, here.declared, rows.shape[1]) != (first.rows.dtype, first.declared, self.n_features):
+            if _type_of(here) != _type_of(first) or rows.shape[1] != self.n_features:
                 raise SourceFormatError(
-                    f"{self.uri}: block {number:,} is {rows.dtype} of width {rows.shape[1]:,}, and the first was "
-                    f"{first.rows.dtype} of width {self.n_features:,}"
+                    f"{self.uri}: block {number:,} is {_type_of(here)} of width {rows.shape[1]:,}, and the first was "
+                    f"{_type_of(first)} of width {self.n_features:,}"
                 )
             if here.device is not first.device:
                 raise SourceFormatError(
@@ -108,8 +111,7 @@ class BlockStream:
 
     def take(self, n_rows: int) -> Window | None:
         """Return the next rows, as many as asked for and fewer at the end; None when there are none left."""
-        assert self._first is not None
-        rows, filled = self.device.empty((n_rows, self.n_features), self._first.rows), 0
+        rows, filled = self.device.empty((n_rows, self.n_features), self._like), 0
         while filled < n_rows:
             piece = self._rest if self._rest is not None else next(self._blocks, None)
             if piece is None:
@@ -123,4 +125,8 @@ class BlockStream:
             return None
         start = self.n_rows
         self.n_rows += filled
-        return Window(rows[:filled, :], start, self.uri, self._declared)
+        return Window(self._as_held(rows[:filled, :]), start, self.uri)
+
+
+def _type_of(block: devices.Adopted) -> str:
+    return block.declared or str(block.rows.dtype).rpartition(".")[2]
