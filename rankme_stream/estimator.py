@@ -131,7 +131,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         n_rows, n_features = rows.shape
         workspace = Workspace(rows.device)
         for start, stop in grid_for(n_features, self.method).panels(0, n_rows):
-            panel = workspace.room("panel", (stop - start, 1 + n_features))
+            panel = workspace.array("panel", (stop - start, 1 + n_features))
             fill(rows, start, rows.read(start, stop), panel, workspace)
             accumulator.update(panel, start)
 

@@ -288,7 +288,7 @@ def test_what_lies_on_two_devices_does_not_mix(named, monkeypatch):
     assert (blocks.device, blocks.rows_read) == ("toy:0", 80)
     with pytest.raises(SourceFormatError, match="block 1 is on cpu, and the first was on toy:0: bring all to one"):
         rs.measure([OnToy(), rows])
-    monkeypatch.setitem(devices.MODULES, "othertoy", ("tests.test_devices",))
+    monkeypatch.setitem(devices.MODULES, "othertoy", ("rankme_stream.devices.host",))
     with pytest.raises(UsageError, match=r"is on toy:0, and device cpu is asked for: leave device out"):
         rs.measure(OnToy(), device="othertoy")
     estimator = rs.RankMe().fit(OnToy())
@@ -299,11 +299,6 @@ def test_what_lies_on_two_devices_does_not_mix(named, monkeypatch):
         rs.measure(rows, device=f"{toys}:1")
     with pytest.raises(DeviceError, match="there is one host"):
         rs.measure(rows, device="cpu:1")
-
-
-def open_device(index):
-    """Stand for the module of another device."""
-    return HOST
 
 
 def test_memory_that_is_not_lent_is_refused():

@@ -33,7 +33,7 @@ class Scratch(Protocol):
         """Return the array of that name and shape, holding what was left there."""
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-        """Return an array of that shape in memory that grows to the largest asked for, holding anything."""
+        """Return an array of the host, of that shape, in memory that grows to the largest asked for."""
 
 
 class Device(Protocol):
@@ -162,7 +162,7 @@ class Workspace:
         return self.kept((name, shape, order, dtype), lambda: self.device.zeros(shape, dtype, order))
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-        """Return an array of that shape in memory that grows to the largest asked for, holding anything."""
+        """Return an array of the host, of that shape, in memory that grows to the largest asked for."""
         wanted = math.prod(shape)
         size, flat = self._rooms.get((name, dtype), (-1, None))
         if size < wanted:
