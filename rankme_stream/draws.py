@@ -14,6 +14,12 @@ def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
     return _generator(seed, place).standard_normal(shape)
 
 
+def signs(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
+    """Return -1 and 1, each with probability 1/2, for a place; the same on every machine, digit for digit."""
+    drawn = _generator(seed, place).integers(0, 2, size=shape, dtype=np.int8)
+    return np.where(drawn, 1.0, -1.0)
+
+
 def uniform(*, seed: int, place: int) -> float:
     """Return one number in [0, 1) for a place."""
     return float(_generator(seed, place).random())

@@ -96,9 +96,15 @@ def _alpha_req(values: FloatArray, spectrum: Spectrum) -> tuple[float, dict[str,
         for end in (spectrum.centered.consistent.lower, spectrum.centered.consistent.upper)
     )
     if lower != upper:  # then the range of the fit is not known either
-        raise SpectrumError("the arithmetic cannot tell some of the singular values that it takes from zero")
+        raise SpectrumError(
+            f"the {_blurred_by(spectrum)} cannot tell some of the singular values that it takes from zero"
+        )
     fit = metrics.alpha_req(values)
     return fit.alpha, {"first": fit.first, "last": fit.last, "r2": fit.r2}
+
+
+def _blurred_by(spectrum: Spectrum) -> str:
+    return "sketch" if "approximation" in spectrum.covers else "arithmetic"
 
 
 _ON_S = "exp(-sum p ln p), p = s/sum(s)"
@@ -247,7 +253,7 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
         if side.values.size == 0 or side.consistent.upper[0] == 0.0:
             raise SpectrumError("all singular values are zero")
         if side.consistent.lower[0] == 0.0:
-            raise SpectrumError("all singular values are zero to within the arithmetic")
+            raise SpectrumError(f"all singular values are zero to within the {_blurred_by(spectrum)}")
         value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)
@@ -256,9 +262,9 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
         details |= more
     lower, upper = metric.extremes(side.consistent, spectrum)
     if math.isinf(upper) and not math.isinf(lower):
-        reason = "the arithmetic cannot tell the smallest singular value from zero"
-        return Estimate(None, lower, upper, spectrum.confidence, ("arithmetic",), reason, details)
+        reason = f"the {_blurred_by(spectrum)} cannot tell the smallest singular value from zero"
+        return Estimate(None, lower, upper, spectrum.confidence, spectrum.covers, reason, details)
     if side.worst_case is not None and metric.takes_box:
         ends = metric.extremes(side.worst_case, spectrum) if side.worst_case.lower[0] > 0.0 else intervals.EVERYTHING
         details["worst_case"] = [min(ends[0], value), max(ends[1], value)]
-    return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, ("arithmetic",), details=details)
+    return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, spectrum.covers, details=details)

@@ -35,23 +35,38 @@ def packed(lower: FloatArray, upper: FloatArray, total: float) -> FloatArray:
     return np.minimum(upper, lower + np.clip(left - before, 0.0, room))
 
 
+def ceilings(lower: FloatArray, energy: float) -> FloatArray:
+    """Return the most that each value can be, shape ``(m,)``: the first k are then all at one level, or above it."""
+    most = np.full(lower.size, np.sqrt(max(energy, float(lower[0]) ** 2)))
+    heads, _ = _head_levels(lower, most, energy)
+    return np.maximum(heads[1:], lower)
+
+
 def largest_heads(lower: FloatArray, upper: FloatArray, energy: float) -> FloatArray:
     """Return, for each k from 0 to m, the most that the first k values can add up to, shape ``(m + 1,)``.
 
     Those values take all of the energy that the others can do without, and come as near one level as both ends let
     them: a sum of roots is largest for what they have in common.
     """
+    floor, ceiling = _sums(lower), _sums(upper)
+    level, (above, reached) = _head_levels(lower, upper, energy)
+    most: FloatArray = floor[above] + (reached - above) * level + (ceiling - ceiling[reached])
+    return most
+
+
+def _head_levels(
+    lower: FloatArray, upper: FloatArray, energy: float
+) -> tuple[FloatArray, tuple[FloatArray, FloatArray]]:
+    """Return the level of the first k values for each k, and how many of them are above it and how many reach it."""
     m = lower.size
     k = np.arange(m + 1)
     squares = lower * lower
-    floor, floor_energy = _sums(lower), _sums(squares)
-    ceiling, ceiling_energy = _sums(upper), _sums(upper * upper)
+    floor_energy, ceiling_energy = _sums(squares), _sums(upper * upper)
     needed = np.concatenate([np.cumsum(squares[::-1])[::-1], [0.0]])  # by those after the first k
     budget = np.maximum(energy - needed, floor_energy)
     low, high = np.full(m + 1, lower[-1]), np.full(m + 1, upper[0])
 
     def places(level: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return how many of the first k stay at their floor above the level, and how many do not stay below it."""
         above = np.searchsorted(-lower, -level, side="left")
         reached = np.searchsorted(-upper, -level, side="right")
         return np.minimum(above, k), np.minimum(reached, k)
@@ -62,9 +77,7 @@ def largest_heads(lower: FloatArray, upper: FloatArray, energy: float) -> FloatA
         spent = floor_energy[above] + (reached - above) * middle**2 + (ceiling_energy - ceiling_energy[reached])
         is_short = spent < budget
         low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)
-    above, reached = places(high)
-    most: FloatArray = floor[above] + (reached - above) * high + (ceiling - ceiling[reached])
-    return most
+    return high, places(high)
 
 
 def majorant(lower: FloatArray, upper: FloatArray, energy: float) -> FloatArray:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
+from rankme_stream import intervals, sketched
 from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError
 from rankme_stream.partial import ACCUMULATORS, Rung
+from rankme_stream.planning import SKETCHES, columns_for
 from rankme_stream.reader import Pass, Reader, Report
 
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
 _PILOT_ROWS = 4  # in features: enough for the spectrum's shape
 _PILOT_SHARE = 1 / 80  # a pilot longer than this share of the rows could cost a pass in vain more than 3 %
+_SKETCH_RANKS, _OVERSAMPLING = (1024, 512, 256, 128, 64), 10
 _PILOT_MARGIN = 2.0  # a sample of the rows and of the panels may be off by so much
 
 
@@ -22,13 +26,15 @@ def rungs_for(method: str, precision: str) -> list[Rung]:
     UsageError
         For names that are not known and pairs that do not go together.
     """
-    if method not in ("auto", "gram", "tsqr"):
-        raise UsageError(f"method {method!r} is not one of auto, gram, tsqr")
+    methods = ("auto", *dict.fromkeys(kind for kind, _ in ACCUMULATORS))
+    if method not in methods:
+        raise UsageError(f"method {method!r} is not one of {', '.join(methods)}")
     if precision not in ("float64", "float32", "auto"):
         raise UsageError(f"precision {precision!r} is not one of float64, float32, auto")
-    rungs = [rung for rung in ACCUMULATORS if method in ("auto", rung[0]) and precision in ("auto", rung[1])]
+    wanted = [method] if method != "auto" else [kind for kind in methods if kind not in SKETCHES]
+    rungs = [rung for rung in ACCUMULATORS if rung[0] in wanted and precision in ("auto", rung[1])]
     if not rungs:
-        raise UsageError("tsqr works in float64 only: its error is not measured; leave --precision out")
+        raise UsageError(f"{method} works in float64 only: its error is not measured; leave --precision out")
     return rungs
 
 
@@ -80,6 +86,21 @@ def float32_will_do(reader: Reader, tolerance: float) -> bool:
     with suppress(MagnitudeError, LimitError):  # of float32; float64 finds its own
         return reader.read(reader.plan_pilot(("gram", "float32"), end), None).is_within(tolerance / _PILOT_MARGIN)
     return False
+
+
+def sketch_instead(reader: Reader) -> str:
+    """Say which sketch fits the memory limit that no exact pass fits, and how much it would tell; nothing if none."""
+    n_features = reader.source.shape[1]
+    for rank in _SKETCH_RANKS:
+        with suppress(LimitError, UsageError):
+            columns = columns_for("rsvd", rank, _OVERSAMPLING, n_features)
+            peak = replace(reader, columns=columns, checkpoint=None).plan(("rsvd", "float64")).predicted_peak_bytes
+            least, most = intervals.entropy_rank(sketched.expected(n_features, columns).consistent, eps=1e-7)
+            return (
+                f"; or sketch it, in {-(-peak // 2**20)} MiB: --method rsvd --rank {rank}, which for singular values "
+                f"that fall as k^-1/2 leaves RankMe between {least:.3g} and {most:.3g} of {n_features:,}"
+            )
+    return ""
 
 
 def check_not_empty(done: Pass, uri: str) -> None:

@@ -114,7 +114,7 @@ class Measurement:
             "convergence": [dict(point) for point in self.convergence],
             "sampling": None if self.sampling is None else dict(self.sampling),
             "spectrum": {
-                "kind": "box",
+                "kind": "box" if self.spectrum.raw.consistent.energy is None else "floor",
                 **_side_to_dict(self.spectrum.raw, ""),
                 **_side_to_dict(self.spectrum.centered, "centered_"),
                 "basis": self.spectrum.basis,
@@ -148,7 +148,7 @@ def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, list[float]]:
         f"{prefix}singular_values": side.values.tolist(),
         f"{prefix}lower": side.consistent.lower.tolist(),
         f"{prefix}upper": side.consistent.upper.tolist(),
-    }
+    } | ({} if side.consistent.energy is None else {f"{prefix}energy": list(side.consistent.energy)})
 
 
 def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
@@ -254,7 +254,9 @@ def _double(value: float | str | None) -> float | None:
 
 
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
-    lines = [f"  Intervals hold the error of the arithmetic, {result['spectrum']['grounds']}."]
+    is_sketch = result["spectrum"]["kind"] == "floor"
+    held = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
+    lines = [f"  Intervals hold {held}, {result['spectrum']['grounds']}."]
     sampling = result.get("sampling")
     if sampling:
         lines += _sampling_lines(result, sampling)

@@ -42,6 +42,8 @@ def measure(
     engine: Literal["local", "dask"] = "local",
     client: Any = None,
     device: str = "cpu",
+    rank: int | None = None,
+    oversampling: int = 10,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[local.Progress], None] | None = None,
 ) -> Measurement:
@@ -64,7 +66,8 @@ def measure(
     max_rows
         Stop a sample there; it needs ``sample``.
     seed
-        Of the random order. The same seed gives the same rows, and the same bits, for any number of workers.
+        Of the random order, and of a sketch's test vectors. The same seed gives the same rows, and the same bits, for
+        any number of workers.
     dims
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
     missing
@@ -79,6 +82,10 @@ def measure(
     device
         Where rows of this machine are computed with: ``cpu``, ``cuda`` or ``cuda:1``. Rows that are on a card already
         stay there.
+    rank, oversampling
+        Of a sketch (``method`` ``rsvd`` or ``frequent-directions``): directions that are told apart, and test vectors
+        beside them, which ``rsvd`` alone takes. Its intervals hold the error of the approximation, without a
+        probability, and may be wide.
     checkpoint
         File that keeps what was read: written every 60 s, or 50 times as seldom as a write takes, when the pass ends
         and when it is interrupted. Where it exists, the pass goes on from it; rows that a dump has grown by are read.
@@ -103,7 +110,8 @@ def measure(
 
     Notes
     -----
-    N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, twice that with ``normalize``. While it runs, BLAS is held to one
+    N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
+    r, twice that with ``normalize``. While it runs, BLAS is held to one
     thread for the whole process.
 
     Examples
@@ -116,6 +124,7 @@ def measure(
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
         workers, memory_limit, missing, nonfinite, checkpoint, engine, client, device,
+        rank, oversampling,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -26,6 +26,8 @@ def read_blocks(
     memory_limit: int | None,
     nonfinite: Literal["error", "skip"],
     device: Device,
+    columns: int,
+    seed: int,
     progress: Report | None,
 ) -> tuple[Pass, int]:
     """Read rows that come once; return the pass and the bytes read.
@@ -34,11 +36,22 @@ def read_blocks(
     """
     forest = Forest[Partial]()
     bytes_read, began = 0, time.perf_counter()
-    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit)
+    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit, columns)
 
     def read(window: Window) -> tuple[Plan, int]:
         rows = (window.row_start, window.shape[0])
-        reader = Reader(window, rows, normalize, workers, memory_limit, "error", nonfinite, device=device)
+        reader = Reader(
+            window,
+            rows,
+            normalize,
+            workers,
+            memory_limit,
+            "error",
+            nonfinite,
+            device=device,
+            columns=columns,
+            seed=seed,
+        )
         planned = reader.plan(rung)
         reader.read_into(forest, planned)
         return planned, reader.bytes_read
@@ -56,10 +69,10 @@ def read_blocks(
 
 
 def _window(
-    stream: BlockStream, rung: Rung, normalize: bool, workers: int | None, memory_limit: int | None
+    stream: BlockStream, rung: Rung, normalize: bool, workers: int | None, memory_limit: int | None, columns: int
 ) -> tuple[int, Plan]:
     """Return how many rows to gather, as many segments as run at once, and the plan for them."""
-    segment_rows = grid_for(stream.n_features, *rung).segment_rows
+    segment_rows = grid_for(stream.n_features, *rung, columns).segment_rows
     for count in [workers] if workers else range(machine.cores(), 0, -1):
         n_rows = count * segment_rows
         limits = machine.limits(count, memory_limit)
@@ -69,7 +82,7 @@ def _window(
                 n_features=stream.n_features, itemsize=stream.stored.dtype.itemsize, bounds=range(1, n_rows),
                 read_memory=lambda _: 0, base_bytes=limits.base_bytes + n_rows * stream.row_bytes,
                 memory_limit_bytes=limits.memory_limit_bytes,
-                workers=count, cores=limits.cores,
+                workers=count, cores=limits.cores, columns=columns,
             )  # fmt: skip
         except LimitError:
             if workers or count == 1:

@@ -75,8 +75,12 @@ def _add(options: list[Any]) -> Decorator:
 
 pass_options = _add(
     [
-        click.option("--method", type=click.Choice(["auto", "gram", "tsqr"]), default="auto", show_default=True,
-                     help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be."),
+        click.option("--method", default="auto", show_default=True,
+                     type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions"]),
+                     help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be; or a sketch."),
+        click.option("--rank", type=click.IntRange(1), help="Of a sketch; 256, or less of few features, if not given."),
+        click.option("--oversampling", type=click.IntRange(0), default=10, show_default=True,
+                     help="Test vectors of rsvd beside its rank."),
         click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
                      show_default=True,
                      help="Of products; float32 has its error measured, auto takes the cheapest that will do."),

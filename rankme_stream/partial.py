@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rankme_stream.accumulators import Accumulator
+from rankme_stream.accumulators.directions import DirectionsAccumulator
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.nystrom import NystromAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
 from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
-from rankme_stream.planning import Method, Precision
+from rankme_stream.planning import Method, Plan, Precision
 from rankme_stream.unit_rows import Lengths
 
 Rung = tuple[Method, Precision]
@@ -22,7 +25,15 @@ ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
     ("gram", "float32"): Float32GramAccumulator,
     ("gram", "float64"): GramAccumulator,
     ("tsqr", "float64"): TsqrAccumulator,
+    ("rsvd", "float64"): NystromAccumulator,
+    ("frequent-directions", "float64"): DirectionsAccumulator,
 }
+
+
+def accumulator_of(plan: Plan) -> Callable[..., Accumulator]:
+    """Return what makes the accumulators of a plan, called with the width and a workspace."""
+    kind: Callable[..., Accumulator] = ACCUMULATORS[plan.method, plan.precision]
+    return partial(kind, columns=plan.columns, seed=plan.seed) if plan.columns else kind
 
 
 @dataclass(frozen=True)

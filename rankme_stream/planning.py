@@ -12,13 +12,17 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.triangle import triangle_bytes
 
-Method = Literal["gram", "tsqr"]
+Method = Literal["gram", "tsqr", "rsvd", "frequent-directions"]
 Precision = Literal["float64", "float32"]
 
 _PANEL_ROWS: dict[str, int] = {
     "gram": 1024,
     "tsqr": 512,
 }  # of 512 to 4,096 QR is as fast, and its error bound grows with them
+SKETCHES = ("rsvd", "frequent-directions")
+_DEFAULT_RANK = 256
+_SKETCH_SEGMENT_FLOPS = 2**41  # seconds, because a sketch is as large as many rows
+_PANEL_VALUES = 2**23  # of a sketch, whose rows may be wide
 _SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
@@ -55,11 +59,40 @@ class Grid:
             start = end
 
 
-def grid_for(n_features: int, method: Method, precision: Precision = "float64") -> Grid:
+def columns_for(method: str, rank: int | None, oversampling: int, n_features: int) -> int:
+    """Return how many test vectors or directions a sketch takes; 0 where the method is none.
+
+    Raises
+    ------
+    UsageError
+        If there are more than half as many as features: the Gram matrix costs less then, and is exact.
+    """
+    if method not in SKETCHES:
+        if rank is not None:
+            raise UsageError(f"rank is the size of a sketch: pass method {' or '.join(SKETCHES)} as well")
+        return 0
+    extra = oversampling if method == "rsvd" else 0
+    most = n_features // 2 - extra
+    if rank is None:
+        rank = min(_DEFAULT_RANK, most)
+    if not 1 <= rank <= most or oversampling < 0:
+        beside = f" and oversampling {extra}" if extra else ""
+        raise UsageError(
+            f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
+            "Gram matrix (--method gram) costs less then, and is exact"
+        )
+    return rank + extra
+
+
+def grid_for(n_features: int, method: Method, precision: Precision = "float64", columns: int = 0) -> Grid:
     """Return the grid of a width, method and precision: segments of some 2^32 flops (N D^2), 2^13 to 2^16 rows.
 
-    In float32, twice as fast, they are twice as long: the first panel of each is probed.
+    In float32, twice as fast, they are twice as long: the first panel of each is probed. Those of a sketch take 2^41.
     """
+    if columns:
+        rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, _SKETCH_SEGMENT_FLOPS // (4 * n_features * columns)))
+        wide = max(1, _PANEL_VALUES // n_features)
+        return Grid(min(1024, 1 << (wide.bit_length() - 1)), 1 << (rows.bit_length() - 1))
     panel_rows = _PANEL_ROWS[method]
     rows = _SEGMENT_FLOPS // max(1, n_features**2)
     rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
@@ -73,7 +106,7 @@ class Plan:
 
     ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
-    kept.
+    kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods.
     """
 
     method: Method
@@ -96,6 +129,13 @@ class Plan:
     flops: int
     sample_rows: int = 0
     checkpoint_bytes: int = 0
+    columns: int = 0
+    seed: int = 0
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes of one partial result, as it travels and is stored."""
+        return (1 + self.normalize) * _packed_bytes(self.method, self.n_features, self.columns)
 
     @property
     def all_segments(self) -> range:
@@ -172,6 +212,8 @@ def make_plan(
     cores: int,
     sample: tuple[int, int, int] | None = None,
     has_checkpoint: bool = False,
+    columns: int = 0,
+    seed: int = 0,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -189,6 +231,8 @@ def make_plan(
         Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
     has_checkpoint
         Whether a state file is kept: what it is written from stays in memory meanwhile.
+    columns, seed
+        Of a sketch.
 
     Raises
     ------
@@ -198,7 +242,7 @@ def make_plan(
     start, stop = rows
     if stop <= start:
         raise UsageError(f"rows {start}:{stop} holds no row")
-    grid = grid_for(n_features, method, precision)
+    grid = grid_for(n_features, method, precision, columns)
     n_groups = sample_rows = 0
     if sample is not None:
         unit_rows, n_groups, sample_rows = sample
@@ -207,7 +251,7 @@ def make_plan(
     unit = largest_unit(bounds, start, stop)
     row_bytes = n_features * itemsize
     slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
-    shared = method == "gram" and precision == "float64" and n_features >= _SHARED_FROM
+    shared = method == "rsvd" or (method == "gram" and precision == "float64" and n_features >= _SHARED_FROM)
     counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
     least: dict[str, int] = {}
     for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
@@ -215,13 +259,15 @@ def make_plan(
         held_rows = min(stop - start, max(block_rows, unit))
         at_once = 1 if shared else count
         live = _live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
-        memory = _memory(method, precision, normalize, grid, slab_rows, live, n_features, count, at_once, n_groups)
+        memory = _memory(
+            method, precision, normalize, grid, slab_rows, live, n_features, count, at_once, n_groups, columns
+        )
         window = 0 if n_groups else _PATIENCE * at_once * grid.segment_rows
         reading = _reading(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
         reading += reads_ahead * at_once * held_rows * row_bytes
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
         if has_checkpoint:
-            memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features)
+            memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features, columns)
         peak = _peak(memory)
         if not least or peak < _peak(least):
             least = memory
@@ -229,8 +275,9 @@ def make_plan(
             return Plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
-                (1 + normalize) * _flops(method, stop - start, n_features), sample_rows,
-                has_checkpoint * ((1 + normalize) * live * 4 * (n_features + 1) * (n_features + 2) + _FILE_BYTES),
+                (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
+                has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES),
+                columns, seed if columns else 0,
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
@@ -246,35 +293,63 @@ def spanning(plan: Plan, row_stop: int) -> Plan:
     return replace(
         plan, row_start=0, row_stop=row_stop, segments=len(plan.grid.segments(0, row_stop)),
         bytes_stored=row_stop * row_bytes,
-        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features),
+        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features, plan.columns),
     )  # fmt: skip
 
 
 def _memory(
     method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, live: int,
-    n_features: int, workers: int, at_once: int, n_groups: int,
+    n_features: int, workers: int, at_once: int, n_groups: int, columns: int,
 ) -> dict[str, int]:  # fmt: skip
     width = n_features + 1
     square = 8 * width**2
-    state = _state_bytes(method, n_features)
+    state = _state_bytes(method, n_features, columns)
     slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
     if n_groups:
         live = _in_flight(at_once) + n_groups + 1
     scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * HOST.block_columns**2
     if precision == "float32":
         scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
-    merging = at_once * (state if method == "gram" else 2 * square)
+    merging = at_once * (2 * square if method == "tsqr" else state)
+    if columns:
+        scratch = _sketch_scratch(method, n_features, grid.panel_rows, columns)
     slabs = at_once * (1 if at_once == workers else 2)
     cast = at_once * slab // 2
     return {
-        "accumulators": (1 + normalize) * (live * state + merging),
+        "accumulators": (1 + normalize) * (live * state + merging) + (state if method == "rsvd" else 0),
         "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
-        "solving": _telling(n_groups, workers, state, square) if n_groups else (6 + normalize) * square,
+        "solving": _solving(method, normalize, n_groups, workers, state, square, columns),
     }
 
 
-def _state_bytes(method: Method, n_features: int) -> int:
-    return triangle_bytes(n_features + 1) if method == "gram" else 8 * (n_features + 1) ** 2
+def _sketch_scratch(method: Method, n_features: int, panel_rows: int, columns: int) -> int:
+    """Bytes that a thread takes beside panels for a sketch: images and a product, or a shrinking."""
+    if method == "rsvd":
+        return 8 * 128 * (panel_rows + n_features + 1)
+    return 8 * columns * n_features + 8 * 4 * (2 * columns) ** 2
+
+
+def _solving(
+    method: Method, normalize: bool, n_groups: int, workers: int, state: int, square: int, columns: int
+) -> int:
+    if n_groups:
+        return _telling(n_groups, workers, state, square)
+    if columns:
+        return (6 + normalize) * state + 8 * 8 * (2 * columns) ** 2
+    return (6 + normalize) * square
+
+
+def _state_bytes(method: Method, n_features: int, columns: int) -> int:
+    if method == "gram":
+        return triangle_bytes(n_features + 1)
+    return _packed_bytes(method, n_features, columns) if columns else 8 * (n_features + 1) ** 2
+
+
+def _packed_bytes(method: Method, n_features: int, columns: int) -> int:
+    """Bytes of an accumulator in a file: a triangle, or a sketch."""
+    if not columns:
+        return 4 * (n_features + 1) * (n_features + 2)
+    return 8 * (1 + columns) * (n_features + 1) * (1 if method == "rsvd" else 2)
 
 
 def _live(at_once: int, n_segments: int) -> int:
@@ -308,7 +383,9 @@ def _peak(memory: dict[str, int]) -> int:
     return memory["process"] + memory["libraries"] + max(passing, memory["solving"] + memory["panels"])
 
 
-def _flops(method: Method, n_rows: int, n_features: int) -> int:
+def _flops(method: Method, n_rows: int, n_features: int, columns: int) -> int:
+    if columns:
+        return (4 if method == "rsvd" else 8) * n_rows * n_features * columns
     return (1 if method == "gram" else 2) * n_rows * n_features**2
 
 

@@ -17,7 +17,7 @@ from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.ledger import Forest
-from rankme_stream.partial import ACCUMULATORS, Partial, Rung
+from rankme_stream.partial import Partial, Rung, accumulator_of
 from rankme_stream.passes import Task
 from rankme_stream.planning import Cut, Plan, make_plan
 from rankme_stream.request import Request
@@ -120,6 +120,8 @@ class Reader:
         File that is kept up to date with a pass, and taken up where there is one.
     device
         Where the rows are computed with.
+    columns, seed
+        Of a sketch; 0 for other methods.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -144,6 +146,8 @@ class Reader:
     checkpoint: Path | None = None
     engine: Engine = field(default_factory=local.LocalEngine)
     device: Device = HOST
+    columns: int = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -208,6 +212,8 @@ class Reader:
             cores=limits.cores,
             sample=sample,
             has_checkpoint=has_checkpoint and limits.keeps_state,
+            columns=self.columns,
+            seed=self.seed,
         )
 
     def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
@@ -348,8 +354,9 @@ class Reader:
         return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
-        make = ACCUMULATORS[plan.method, plan.precision]
-        return Task(self.source, plan, make, plan.normalize, self.missing, self.nonfinite, weigh, self.device)
+        return Task(
+            self.source, plan, accumulator_of(plan), plan.normalize, self.missing, self.nonfinite, weigh, self.device
+        )
 
 
 def check_count(partial: Partial, n_rows: int, missing: str) -> None:

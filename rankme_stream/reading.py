@@ -15,11 +15,11 @@ from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
-from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for
+from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
-from rankme_stream.planning import Plan
+from rankme_stream.planning import SKETCHES, Plan, columns_for
 from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engine_for
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample
@@ -39,6 +39,9 @@ def plan(
     workers: int | None = None,
     memory_limit: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    rank: int | None = None,
+    oversampling: int = 10,
+    seed: int = 0,
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
 
@@ -47,7 +50,8 @@ def plan(
     source
         A path or URI, an array, or anything that satisfies ``Source``.
     method
-        ``gram``; ``tsqr``, which never squares; or ``auto``: ``gram``, then ``tsqr`` where the interval is too wide.
+        ``gram``; ``tsqr``, which never squares; ``auto``: ``gram``, then ``tsqr`` where the interval is too wide; or a
+        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``.
     precision
         Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
         which the interval fits the tolerance. What is planned is the first pass.
@@ -63,6 +67,8 @@ def plan(
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
     checkpoint
         File that is to keep what was read; its size is planned, and nothing is looked up in it.
+    rank, oversampling, seed
+        Of a sketch, as for ``measure``.
 
     Raises
     ------
@@ -78,7 +84,8 @@ def plan(
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
-    reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error")
+    columns = columns_for(method, rank, oversampling, opened.shape[1])
+    reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed)
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
     return reader.plan(rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None)
@@ -106,6 +113,9 @@ def segment(
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
     device: str = "cpu",
+    rank: int | None = None,
+    oversampling: int = 10,
+    seed: int = 0,
     progress: Report | None = None,
 ) -> State:
     """Read one part of a pass into a state file, for ``merge_states`` to put together.
@@ -118,7 +128,7 @@ def segment(
         The file; where it exists, reading goes on from it.
     method, precision
         As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, rank, oversampling, seed, progress
         As for ``measure``.
 
     Returns
@@ -138,7 +148,7 @@ def segment(
     opened = open_source(source)
     reader = Reader(
         opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state),
-        device=device_for(opened, device),
+        device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
     )  # fmt: skip
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
@@ -192,7 +202,8 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     device = device_for(stream, asked.device)
     done, bytes_read = read_blocks(
         stream, _best(rungs), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
-        nonfinite=asked.nonfinite, device=device, progress=progress,
+        nonfinite=asked.nonfinite, device=device, seed=asked.seed, progress=progress,
+        columns=columns_for(asked.method, asked.rank, asked.oversampling, stream.n_features),
     )  # fmt: skip
     return Read(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
@@ -214,9 +225,14 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
+        columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed,
     )  # fmt: skip
     rungs = reader.rungs_left(rungs)
-    reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
+    try:
+        reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
+    except LimitError as error:
+        instead = sketch_instead(reader) if asked.method in ("auto", "gram") else ""
+        raise LimitError(f"{error}{instead}") from None
     fingerprint = reader.fingerprint()
     drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
     if asked.population:
@@ -310,4 +326,6 @@ def _remedy(asked: Request, refused: str | None) -> str:
         return f"the next arithmetic was not tried: {refused}"
     if asked.precision == "float32":
         return "try --precision auto"
+    if asked.method in SKETCHES:
+        return "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
     return "try --method auto" if asked.method == "gram" else "pass a larger --tolerance"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankme_stream.errors import UsageError
+from rankme_stream.planning import SKETCHES
 
-Method = Literal["auto", "gram", "tsqr"]
+Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions"]
 Precision = Literal["float64", "float32", "auto"]
 
 
@@ -36,6 +37,8 @@ class Request:
     engine: str = "local"
     client: Any = None
     device: str = "cpu"
+    rank: int | None = None
+    oversampling: int = 10
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -61,10 +64,18 @@ class Request:
             raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:
             raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
+        if self.method in SKETCHES:
+            self._check_sketch()
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers} and must be at least 1")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed {self.seed} is not a non-negative integer below 2^64")
+
+    def _check_sketch(self) -> None:
+        if self.dims:
+            raise UsageError("a sketch holds all features together: leave dims out, or pass method gram")
+        if self.sample or self.population:
+            raise UsageError(f"{self.method} reads every row: leave sample and population out")
 
     def check_dims(self, n_features: int) -> None:
         """Refuse widths that the rows do not have."""

@@ -120,7 +120,7 @@ class State:
 
 def difference(mine: State, theirs: State) -> str | None:
     """Say what two states differ in that must agree for them to be parts of one pass; None where nothing does."""
-    for what in ("method", "precision", "normalize", "n_features", "grid", "row_start"):
+    for what in ("method", "precision", "normalize", "n_features", "columns", "seed", "grid", "row_start"):
         here, there = getattr(mine.plan, what), getattr(theirs.plan, what)
         if here != there:
             return f"{what.replace('_', ' ')} {there} there and {here} here"

@@ -102,13 +102,11 @@ def schedule_for(plan: Plan, threads: int) -> Schedule:
     """Return the tasks of a plan for so many threads: of at most 45 s, and shorter where there are few."""
     n_rows = plan.row_stop - plan.row_start
     segment_s = (plan.flops / _FLOPS_A_SECOND[plan.precision] + plan.bytes_stored / _BYTES_A_SECOND) / plan.segments
-    if plan.method == "tsqr":
-        segment_s *= 2.0  # of its flops LAPACK does half as many a second
+    if plan.method != "gram":
+        segment_s *= 2.0  # of these flops half as many are done a second
     level = min(_level(_TASK_S / segment_s), _level(plan.segments / (_PART_LEFT * threads)))
     tasks = -(-n_rows // (plan.grid.segment_rows << level))
-    width = plan.n_features + 1
-    node_bytes = (1 + plan.normalize) * 4 * width * (width + 1)
     return Schedule(
         threads, level, tasks, segment_s * (1 << level), _IN_FLIGHT * threads, _STARTED_AHEAD * threads, _GATHER_S,
-        node_bytes,
+        plan.node_bytes,
     )  # fmt: skip

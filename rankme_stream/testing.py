@@ -113,14 +113,22 @@ class AccumulatorLaws:
         assert accumulator.n_rows == len(rows) - 1
         _assert_close(accumulator, self.absorb(np.delete(rows, 5, axis=0)))
 
-    def test_sums_and_values_are_those_of_the_rows(self) -> None:
-        """Raw and centred."""
+    def test_sums_are_those_of_the_rows_and_their_values_lie_in_the_box(self) -> None:
+        """Raw and centred; the values given alone are those of the spectrum."""
         rows = self.rows()
         accumulator = self.absorb(rows, cuts=(20, 21))
         assert np.allclose(accumulator.sums(), rows.sum(axis=0), rtol=1e-6)
-        for exact, centered in ((rows, False), (rows - rows.mean(axis=0), True)):
+        spectrum = accumulator.spectrum(unit_roundoff=2.0**-53)
+        error = 64 * 2.0**-53 * float(np.linalg.norm(rows))  # of the dense values themselves
+        for side, exact, centered in ((spectrum.raw, rows, False), (spectrum.centered, rows - rows.mean(axis=0), True)):
+            dense = np.linalg.svd(exact, compute_uv=False)
+            assert np.all(side.consistent.lower - error <= dense)
+            assert np.all(dense <= side.consistent.upper + error)
+            if side.consistent.energy is not None:
+                least, most = side.consistent.energy
+                assert least - error <= float((dense**2).sum()) <= most + error
             found = accumulator.values(centered=centered)
-            assert np.allclose(found, np.linalg.svd(exact, compute_uv=False), rtol=1e-6)
+            assert np.allclose(found, side.values, rtol=1e-6, atol=error)
 
 
 class SourceLaws:

@@ -15,7 +15,7 @@ from rankme_stream.arrays import Array
 from rankme_stream.engines.local import run_into
 from rankme_stream.errors import SourceChangedError
 from rankme_stream.ledger import Forest, Node, span
-from rankme_stream.partial import ACCUMULATORS, Partial
+from rankme_stream.partial import Partial, accumulator_of
 from rankme_stream.passes import Task
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source, open_source
@@ -67,8 +67,7 @@ def read_node(work: Work, node: Node, fingerprint: str) -> Result:
             "workers see the same files, and does something write to them?"
         )
     forest = Forest[Partial]()
-    make = ACCUMULATORS[plan.method, plan.precision]
-    task = Task(source, plan, make, plan.normalize, work.missing, work.nonfinite)
+    task = Task(source, plan, accumulator_of(plan), plan.normalize, work.missing, work.nonfinite)
     n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
     plain, arrays = forest.total().to_record()
     address, facts = _me()

@@ -1,0 +1,124 @@
+"""What floors of the eigenvalues and their sum tell of a spectrum: the consistent set, and a likely member of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rankme_stream import floors
+from rankme_stream.arrays import FloatArray
+from rankme_stream.spectrum import Box, SingularValues
+
+_U = 2.0**-53
+_FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of the floors that are known
+_HALVINGS = 200
+
+
+def gamma(n: int, unit_roundoff: float = _U) -> float:
+    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
+    return n * unit_roundoff / (1.0 - n * unit_roundoff)
+
+
+def nothing(size: int) -> SingularValues:
+    """Return singular values that are all zero."""
+    zeros = np.zeros(size)
+    return SingularValues(zeros, Box(zeros, zeros, (0.0, 0.0)))
+
+
+def expected(size: int, columns: int) -> SingularValues:
+    """Return what a one-pass sketch by so many test vectors tells of singular values that fall as k^-1/2.
+
+    The energy that floors leave over is, in the mean, at most (1 + k/(r - k - 1)) times what the values past the k-th
+    hold, for the best k (Halko, Martinsson, Tropp 2011, theorem 10.5, for the square root of the Gram); here the floors
+    are taken to be the first squares up to there.
+    """
+    squares = 1.0 / np.arange(1, size + 1)
+    rest = squares.sum() - np.cumsum(squares)
+    k = np.arange(1, max(2, columns - 1))
+    left = float(((1.0 + k / np.maximum(columns - k - 1.0, 1.0)) * rest[k - 1]).min())
+    floor = squares[: int(np.searchsorted(np.cumsum(squares), squares.sum() - left)) + 1][:columns]
+    total = float(squares.sum())
+    return told(floor, (total, total), size, 0)
+
+
+def told(
+    floor: FloatArray, energy: tuple[float, float], size: int, zeros: int, rise: float | None = None
+) -> SingularValues:
+    """Return the consistent set of floors and energy, and the member with a tail that falls as a power.
+
+    Parameters
+    ----------
+    floor
+        Floors of the largest eigenvalues, descending; the others have zero.
+    energy
+        Least and most that all eigenvalues add up to.
+    size
+        How many there are; ``zeros`` of them are zero exactly.
+    rise
+        Most that an eigenvalue may be above its floor, where that is known.
+    """
+    live = size - zeros
+    squares = np.zeros(max(live, 0))
+    known = min(live, floor.size)
+    squares[:known] = floor[:known]
+    if live <= 0 or energy[1] <= 0.0:
+        return nothing(size)
+    if squares.sum() > energy[1]:  # to within rounding: floors are never above what there is
+        squares *= energy[1] / squares.sum() * (1.0 - 4.0 * live * _U)
+    lower = np.sqrt(squares) * (1.0 - 4.0 * _U)
+    upper = floors.ceilings(lower, energy[1]) * (1.0 + 4.0 * live * _U)
+    if rise is not None:
+        upper = np.minimum(upper, np.sqrt(squares + rise) * (1.0 + 4.0 * _U))
+    upper = np.maximum(np.minimum.accumulate(upper), lower)
+    middle = (energy[0] + energy[1]) / 2.0
+    values = np.clip(np.sqrt(_tailed(squares, min(middle, float((upper**2).sum())), upper**2)), lower, upper)
+    values = np.maximum.accumulate(values[::-1])[::-1]
+    padding = np.zeros(zeros)
+    box = Box(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy)
+    return SingularValues(np.concatenate([values, padding]), box)
+
+
+def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray) -> FloatArray:
+    """Return the larger of the floor and c k^-a, below the ceiling, for the c at which all add up to the energy."""
+    ranks = np.arange(1, floor.size + 1, dtype=np.float64)
+    shape = ranks ** -_slope(floor)
+    low, high = 0.0, energy / float(shape[-1])
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        if float(np.clip(middle * shape, floor, ceiling).sum()) < energy:
+            low = middle
+        else:
+            high = middle
+    return np.clip(high * shape, floor, ceiling)
+
+
+def _slope(floor: FloatArray) -> float:
+    """Return the exponent a of the floors between an eighth and a half of those above zero; 0 of too few."""
+    known = int(np.count_nonzero(floor))
+    first, last = known // _FITTED[0], known // _FITTED[1]
+    if last - first < 3:
+        return 0.0
+    ranks = np.log(np.arange(first + 1, last + 1))
+    heights = np.log(floor[first:last])
+    ranks -= ranks.mean()
+    return max(0.0, -float((ranks * heights).sum() / (ranks * ranks).sum()))
+
+
+def best_cut(shares: FloatArray, error: float) -> int:
+    """Return how many of the smallest shares to leave out, so that the floors lose least.
+
+    Parameters
+    ----------
+    shares
+        Eigenvalues in the space of the test vectors, ascending.
+    error
+        What each may be off: with a least share t kept, floors lose about ``error / t`` of themselves, and all of the
+        shares left out.
+    """
+    positive = int(np.searchsorted(shares, 4.0 * error, side="right"))
+    if positive == shares.size:
+        return shares.size
+    total = float(np.maximum(shares, 0.0).sum())
+    left_out = np.concatenate([[0.0], np.cumsum(np.maximum(shares, 0.0))])[positive:-1]
+    roots = np.sqrt(np.maximum(shares, 0.0)).sum()
+    lost = left_out + 2.0 * error / shares[positive:] * total + 4.0 * error * roots / np.sqrt(shares[positive:])
+    return positive + int(np.argmin(lost))
