@@ -80,8 +80,8 @@ def _head_levels(
     return high, places(high)
 
 
-def majorant(lower: FloatArray, upper: FloatArray, energy: float) -> FloatArray:
-    """Return shares, descending and of sum one, that majorise the shares of every vector allowed.
+def majorant(lower: FloatArray, upper: FloatArray, energy: float) -> tuple[FloatArray, tuple[float, float]]:
+    """Return shares, descending and of sum one, that majorise those of every vector allowed; and the ends of its sum.
 
     The first k values hold at most the share U_k / (U_k + L_k): U_k is the most that they can add up to, L_k the least
     that the others can. The least concave function above those points has the shares as its steps, which descend; their
@@ -92,7 +92,7 @@ def majorant(lower: FloatArray, upper: FloatArray, energy: float) -> FloatArray:
     heads[0] = 0.0
     points = np.maximum.accumulate(heads / np.maximum(heads + tails, np.finfo(float).tiny))
     points[-1] = 1.0
-    return np.diff(_concave(points))
+    return np.diff(_concave(points)), (float(tails[0]), float(heads[-1]))
 
 
 def _concave(points: FloatArray) -> FloatArray:

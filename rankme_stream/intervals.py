@@ -32,6 +32,7 @@ from rankme_stream.spectrum import Box
 
 Interval = tuple[float, float]
 
+_VERTICES = 8192  # of a sketch, above which their m^2 terms take longer than a pass
 _SLAB_TERMS = 2**17  # terms of the vertex search evaluated together: 1 MiB an array
 EVERYTHING: Interval = (-math.inf, math.inf)
 
@@ -52,7 +53,8 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
 
     Notes
     -----
-    O(m) for eps = 0, otherwise O(m^2) in slabs.
+    O(m) for eps = 0, otherwise O(m^2) in slabs; O(m log m) where the energy is known, whose lower end is safe and not
+    always attained.
     """
     lower, upper, shift = _scaled(box, keep_small=eps_in_sum > 0.0)
     inside = math.ldexp(eps_in_sum, -shift)
@@ -74,21 +76,27 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     def value(x: FloatArray) -> float:
         return metrics.exp_entropy(x / (math.fsum(x) + m * inside) + eps)
 
-    first = 0 if lower[0] > 0.0 else 1
-    if eps == 0.0 and inside == 0.0:
-        sums, logs = _vertex_sums(lower, upper, lambda x: x * _log(x))
-        place = first + int(np.argmin(np.log(sums[first:]) - logs[first:] / sums[first:]))
-    else:
-        place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
-    least = value(_vertex(lower, upper, place))
+    is_known = energy is not None and not squares
+    least = 0.0
+    if not is_known or m <= _VERTICES:
+        first = 0 if lower[0] > 0.0 else 1
+        if eps == 0.0 and inside == 0.0:
+            sums, logs = _vertex_sums(lower, upper, lambda x: x * _log(x))
+            place = first + int(np.argmin(np.log(sums[first:]) - logs[first:] / sums[first:]))
+        else:
+            place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
+        least = value(_vertex(lower, upper, place))
     levels = _levels(lower, upper, slope_is_positive)
-    if energy is None:
-        return _outward(least, max(value(x) for x in levels), m)
-    if squares:
+    if energy is not None and squares:
         least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
-    elif inside == 0.0:
-        least = max(least, metrics.exp_entropy(floors.majorant(lower, upper, energy[1]) + eps))
-    return _outward(least, max(value(x) for x in _within(levels, lower, upper, energy, squares=not squares)), m)
+    elif energy is not None:
+        shares, ends = floors.majorant(lower, upper, energy[1])
+        # at a given sum p = q sum / (sum + m eps_s) + eps of shares q; concave in that factor, so least at an end
+        factors = [total / (total + m * inside) for total in ends if total > 0.0]
+        least = max(least, min(metrics.exp_entropy(shares * factor + eps) for factor in factors))
+    if energy is not None:
+        levels = _within(levels, lower, upper, energy, squares=not squares)
+    return _outward(least, max(value(x) for x in levels), m)
 
 
 def participation_ratio(box: Box) -> Interval:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.sketched import gathered
 from rankme_stream.triangle import triangle_bytes
 
 Method = Literal["gram", "tsqr", "rsvd", "frequent-directions"]
@@ -22,7 +23,7 @@ _PANEL_ROWS: dict[str, int] = {
 SKETCHES = ("rsvd", "frequent-directions")
 _DEFAULT_RANK = 256
 _SKETCH_SEGMENT_FLOPS = 2**41  # seconds, because a sketch is as large as many rows
-_PANEL_VALUES = 2**23  # of a sketch, whose rows may be wide
+_PANEL_VALUES = 2**24  # of a sketch, whose rows may be wide
 _SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
@@ -326,7 +327,7 @@ def _sketch_scratch(method: Method, n_features: int, panel_rows: int, columns: i
     """Bytes that a thread takes beside panels for a sketch: images and a product, or a shrinking."""
     if method == "rsvd":
         return 8 * 128 * (panel_rows + n_features + 1)
-    return 8 * columns * n_features + 8 * 4 * (2 * columns) ** 2
+    return 8 * columns * n_features + 8 * 4 * gathered(columns) ** 2
 
 
 def _solving(
@@ -335,7 +336,7 @@ def _solving(
     if n_groups:
         return _telling(n_groups, workers, state, square)
     if columns:
-        return (6 + normalize) * state + 8 * 8 * (2 * columns) ** 2
+        return (6 + normalize) * state + 8 * 8 * gathered(columns) ** 2
     return (6 + normalize) * square
 
 
@@ -349,7 +350,7 @@ def _packed_bytes(method: Method, n_features: int, columns: int) -> int:
     """Bytes of an accumulator in a file: a triangle, or a sketch."""
     if not columns:
         return 4 * (n_features + 1) * (n_features + 2)
-    return 8 * (1 + columns) * (n_features + 1) * (1 if method == "rsvd" else 2)
+    return 8 * (n_features + 1) * (1 + columns if method == "rsvd" else gathered(columns))
 
 
 def _live(at_once: int, n_segments: int) -> int:

@@ -18,6 +18,11 @@ def gamma(n: int, unit_roundoff: float = _U) -> float:
     return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
+def gathered(columns: int) -> int:
+    """Return how many rows Frequent Directions gather before they shrink to so many: twice as many, and 64 more."""
+    return columns + max(columns, 64)
+
+
 def nothing(size: int) -> SingularValues:
     """Return singular values that are all zero."""
     zeros = np.zeros(size)

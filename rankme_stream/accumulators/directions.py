@@ -25,13 +25,12 @@ _COUNTS = ("n_features", "columns", "n_rows", "chain", "rows_error", "energy", "
 
 
 class DirectionsAccumulator:
-    r"""Rows B with 0 <= Z'Z - B'B <= shrunk, of Z with a column of ones in front.
+    r"""Rows B with 0 <= Z'Z - B'B <= shrunk.
 
-    Rows are gathered until there are 2 ell; then the squares of their singular values are lowered by the (ell+1)-th,
-    which leaves ell rows at most. Every eigenvalue of the Gram matrix is above that of B'B by no more than all
-    lowerings together, and all of them together by what the energy lacks: both are carried, so the bounds need no
-    probability. The first feature is the column of ones, so that the rows about their mean have the same: taking the
-    ones out of B'B gives what lies between the two Grams about the mean.
+    Rows are gathered until there are 2 ell, or ell + 64; then the squares of their singular values are lowered by the
+    (ell + 1)-th, which leaves ell rows at most. Every eigenvalue of the Gram matrix is above that of B'B by no more
+    than all lowerings together, and all of them together by what the energy lacks: both are carried, so the bounds need
+    no probability. About the mean, G - N mu mu' is above B'B - N mu mu' by no more either.
 
     Parameters
     ----------
@@ -51,12 +50,12 @@ class DirectionsAccumulator:
 
     Notes
     -----
-    About 8 rows D ell flops; 16 D ell bytes.
+    About 8 rows D ell flops and an eigensolve of 2 ell every ell rows; 16 D ell bytes.
 
     References
     ----------
     M. Ghashami, E. Liberty, J. Phillips, D. Woodruff, Frequent Directions: simple and deterministic matrix sketching,
-    SIAM J. Comput. 45 (2016), arXiv 1501.01711, algorithm 1, here with the rows in pairs of ell and the exact loss.
+    SIAM J. Comput. 45 (2016), arXiv 1501.01711, algorithm 1, here with more rows gathered and the exact loss.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class DirectionsAccumulator:
         self._workspace = workspace or Workspace()
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
         self._sums: FloatArray = np.zeros(n_features)
-        self._rows: Any = self.device.zeros((2 * columns, n_features))
+        self._rows: Any = self.device.zeros((sketched.gathered(columns), n_features))
 
     @property
     def device(self) -> Device:
@@ -94,11 +93,11 @@ class DirectionsAccumulator:
         """Put rows into the free places, and shrink whenever there is none left."""
         start, n_rows = 0, rows.shape[0]
         while start < n_rows:
-            stop = min(n_rows, start + 2 * self.columns - self.filled)
+            stop = min(n_rows, start + self._rows.shape[0] - self.filled)
             self._rows[self.filled : self.filled + stop - start, :] = rows[start:stop, :]
             self.filled += stop - start
             start = stop
-            if self.filled == 2 * self.columns:
+            if self.filled == self._rows.shape[0]:
                 self._shrink()
 
     def _shrink(self) -> None:
@@ -109,14 +108,15 @@ class DirectionsAccumulator:
         lowered = max(0.0, float(found[self.columns]))
         kept = np.maximum(found[: self.columns], 0.0)
         factors = np.sqrt(np.maximum(kept - lowered, 0.0) / np.where(kept > 0.0, kept, 1.0))
-        order = self.device.upload(np.arange(2 * self.columns - 1, self.columns - 1, -1))
+        n_rows = self._rows.shape[0]
+        order = self.device.upload(np.arange(n_rows - 1, n_rows - 1 - self.columns, -1))
         some = xp.take(directions, order, axis=1) * self.device.upload(factors)[None, :]
         left = some.T @ self._rows
         self._rows[: self.columns, :] = left
         self._rows[self.columns :, :] = 0.0
         self.filled = self.columns
         self.shrunk += lowered
-        self.rounding += _MARGIN * (2 * self.columns + 32) * _U * float(max(found[0], 0.0))
+        self.rounding += _MARGIN * (n_rows + 32) * _U * float(max(found[0], 0.0))
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -176,7 +176,7 @@ class DirectionsAccumulator:
             squares = self._squares(held, is_centered)
             mean_energy = sums_norm**2 / max(1, n_rows) if is_centered else 0.0
             mean_error = is_centered * (2.0 * sums_norm + sums_error) * sums_error / max(1, n_rows)
-            margin = _MARGIN * (2 * self.columns + 32) * _U * (float(squares[0]) + mean_energy) if squares.size else 0.0
+            margin = _MARGIN * (held.shape[0] + 32) * _U * (float(squares[0]) + mean_energy) if squares.size else 0.0
             off = self.rounding + margin + rows + mean_error + lost
             floor = np.maximum(squares[: min(size, squares.size)] - off, 0.0)
             error = g * energy + rows + mean_error + lost + 8.0 * _U * energy

@@ -215,7 +215,7 @@ class NystromAccumulator:
         lopsided = float(xp.linalg.matrix_norm(core - core.T)) / 2.0
         share, directions = xp.linalg.eigh((core + core.T) / 2.0)
         shares = np.array(self.device.download(share))
-        scale = max(float(shares[-1]), _SMALLEST)
+        scale = max(float(xp.linalg.matrix_norm(basis_images)), _SMALLEST)
         moved = 3.0 * entries / math.sqrt(small) + rows
         rounding = _MARGIN * (self.columns + 32) * _U * scale * math.sqrt(large / small)
         error = moved + lopsided + rounding
