@@ -88,6 +88,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @cli.command()
 @click.argument("source")
 @shared.pass_options
+@shared.seed_option
 @shared.sample_option
 @shared.checkpoint_option
 @click.option(
@@ -120,6 +121,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 @click.option("--part", type=shared.Part(), required=True, help="The I-th of N parts of the rows, counted from 0.")
 @click.option("--state", "state_file", required=True, type=click.Path(), help="File to keep what was read in.")
 @shared.pass_options
+@shared.seed_option
 @shared.device_option
 @shared.missing_option
 @shared.nonfinite_option
@@ -303,7 +305,9 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
 def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
     from rankme_stream.reading import plan as make_plan
 
-    asked = ("method", "precision", "sample", "normalize", "rows", "workers", "memory_limit")
+    asked = (
+        "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
+    )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked})
     return console.plan_table(source, planned.to_dict())
 

@@ -91,14 +91,15 @@ def float32_will_do(reader: Reader, tolerance: float) -> bool:
 def sketch_instead(reader: Reader) -> str:
     """Say which sketch fits the memory limit that no exact pass fits, and how much it would tell; nothing if none."""
     n_features = reader.source.shape[1]
+    size = min(n_features, reader.rows[1] - reader.rows[0])
     for rank in _SKETCH_RANKS:
         with suppress(LimitError, UsageError):
             columns = columns_for("rsvd", rank, _OVERSAMPLING, n_features)
             peak = replace(reader, columns=columns, checkpoint=None).plan(("rsvd", "float64")).predicted_peak_bytes
-            least, most = intervals.entropy_rank(sketched.expected(n_features, columns).consistent, eps=1e-7)
+            least, most = intervals.entropy_rank(sketched.expected(size, columns).consistent, eps=1e-7)
             return (
                 f"; or sketch it, in {-(-peak // 2**20)} MiB: --method rsvd --rank {rank}, which for singular values "
-                f"that fall as k^-1/2 leaves RankMe between {least:.3g} and {most:.3g} of {n_features:,}"
+                f"that fall as k^-1/2 leaves RankMe between {least:.3g} and {most:.3g} of {size:,}"
             )
     return ""
 

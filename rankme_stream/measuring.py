@@ -161,7 +161,7 @@ def measure_state(state: State, *, tolerance: float = 1e-3, dims: Sequence[int] 
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
         done = read_state(state, tolerance, dims)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
-    measurement = _measurement(done, tolerance, 0, spent | {"peak_bytes": memory.peak_bytes})
+    measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_if_too_wide(measurement, done.remedy)
     return measurement
 

@@ -36,7 +36,7 @@ def read_blocks(
     """
     forest = Forest[Partial]()
     bytes_read, began = 0, time.perf_counter()
-    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit, columns)
+    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit, columns, seed)
 
     def read(window: Window) -> tuple[Plan, int]:
         rows = (window.row_start, window.shape[0])
@@ -63,13 +63,20 @@ def read_blocks(
         bytes_read += n_bytes
         if progress is not None:
             progress(local.Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
-    done = Pass.of(forest.total(), spanning(plan, stream.n_rows), stream.stored.unit_roundoff, "error")
+    whole, forest = forest.total(), Forest[Partial]()  # and let go of what it was merged from
+    done = Pass.of(whole, spanning(plan, stream.n_rows), stream.stored.unit_roundoff, "error")
     check_not_empty(done, stream.uri)
     return done, bytes_read
 
 
 def _window(
-    stream: BlockStream, rung: Rung, normalize: bool, workers: int | None, memory_limit: int | None, columns: int
+    stream: BlockStream,
+    rung: Rung,
+    normalize: bool,
+    workers: int | None,
+    memory_limit: int | None,
+    columns: int,
+    seed: int,
 ) -> tuple[int, Plan]:
     """Return how many rows to gather, as many segments as run at once, and the plan for them."""
     segment_rows = grid_for(stream.n_features, *rung, columns).segment_rows
@@ -82,7 +89,7 @@ def _window(
                 n_features=stream.n_features, itemsize=stream.stored.dtype.itemsize, bounds=range(1, n_rows),
                 read_memory=lambda _: 0, base_bytes=limits.base_bytes + n_rows * stream.row_bytes,
                 memory_limit_bytes=limits.memory_limit_bytes,
-                workers=count, cores=limits.cores, columns=columns,
+                workers=count, cores=limits.cores, columns=columns, seed=seed,
             )  # fmt: skip
         except LimitError:
             if workers or count == 1:

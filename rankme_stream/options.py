@@ -99,6 +99,10 @@ tolerance_option = click.option(
 dims_option = click.option(
     "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
 )
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
+    help="Of the random order of a sample, and of the test vectors of rsvd.",
+)  # fmt: skip
 sample_option = click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met.")
 sample_options = _add(
     [
@@ -108,8 +112,7 @@ sample_options = _add(
                      show_default=True, help="Probability with which intervals hold the error of sampling."),
         click.option("--population", is_flag=True,
                      help="Intervals for what the rows were drawn from, not for these rows."),
-        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
-                     help="Of the random order of a sample."),
+        seed_option,
     ]
 )  # fmt: skip
 engine_options = _add(

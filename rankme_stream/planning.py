@@ -22,7 +22,7 @@ _PANEL_ROWS: dict[str, int] = {
 }  # of 512 to 4,096 QR is as fast, and its error bound grows with them
 SKETCHES = ("rsvd", "frequent-directions")
 _DEFAULT_RANK = 256
-_SKETCH_SEGMENT_FLOPS = 2**41  # seconds, because a sketch is as large as many rows
+_SKETCH_SEGMENT_FLOPS = {"rsvd": 2**40, "frequent-directions": 2**39}  # a sketch is as large as many rows
 _PANEL_VALUES = 2**24  # of a sketch, whose rows may be wide
 _SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 _MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
@@ -88,10 +88,11 @@ def columns_for(method: str, rank: int | None, oversampling: int, n_features: in
 def grid_for(n_features: int, method: Method, precision: Precision = "float64", columns: int = 0) -> Grid:
     """Return the grid of a width, method and precision: segments of some 2^32 flops (N D^2), 2^13 to 2^16 rows.
 
-    In float32, twice as fast, they are twice as long: the first panel of each is probed. Those of a sketch take 2^41.
+    In float32, twice as fast, they are twice as long: the first panel of each is probed. Those of a sketch take 2^40.
     """
     if columns:
-        rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, _SKETCH_SEGMENT_FLOPS // (4 * n_features * columns)))
+        rows = _SKETCH_SEGMENT_FLOPS[method] // (4 * n_features * columns)
+        rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
         wide = max(1, _PANEL_VALUES // n_features)
         return Grid(min(1024, 1 << (wide.bit_length() - 1)), 1 << (rows.bit_length() - 1))
     panel_rows = _PANEL_ROWS[method]
@@ -278,7 +279,7 @@ def make_plan(
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
                 has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES),
-                columns, seed if columns else 0,
+                columns, seed if method == "rsvd" else 0,
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
@@ -326,7 +327,7 @@ def _memory(
 def _sketch_scratch(method: Method, n_features: int, panel_rows: int, columns: int) -> int:
     """Bytes that a thread takes beside panels for a sketch: images and a product, or a shrinking."""
     if method == "rsvd":
-        return 8 * 128 * (panel_rows + n_features + 1)
+        return 8 * 64 * (panel_rows + n_features + 1)
     return 8 * columns * n_features + 8 * 4 * gathered(columns) ** 2
 
 
@@ -386,7 +387,10 @@ def _peak(memory: dict[str, int]) -> int:
 
 def _flops(method: Method, n_rows: int, n_features: int, columns: int) -> int:
     if columns:
-        return (4 if method == "rsvd" else 8) * n_rows * n_features * columns
+        if method == "rsvd":
+            return 4 * n_rows * n_features * columns
+        gather = gathered(columns)
+        return n_rows * ((gather + 2 * columns) * gather * n_features + 9 * gather**3) // (gather - columns)
     return (1 if method == "gram" else 2) * n_rows * n_features**2
 
 

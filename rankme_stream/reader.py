@@ -269,7 +269,9 @@ class Reader:
         else:
             forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
         self.machines = joined_workers(self.machines, self._machines(plan))
-        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
+        whole = forest.total()
+        del forest  # what it was merged from
+        return Pass.of(whole, plan, self.source.stored.unit_roundoff, self.missing)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
         """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.

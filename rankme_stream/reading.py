@@ -231,7 +231,9 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     try:
         reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
     except LimitError as error:
-        instead = sketch_instead(reader) if asked.method in ("auto", "gram") else ""
+        is_open = asked.method in ("auto", "gram") and asked.precision != "float32"
+        is_open = is_open and not (asked.dims or asked.sample or asked.population)
+        instead = sketch_instead(reader) if is_open else ""
         raise LimitError(f"{error}{instead}") from None
     fingerprint = reader.fingerprint()
     drawn = design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)

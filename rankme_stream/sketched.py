@@ -6,6 +6,7 @@ import numpy as np
 
 from rankme_stream import floors
 from rankme_stream.arrays import FloatArray
+from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.spectrum import Box, SingularValues
 
 _U = 2.0**-53
@@ -38,7 +39,7 @@ def expected(size: int, columns: int) -> SingularValues:
     """
     squares = 1.0 / np.arange(1, size + 1)
     rest = squares.sum() - np.cumsum(squares)
-    k = np.arange(1, max(2, columns - 1))
+    k = np.arange(1, min(max(2, columns - 1), size + 1))
     left = float(((1.0 + k / np.maximum(columns - k - 1.0, 1.0)) * rest[k - 1]).min())
     floor = squares[: int(np.searchsorted(np.cumsum(squares), squares.sum() - left)) + 1][:columns]
     total = float(squares.sum())
@@ -67,8 +68,12 @@ def told(
     squares[:known] = floor[:known]
     if live <= 0 or energy[1] <= 0.0:
         return nothing(size)
-    if squares.sum() > energy[1]:  # to within rounding: floors are never above what there is
-        squares *= energy[1] / squares.sum() * (1.0 - 4.0 * live * _U)
+    energy = (energy[0], energy[1] * (1.0 + 8.0 * live * _U))  # what sums of so many values are rounded by
+    if not squares.sum() <= energy[1]:  # nor is it a number
+        raise ArithmeticCheckError(
+            f"floors of the eigenvalues add up to {squares.sum()!r}, all of them to {energy[1]!r} at most: BLAS, "
+            "LAPACK or the machine is at fault"
+        )
     lower = np.sqrt(squares) * (1.0 - 4.0 * _U)
     upper = floors.ceilings(lower, energy[1]) * (1.0 + 4.0 * live * _U)
     if rise is not None:

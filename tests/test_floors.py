@@ -102,7 +102,10 @@ def test_the_ends_are_reached_or_nearly(name):
             squeezed.append(np.sqrt(np.sort(floors.levelled(lower, some, box.energy[0]))[::-1]))
         tried = [values for values in (flat, *squeezed) if is_allowed(values, box)]
         found = [metric(values) for values in tried]
-        assert max(found) == pytest.approx(high, rel=1e-6) or name in ("rankme", "effective_rank")
+        most = np.sqrt(floors.levelled(lower, upper, box.energy[1]))
+        if name == "rankme" and metric(most) * (1 + 1e-9) >= metric(np.clip(most * 1.001, box.lower, box.upper)):
+            continue  # the greatest is below the energy
+        assert max(found) == pytest.approx(high, rel=1e-6)
         slack.append((high - low) / max(max(found) - min(found), 1e-3 * high))
     assert max(slack) < 3.0  # never wider than three times what some spectra make unavoidable
     assert np.median(slack) < 1.2

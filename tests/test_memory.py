@@ -44,6 +44,9 @@ def test_the_measured_peak_stays_under_the_prediction(n_features, chunk_rows, wo
         ["--normalize", "--dims", "512,768"],
         ["--normalize", "--precision", "float32", "--tolerance", 1],
         ["--method", "tsqr", "--normalize"],
+        ["--method", "rsvd", "--rank", 200, "--tolerance", 9],
+        ["--method", "rsvd", "--rank", 370, "--normalize", "--tolerance", 9, "--workers", 1],
+        ["--method", "frequent-directions", "--rank", 200, "--tolerance", 9],
     ],
 )
 def test_the_measured_peak_stays_under_the_prediction_with_every_option(options, tmp_path):

@@ -103,8 +103,10 @@ class DirectionsAccumulator:
     def _shrink(self) -> None:
         """Leave the largest ell directions, their squares lowered by the next."""
         xp = self.device.xp
-        squares, directions = xp.linalg.eigh(self._rows @ self._rows.T)
-        found = np.array(self.device.download(squares))[::-1]
+        products = self._rows @ self._rows.T
+        trace = math.fsum(self.device.download(xp.linalg.diagonal(products)).tolist())
+        squares, directions = self.device.eigenvectors(products)
+        found = squares[::-1]
         lowered = max(0.0, float(found[self.columns]))
         kept = np.maximum(found[: self.columns], 0.0)
         factors = np.sqrt(np.maximum(kept - lowered, 0.0) / np.where(kept > 0.0, kept, 1.0))
@@ -116,7 +118,15 @@ class DirectionsAccumulator:
         self._rows[self.columns :, :] = 0.0
         self.filled = self.columns
         self.shrunk += lowered
-        self.rounding += _MARGIN * (n_rows + 32) * _U * float(max(found[0], 0.0))
+        largest = max(float(found[0]), 0.0)
+        margin = _MARGIN * (n_rows + 32) * _U * largest
+        if not abs(math.fsum(found.tolist()) - trace) <= n_rows * margin + 4.0 * n_rows * _U * trace:
+            raise ArithmeticCheckError(
+                f"eigenvalues add up to {math.fsum(found.tolist())!r}, the trace is {trace!r}: LAPACK or the machine "
+                "is at fault"
+            )
+        inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
+        self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.columns * trace * largest)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -176,9 +186,10 @@ class DirectionsAccumulator:
             squares = self._squares(held, is_centered)
             mean_energy = sums_norm**2 / max(1, n_rows) if is_centered else 0.0
             mean_error = is_centered * (2.0 * sums_norm + sums_error) * sums_error / max(1, n_rows)
-            margin = _MARGIN * (held.shape[0] + 32) * _U * (float(squares[0]) + mean_energy) if squares.size else 0.0
+            margin = _MARGIN * (held.shape[0] + 32) * _U * (float(squares.sum()) + mean_energy)
             off = self.rounding + margin + rows + mean_error + lost
             floor = np.maximum(squares[: min(size, squares.size)] - off, 0.0)
+            self._check_loss(float(squares.sum()), off, is_centered)
             error = g * energy + rows + mean_error + lost + 8.0 * _U * energy
             total = max(0.0, self.energy - mean_energy)
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
@@ -186,7 +197,8 @@ class DirectionsAccumulator:
             sides.append(sketched.told(floor, ends, size, zeros, self.shrunk + 2.0 * off))
         grounds = (
             f"certified: {self.columns:,} frequent directions, none off by more than {self.shrunk:.3g} in the square, "
-            "and the energy of all rows; the value is that of a tail that falls as a power"
+            f"and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a "
+            "tail that falls as a power"
         )
         return Spectrum(
             sides[0], sides[1], n_rows, self.n_features, unit_roundoff,
@@ -194,14 +206,23 @@ class DirectionsAccumulator:
             ("arithmetic", "approximation"),
         )  # fmt: skip
 
+    def _check_loss(self, held: float, off: float, is_centered: bool) -> None:
+        """Raise if what the directions lack of the energy is less than nothing, or more than was cut off."""
+        most = self.n_features * (self.shrunk + off) + 2.0 * off
+        if not is_centered and not -most <= self.energy - held <= most + gamma(self.chain + self.n_features) * held:
+            raise ArithmeticCheckError(
+                f"directions hold {held!r} of {self.energy!r}, and at most {most:.3g} was cut off: BLAS, LAPACK or the "
+                "machine is at fault"
+            )
+
     def _squares(self, held: Any, is_centered: bool) -> FloatArray:
         """Return the eigenvalues of B'B, or of B'B - N mu mu', that are not zero, descending."""
         xp = self.device.xp
         if not is_centered or self.n_rows == 0:
-            return np.asarray(self.device.singular_values(held) ** 2)
+            return np.asarray(self.device.singular_values(self.device.r_factor(held.T)) ** 2)
         mean = self.device.upload((self._sums / math.sqrt(self.n_rows))[None, :])
         # eigenvalues of X' J X, J = diag(1, ..., 1, -1): those of R J R' where X' = Q R
-        r = xp.linalg.qr(xp.concat([held, mean]).T, mode="reduced")[1]
+        r = self.device.r_factor(xp.concat([held, mean]).T)
         signed = self.device.upload(np.concatenate([np.ones(held.shape[0]), [-1.0]]))
         core = (r * signed[None, :]) @ r.T
         return np.maximum(np.array(self.device.eigenvalues(core)), 0.0)

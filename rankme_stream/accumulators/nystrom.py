@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from rankme_stream.spectrum import SingularValues, Spectrum
 _U = 2.0**-53
 _SMALLEST = 2.0**-1074
 _TILE_FEATURES = 1024  # test vectors are drawn for so many features at once
-_PART_COLUMNS = 128  # test vectors that one part of an update takes
+_PART_COLUMNS = 64  # test vectors that one part of an update takes
+_DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
 _MARGIN = 8.0  # of the factorisations, in units of (columns + 32) u: empirical, as for every eigensolver here
 
 
@@ -161,10 +163,8 @@ class NystromAccumulator:
         if size == 0 or self.energy == 0.0:
             nothing = sketched.nothing(size)
             return self._told(nothing, nothing, (0.0, 0.0), unit_roundoff, 0)
-        xp, whole = self.device.xp, self._sketch
+        whole, scale = self._sketch, 2.0 ** -math.frexp(self.energy)[1]  # squares of squares stay among the doubles
         sums, mean_images = whole[0, 1:], whole[1:, 0]
-        vectors = _test_vectors(self.n_features, self.columns, self.seed, self.device)[1:, 1:]
-        factor = xp.linalg.cholesky(vectors @ vectors.T)
         g = gamma(self.chain + self.n_features + 8)
         lost = n_rows * (self.n_features + 1) * _SMALLEST
         energy = self.energy * (1.0 + g) + lost
@@ -172,69 +172,72 @@ class NystromAccumulator:
         sums_norm = math.hypot(*self.sums().tolist())
         mean_energy = sums_norm**2 / n_rows
         sums_error = (g + self.rows_error) * math.sqrt(n_rows * energy) + 4.0 * _U * sums_norm + lost
-        sides = []
+        basis = self._basis()
+        sides, left_out = [], self.columns
         for is_centered in (False, True):
             images = whole[1:, 1:]
             if is_centered:
                 images = images - mean_images[:, None] * (sums / n_rows)[None, :]
-            entries = (1.0 + 2.0 * is_centered) * g * energy * math.sqrt(float(self.n_features * self.columns))
-            floor, discarded = self._floor(images, vectors, factor, entries + lost, rows)
+            entries = (1.0 + 2.0 * is_centered) * g * energy * math.sqrt(float(self.n_features * self.columns)) + lost
+            floor = self._floor(images * scale, basis, entries * scale, rows * scale)
+            left_out = min(left_out, self.columns - floor.size)
             total = max(0.0, self.energy - is_centered * mean_energy)
             error = g * energy + rows + lost + is_centered * (2.0 * sums_norm + sums_error) * sums_error / n_rows
             error += 8.0 * _U * energy
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            sides.append(sketched.told(floor, (max(0.0, total - error), total + error), size, zeros))
-        return self._told(
-            sides[0], sides[1], (max(0.0, sums_norm - sums_error), sums_norm + sums_error), unit_roundoff, discarded
-        )
+            sides.append(sketched.told(floor / scale, (max(0.0, total - error), total + error), size, zeros))
+        row_sum = (max(0.0, sums_norm - sums_error), sums_norm + sums_error)
+        return self._told(sides[0], sides[1], row_sum, unit_roundoff, left_out)
 
-    def _floor(self, images: Any, vectors: Any, factor: Any, entries: float, rows: float) -> tuple[FloatArray, int]:
-        """Return floors of the eigenvalues, shape ``(columns,)``, descending, and how many directions were left out.
+    def _basis(self) -> _Basis:
+        """Return an orthonormal basis of the test vectors, of which those that others nearly make up are left out."""
+        vectors = _test_vectors(self.n_features, self.columns, self.seed, self.device)[1:, 1:]
+        squares, directions = self.device.eigenvectors(vectors @ vectors.T)
+        first = int(np.searchsorted(squares, _DEPENDENT * squares[-1]))
+        some = self.device.xp.take(directions, self.device.upload(np.arange(first, self.columns)), axis=1)
+        to_basis = some * self.device.upload(1.0 / np.sqrt(squares[first:]))[None, :]
+        return _Basis(vectors, to_basis, float(squares[first]) * (1.0 - 2.0**-20), float(squares[-1]))
+
+    def _floor(self, images: Any, basis: _Basis, entries: float, rows: float) -> FloatArray:
+        """Return floors of the largest eigenvalues, descending: as many as there are directions that rounding leaves.
 
         Parameters
         ----------
         images
             G W, transposed.
-        vectors
-            W, transposed.
-        factor
-            Cholesky factor of W'W.
         entries, rows
             Bounds on the Frobenius error of G W and on the error of G beside it.
 
         Notes
         -----
-        In an orthonormal basis Q = W R^-1 of the test vectors, M = G Q. An error of M is that of a symmetric G^ with
+        In the basis Q = W T of the test vectors, M = G Q. An error of M is that of a symmetric G^ with
         |G^ - G| <= 3 |dM|, but for what Q'M lacks in symmetry. Directions in which Q'GQ is small are left out: fewer
         test vectors give a floor as well, and what rounding makes of the others grows with 1/sqrt of the least kept.
         """
         xp = self.device.xp
-        small, large = self._ends(factor)
-        basis_images = xp.linalg.solve(factor, images)
-        core = xp.linalg.solve(factor, (basis_images @ vectors.T).T)
+        basis_images = basis.to_basis.T @ images
+        core = (basis_images @ basis.vectors.T) @ basis.to_basis
         lopsided = float(xp.linalg.matrix_norm(core - core.T)) / 2.0
-        share, directions = xp.linalg.eigh((core + core.T) / 2.0)
-        shares = np.array(self.device.download(share))
-        scale = max(float(xp.linalg.matrix_norm(basis_images)), _SMALLEST)
-        moved = 3.0 * entries / math.sqrt(small) + rows
-        rounding = _MARGIN * (self.columns + 32) * _U * scale * math.sqrt(large / small)
+        shares, directions = self.device.eigenvectors((core + core.T) / 2.0)
+        moved = 3.0 * entries / math.sqrt(basis.least) + rows
+        largest = float(xp.linalg.matrix_norm(basis_images))
+        rounding = _MARGIN * (self.columns + 32) * _U * largest * math.sqrt(basis.largest / basis.least)
+        if not lopsided <= moved + rounding:
+            raise ArithmeticCheckError(
+                f"a sketch is {lopsided:.3g} from symmetric where rounding allows {moved + rounding:.3g}: BLAS or the "
+                "machine is at fault"
+            )
         error = moved + lopsided + rounding
-        kept = sketched.best_cut(shares, error)
-        if kept == self.columns:
-            return np.zeros(self.columns), self.columns
-        some = xp.take(directions, self.device.upload(np.arange(kept, self.columns)), axis=1)
-        roots = self.device.upload(1.0 / np.sqrt(shares[kept:]))
-        values = self.device.singular_values((some.T @ basis_images) * roots[:, None])
-        least = float(shares[kept])
+        first = sketched.best_cut(shares, error)
+        if first == shares.size:
+            return np.zeros(0)
+        some = xp.take(directions, self.device.upload(np.arange(first, shares.size)), axis=1)
+        roots = self.device.upload(1.0 / np.sqrt(shares[first:]))
+        tall = ((some.T @ basis_images) * roots[:, None]).T
+        values = self.device.singular_values(self.device.r_factor(tall))
+        least = float(shares[first])
         sure = np.maximum(values * (1.0 - error / least) - 2.0 * error / math.sqrt(least), 0.0)
-        floor = np.zeros(self.columns)
-        floor[: sure.size] = np.maximum(sure**2 * (1.0 - 8.0 * _U) - 2.0 * moved, 0.0)
-        return floor, kept
-
-    def _ends(self, factor: Any) -> tuple[float, float]:
-        """Return the least and largest eigenvalue of W'W."""
-        squares = self.device.singular_values(factor) ** 2
-        return float(squares[-1]) * (1.0 - 2.0**-20), float(squares[0])
+        return np.maximum(sure**2 * (1.0 - 8.0 * _U) - 2.0 * moved, 0.0)
 
     def _told(
         self,
@@ -247,7 +250,8 @@ class NystromAccumulator:
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
         grounds = (
             f"certified: floors from a one-pass sketch by {self.columns:,} test vectors{without}, and the energy of "
-            "all rows; the value is that of a tail that falls as a power"
+            f"all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a "
+            "power"
         )
         return Spectrum(
             raw, centered, self.n_rows, self.n_features, unit_roundoff, row_sum, "certified", 1.0, grounds,
@@ -273,11 +277,27 @@ class NystromAccumulator:
         return made
 
 
+class _Basis(NamedTuple):
+    """Test vectors W', T with W T orthonormal, and the least and largest eigenvalue of W'W kept."""
+
+    vectors: Any
+    to_basis: Any
+    least: float
+    largest: float
+
+
 _COUNTS = ("n_features", "columns", "seed", "chain", "rows_error", "energy")
+_making = threading.Lock()
 
 
-@lru_cache(maxsize=2)
 def _test_vectors(n_features: int, columns: int, seed: int, device: Device) -> Any:
+    """Return the test vectors, made by one thread while others wait."""
+    with _making:
+        return _made(n_features, columns, seed, device)
+
+
+@lru_cache(maxsize=1)
+def _made(n_features: int, columns: int, seed: int, device: Device) -> Any:
     """Return the test vectors, shape ``(1 + columns, 1 + D)``: the first picks the column of ones, the others signs."""
     vectors = np.zeros((1 + columns, 1 + n_features))
     vectors[0, 0] = 1.0

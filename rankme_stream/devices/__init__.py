@@ -130,6 +130,12 @@ class Device(Protocol):
     def reflected_rows(self, rows: int, n: int) -> int:
         """Return how many rows, beside its own, a Householder vector of such a step passes through."""
 
+    def r_factor(self, matrix: Any) -> Any:
+        """Return the R factor of a tall matrix, there, shape ``(n, n)``."""
+
+    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there, one a column."""
+
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, on the host, descending, of the symmetric matrix with that lower triangle."""
 

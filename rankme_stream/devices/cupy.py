@@ -66,9 +66,15 @@ class CupyDevice(StandardDevice):
         cuda.refuse_tf32()
         super().narrow(panel, out)
 
-    def _r_factor(self, matrix: Any) -> Any:
+    def r_factor(self, matrix: Any) -> Any:
+        """Return the R factor of a tall matrix."""
         with _raising():
             return self._cupy.linalg.qr(matrix, mode="r")
+
+    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there."""
+        with _raising():
+            return super().eigenvectors(symmetric)
 
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, descending."""

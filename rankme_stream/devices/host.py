@@ -192,6 +192,15 @@ class Host:
         """Return the rows below: the zeros of R are left alone."""
         return rows
 
+    def r_factor(self, matrix: FloatArray) -> FloatArray:
+        """Return the R factor of a tall matrix."""
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
+
+    def eigenvectors(self, symmetric: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the eigenvalues, ascending, and the eigenvectors."""
+        values, vectors = np.linalg.eigh(symmetric)
+        return values, vectors
+
     def eigenvalues(self, lower: FloatArray) -> FloatArray:
         """Return the eigenvalues, descending."""
         return eigenvalues(lower)

@@ -130,14 +130,20 @@ class StandardDevice:
 
     def stack_rows(self, r: Any, panel: Any, scratch: Any) -> None:
         """Replace ``r`` by the R factor of ``[r; panel]``, as dense rows."""
-        r[...] = self._r_factor(self.xp.concat([r, panel]))
+        r[...] = self.r_factor(self.xp.concat([r, panel]))
 
     def stack_triangle(self, r: Any, other: Any, scratch: Any) -> None:
         """Replace ``r`` by the R factor of ``[r; other]``, as dense rows."""
         self.stack_rows(r, other, scratch)
 
-    def _r_factor(self, matrix: Any) -> Any:
+    def r_factor(self, matrix: Any) -> Any:
+        """Return the R factor of a tall matrix."""
         return self.xp.linalg.qr(matrix, mode="reduced")[1]
+
+    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there."""
+        values, vectors = self.xp.linalg.eigh(symmetric)
+        return np.array(self.download(values)), vectors
 
     def reflected_rows(self, rows: int, n: int) -> int:
         """Return all rows: the zeros of R are not known to be there."""

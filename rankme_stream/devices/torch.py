@@ -75,7 +75,8 @@ class TorchDevice(StandardDevice):
         self._torch.matmul(left.T, right, out=product)
         out += product
 
-    def _r_factor(self, matrix: Any) -> Any:
+    def r_factor(self, matrix: Any) -> Any:
+        """Return the R factor of a tall matrix."""
         return self._torch.linalg.qr(matrix, mode="r").R
 
 

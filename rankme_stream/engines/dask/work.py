@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from rankme_stream import machine
 from rankme_stream.arrays import Array
@@ -95,7 +95,13 @@ def partial_of(plan: Plan, result: Result) -> Partial:
 
 def _hold_blas() -> None:
     """Hold BLAS to one thread for good: another thread of this process may be in the middle of a product."""
-    threadpool_limits(1, user_api="blas")
+    _libraries().limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    """Return the thread pools of this process, found once: looking for them takes milliseconds, telling them none."""
+    return ThreadpoolController()
 
 
 def _me() -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,294 @@
+"""What an approximation costs, and what it says of itself: error, interval, time and memory of every way to RankMe.
+
+``python -m benchmarks.accuracy`` stores rows of nine known spectra, of 256 and 1,024 features, and the bundled dump of
+real embeddings, and scores them exactly, by sketches and samples of several sizes, by a truncated SVD and by the
+randomized SVDs of scikit-learn and dask, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from threadpoolctl import threadpool_limits
+
+import rankme_stream as rs
+from benchmarks import runs
+from benchmarks.experiment import Experiment, table
+from rankme_stream import metrics
+from rankme_stream.testing import matrix_with_spectrum
+
+_ROWS = 40  # times the features
+_CHUNK_ROWS = 1024
+_BOUNDS = (0.01, 0.001)
+_SLACK = 1e-9  # relative: of the truth, an SVD in float64
+
+SPECTRA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "flat": np.ones_like,
+    "k^-1/4": lambda k: k**-0.25,
+    "k^-1/2": lambda k: k**-0.5,
+    "k^-1": lambda k: k**-1.0,
+    "k^-2": lambda k: k**-2.0,
+    "exponential": lambda k: np.exp(-20.0 * k / k.size),
+    "step": lambda k: np.where(k <= k.size / 8, 1.0, 1e-2),
+    "spiked": lambda k: np.where(k <= 4, 30.0, 1.0),
+}
+REAL = "real embeddings"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to RankMe: its name, the part of the features or rows that it takes, and what runs it."""
+
+    name: str
+    size: int | None
+    solve: Callable[[str], dict[str, Any]]
+
+
+def _ours(uri: str, **options: Any) -> dict[str, Any]:
+    found = rs.measure(uri, tolerance=1e-12 if not options.get("sample") else 1e-9, **options)
+    rankme = found.rankme
+    return {
+        "value": rankme.value, "lower": rankme.lower, "upper": rankme.upper, "reason": rankme.reason,
+        "elapsed_s": found.measured["elapsed_s"], "rows": found.rows_read,
+    }  # fmt: skip
+
+
+def _timed(uri: str, solve: Callable[[Any], float]) -> dict[str, Any]:
+    array = zarr.open_array(uri, mode="r")
+    began = time.perf_counter()
+    value = solve(array)
+    return {"value": value, "elapsed_s": time.perf_counter() - began, "rows": array.shape[0]}
+
+
+def _rankme(values: np.ndarray) -> float:
+    return metrics.rankme(np.sort(np.maximum(np.asarray(values, np.float64), 0.0))[::-1])
+
+
+def _truncated(uri: str, rank: int) -> dict[str, Any]:
+    def solve(array: Any) -> float:
+        return _rankme(np.linalg.svd(array[:].astype(np.float64), compute_uv=False)[:rank])
+
+    return _timed(uri, solve)
+
+
+def _sklearn(uri: str, rank: int) -> dict[str, Any]:
+    from sklearn.utils.extmath import randomized_svd
+
+    return _timed(uri, lambda array: _rankme(randomized_svd(array[:].astype(np.float64), rank, random_state=0)[1]))
+
+
+def _dask(uri: str, rank: int) -> dict[str, Any]:
+    import dask.array as da
+
+    def solve(array: Any) -> float:
+        with threadpool_limits(1, user_api="blas"):
+            rows = da.from_zarr(array).astype(np.float64)
+            return _rankme(da.linalg.svd_compressed(rows, k=rank, seed=0)[1].compute())
+
+    return _timed(uri, solve)
+
+
+def methods(n_features: int) -> list[Method]:
+    """Return every way, at the sizes that make sense for so many features."""
+    found = [
+        Method("gram float64", None, partial(_ours, method="gram")),
+        Method("gram float32", None, partial(_ours, method="gram", precision="float32")),
+        Method("tsqr", None, partial(_ours, method="tsqr")),
+    ]
+    for part in (16, 8, 4):
+        rank = n_features // part
+        found += [
+            Method("rsvd", rank, partial(_ours, method="rsvd", rank=rank)),
+            Method("frequent directions", rank, partial(_ours, method="frequent-directions", rank=rank)),
+            Method("truncated SVD", rank, partial(_truncated, rank=rank)),
+            Method("scikit-learn randomized_svd", rank, partial(_sklearn, rank=rank)),
+            Method("dask svd_compressed", rank, partial(_dask, rank=rank)),
+        ]
+    for times in (10, 15, 19):
+        n_rows = times * n_features
+        found.append(Method("sample", n_rows, partial(_ours, sample=True, max_rows=n_rows)))
+    return found
+
+
+@contextmanager
+def stored(spectrum: str, n_features: int) -> Iterator[tuple[str, float]]:
+    """Store rows of a spectrum in a temporary folder; give their path and the RankMe of what is stored."""
+    if spectrum == REAL:
+        with as_file(files("rankme_stream") / "data" / "minilm-docstrings-4096.zarr") as path:
+            source = rs.open_source(path)
+            rows = source.read(0, source.shape[0])
+    else:
+        planted = SPECTRA[spectrum](np.arange(1.0, n_features + 1))
+        rows = matrix_with_spectrum(planted, n_rows=_ROWS * n_features, n_features=n_features).astype(np.float32)
+        rows *= np.float32(np.sqrt(rows.size) / np.linalg.norm(rows))
+    true = _rankme(np.linalg.svd(np.linalg.qr(rows.astype(np.float64), mode="r"), compute_uv=False))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.zarr"
+        zarr.create_array(path, data=rows, chunks=(_CHUNK_ROWS, rows.shape[1]))
+        yield str(path), true
+
+
+def scored(spectrum: str, n_features: int) -> list[dict[str, Any]]:
+    """Score the rows of a spectrum in every way."""
+    rows = []
+    with stored(spectrum, n_features) as (uri, true):
+        for place, method in enumerate(methods(n_features)):
+            done = runs.run([sys.executable, "-m", "benchmarks.accuracy", "--one", uri, str(place)])
+            found: dict[str, Any] = json.loads(done.output)
+            rows.append(
+                {"spectrum": spectrum, "features": n_features, "method": method.name, "size": method.size, "true": true}
+                | found
+                | {"peak_bytes": done.peak_bytes}
+                | _judged(found, true)
+            )
+    return rows
+
+
+def _judged(found: dict[str, Any], true: float) -> dict[str, Any]:
+    """Return the relative error and half-width, and whether the interval held."""
+    value, lower, upper = (found.get(key) for key in ("value", "lower", "upper"))
+    error = None if value is None else abs(value - true) / true
+    if lower is None or upper is None or value is None:
+        return {"error": error, "half_width": None, "held": None}
+    held = lower * (1.0 - _SLACK) <= true <= upper * (1.0 + _SLACK)
+    return {"error": error, "half_width": max(upper - value, value - lower) / true, "held": held}
+
+
+def measured(experiment: Experiment, widths: Sequence[int], spectra: Sequence[str]) -> dict[str, Any]:
+    """Measure everything."""
+    cases = [(name, n_features) for n_features in widths for name in spectra]
+    cases += [(REAL, 384)]
+    rows = [
+        row for name, n_features in cases for row in experiment.part(f"{name}, {n_features}", scored, name, n_features)
+    ]
+    return {"rows": rows}
+
+
+def _label(row: dict[str, Any]) -> str:
+    return row["method"] if row["size"] is None else f"{row['method']} {row['size']:,}"
+
+
+def _cheapest(rows: Sequence[dict[str, Any]], key: str, bound: float) -> str:
+    """Name the way that took the least time of those within a bound."""
+    within = [row for row in rows if row[key] is not None and row[key] <= bound]
+    if not within:
+        return "none"
+    best = min(within, key=lambda row: row["elapsed_s"])
+    return f"{_label(best)} ({best['elapsed_s']:.2f} s)"
+
+
+def _approximate(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["size"] is not None]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables."""
+    rows = result["rows"]
+    stated = [row for row in rows if row["held"] is not None]
+    certain = [row for row in stated if row["method"] != "sample"]
+    lines = [
+        "# What an approximation costs",
+        "",
+        f"`{result['command']}`, {result['date']}, {result['machine']}. Rows of {_ROWS} D in float32; every way in a "
+        "process of its own, seconds without its start; the truth is an SVD in float64 of what is stored. Errors and "
+        "half-widths are relative to it. Samples withhold an interval, and a value, where the rows are too few.",
+        "",
+        f"Intervals of exact passes and sketches: {sum(row['held'] for row in certain)} of {len(certain)} held. Of "
+        f"samples, at 95 %: {sum(row['held'] for row in stated) - sum(row['held'] for row in certain)} of "
+        f"{len(stated) - len(certain)}.",
+    ]
+    groups = list(dict.fromkeys((row["spectrum"], row["features"]) for row in rows))
+    chosen = []
+    for spectrum, n_features in groups:
+        group = [row for row in rows if (row["spectrum"], row["features"]) == (spectrum, n_features)]
+        chosen.append([
+            spectrum, f"{n_features:,}", f"{group[0]['true']:.4g}",
+            *(_cheapest(group, key, bound) for key in ("half_width", "error") for bound in _BOUNDS),
+        ])  # fmt: skip
+    lines += table(
+        "The cheapest way to 1 % and 0.1 %",
+        ["spectrum", "D", "RankMe", "stated 1 %", "stated 0.1 %", "really 1 %", "really 0.1 %"],
+        chosen,
+    )
+    for spectrum, n_features in groups:
+        group = [row for row in rows if (row["spectrum"], row["features"]) == (spectrum, n_features)]
+        lines += table(
+            f"{spectrum}, {n_features:,} features, RankMe {group[0]['true']:.6g}",
+            ["way", "value", "error", "half-width", "held", "half-width / error", "s", "peak, MB", "rows"],
+            [_cells(row) for row in group],
+        )
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    width, error = row["half_width"], row["error"]
+    ratio = "" if width is None or not error else f"{width / error:.3g}"
+    return [
+        _label(row), "-" if row["value"] is None else f"{row['value']:.6g}", "-" if error is None else f"{error:.1e}",
+        "" if width is None else f"{width:.1e}", {None: "", True: "yes", False: "NO"}[row["held"]], ratio,
+        f"{row['elapsed_s']:.2f}", f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['rows']:,}",
+    ]  # fmt: skip
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw error against time and half-width against error."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path.name} is not drawn: matplotlib is not installed")
+        return
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    times, widths = figure.subplots(1, 2)
+    for name in dict.fromkeys(row["method"] for row in _approximate(result["rows"])):
+        mine = [row for row in _approximate(result["rows"]) if row["method"] == name and row["error"]]
+        times.loglog([row["elapsed_s"] for row in mine], [row["error"] for row in mine], "o", label=name, alpha=0.6)
+        told = [row for row in mine if row["half_width"]]
+        if told:
+            widths.loglog(
+                [row["error"] for row in told], [row["half_width"] for row in told], "o", label=name, alpha=0.6
+            )
+    ends = [1e-8, 1.0]
+    widths.loglog(ends, ends, "k--", label="half-width = error")
+    times.set(xlabel="seconds", ylabel="relative error", title="error against time")
+    widths.set(xlabel="relative error", ylabel="relative half-width", title="what is stated against what is so")
+    for axes in (times, widths):
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> int:
+    """Measure, print the tables, write and draw them where asked; 1 if an interval of a sketch or a pass failed."""
+    if sys.argv[1:2] == ["--one"]:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--one", nargs=2)
+        uri, place = parser.parse_args().one
+        n_features = zarr.open_array(uri, mode="r").shape[1]
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        print(json.dumps(methods(n_features)[int(place)].solve(uri)))
+        return 0
+    experiment = Experiment("accuracy", __doc__, {"quick": "60 s", "default": "40 minutes"})
+    experiment.start()
+    is_quick = experiment.size == "quick"
+    sizes: tuple[Sequence[int], Sequence[str]] = ((64,), ("k^-1",)) if is_quick else ((256, 1024), tuple(SPECTRA))
+    result = experiment.finish(measured(experiment, *sizes), markdown)
+    if experiment.out:
+        plot(result, experiment.out / "accuracy.png")
+    return int(any(row["held"] is False for row in result["rows"] if row["method"] != "sample"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
