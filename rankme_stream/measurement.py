@@ -15,6 +15,7 @@ from rankme_stream.planning import Plan
 from rankme_stream.spectrum import SingularValues, Spectrum
 
 SCHEMA_VERSION = 1
+_SPELLED_OUT = 1e5  # larger steps are written as powers of ten
 _INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
 
@@ -241,7 +242,8 @@ def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
     if abs(end) < _INVISIBLE:
         return f"{end:.{digits}g}"
     step = 10.0 ** (math.floor(math.log10(abs(end))) - digits + 1)
-    return f"{toward(end / step) * step:.{digits}g}"
+    rounded = toward(end / step) * step
+    return f"{rounded:.0f}" if 1.0 < step < _SPELLED_OUT else f"{rounded:.{digits}g}"
 
 
 def _left(attempt: Mapping[str, Any]) -> str:
