@@ -15,7 +15,7 @@ from rankme_stream.planning import Plan
 from rankme_stream.spectrum import SingularValues, Spectrum
 
 SCHEMA_VERSION = 1
-_SPELLED_OUT = 1e5  # larger steps are written as powers of ten
+_SPELLED_OUT = 1e3  # larger steps are written as powers of ten
 _INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
 
