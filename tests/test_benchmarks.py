@@ -12,13 +12,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "accuracy", "billion", "chaos", "chunk_check", "cluster", "coverage", "intervals", "sampled", "scaling", "speed",
-        "wide",
-    ],
-)  # fmt: skip
+NAMES = [
+    "accuracy",
+    "billion",
+    "chaos",
+    "chunk_check",
+    "cluster",
+    "coverage",
+    "intervals",
+    "sampled",
+    "scaling",
+    "speed",
+    "wide",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_at_its_quick_size(name, tmp_path):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
