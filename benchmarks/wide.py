@@ -21,7 +21,7 @@ from benchmarks.experiment import Experiment, table
 from rankme_stream import metrics
 from rankme_stream.arrays import StoredType
 from rankme_stream.errors import LimitError
-from rankme_stream.planning import SKETCHES
+from rankme_stream.grids import SKETCHES
 
 _MEMORY = 4 * 10**9
 SPECTRA = ("k^-1/2", "k^-1", "exponential")

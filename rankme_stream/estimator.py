@@ -16,8 +16,8 @@ from rankme_stream.devices import Device, Workspace, adopted, is_array
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_all
+from rankme_stream.grids import grid_for
 from rankme_stream.passes import fill
-from rankme_stream.planning import grid_for
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectrum import Spectrum
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from rankme_stream import intervals, sketched
 from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError
+from rankme_stream.grids import SKETCHES, columns_for
 from rankme_stream.partial import ACCUMULATORS, Rung
-from rankme_stream.planning import SKETCHES, columns_for
 from rankme_stream.reader import Pass, Reader, Report
 
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save

@@ -9,10 +9,11 @@ from rankme_stream import machine
 from rankme_stream.devices import Device
 from rankme_stream.engines import local
 from rankme_stream.errors import LimitError
+from rankme_stream.grids import grid_for
 from rankme_stream.ladder import check_not_empty
 from rankme_stream.ledger import Forest
 from rankme_stream.partial import Partial, Rung
-from rankme_stream.planning import Plan, grid_for, make_plan, spanning
+from rankme_stream.planning import Plan, make_plan, spanning
 from rankme_stream.reader import Pass, Reader, Report
 from rankme_stream.sources import BlockStream, Window
 

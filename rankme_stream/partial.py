@@ -16,7 +16,8 @@ from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
 from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
-from rankme_stream.planning import Method, Plan, Precision
+from rankme_stream.grids import Method, Precision
+from rankme_stream.planning import Plan
 from rankme_stream.unit_rows import Lengths
 
 Rung = tuple[Method, Precision]

@@ -6,100 +6,20 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.grids import Grid, Method, Precision, grid_for
 from rankme_stream.sketched import gathered
 from rankme_stream.triangle import triangle_bytes
 
-Method = Literal["gram", "tsqr", "rsvd", "frequent-directions"]
-Precision = Literal["float64", "float32"]
-
-_PANEL_ROWS: dict[str, int] = {
-    "gram": 1024,
-    "tsqr": 512,
-}  # of 512 to 4,096 QR is as fast, and its error bound grows with them
-SKETCHES = ("rsvd", "frequent-directions")
-_DEFAULT_RANK = 256
-_SKETCH_SEGMENT_FLOPS = {"rsvd": 2**40, "frequent-directions": 2**39}  # a sketch is as large as many rows
-_PANEL_VALUES = 2**24  # of a sketch, whose rows may be wide
-_SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
-_MIN_SEGMENT_ROWS, _MAX_SEGMENT_ROWS = 2**13, 2**16
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 _SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
 _FILE_BYTES = 2**20  # of a state file beside its triangles
 _PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Panels and segments: they fix the bits, and depend on width and method alone.
-
-    Panel k is rows [k P, (k+1) P); a segment is a power of two of panels, the leaf of the merge tree.
-    """
-
-    panel_rows: int
-    segment_rows: int
-
-    def segments(self, start: int, stop: int) -> range:
-        """Indices of the segments that rows [start, stop) touch."""
-        return range(start // self.segment_rows, -(-stop // self.segment_rows))
-
-    def panels(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Row ranges of the panels in [start, stop), the first and last cut to it."""
-        return self.slabs(start, stop, self.panel_rows)
-
-    def slabs(self, start: int, stop: int, slab_rows: int) -> Iterator[tuple[int, int]]:
-        """Row ranges of so many rows, whole panels, in [start, stop), the first and last cut to it."""
-        while start < stop:
-            end = min(stop, (start // slab_rows + 1) * slab_rows)
-            yield start, end
-            start = end
-
-
-def columns_for(method: str, rank: int | None, oversampling: int, n_features: int) -> int:
-    """Return how many test vectors or directions a sketch takes; 0 where the method is none.
-
-    Raises
-    ------
-    UsageError
-        If there are more than half as many as features: the Gram matrix costs less then, and is exact.
-    """
-    if method not in SKETCHES:
-        if rank is not None:
-            raise UsageError(f"rank is the size of a sketch: pass method {' or '.join(SKETCHES)} as well")
-        return 0
-    extra = oversampling if method == "rsvd" else 0
-    most = n_features // 2 - extra
-    if rank is None:
-        rank = min(_DEFAULT_RANK, most)
-    if not 1 <= rank <= most or oversampling < 0:
-        beside = f" and oversampling {extra}" if extra else ""
-        raise UsageError(
-            f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
-            "Gram matrix (--method gram) costs less then, and is exact"
-        )
-    return rank + extra
-
-
-def grid_for(n_features: int, method: Method, precision: Precision = "float64", columns: int = 0) -> Grid:
-    """Return the grid of a width, method and precision: segments of some 2^32 flops (N D^2), 2^13 to 2^16 rows.
-
-    In float32, twice as fast, they are twice as long: the first panel of each is probed. Those of a sketch take 2^40.
-    """
-    if columns:
-        rows = _SKETCH_SEGMENT_FLOPS[method] // (4 * n_features * columns)
-        rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
-        wide = max(1, _PANEL_VALUES // n_features)
-        return Grid(min(1024, 1 << (wide.bit_length() - 1)), 1 << (rows.bit_length() - 1))
-    panel_rows = _PANEL_ROWS[method]
-    rows = _SEGMENT_FLOPS // max(1, n_features**2)
-    rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
-    segment_rows = 1 << (rows - 1).bit_length()
-    return Grid(panel_rows, 2 * segment_rows if precision == "float32" else segment_rows)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
+from rankme_stream.grids import SKETCHES, columns_for
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
-from rankme_stream.planning import SKETCHES, Plan, columns_for
+from rankme_stream.planning import Plan
 from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engine_for
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankme_stream.errors import UsageError
-from rankme_stream.planning import SKETCHES
+from rankme_stream.grids import SKETCHES
 
 Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions"]
 Precision = Literal["float64", "float32", "auto"]

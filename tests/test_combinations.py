@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 import rankme_stream as rs
 from rankme_stream import devices
 from rankme_stream.errors import UsageError
-from rankme_stream.planning import SKETCHES
+from rankme_stream.grids import SKETCHES
 from tests.test_state import rows_like, store
 
 PAGE = (Path(__file__).parents[1] / "docs" / "combinations.md").read_text(encoding="utf-8")
