@@ -261,8 +261,11 @@ def test_a_cluster_of_this_machine_is_started_where_none_is_given(source):
 
 
 def test_a_scheduler_that_is_gone_has_no_threads():
-    gone = SimpleNamespace(scheduler_info=lambda **_: {})  # what a client knows between losing it and saying so
-    assert DaskEngine(gone).count_threads() == 0
+    client = SimpleNamespace(scheduler_info=lambda **_: {}, scheduler=SimpleNamespace(address="tcp://there:1"))
+    engine = DaskEngine(client)
+    client.scheduler = None  # what a client knows between losing it and saying so
+    assert engine.count_threads() == 0
+    assert engine.address == "tcp://there:1"
 
 
 def test_no_scheduler_is_said(source, monkeypatch):
