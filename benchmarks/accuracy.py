@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 import rankme_stream as rs
 from benchmarks import runs
-from benchmarks.experiment import Experiment, table
+from benchmarks.experiment import Experiment, Size, table
 from rankme_stream import metrics
 from rankme_stream.errors import UsageError
 from rankme_stream.testing import matrix_with_spectrum
@@ -286,8 +286,8 @@ def main() -> int:
         os.environ["PYTHONWARNINGS"] = "ignore"
         print(json.dumps(methods(n_features)[int(place)].solve(uri)))
         return 0
-    minutes = {"quick": "30 s", "default": "8 minutes", "full": "30 minutes"}
-    experiment = Experiment("accuracy", __doc__, minutes)  # type: ignore[arg-type]
+    minutes: dict[Size, str] = {"quick": "30 s", "default": "8 minutes", "full": "30 minutes"}
+    experiment = Experiment("accuracy", __doc__, minutes)
     experiment.start()
     sizes: dict[str, tuple[Sequence[int], Sequence[str]]] = {
         "quick": ((64,), ("k^-1",)), "default": ((256,), tuple(SPECTRA)), "full": ((256, 1024), tuple(SPECTRA)),

@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from rankme_stream.accumulators import Accumulator, check_device
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
-from rankme_stream.arrays import Array, FloatArray, stored_type
-from rankme_stream.devices import Device, Workspace, adopted, is_array
+from rankme_stream.arrays import FloatArray, stored_type
+from rankme_stream.devices import Device, Workspace, adopted, is_array, on_host
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_all
@@ -115,7 +115,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             elif rows.shape[1] != self.n_features_in_:
                 raise UsageError(f"X has {rows.shape[1]} features, and {self.n_features_in_} were fitted")
             return rows
-        values = _widened(X) if is_array(X) and not isinstance(X, np.ndarray) else X
+        values = on_host(X) if is_array(X) and not isinstance(X, np.ndarray) else X
         checked: FloatArray = validate_data(self, values, dtype=np.float64, order="C", reset=reset)
         if getattr(getattr(values, "dtype", None), "kind", "") in "iu" and np.abs(checked).max() > 2.0**53:
             raise MagnitudeError("X holds integers beyond 2^53, which float64 cannot hold exactly")
@@ -148,17 +148,6 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
 
 def _value(estimate: Estimate) -> float:
     return float("nan") if estimate.value is None else float(estimate.value)
-
-
-def _widened(X: Any) -> Array:
-    """Return an array of the host from another library as one of numpy's, bfloat16 as the float64 of its values."""
-    rows = ArraySource(X, "X")
-    stored = rows.read(0, rows.shape[0])
-    if rows.stored.name != "bfloat16":
-        return np.asarray(stored)
-    values = np.empty(rows.shape)
-    rows.stored.to_float64(stored, values, np.empty(rows.shape, np.int32))
-    return values
 
 
 def _unit_roundoff(X: Any, rows: ArraySource) -> float:

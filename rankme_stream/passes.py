@@ -172,9 +172,9 @@ def fill(
             )
         piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
         device.cast(kept, kind, piece[:, 1:], workspace)
+    except MagnitudeError:
+        raise
     except OverflowError as error:
-        if isinstance(error, MagnitudeError):
-            raise
         raise MagnitudeError(
             f"{source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold exactly"
         ) from None

@@ -14,11 +14,6 @@ _FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of 
 _HALVINGS = 200
 
 
-def gamma(n: int, unit_roundoff: float = _U) -> float:
-    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
-    return n * unit_roundoff / (1.0 - n * unit_roundoff)
-
-
 def gathered(columns: int) -> int:
     """Return how many rows Frequent Directions gather before they shrink to so many: twice as many, and 64 more."""
     return columns + max(columns, 64)

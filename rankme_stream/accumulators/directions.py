@@ -8,19 +8,16 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream import sketched
-from rankme_stream.accumulators import check_device, mark_nonzero
+from rankme_stream.accumulators import check_device, gamma, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
-from rankme_stream.sketched import gamma
 from rankme_stream.spectrum import Spectrum
 
 _U = 2.0**-53
 _SMALLEST = 2.0**-1074
-_MARGIN = (
-    8.0  # of a shrinking, in units of (rows + 32) u of the largest eigenvalue: empirical, several times what was seen
-)
+_MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
 _COUNTS = ("n_features", "columns", "n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators import check_device, mark_nonzero
+from rankme_stream.accumulators import check_device, gamma, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
@@ -24,11 +24,6 @@ _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
 _PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that: probing then takes about 5 % of a pass or less
-
-
-def gamma(n: int, unit_roundoff: float = _U64) -> float:
-    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
-    return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
 class GramSums:

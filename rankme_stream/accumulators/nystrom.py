@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from rankme_stream import draws, sketched
-from rankme_stream.accumulators import check_device, mark_nonzero
+from rankme_stream.accumulators import check_device, gamma, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
-from rankme_stream.sketched import gamma
 from rankme_stream.spectrum import SingularValues, Spectrum
 
 _U = 2.0**-53

@@ -26,16 +26,6 @@ MODULES: dict[str, tuple[str, ...]] = {  # of a kind of device, those that serve
 _DLPACK_KINDS = {1: "cpu", 2: "cuda", 3: "cpu", 13: "cuda"}  # 3 is pinned memory of the host, 13 managed memory
 
 
-class Scratch(Protocol):
-    """Arrays that one worker reuses."""
-
-    def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Any:
-        """Return the array of that name and shape, holding what was left there."""
-
-    def room(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-        """Return an array of the host, of that shape, in memory that grows to the largest asked for."""
-
-
 class Device(Protocol):
     """Arrays of one device, and the operations on them that the array API standard lacks.
 
@@ -97,7 +87,7 @@ class Device(Protocol):
     def without(self, rows: Any, out: Array) -> Any:
         """Return the rows with those of a mask on the host set to zero."""
 
-    def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Scratch) -> None:
+    def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Workspace) -> None:
         """Write the values of finite rows into ``out``, float64 of the same shape, exactly.
 
         Raises
@@ -118,13 +108,13 @@ class Device(Protocol):
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of their type."""
 
-    def add_product(self, left: Any, right: Any, out: Any, scratch: Scratch) -> None:
+    def add_product(self, left: Any, right: Any, out: Any, scratch: Workspace) -> None:
         """Add ``left.T @ right`` to ``out``: a product, then one addition to each entry."""
 
-    def stack_rows(self, r: Any, panel: Any, scratch: Scratch) -> None:
+    def stack_rows(self, r: Any, panel: Any, scratch: Workspace) -> None:
         """Replace the R factor ``r``, shape ``(n, n)``, by that of ``[r; panel]``."""
 
-    def stack_triangle(self, r: Any, other: Any, scratch: Scratch) -> None:
+    def stack_triangle(self, r: Any, other: Any, scratch: Workspace) -> None:
         """Replace the R factor ``r`` by that of ``[r; other]``, both of shape ``(n, n)``."""
 
     def reflected_rows(self, rows: int, n: int) -> int:

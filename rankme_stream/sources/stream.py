@@ -68,12 +68,17 @@ class BlockStream:
             raise SourceFormatError(f"{uri} holds no row")
         held = self._as_held(self._rest)
         self.device, self.stored = held.device, ArraySource(held, uri).stored
-        self._like = self.device.empty((0, self.n_features), self._rest)
 
     def _as_held(self, rows: Any) -> devices.Adopted:
         """Return rows as the first block was held."""
         assert self._first is not None
         return self._first._replace(rows=rows)
+
+    @property
+    def _type(self) -> Any:
+        """No rows, of the type of the first block."""
+        assert self._first is not None
+        return self._first.rows
 
     @property
     def row_bytes(self) -> int:
@@ -111,7 +116,7 @@ class BlockStream:
 
     def take(self, n_rows: int) -> Window | None:
         """Return the next rows, as many as asked for and fewer at the end; None when there are none left."""
-        rows, filled = self.device.empty((n_rows, self.n_features), self._like), 0
+        rows, filled = self.device.empty((n_rows, self.n_features), self._type), 0
         while filled < n_rows:
             piece = self._rest if self._rest is not None else next(self._blocks, None)
             if piece is None:

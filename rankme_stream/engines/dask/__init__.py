@@ -45,14 +45,10 @@ class DaskEngine:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self._address = str(getattr(getattr(client, "scheduler", None), "address", "an unknown address"))
+        # when the engine was made, for messages: a client that lost its scheduler does not know any more
+        self.address = str(getattr(getattr(client, "scheduler", None), "address", "an unknown address"))
         self._workers: dict[str, dict[str, Any]] = {}
         self._missing: dict[str, int] = {}
-
-    @property
-    def address(self) -> str:
-        """Of the scheduler when the engine was made, for messages: a client that lost it does not know any more."""
-        return self._address
 
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
         """Return what a task may take: of a worker's memory three fifths, shared out over its threads."""
