@@ -42,7 +42,7 @@ READ_ONLY = ReadOnly()
 
 @cache
 def torch_on_cpu():
-    pytest.importorskip("torch", reason="torch is not installed: make test EXTRAS=torch")
+    pytest.importorskip("torch", reason="torch is not installed")
     from rankme_stream.devices.torch import TorchDevice
 
     return TorchDevice("cpu")
