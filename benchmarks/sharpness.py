@@ -13,9 +13,9 @@ from flint import fmpq, fmpq_mat
 from scipy.linalg import hadamard
 
 from benchmarks import exact, planted
-from rankme_stream.accumulators.gram import gamma
 from rankme_stream.devices import host
 from rankme_stream.probes import SAFETY
+from rankme_stream.rounding import gamma
 from rankme_stream.testing import with_ones
 
 _U64, _U32 = 2.0**-53, 2.0**-24

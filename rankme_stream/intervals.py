@@ -28,7 +28,7 @@ import numpy as np
 
 from rankme_stream import floors, metrics
 from rankme_stream.arrays import FloatArray
-from rankme_stream.spectrum import Box
+from rankme_stream.spectrum import Box, Tail
 
 Interval = tuple[float, float]
 
@@ -87,10 +87,15 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
             place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
         least = value(_vertex(lower, upper, place))
     levels = _levels(lower, upper, slope_is_positive)
+    tail = _scaled_tail(box, shift)
     if energy is not None and squares:
         least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
+        if tail is not None:
+            least = max(
+                least, metrics.exp_entropy(floors.squares_majorant(np.sqrt(lower), np.sqrt(upper), energy, tail))
+            )
     elif energy is not None:
-        shares, ends = floors.majorant(lower, upper, energy[1])
+        shares, ends = floors.majorant(lower, upper, energy, tail)
         # at a given sum p = q sum / (sum + m eps_s) + eps of shares q; concave in that factor, so least at an end
         factors = [total / (total + m * inside) for total in ends if total > 0.0]
         least = max(least, min(metrics.exp_entropy(shares * factor + eps) for factor in factors))
@@ -115,7 +120,7 @@ def participation_ratio(box: Box) -> Interval:
     most = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
     energy = _scaled_energy(box, shift)
     if energy is not None:
-        least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)), energy[0] ** 2 / _fourth(box, shift))
         most = _within(most, lower, upper, energy)
     return _outward(least, max(value(x) for x in most), lower.size)
 
@@ -192,7 +197,7 @@ def self_cluster(box: Box, *, n_rows: int, n_features: int) -> Interval:
     if box.energy is not None:
         lower, upper = box.lower**2, box.upper**2
         least = max(least, math.fsum(floors.levelled(lower, upper, box.energy[0]) ** 2))
-        most = min(most, math.fsum(floors.packed(lower, upper, box.energy[1]) ** 2))
+        most = min(most, math.fsum(floors.packed(lower, upper, box.energy[1]) ** 2), _fourth(box, 0))
     return (
         _down(float(metrics.self_cluster_of(Fraction(least / slack), n_rows, n_features))),
         _up(float(metrics.self_cluster_of(Fraction(most * slack), n_rows, n_features))),
@@ -219,6 +224,18 @@ def _scaled_energy(box: Box, shift: int) -> Interval | None:
     if box.energy is None:
         return None
     return math.ldexp(box.energy[0], -2 * shift), math.ldexp(box.energy[1], -2 * shift)
+
+
+def _scaled_tail(box: Box, shift: int) -> Tail | None:
+    return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.most, -4 * shift))
+
+
+def _fourth(box: Box, shift: int) -> float:
+    """Return the most that the fourth powers of the scaled values can add up to, by what is known of the tail."""
+    tail = _scaled_tail(box, shift)
+    if tail is None:
+        return math.inf
+    return math.fsum(np.ldexp(box.upper[: tail.start], -shift) ** 4) + tail.most
 
 
 def _packed(lower: FloatArray, upper: FloatArray, energy: Interval) -> list[FloatArray]:

@@ -7,11 +7,14 @@ import numpy as np
 from rankme_stream import floors
 from rankme_stream.arrays import FloatArray
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.spectrum import Box, SingularValues
+from rankme_stream.rounding import U
+from rankme_stream.spectrum import Box, SingularValues, Tail
+from rankme_stream.unseen import Unseen
 
-_U = 2.0**-53
 _FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of the floors that are known
 _HALVINGS = 200
+_STEEPEST, _SLOPES = 16.0, 40  # exponents tried, and how often their range is halved
+_TAIL_SLACK = 2.0**-30  # of fourth powers, above what sums of them are rounded by
 
 
 def gathered(columns: int) -> int:
@@ -42,7 +45,13 @@ def expected(size: int, columns: int) -> SingularValues:
 
 
 def told(
-    floor: FloatArray, energy: tuple[float, float], size: int, zeros: int, rise: float | None = None
+    floor: FloatArray,
+    energy: tuple[float, float],
+    size: int,
+    zeros: int,
+    *,
+    rise: float | None = None,
+    unseen: Unseen | None = None,
 ) -> SingularValues:
     """Return the consistent set of floors and energy, and the member with a tail that falls as a power.
 
@@ -56,6 +65,8 @@ def told(
         How many there are; ``zeros`` of them are zero exactly.
     rise
         Most that an eigenvalue may be above its floor, where that is known.
+    unseen
+        What probes tell beside these, where there were some.
     """
     live = size - zeros
     squares = np.zeros(max(live, 0))
@@ -63,29 +74,54 @@ def told(
     squares[:known] = floor[:known]
     if live <= 0 or energy[1] <= 0.0:
         return nothing(size)
-    energy = (energy[0], energy[1] * (1.0 + 8.0 * live * _U))  # what sums of so many values are rounded by
+    energy = (energy[0], energy[1] * (1.0 + 8.0 * live * U))  # what sums of so many values are rounded by
     if not squares.sum() <= energy[1]:  # nor is it a number
         raise ArithmeticCheckError(
             f"floors of the eigenvalues add up to {squares.sum()!r}, all of them to {energy[1]!r} at most: BLAS, "
             "LAPACK or the machine is at fault"
         )
-    lower = np.sqrt(squares) * (1.0 - 4.0 * _U)
-    upper = floors.ceilings(lower, energy[1]) * (1.0 + 4.0 * live * _U)
+    lower = np.sqrt(squares) * (1.0 - 4.0 * U)
+    upper = floors.ceilings(lower, energy[1]) * (1.0 + 4.0 * live * U)
     if rise is not None:
-        upper = np.minimum(upper, np.sqrt(squares + rise) * (1.0 + 4.0 * _U))
+        upper = np.minimum(upper, np.sqrt(squares + rise) * (1.0 + 4.0 * U))
+    tail: Tail | None = None
+    second: tuple[int, float] | None = None
+    if unseen is not None and unseen.start < live:
+        tail, second = Tail(unseen.start, unseen.most * (1.0 + _TAIL_SLACK)), (unseen.start, unseen.likely)
+        most = np.full(live, unseen.largest)
+        most[: unseen.ceilings.size] = unseen.ceilings[:live]
+        past = floors.ceilings(squares[unseen.start :], tail.most) * (1.0 + 4.0 * live * U)
+        most[unseen.start :] = np.minimum(most[unseen.start :], past)
+        upper = np.minimum(upper, np.sqrt(most) * (1.0 + 4.0 * U))
     upper = np.maximum(np.minimum.accumulate(upper), lower)
-    middle = (energy[0] + energy[1]) / 2.0
-    values = np.clip(np.sqrt(_tailed(squares, min(middle, float((upper**2).sum())), upper**2)), lower, upper)
+    middle = min((energy[0] + energy[1]) / 2.0, float((upper**2).sum()))
+    values = np.clip(np.sqrt(_tailed(squares, middle, upper**2, second)), lower, upper)
     values = np.maximum.accumulate(values[::-1])[::-1]
     padding = np.zeros(zeros)
-    box = Box(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy)
+    box = Box(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy, tail)
     return SingularValues(np.concatenate([values, padding]), box)
 
 
-def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray) -> FloatArray:
-    """Return the larger of the floor and c k^-a, below the ceiling, for the c at which all add up to the energy."""
-    ranks = np.arange(1, floor.size + 1, dtype=np.float64)
-    shape = ranks ** -_slope(floor)
+def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple[int, float] | None) -> FloatArray:
+    """Return the larger of the floor and c k^-a, below the ceiling, for the c at which all add up to the energy.
+
+    The exponent is that of the floors, or the one at which the squares past the first few add up to ``second``.
+    """
+    if second is None:
+        return _power(floor, energy, ceiling, _slope(floor))
+    start, wanted = second
+    low, high = 0.0, _STEEPEST
+    for _ in range(_SLOPES):
+        middle = (low + high) / 2.0
+        if float((_power(floor, energy, ceiling, middle)[start:] ** 2).sum()) < wanted:
+            low = middle
+        else:
+            high = middle
+    return _power(floor, energy, ceiling, (low + high) / 2.0)
+
+
+def _power(floor: FloatArray, energy: float, ceiling: FloatArray, slope: float) -> FloatArray:
+    shape = np.arange(1, floor.size + 1, dtype=np.float64) ** -slope
     low, high = 0.0, energy / float(shape[-1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -12,16 +12,25 @@ from rankme_stream.arrays import FloatArray
 Basis = Literal["certified", "measured", "empirical"]
 
 
+class Tail(NamedTuple):
+    """The fourth powers of the singular values past the first ``start`` add up to no more than ``most``."""
+
+    start: int
+    most: float
+
+
 @dataclass(frozen=True)
 class Box:
     """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
 
-    ``energy``, where it says more than these, holds the least and the most that the squares of all add up to.
+    ``energy``, where it says more than these, holds the least and the most that the squares of all add up to; ``tail``
+    bounds the fourth powers of some, and is known beside the energy alone.
     """
 
     lower: FloatArray
     upper: FloatArray
     energy: tuple[float, float] | None = None
+    tail: Tail | None = None
 
     @classmethod
     def around(cls, values: FloatArray, error: float) -> Box:
@@ -36,11 +45,11 @@ class Box:
 
     def first(self, count: int) -> Box:
         """Return the box of the largest ``count`` values."""
-        energy = None
+        energy, rest = None, Box(self.lower[count:], self.upper[count:])
         if self.energy is not None:
-            rest = Box(self.lower[count:], self.upper[count:])
             energy = (self.energy[0] - float((rest.upper**2).sum()), self.energy[1] - float((rest.lower**2).sum()))
-        return Box(self.lower[:count], self.upper[:count], energy)
+        tail = self.tail if self.tail is not None and self.tail.start < count else None
+        return Box(self.lower[:count], self.upper[:count], energy, tail)
 
     def with_zeros(self, n_zeros: int) -> Box:
         """Return the box in which the last ``n_zeros`` values are zero exactly."""
@@ -48,7 +57,7 @@ class Box:
             return self
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[-n_zeros:] = upper[-n_zeros:] = 0.0
-        return Box(lower, upper, self.energy)
+        return Box(lower, upper, self.energy, self.tail)
 
 
 @dataclass(frozen=True)

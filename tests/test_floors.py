@@ -128,7 +128,7 @@ def test_heads_are_those_of_a_search():
     for _ in range(50):
         box = floor_set(generator, 8)
         heads = floors.largest_heads(box.lower, box.upper, box.energy[1])
-        shares = np.cumsum(floors.majorant(box.lower, box.upper, box.energy[1])[0])
+        shares = np.cumsum(floors.majorant(box.lower, box.upper, box.energy)[0])
         for values in members(generator, box, 30):
             assert np.all(np.cumsum(values) <= heads[1:] * (1 + 1e-9))
             assert np.all(np.cumsum(values) / values.sum() <= shares + 1e-9)

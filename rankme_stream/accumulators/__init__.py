@@ -74,11 +74,6 @@ class Divisible(Protocol):
         """Do what is left of ``update`` beside its parts."""
 
 
-def gamma(n: int, unit_roundoff: float = 2.0**-53) -> float:
-    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
-    return n * unit_roundoff / (1.0 - n * unit_roundoff)
-
-
 def check_device(mine: Device, other: Device) -> None:
     """Refuse to join what lies on two devices."""
     if mine is not other:

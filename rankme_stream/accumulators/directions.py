@@ -8,15 +8,14 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream import sketched
-from rankme_stream.accumulators import check_device, gamma, mark_nonzero
+from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.rounding import Totals, U, gamma
 from rankme_stream.spectrum import Spectrum
 
-_U = 2.0**-53
-_SMALLEST = 2.0**-1074
 _MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
 _COUNTS = ("n_features", "columns", "n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
 
@@ -116,8 +115,8 @@ class DirectionsAccumulator:
         self.filled = self.columns
         self.shrunk += lowered
         largest = max(float(found[0]), 0.0)
-        margin = _MARGIN * (n_rows + 32) * _U * largest
-        if not abs(math.fsum(found.tolist()) - trace) <= n_rows * margin + 4.0 * n_rows * _U * trace:
+        margin = _MARGIN * (n_rows + 32) * U * largest
+        if not abs(math.fsum(found.tolist()) - trace) <= n_rows * margin + 4.0 * n_rows * U * trace:
             raise ArithmeticCheckError(
                 f"eigenvalues add up to {math.fsum(found.tolist())!r}, the trace is {trace!r}: LAPACK or the machine "
                 "is at fault"
@@ -150,7 +149,7 @@ class DirectionsAccumulator:
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values of the point estimate alone."""
-        spectrum = self.spectrum(unit_roundoff=_U)
+        spectrum = self.spectrum(unit_roundoff=U)
         return (spectrum.centered if centered else spectrum.raw).values
 
     def sums(self) -> FloatArray:
@@ -167,31 +166,20 @@ class DirectionsAccumulator:
         -----
         About 16 D ell^2 flops.
         """
-        if not math.isfinite(self.energy):
-            raise ArithmeticCheckError("the energy is not finite although every row was; please report this")
+        totals = Totals(self.n_rows, self.energy, self._sums, chain=self.chain, rows_error=self.rows_error)
         n_rows, size = self.n_rows, min(self.n_rows, self.n_features)
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        g = gamma(self.chain + self.n_features + 8)
-        lost = n_rows * (self.n_features + 1) * _SMALLEST
-        energy = self.energy * (1.0 + g) + lost
-        rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * energy
-        sums_norm = math.hypot(*self._sums.tolist())
-        sums_error = (g + self.rows_error) * math.sqrt(max(1, n_rows) * energy) + 4.0 * _U * sums_norm + lost
         held = self._rows[: max(1, self.filled), :]
         sides = []
         for is_centered in (False, True):
             squares = self._squares(held, is_centered)
-            mean_energy = sums_norm**2 / max(1, n_rows) if is_centered else 0.0
-            mean_error = is_centered * (2.0 * sums_norm + sums_error) * sums_error / max(1, n_rows)
-            margin = _MARGIN * (held.shape[0] + 32) * _U * (float(squares.sum()) + mean_energy)
-            off = self.rounding + margin + rows + mean_error + lost
+            margin = _MARGIN * (held.shape[0] + 32) * U * (float(squares.sum()) + is_centered * totals.mean_energy)
+            off = self.rounding + margin + totals.rows + is_centered * totals.mean_error + totals.lost
             floor = np.maximum(squares[: min(size, squares.size)] - off, 0.0)
             self._check_loss(float(squares.sum()), off, is_centered)
-            error = g * energy + rows + mean_error + lost + 8.0 * _U * energy
-            total = max(0.0, self.energy - mean_energy)
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            ends = (max(0.0, total - error), total + error)
-            sides.append(sketched.told(floor, ends, size, zeros, self.shrunk + 2.0 * off))
+            rise = self.shrunk + 2.0 * off
+            sides.append(sketched.told(floor, totals.ends(centered=is_centered), size, zeros, rise=rise))
         grounds = (
             f"certified: {self.columns:,} frequent directions, none off by more than {self.shrunk:.3g} in the square, "
             f"and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a "
@@ -199,8 +187,7 @@ class DirectionsAccumulator:
         )
         return Spectrum(
             sides[0], sides[1], n_rows, self.n_features, unit_roundoff,
-            (max(0.0, sums_norm - sums_error), sums_norm + sums_error), "certified", 1.0, grounds,
-            ("arithmetic", "approximation"),
+            totals.row_sum, "certified", 1.0, grounds, ("arithmetic", "approximation"),
         )  # fmt: skip
 
     def _check_loss(self, held: float, off: float, is_centered: bool) -> None:

@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators import check_device, gamma, mark_nonzero
+from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
+from rankme_stream.rounding import gamma
 from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
 from rankme_stream.triangle import Place, Triangle
 

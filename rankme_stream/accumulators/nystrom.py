@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from rankme_stream import draws, sketched
-from rankme_stream.accumulators import check_device, gamma, mark_nonzero
+from rankme_stream import sketched, unseen
+from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.rounding import Totals, U
 from rankme_stream.spectrum import SingularValues, Spectrum
+from rankme_stream.unseen import Unseen
+from rankme_stream.vectors import PROBES, Basis, TestVectors
 
-_U = 2.0**-53
-_SMALLEST = 2.0**-1074
-_TILE_FEATURES = 1024  # test vectors are drawn for so many features at once
 _PART_COLUMNS = 64  # test vectors that one part of an update takes
 _DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
 _MARGIN = 8.0  # of the factorisations, in units of (columns + 32) u: empirical, as for every eigensolver here
 
 
 class NystromAccumulator:
-    r"""Sums of A'(A W) over panels of A = [1 Z], W of random signs, with the energy of Z.
+    r"""Sums of A'(A W) over panels of A = [1 Z], W of random signs or what an earlier pass found, with Z's energy.
 
     With Y = G W and A = W'Y the matrix N = Y A^-1 Y' satisfies 0 <= N <= G, so the k-th eigenvalue of N is a floor of
     that of G, and what the floors leave of the trace is all that the others can rise: no probability is in it. The
@@ -41,9 +40,12 @@ class NystromAccumulator:
     workspace
         Scratch shared with other accumulators of the same worker.
     columns
-        Number of test vectors r; at most D/2.
+        Number of test vectors r.
     seed
-        Of the signs.
+        Of the signs and probes.
+    turn, basis
+        Number of the pass, from 0, and the directions that the one before found. In every pass but the first
+        ``PROBES`` of the test vectors are probes, which bound what the others do not see (``unseen``).
 
     Attributes
     ----------
@@ -64,10 +66,11 @@ class NystromAccumulator:
     """
 
     def __init__(
-        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0,
-        rows_error: float = 0.0,
+        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0, turn: int = 0,
+        basis: Basis | None = None, rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.n_features, self.columns, self.seed = n_features, columns, seed
+        self.vectors = TestVectors(n_features, columns, seed, turn, basis)
+        self.n_features, self.columns = n_features, columns
         self.chain = 0
         self.rows_error = rows_error
         self.energy = 0.0
@@ -105,8 +108,7 @@ class NystromAccumulator:
     def update_part(self, part: tuple[int, int], panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
         some = slice(*part)
-        vectors = _test_vectors(self.n_features, self.columns, self.seed, self.device)[some, :]
-        images = panel @ vectors.T
+        images = panel @ self.vectors.on(self.device)[some, :].T
         self.device.add_product(images, panel, self._sketch[some, :], workspace)
 
     def count(self, panel: Any) -> None:
@@ -117,23 +119,40 @@ class NystromAccumulator:
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
-        if type(other) is not type(self) or self._key != other._key:
-            raise UsageError(
-                f"a sketch of width {other.n_features} by {other.columns} vectors of seed {other.seed} cannot join one "
-                f"of width {self.n_features} by {self.columns} of seed {self.seed}"
+        if type(other) is not type(self) or self.vectors.key != other.vectors.key:
+            mine, theirs = (
+                f"width {one.n_features} by {one.columns} vectors of seed {one.seed} in pass {one.turn + 1}"
+                for one in (self.vectors, other.vectors)
             )
+            raise UsageError(f"a sketch of {theirs} cannot join one of {mine}")
         check_device(self.device, other.device)
         merged = type(self).__new__(type(self))
         merged.__dict__ |= self.__dict__
+        merged.vectors = self.vectors if other.vectors.basis is None else other.vectors
         merged._sketch = self._sketch + other._sketch
         merged._nonzero = self._nonzero | other._nonzero
         merged.energy = self.energy + other.energy
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
         return merged
 
+    def on_basis(self, basis: Basis | None) -> None:
+        """Take the directions that it was made with; they are not stored with it."""
+        self.vectors = replace(self.vectors, basis=basis)
+
+    def directions(self) -> Basis:
+        """Return what the next pass multiplies by: as many directions as this one had, in which it saw most.
+
+        Notes
+        -----
+        A singular value decomposition of D x r on the host.
+        """
+        images = self.device.download(self._sketch[1:, 1:])
+        _, _, rows = np.linalg.svd(np.ldexp(images, -self._shift), full_matrices=False)
+        return Basis(rows[: self.vectors.n_directions])
+
     @property
-    def _key(self) -> tuple[int, int, int]:
-        return self.n_features, self.columns, self.seed
+    def _shift(self) -> int:
+        return math.frexp(self.energy)[1]  # squares of squares stay among the doubles
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: a sketch holds all features together."""
@@ -141,7 +160,7 @@ class NystromAccumulator:
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values of the point estimate alone."""
-        spectrum = self.spectrum(unit_roundoff=_U)
+        spectrum = self.spectrum(unit_roundoff=U)
         return (spectrum.centered if centered else spectrum.raw).values
 
     def sums(self) -> FloatArray:
@@ -155,47 +174,48 @@ class NystromAccumulator:
         -----
         About 20 D r^2 flops; 40 D r bytes beside the accumulator.
         """
-        if not math.isfinite(self.energy):
-            raise ArithmeticCheckError("the energy is not finite although every row was; please report this")
+        totals = Totals(self.n_rows, self.energy, self.sums(), chain=self.chain, rows_error=self.rows_error)
         n_rows, size = self.n_rows, min(self.n_rows, self.n_features)
         dead = max(0, size - int(np.count_nonzero(self._nonzero)))
         if size == 0 or self.energy == 0.0:
             nothing = sketched.nothing(size)
-            return self._told(nothing, nothing, (0.0, 0.0), unit_roundoff, 0)
-        whole, scale = self._sketch, 2.0 ** -math.frexp(self.energy)[1]  # squares of squares stay among the doubles
-        sums, mean_images = whole[0, 1:], whole[1:, 0]
-        g = gamma(self.chain + self.n_features + 8)
-        lost = n_rows * (self.n_features + 1) * _SMALLEST
-        energy = self.energy * (1.0 + g) + lost
-        rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * energy
-        sums_norm = math.hypot(*self.sums().tolist())
-        mean_energy = sums_norm**2 / n_rows
-        sums_error = (g + self.rows_error) * math.sqrt(n_rows * energy) + 4.0 * _U * sums_norm + lost
+            return self._told((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
+        whole, scale = self._sketch, 2.0**-self._shift
         basis = self._basis()
         sides, left_out = [], self.columns
         for is_centered in (False, True):
             images = whole[1:, 1:]
             if is_centered:
-                images = images - mean_images[:, None] * (sums / n_rows)[None, :]
-            entries = (1.0 + 2.0 * is_centered) * g * energy * math.sqrt(float(self.n_features * self.columns)) + lost
-            floor = self._floor(images * scale, basis, entries * scale, rows * scale)
+                images = images - whole[1:, 0][:, None] * (whole[0, 1:] / n_rows)[None, :]
+            error = (1.0 + 2.0 * is_centered) * totals.g * totals.energy  # of images, relative to what they are of
+            floor = self._floor(images * scale, basis, (error * basis.norm + totals.lost) * scale, totals.rows * scale)
             left_out = min(left_out, self.columns - floor.size)
-            total = max(0.0, self.energy - is_centered * mean_energy)
-            error = g * energy + rows + lost + is_centered * (2.0 * sums_norm + sums_error) * sums_error / n_rows
-            error += 8.0 * _U * energy
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            sides.append(sketched.told(floor / scale, (max(0.0, total - error), total + error), size, zeros))
-        row_sum = (max(0.0, sums_norm - sums_error), sums_norm + sums_error)
-        return self._told(sides[0], sides[1], row_sum, unit_roundoff, left_out)
+            past = self._unseen(images * scale, basis, (error + totals.rows + totals.lost) * scale)
+            past = None if past is None else past.scaled(1.0 / scale)
+            sides.append(sketched.told(floor / scale, totals.ends(centered=is_centered), size, zeros, unseen=past))
+        return self._told((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
+
+    def _unseen(self, images: Any, basis: _Basis, error: float) -> Unseen | None:
+        """Return what the probes tell of what the other test vectors do not see; None in the first pass."""
+        if self.vectors.turn == 0:
+            return None
+        first = self.vectors.n_directions
+        return unseen.told(
+            basis.vectors[:first, :], images[:first, :], basis.vectors[first:, :], images[first:, :],
+            scale=self.vectors.probe_scale, error=error, device=self.device,
+        )  # fmt: skip
 
     def _basis(self) -> _Basis:
         """Return an orthonormal basis of the test vectors, of which those that others nearly make up are left out."""
-        vectors = _test_vectors(self.n_features, self.columns, self.seed, self.device)[1:, 1:]
+        xp = self.device.xp
+        vectors = self.vectors.on(self.device)[1:, 1:]
         squares, directions = self.device.eigenvectors(vectors @ vectors.T)
         first = int(np.searchsorted(squares, _DEPENDENT * squares[-1]))
-        some = self.device.xp.take(directions, self.device.upload(np.arange(first, self.columns)), axis=1)
+        some = xp.take(directions, self.device.upload(np.arange(first, self.columns)), axis=1)
         to_basis = some * self.device.upload(1.0 / np.sqrt(squares[first:]))[None, :]
-        return _Basis(vectors, to_basis, float(squares[first]) * (1.0 - 2.0**-20), float(squares[-1]))
+        norm = float(xp.linalg.matrix_norm(vectors)) * (1.0 + 2.0**-20)
+        return _Basis(vectors, to_basis, float(squares[first]) * (1.0 - 2.0**-20), float(squares[-1]), norm)
 
     def _floor(self, images: Any, basis: _Basis, entries: float, rows: float) -> FloatArray:
         """Return floors of the largest eigenvalues, descending: as many as there are directions that rounding leaves.
@@ -220,7 +240,7 @@ class NystromAccumulator:
         shares, directions = self.device.eigenvectors((core + core.T) / 2.0)
         moved = 3.0 * entries / math.sqrt(basis.least) + rows
         largest = float(xp.linalg.matrix_norm(basis_images))
-        rounding = _MARGIN * (self.columns + 32) * _U * largest * math.sqrt(basis.largest / basis.least)
+        rounding = _MARGIN * (self.columns + 32) * U * largest * math.sqrt(basis.largest / basis.least)
         if not lopsided <= moved + rounding:
             raise ArithmeticCheckError(
                 f"a sketch is {lopsided:.3g} from symmetric where rounding allows {moved + rounding:.3g}: BLAS or the "
@@ -236,73 +256,60 @@ class NystromAccumulator:
         values = self.device.singular_values(self.device.r_factor(tall))
         least = float(shares[first])
         sure = np.maximum(values * (1.0 - error / least) - 2.0 * error / math.sqrt(least), 0.0)
-        return np.maximum(sure**2 * (1.0 - 8.0 * _U) - 2.0 * moved, 0.0)
+        return np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved, 0.0)
 
     def _told(
-        self,
-        raw: SingularValues,
-        centered: SingularValues,
-        row_sum: tuple[float, float],
-        unit_roundoff: float,
+        self, sides: tuple[SingularValues, SingularValues], row_sum: tuple[float, float], unit_roundoff: float,
         left_out: int,
-    ) -> Spectrum:
+    ) -> Spectrum:  # fmt: skip
+        turn = self.vectors.turn
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
-        grounds = (
-            f"certified: floors from a one-pass sketch by {self.columns:,} test vectors{without}, and the energy of "
-            f"all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a "
-            "power"
-        )
+        margin = f"margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
+        basis: Literal["measured", "certified"] = "measured" if turn else "certified"
+        confidence = 1.0 - unseen.CHANCE if turn else 1.0
+        if turn:
+            grounds = (
+                f"measured: floors from {self.columns:,} test vectors of pass {turn + 1}{without}, and the energy of "
+                f"all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the seed, {margin}"
+            )
+        else:
+            grounds = (
+                f"certified: floors from a one-pass sketch by {self.columns:,} test vectors{without}, and the energy "
+                f"of all rows, {margin}"
+            )
         return Spectrum(
-            raw, centered, self.n_rows, self.n_features, unit_roundoff, row_sum, "certified", 1.0, grounds,
+            *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, basis, confidence, grounds,
             ("arithmetic", "approximation"),
         )  # fmt: skip
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
+        counts = dict(zip(_KEY, map(np.array, self.vectors.key), strict=True))
+        counts |= {name: np.array(getattr(self, name)) for name in _COUNTS}
         return counts | {"sketch": np.array(self.device.download(self._sketch)), "nonzero": self._nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
-        counts = {name: arrays[name].item() for name in _COUNTS}
-        made = cls(
-            counts["n_features"], Workspace(device), columns=counts["columns"], seed=counts["seed"],
-            rows_error=counts["rows_error"],
-        )  # fmt: skip
-        made.chain, made.energy = counts["chain"], counts["energy"]
+        key = [arrays[name].item() if name in arrays else 0 for name in _KEY]
+        n_features, columns, seed, turn = key
+        made = cls(n_features, Workspace(device), columns=columns, seed=seed, turn=turn)
+        for name in _COUNTS:
+            setattr(made, name, arrays[name].item())
         made._sketch[...] = device.upload(np.array(arrays["sketch"]))
         made._nonzero[:] = arrays["nonzero"]
         return made
 
 
 class _Basis(NamedTuple):
-    """Test vectors W', T with W T orthonormal, and the least and largest eigenvalue of W'W kept."""
+    """Test vectors W', T with W T orthonormal, the least and largest eigenvalue of W'W kept, and |W|_F."""
 
     vectors: Any
     to_basis: Any
     least: float
     largest: float
+    norm: float
 
 
-_COUNTS = ("n_features", "columns", "seed", "chain", "rows_error", "energy")
-_making = threading.Lock()
-
-
-def _test_vectors(n_features: int, columns: int, seed: int, device: Device) -> Any:
-    """Return the test vectors, made by one thread while others wait."""
-    with _making:
-        return _made(n_features, columns, seed, device)
-
-
-@lru_cache(maxsize=1)
-def _made(n_features: int, columns: int, seed: int, device: Device) -> Any:
-    """Return the test vectors, shape ``(1 + columns, 1 + D)``: the first picks the column of ones, the others signs."""
-    vectors = np.zeros((1 + columns, 1 + n_features))
-    vectors[0, 0] = 1.0
-    for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
-        stop = min(start + _TILE_FEATURES, n_features)
-        signs = draws.signs((_TILE_FEATURES, columns), seed=seed, place=tile)
-        vectors[1:, 1 + start : 1 + stop] = signs[: stop - start].T
-    vectors.flags.writeable = False
-    return device.upload(vectors)
+_KEY = ("n_features", "columns", "seed", "turn")
+_COUNTS = ("chain", "rows_error", "energy")
