@@ -19,6 +19,7 @@ from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
 from rankme_stream.state import State, Stretch, difference, joined_workers, rung_of, save_state
+from rankme_stream.vectors import Basis
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # of the time that the last write took: a write may slow the pass down by 2 % at most
@@ -32,6 +33,7 @@ def begun(
     fingerprint: str,
     rules: Mapping[str, str],
     passes: Sequence[Mapping[str, Any]],
+    basis: Basis | None = None,
 ) -> State:
     """Return the state of a pass, some segments of which are about to be read.
 
@@ -66,6 +68,7 @@ def begun(
         passes=passes,
         workers=[],
         nodes={},
+        basis=basis,
     )  # fmt: skip
 
 
@@ -131,8 +134,8 @@ def checked(state: State, source: Source) -> tuple[State, list[Stretch]]:
     return replace(state, nodes=nodes, is_checked=not changed), changed
 
 
-def held_rung(path: Path) -> Rung | None:
-    """Return by which arithmetic the pass in a file is; None where there is no file.
+def held_pass(path: Path) -> tuple[Rung, int] | None:
+    """Return by which arithmetic the pass in a file is, and its number; None where there is no file.
 
     What killed writers left beside it is removed.
 

@@ -68,6 +68,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared.pass_options
+@shared.passes_option
 @shared.device_option
 @shared.tolerance_option
 @shared.sample_options
@@ -88,6 +89,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @cli.command()
 @click.argument("source")
 @shared.pass_options
+@shared.passes_option
 @shared.seed_option
 @shared.sample_option
 @shared.checkpoint_option
@@ -234,6 +236,7 @@ def _json_lines(file: str, text: str) -> list[Any]:
 
 @cli.command()
 @shared.pass_options
+@shared.passes_option
 @shared.device_option
 @shared.tolerance_option
 @shared.sample_options

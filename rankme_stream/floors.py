@@ -87,7 +87,7 @@ def squares_majorant(lower: FloatArray, upper: FloatArray, energy: tuple[float, 
     most = heads.most_energy(energy[1])
     if tail.start < lower.size:
         inner = heads.past(tail.start, squares=True)
-        tails = float((upper[: tail.start] ** 2).sum()) + inner.sums(inner.levels(tail.most))
+        tails = float((upper[: tail.start] ** 2).sum()) + inner.sums(inner.levels(tail.norm**2))
         most = np.where(places > tail.start, np.minimum(most, tails), most)
     return _steps(most / energy[0] * (1.0 + _slack(lower.size)), places, lower.size)
 
@@ -118,16 +118,14 @@ def _split(heads: _Heads, tail: Tail, most: FloatArray, spent: FloatArray, other
     start, places = tail.start, heads.places
     inner, roots = heads.past(start, squares=True), heads.past(start)
     taken = _sums(inner.lower**2)[inner.places]
-    room = np.maximum(tail.most - taken, 0.0)
+    room = np.maximum(tail.norm**2 - taken, 0.0)
     first, first_energy = most[int(np.searchsorted(places, start))], float((heads.upper[:start] ** 2).sum())
-    best = np.zeros(places.size)
-    for part in range(_SPLITS):
-        lowest, highest = (taken + room * (end / _SPLITS) ** 2 for end in (part, part + 1))
-        levels = inner.levels(highest, is_theirs=True)
-        head = np.minimum(most, first + roots.sums(np.sqrt(levels)))
-        rest = others.least(np.minimum(first_energy + inner.sums(levels), spent), tail.most - lowest)
-        best = np.maximum(best, head / np.maximum(head + rest, _TINY))
-    return np.where(places > start, best, 1.0)
+    ways = taken + room * ((np.arange(_SPLITS + 1) / _SPLITS) ** 2)[:, None]
+    levels = inner.levels(ways[1:], is_theirs=True)
+    head = np.minimum(most, first + roots.sums(np.sqrt(levels)))
+    rest = others.least(np.minimum(first_energy + inner.sums(levels), spent), tail.norm**2 - ways[:-1])
+    shares = (head / np.maximum(head + rest, _TINY)).max(axis=0)
+    return np.where(places > start, shares, 1.0)
 
 
 class _Heads:
@@ -146,8 +144,7 @@ class _Heads:
         """Return the level at which the squares of the first k reach what the others leave of that energy, or all."""
         own = self._sums[2][0][self.places]
         budget = np.maximum(energy if is_theirs else energy - _suffix(self.lower**2)[self.places], own)
-        low = np.full(self.places.size, self.lower[-1])
-        high = np.full(self.places.size, self.upper[0])
+        low, high = np.full(budget.shape, self.lower[-1]), np.full(budget.shape, self.upper[0])
         for _ in range(_HALVINGS):
             middle = low + (high - low) / 2.0
             is_short = self.sums(middle, squares=True) < budget
@@ -180,7 +177,7 @@ class _Others:
         self._fourth = np.full(places.size, np.inf)
         if tail is not None:
             taken = _sums(lower[tail.start :] ** 4)[np.maximum(places - tail.start, 0)]
-            self._fourth = np.where(places >= tail.start, tail.most - taken, np.inf)
+            self._fourth = np.where(places >= tail.start, tail.norm**2 - taken, np.inf)
 
     def least(self, spent: FloatArray, fourth: FloatArray | None = None) -> FloatArray:
         """Return the least that they add up to where the first k hold no more energy than that.

@@ -227,7 +227,7 @@ def _scaled_energy(box: Box, shift: int) -> Interval | None:
 
 
 def _scaled_tail(box: Box, shift: int) -> Tail | None:
-    return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.most, -4 * shift))
+    return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.norm, -2 * shift))
 
 
 def _fourth(box: Box, shift: int) -> float:
@@ -235,7 +235,7 @@ def _fourth(box: Box, shift: int) -> float:
     tail = _scaled_tail(box, shift)
     if tail is None:
         return math.inf
-    return math.fsum(np.ldexp(box.upper[: tail.start], -shift) ** 4) + tail.most
+    return math.fsum(np.ldexp(box.upper[: tail.start], -shift) ** 4) + tail.norm**2
 
 
 def _packed(lower: FloatArray, upper: FloatArray, energy: Interval) -> list[FloatArray]:

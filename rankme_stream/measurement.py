@@ -144,12 +144,18 @@ def _all_to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: estimate_to_dict(estimate) for name, estimate in estimates.items()}
 
 
-def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, list[float]]:
-    return {
+def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, Any]:
+    box = side.consistent
+    told: dict[str, Any] = {
         f"{prefix}singular_values": side.values.tolist(),
-        f"{prefix}lower": side.consistent.lower.tolist(),
-        f"{prefix}upper": side.consistent.upper.tolist(),
-    } | ({} if side.consistent.energy is None else {f"{prefix}energy": list(side.consistent.energy)})
+        f"{prefix}lower": box.lower.tolist(),
+        f"{prefix}upper": box.upper.tolist(),
+    }
+    if box.energy is not None:
+        told[f"{prefix}energy"] = list(box.energy)
+    if box.tail is not None:
+        told[f"{prefix}tail"] = box.tail._asdict()
+    return told
 
 
 def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:

@@ -92,6 +92,10 @@ pass_options = _add(
         click.option("--debug", is_flag=True, help="Show the traceback of an error."),
     ]
 )  # fmt: skip
+passes_option = click.option(
+    "--passes", type=click.IntRange(1), default=1, show_default=True,
+    help="Most passes of rsvd: the second and later ones see more, and bound what they do not see.",
+)  # fmt: skip
 tolerance_option = click.option(
     "--tolerance", type=click.FloatRange(0.0), default=1e-3, show_default=True,
     help="Largest relative half-width of RankMe's interval; exit code 4 when it is not met.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.grids import Method, Precision
 from rankme_stream.planning import Plan
 from rankme_stream.unit_rows import Lengths
+from rankme_stream.vectors import Basis
 
 Rung = tuple[Method, Precision]
 
@@ -31,10 +32,13 @@ ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
 }
 
 
-def accumulator_of(plan: Plan) -> Callable[..., Accumulator]:
+def accumulator_of(plan: Plan, basis: Basis | None = None) -> Callable[..., Accumulator]:
     """Return what makes the accumulators of a plan, called with the width and a workspace."""
     kind: Callable[..., Accumulator] = ACCUMULATORS[plan.method, plan.precision]
-    return partial(kind, columns=plan.columns, seed=plan.seed) if plan.columns else kind
+    if not plan.columns:
+        return kind
+    kind = partial(kind, columns=plan.columns, seed=plan.seed)
+    return kind if basis is None else partial(kind, turn=plan.turn, basis=basis)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,25 @@ class Partial:
         if all(accumulator.device is device for accumulator in self.accumulators.values()):
             return self
         return Partial.from_record(rung, *self.to_record(), device)
+
+    def on_basis(self, basis: Basis | None) -> Partial:
+        """Return the same with the directions that an earlier pass found, which are not stored with it; itself if none.
+
+        They are one for the rows and the rows of unit length.
+        """
+        if basis is None:
+            return self
+        accumulators = {
+            key: one.on_basis(basis) if isinstance(one, NystromAccumulator) else one
+            for key, one in self.accumulators.items()
+        }
+        return replace(self, accumulators=accumulators)
+
+    def directions(self) -> Basis:
+        """Return what the next pass of a randomized SVD multiplies by."""
+        raw = self.accumulators["raw"]
+        assert isinstance(raw, NystromAccumulator)  # nothing else takes several passes
+        return raw.directions()
 
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return it as JSON types and arrays of the host; ``from_record`` gives the same bits back."""

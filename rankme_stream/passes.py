@@ -21,6 +21,7 @@ from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
 from rankme_stream.unit_rows import Lengths, rows_error, scale_rows
+from rankme_stream.vectors import Basis
 
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays below the end of float64
 
@@ -39,6 +40,8 @@ class Task:
         Note how long the rows are.
     device
         Where the panels and accumulators are.
+    basis
+        What an earlier pass found, where the accumulators multiply by it.
     """
 
     source: Source
@@ -49,6 +52,7 @@ class Task:
     nonfinite: Literal["error", "skip"] = "error"
     weigh: bool = False
     device: Device = HOST
+    basis: Basis | None = None
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it

@@ -28,7 +28,8 @@ class Plan:
 
     ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
-    kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods.
+    kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods. ``turn`` is the number of the pass, from
+    0, where a sketch takes several, and ``basis`` identifies what the one before found.
     """
 
     method: Method
@@ -53,6 +54,8 @@ class Plan:
     checkpoint_bytes: int = 0
     columns: int = 0
     seed: int = 0
+    turn: int = 0
+    basis: str = ""
 
     @property
     def node_bytes(self) -> int:
@@ -136,6 +139,7 @@ def make_plan(
     has_checkpoint: bool = False,
     columns: int = 0,
     seed: int = 0,
+    turn: int = 0,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -153,7 +157,7 @@ def make_plan(
         Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
     has_checkpoint
         Whether a state file is kept: what it is written from stays in memory meanwhile.
-    columns, seed
+    columns, seed, turn
         Of a sketch.
 
     Raises
@@ -184,6 +188,8 @@ def make_plan(
         memory = _memory(
             method, precision, normalize, grid, slab_rows, live, n_features, count, at_once, n_groups, columns
         )
+        if turn:  # the directions that the last pass found, on the host
+            memory["accumulators"] += _state_bytes(method, n_features, columns)
         window = 0 if n_groups else _PATIENCE * at_once * grid.segment_rows
         reading = _reading(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
         reading += reads_ahead * at_once * held_rows * row_bytes
@@ -199,7 +205,7 @@ def make_plan(
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
                 has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES),
-                columns, seed if method == "rsvd" else 0,
+                columns, seed if method == "rsvd" else 0, turn,
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "

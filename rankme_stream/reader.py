@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from rankme_stream import machine
 from rankme_stream.blocks import missing_message
-from rankme_stream.checkpoint import Checkpoint, begun, checked, held_rung, taken_up
+from rankme_stream.checkpoint import Checkpoint, begun, checked, held_pass, taken_up
 from rankme_stream.devices import Device, device_named
 from rankme_stream.devices.host import HOST
 from rankme_stream.engines import dask, local
@@ -24,7 +24,8 @@ from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
 from rankme_stream.sources import ArraySource, BlockStream, Source
 from rankme_stream.spectrum import Spectrum
-from rankme_stream.state import State, joined_workers, load_state, save_state
+from rankme_stream.state import State, basis_of, joined_workers, load_state, save_state
+from rankme_stream.vectors import PROBES, Basis
 
 Report = Callable[[local.Progress], None]
 
@@ -103,11 +104,8 @@ class Pass:
 
     def describe(self) -> dict[str, Any]:
         """Return its arithmetic and what it left open."""
-        return {
-            "method": self.plan.method,
-            "precision": self.plan.precision,
-            "half_width": self.rankme.half_width,
-        }
+        told = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
+        return told | ({"turn": self.plan.turn} if self.plan.turn else {})
 
 
 @dataclass
@@ -120,8 +118,10 @@ class Reader:
         File that is kept up to date with a pass, and taken up where there is one.
     device
         Where the rows are computed with.
-    columns, seed
-        Of a sketch; 0 for other methods.
+    columns, seed, turns
+        Of a sketch: test vectors, seed and most passes; 0, and one pass, for other methods.
+    turn, basis
+        Number of the pass that is next, from 0, and what the one before found for it.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -148,6 +148,7 @@ class Reader:
     device: Device = HOST
     columns: int = 0
     seed: int = 0
+    turns: int = 1
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -155,6 +156,8 @@ class Reader:
         self.unkept: str | None = None
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
+        self.turn = 0
+        self.basis: Basis | None = None
         self._held: Rung | None = None
         if self.checkpoint is not None:
             if self.source.reopen() is None:
@@ -162,15 +165,25 @@ class Reader:
                     f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
                     "rows in a zarr array, or leave checkpoint out"
                 )
-            self._held = held_rung(self.checkpoint)
+            held = held_pass(self.checkpoint)
+            if held is not None:
+                self._held, self.turn = held
+                self.basis = basis_of(self.checkpoint) if self.turn else None
+                if self.turn >= self.turns:
+                    raise UsageError(
+                        f"{self.checkpoint} holds pass {self.turn + 1}, and {self.turns} are asked for: give --passes "
+                        f"{self.turn + 1} or more, or another file"
+                    )
 
     @property
     def rules(self) -> dict[str, str]:
         """What is done with missing and non-finite rows."""
         return {"missing": self.missing, "nonfinite": self.nonfinite}
 
-    def plan(self, rung: Rung, drawn: Design | None = None, *, has_checkpoint: bool | None = None) -> Plan:
-        """Return the plan of a pass by that arithmetic, or of a sample.
+    def plan(
+        self, rung: Rung, drawn: Design | None = None, *, has_checkpoint: bool | None = None, turn: int | None = None
+    ) -> Plan:
+        """Return the plan of the next pass by that arithmetic, or of a sample; or of another pass of a sketch.
 
         Raises
         ------
@@ -180,7 +193,10 @@ class Reader:
         sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
         engine = local.LocalEngine() if drawn else self.engine  # samples are read here
-        return self._plan(engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
+        return self._plan(
+            engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None,
+            turn=self.turn if turn is None else turn,
+        )  # fmt: skip
 
     def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
@@ -195,9 +211,10 @@ class Reader:
         sample: tuple[int, int, int] | None = None,
         *,
         has_checkpoint: bool = False,
+        turn: int = 0,
     ) -> Plan:
         limits = engine.limits(self.workers, self.memory_limit)
-        return make_plan(
+        planned = make_plan(
             method=rung[0],
             precision=rung[1],
             normalize=normalize,
@@ -212,9 +229,19 @@ class Reader:
             cores=limits.cores,
             sample=sample,
             has_checkpoint=has_checkpoint and limits.keeps_state,
-            columns=self.columns,
+            columns=self.columns + (PROBES if turn else 0),
             seed=self.seed,
+            turn=turn,
         )
+        return planned if self.basis is None else replace(planned, basis=self.basis.digest)
+
+    def go_on(self, done: Pass) -> bool:
+        """Take what a pass found for the next one of a sketch; say whether there is one."""
+        if self.turn + 1 >= self.turns:
+            return False
+        self.turn += 1
+        self.basis = done.partial.directions()
+        return True
 
     def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
         """Return what identifies the stored rows; missing chunks are refused here where they are to be."""
@@ -269,7 +296,7 @@ class Reader:
         else:
             forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
         self.machines = joined_workers(self.machines, self._machines(plan))
-        whole = forest.total()
+        whole = forest.total().on_basis(self.basis)
         del forest  # what it was merged from
         return Pass.of(whole, plan, self.source.stored.unit_roundoff, self.missing)
 
@@ -311,7 +338,7 @@ class Reader:
 
     def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
         """Return the state to begin with: from the file where there is one, which is made where there is none."""
-        wanted = begun(self.source, plan, segments, fingerprint, self.rules, self.passes)
+        wanted = begun(self.source, plan, segments, fingerprint, self.rules, self.passes, self.basis)
         if not self.holds(wanted.rung):
             if not path.exists():
                 save_state(path, wanted)  # fails now, if it does, and not after hours
@@ -357,8 +384,9 @@ class Reader:
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
         return Task(
-            self.source, plan, accumulator_of(plan), plan.normalize, self.missing, self.nonfinite, weigh, self.device
-        )
+            self.source, plan, accumulator_of(plan, self.basis), plan.normalize, self.missing, self.nonfinite, weigh,
+            self.device, self.basis,
+        )  # fmt: skip
 
 
 def check_count(partial: Partial, n_rows: int, missing: str) -> None:

@@ -22,7 +22,7 @@ from rankme_stream.once import read_blocks
 from rankme_stream.partial import Rung
 from rankme_stream.planning import Plan
 from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engine_for
-from rankme_stream.request import Method, Precision, Request
+from rankme_stream.request import Method, Precision, Request, check_passes
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
 from rankme_stream.sources import BlockStream, is_blocks, open_source
@@ -42,6 +42,7 @@ def plan(
     checkpoint: str | os.PathLike[str] | None = None,
     rank: int | None = None,
     oversampling: int = 10,
+    passes: int = 1,
     seed: int = 0,
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
@@ -68,8 +69,8 @@ def plan(
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
     checkpoint
         File that is to keep what was read; its size is planned, and nothing is looked up in it.
-    rank, oversampling, seed
-        Of a sketch, as for ``measure``.
+    rank, oversampling, passes, seed
+        Of a sketch, as for ``measure``; of several passes the last is planned, which holds most.
 
     Raises
     ------
@@ -87,9 +88,12 @@ def plan(
     row_range = _row_range(rows, opened.shape[0])
     columns = columns_for(method, rank, oversampling, opened.shape[1])
     reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed)
+    check_passes(method, passes)
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
-    return reader.plan(rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None)
+    return reader.plan(
+        rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None, turn=passes - 1
+    )  # fmt: skip
 
 
 def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int]:
@@ -193,9 +197,10 @@ def read(source: Any, asked: Request, progress: Report | None) -> Read:
 def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that come once."""
     unfit = asked.sample or asked.population or asked.engine != "local"
-    if unfit or asked.rows is not None or asked.checkpoint is not None:
+    if unfit or asked.rows is not None or asked.checkpoint is not None or asked.passes > 1:
         raise UsageError(
-            "blocks come once and in order: store them, or leave sample, population, rows, checkpoint and engine out"
+            "blocks come once and in order: store them, or leave sample, population, rows, passes, checkpoint and "
+            "engine out"
         )
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
@@ -226,11 +231,11 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
-        columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed,
+        columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.passes,
     )  # fmt: skip
     rungs = reader.rungs_left(rungs)
-    try:
-        reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
+    try:  # before the store is asked
+        reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]), turn=asked.passes - 1)
     except LimitError as error:
         is_open = asked.method in ("auto", "gram") and asked.precision != "float32"
         is_open = is_open and not (asked.dims or asked.sample or asked.population)
@@ -295,7 +300,7 @@ def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:
     for d in dims:
         if not 1 <= d <= plan.n_features:
             raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
-    done = Pass.of(state.forest().total(), plan, unit_roundoff, state.rules["missing"])
+    done = Pass.of(state.forest().total().on_basis(state.basis), plan, unit_roundoff, state.rules["missing"])
     uri = state.source["uri"]
     check_not_empty(done, uri)
     again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"
@@ -330,5 +335,6 @@ def _remedy(asked: Request, refused: str | None) -> str:
     if asked.precision == "float32":
         return "try --precision auto"
     if asked.method in SKETCHES:
-        return "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+        more = " and more --passes tell" if asked.method == "rsvd" else " tells"
+        return f"a larger --rank{more} more, --method gram all; or pass a larger --tolerance"
     return "try --method auto" if asked.method == "gram" else "pass a larger --tolerance"

@@ -14,6 +14,14 @@ Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions"]
 Precision = Literal["float64", "float32", "auto"]
 
 
+def check_passes(method: str, passes: int) -> None:
+    """Refuse several passes of what takes one."""
+    if passes < 1:
+        raise UsageError(f"passes is {passes} and must be at least 1")
+    if passes > 1 and method != "rsvd":
+        raise UsageError(f"method {method} takes one pass: leave passes out, or pass method rsvd")
+
+
 @dataclass(frozen=True)
 class Request:
     """Arguments of ``measure``, by their names."""
@@ -39,6 +47,7 @@ class Request:
     device: str = "cpu"
     rank: int | None = None
     oversampling: int = 10
+    passes: int = 1
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -66,6 +75,7 @@ class Request:
             raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
         if self.method in SKETCHES:
             self._check_sketch()
+        check_passes(self.method, self.passes)
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers is {self.workers} and must be at least 1")
         if not 0 <= self.seed < 2**64:

@@ -87,10 +87,10 @@ def told(
     tail: Tail | None = None
     second: tuple[int, float] | None = None
     if unseen is not None and unseen.start < live:
-        tail, second = Tail(unseen.start, unseen.most * (1.0 + _TAIL_SLACK)), (unseen.start, unseen.likely)
+        tail, second = Tail(unseen.start, unseen.norm * (1.0 + _TAIL_SLACK)), (unseen.start, unseen.likely)
         most = np.full(live, unseen.largest)
         most[: unseen.ceilings.size] = unseen.ceilings[:live]
-        past = floors.ceilings(squares[unseen.start :], tail.most) * (1.0 + 4.0 * live * U)
+        past = floors.ceilings(squares[unseen.start :] / tail.norm, 1.0) * tail.norm * (1.0 + 4.0 * live * U)
         most[unseen.start :] = np.minimum(most[unseen.start :], past)
         upper = np.minimum(upper, np.sqrt(most) * (1.0 + 4.0 * U))
     upper = np.maximum(np.minimum.accumulate(upper), lower)
@@ -105,7 +105,7 @@ def told(
 def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple[int, float] | None) -> FloatArray:
     """Return the larger of the floor and c k^-a, below the ceiling, for the c at which all add up to the energy.
 
-    The exponent is that of the floors, or the one at which the squares past the first few add up to ``second``.
+    The exponent is that of the floors, or the one at which those past the first few have the norm that ``second`` says.
     """
     if second is None:
         return _power(floor, energy, ceiling, _slope(floor))
@@ -113,7 +113,7 @@ def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple
     low, high = 0.0, _STEEPEST
     for _ in range(_SLOPES):
         middle = (low + high) / 2.0
-        if float((_power(floor, energy, ceiling, middle)[start:] ** 2).sum()) < wanted:
+        if wanted > 0.0 and float(np.linalg.norm(_power(floor, energy, ceiling, middle)[start:] / wanted)) < 1.0:
             low = middle
         else:
             high = middle

@@ -13,10 +13,10 @@ Basis = Literal["certified", "measured", "empirical"]
 
 
 class Tail(NamedTuple):
-    """The fourth powers of the singular values past the first ``start`` add up to no more than ``most``."""
+    """The squares of the singular values past the first ``start`` have no larger Euclidean norm than ``norm``."""
 
     start: int
-    most: float
+    norm: float
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rankme_stream.errors import StateError, UsageError
 from rankme_stream.ledger import Forest, Node, Runs, span
 from rankme_stream.partial import Partial, Rung
 from rankme_stream.planning import Plan
+from rankme_stream.vectors import Basis
 
 _NAMED = 8  # of what is missing, in a message
 
@@ -59,6 +60,8 @@ class State:
         Machines that read, as ``provenance`` lists them.
     nodes
         What the segments came to, merged as far as they can be.
+    basis
+        What an earlier pass found, where this one multiplies by it.
     """
 
     source: Mapping[str, Any]
@@ -71,6 +74,7 @@ class State:
     passes: Sequence[Mapping[str, Any]]
     workers: Sequence[Mapping[str, Any]]
     nodes: Mapping[Node, Partial] = field(repr=False)
+    basis: Basis | None = field(default=None, repr=False)
 
     @property
     def rung(self) -> Rung:
@@ -120,7 +124,18 @@ class State:
 
 def difference(mine: State, theirs: State) -> str | None:
     """Say what two states differ in that must agree for them to be parts of one pass; None where nothing does."""
-    for what in ("method", "precision", "normalize", "n_features", "columns", "seed", "grid", "row_start"):
+    for what in (
+        "method",
+        "precision",
+        "normalize",
+        "n_features",
+        "columns",
+        "seed",
+        "turn",
+        "basis",
+        "grid",
+        "row_start",
+    ):
         here, there = getattr(mine.plan, what), getattr(theirs.plan, what)
         if here != there:
             return f"{what.replace('_', ' ')} {there} there and {here} here"
@@ -185,6 +200,8 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
 
 
 def _records(state: State) -> Iterator[container.Record]:
+    if state.basis is not None:
+        yield {}, {"basis": state.basis.rows}
     for node, partial in state.nodes.items():
         fields, arrays = partial.to_record()
         yield fields | {"node": list(node)}, arrays
@@ -202,21 +219,32 @@ def load_state(path: str | os.PathLike[str]) -> State:
         plain = held.plain
         plan = Plan.from_dict(plain["plan"])
         rung = (plan.method, plan.precision)
-        nodes: dict[Node, Partial] = {
-            (fields["node"][0], fields["node"][1]): Partial.from_record(rung, fields, arrays)
-            for fields, arrays in held.records()
-        }
+        nodes: dict[Node, Partial] = {}
+        basis: Basis | None = None
+        for fields, arrays in held.records():
+            if "node" in fields:
+                nodes[fields["node"][0], fields["node"][1]] = Partial.from_record(rung, fields, arrays)
+            else:
+                basis = Basis(arrays["basis"])
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
-        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes,
+        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
-def rung_of(path: Path) -> Rung:
-    """Return method and precision of the pass in a file, without what it came to."""
+def rung_of(path: Path) -> tuple[Rung, int]:
+    """Return method, precision and number of the pass in a file, without what it came to."""
     with container.Container(path) as held:
         plan = held.plain["plan"]
-    return plan["method"], plan["precision"]
+    return (plan["method"], plan["precision"]), plan.get("turn", 0)
+
+
+def basis_of(path: Path) -> Basis | None:
+    """Return what the pass in a file multiplies by, without what it came to."""
+    with container.Container(path) as held:
+        for _, arrays in held.records():
+            return Basis(arrays["basis"]) if "basis" in arrays else None
+    return None
 
 
 def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:

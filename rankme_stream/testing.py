@@ -127,6 +127,9 @@ class AccumulatorLaws:
             if side.consistent.energy is not None:
                 least, most = side.consistent.energy
                 assert least - error <= float((dense**2).sum()) <= most + error
+            if side.consistent.tail is not None:
+                start, most = side.consistent.tail
+                assert float(np.linalg.norm(dense[start:] ** 2)) <= most + error
             found = accumulator.values(centered=centered)
             assert np.allclose(found, side.values, rtol=1e-6, atol=error)
 

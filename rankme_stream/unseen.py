@@ -48,20 +48,20 @@ class Unseen(NamedTuple):
         Most that each of the others can be.
     start
         How many of the first are surely above all that is not seen.
-    most, likely
-        Most that the squares of those past them add up to, and what they are likely to.
+    norm, likely
+        Most that the Euclidean norm of those past them is, and what it is likely to be.
     """
 
     ceilings: FloatArray
     largest: float
     start: int
-    most: float
+    norm: float
     likely: float
 
     def scaled(self, factor: float) -> Unseen:
         """Return the same of a matrix so many times as large."""
         return Unseen(
-            self.ceilings * factor, self.largest * factor, self.start, self.most * factor**2, self.likely * factor**2
+            self.ceilings * factor, self.largest * factor, self.start, self.norm * factor, self.likely * factor
         )
 
 
@@ -108,7 +108,7 @@ def told(
     largest, most = limits(mean_square, (top / scale) ** 2, count)
     likely = min(most, norm(found) ** 2 / count / scale**2)
     seen = _Seen(device.download((core + core.T) / 2.0), device.download(residual @ residual.T), off, largest)
-    return Unseen(seen.ceilings(), largest, seen.start, *(seen.past(rest) for rest in (most, likely)))
+    return Unseen(seen.ceilings(), largest, seen.start, *(math.sqrt(seen.past(rest)) for rest in (most, likely)))
 
 
 def limits(mean_square: float, top_square: float, count: int) -> tuple[float, float]:
@@ -146,7 +146,7 @@ def _largest(rows: Any, device: Device) -> float:
     values = device.eigenvalues(products)
     trace = max(float(values.sum()), 0.0)
     margin = (_MARGIN * (int(rows.shape[0]) + 32) * U + 2.0 * gamma(int(rows.shape[1]))) * trace
-    return max(float(values[-1]), 0.0) + margin
+    return max(float(values[0]), 0.0) + margin
 
 
 class _Seen:

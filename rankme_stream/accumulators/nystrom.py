@@ -135,9 +135,11 @@ class NystromAccumulator:
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
         return merged
 
-    def on_basis(self, basis: Basis | None) -> None:
-        """Take the directions that it was made with; they are not stored with it."""
-        self.vectors = replace(self.vectors, basis=basis)
+    def on_basis(self, basis: Basis) -> Self:
+        """Return the same with the directions that it was made with, which are not stored with it."""
+        made = type(self).__new__(type(self))
+        made.__dict__ |= self.__dict__ | {"vectors": replace(self.vectors, basis=basis)}
+        return made
 
     def directions(self) -> Basis:
         """Return what the next pass multiplies by: as many directions as this one had, in which it saw most.

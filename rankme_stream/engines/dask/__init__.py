@@ -130,8 +130,9 @@ class DaskEngine:
             task.nonfinite,
         )  # fmt: skip
         run = Run(
-            self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress
-        )
+            self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress,
+            task.basis,
+        )  # fmt: skip
         try:
             run.go()
         except BaseException:

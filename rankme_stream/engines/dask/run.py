@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import queue
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, Protocol
 
-from rankme_stream.engines.dask.work import Result, Work, partial_of
+from rankme_stream.engines.dask.work import Result, Work, kept, partial_of
 from rankme_stream.engines.local import Progress
 from rankme_stream.errors import EngineError, RankMeError
 from rankme_stream.ledger import Forest, Node, span
 from rankme_stream.partial import Partial
 from rankme_stream.sources import Source
 from rankme_stream.tasks import Schedule
+from rankme_stream.vectors import Basis
 
 _TICK_S = 0.2
 _ATTEMPTS = 4  # of a task that fails in a way that another worker, or time, may heal
@@ -58,7 +60,7 @@ class Run:
 
     def __init__(
         self, cluster: Cluster, forest: Forest[Partial], source: Source, work: Work, schedule: Schedule,
-        segments: range, progress: Callable[[Progress], None] | None,
+        segments: range, progress: Callable[[Progress], None] | None, basis: Basis | None = None,
     ) -> None:  # fmt: skip
         self.n_bytes = 0
         self._cluster, self._forest, self._source, self._work = cluster, forest, source, work
@@ -77,6 +79,13 @@ class Run:
         self._events: queue.SimpleQueue[tuple[Node, Any]] = queue.SimpleQueue()
         self._submitted = self._rows_done = 0
         self._began = self._looked = self._peopled = time.monotonic()
+        self._basis = None if basis is None else self._sent(basis)
+
+    def _sent(self, basis: Basis) -> Any:
+        """Return a task that holds a basis, on which the reads hang; sent once, however many they are."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            return self._cluster.client.submit(kept, basis, key=f"rankme-{self._work.run}-basis", pure=False)
 
     def go(self) -> None:
         """Run it to the end.
@@ -129,7 +138,7 @@ class Run:
 
     def _read(self, node: Node) -> None:
         fingerprint = self._source.fingerprint(*self._work.plan.rows_of(span(node)))
-        self._submit(node, self._cluster.read, node, fingerprint)
+        self._submit(node, self._cluster.read, node, fingerprint, self._basis)
 
     def _submit(self, node: Node, function: Callable[..., Result], *arguments: Any, priority: int = 0) -> None:
         from distributed.client import ClosedClientError

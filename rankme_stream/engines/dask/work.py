@@ -19,6 +19,7 @@ from rankme_stream.partial import Partial, accumulator_of
 from rankme_stream.passes import Task
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source, open_source
+from rankme_stream.vectors import Basis
 
 Result = dict[str, Any]  # what a node came to, as Dask sends it
 
@@ -49,7 +50,7 @@ def _opened(place: bytes, run: str) -> Source:
     return open_source(pickle.loads(place))
 
 
-def read_node(work: Work, node: Node, fingerprint: str) -> Result:
+def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> Result:
     """Read the segments of a node and return what they came to.
 
     Raises
@@ -67,7 +68,7 @@ def read_node(work: Work, node: Node, fingerprint: str) -> Result:
             "workers see the same files, and does something write to them?"
         )
     forest = Forest[Partial]()
-    task = Task(source, plan, accumulator_of(plan), plan.normalize, work.missing, work.nonfinite)
+    task = Task(source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite)
     n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
     plain, arrays = forest.total().to_record()
     address, facts = _me()
@@ -75,6 +76,11 @@ def read_node(work: Work, node: Node, fingerprint: str) -> Result:
         "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {address: facts},
         "missing": {address: source.chunks_missing},
     }  # fmt: skip
+
+
+def kept(basis: Basis) -> Basis:
+    """Return a basis: a worker's task that holds it, made again elsewhere if that worker is lost."""
+    return basis
 
 
 def merge_nodes(work: Work, left: Result, right: Result) -> Result:

@@ -1,0 +1,256 @@
+"""Several passes of the randomized SVD: what probes tell is true, sharper, and the same whatever the schedule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import rankme_stream as rs
+from rankme_stream import floors, intervals, unseen
+from rankme_stream.cli import cli
+from rankme_stream.devices.host import HOST
+from rankme_stream.engines import local
+from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.metrics import effective_rank
+from rankme_stream.spectrum import Box, Tail
+from rankme_stream.testing import matrix_with_spectrum
+from rankme_stream.vectors import PROBES, Basis, TestVectors
+from tests.test_checkpoint import Stop
+from tests.test_floors import METRICS
+from tests.test_sketches import spectra
+from tests.test_state import same_bits, store
+
+pytestmark = pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
+SKETCH = {"method": "rsvd", "rank": 10, "oversampling": 2, "passes": 3, "tolerance": 1e-9}
+
+
+def check(found: rs.Measurement, exact: rs.Measurement) -> None:
+    for mine, theirs in ((found.estimates, exact.estimates), (found.normalized, exact.normalized)):
+        for metric, one in mine.items():
+            true = theirs[metric]
+            if one.lower is None or true.lower is None:
+                assert one.reason or true.reason
+                continue
+            assert one.lower <= true.upper, metric
+            assert true.lower <= one.upper, metric
+            assert one.value is None or one.lower <= one.value <= one.upper, metric
+
+
+@pytest.mark.parametrize("name", spectra(160))
+def test_intervals_hold_every_metric(name):
+    rows = matrix_with_spectrum(spectra(160)[name], n_rows=900, n_features=160, seed=1) + 0.001
+    exact = rs.measure(rows, method="tsqr", normalize=True, tolerance=1.0)
+    for passes in (2, 3):
+        found = rs.measure(rows, normalize=True, **SKETCH | {"passes": passes})
+        check(found, exact)
+        for preset, one in found.presets.items():
+            assert one.lower <= exact.presets[preset].upper, preset
+            assert exact.presets[preset].lower <= one.upper, preset
+        assert found.plan.turn == passes - 1 or found.tolerance_met
+        assert found.rankme.confidence == 1.0 - unseen.CHANCE
+        assert found.spectrum.basis == "measured"
+
+
+@pytest.mark.parametrize("shape", [(9, 24), (24, 24), (300, 24), (2, 8), (70, 300)])
+def test_rows_of_any_shape_and_scale_are_held(shape):
+    rows = np.random.default_rng(3).standard_normal(shape) ** 3 + 0.2
+    exact = rs.measure(rows, method="tsqr", tolerance=1.0)
+    for scale in (1.0, 2.0**300, 2.0**-300):
+        check(rs.measure(rows * scale, **SKETCH | {"rank": 3, "oversampling": 1}), exact)
+
+
+def test_more_passes_tell_more_and_the_value_comes_near():
+    singular_values = np.arange(1.0, 401) ** -0.5
+    rows = matrix_with_spectrum(singular_values, n_rows=1200, n_features=400)
+    options = {"method": "rsvd", "rank": 100, "tolerance": 1e-9}
+    found = [rs.measure(rows, passes=passes, **options).rankme for passes in (1, 2, 3)]
+    widths = [one.upper - one.lower for one in found]
+    assert widths[0] > 1.5 * widths[1] > 1.5 * 1.2 * widths[2], widths
+    assert found[2].value == pytest.approx(effective_rank(singular_values), rel=0.02)
+    assert found[0].value != pytest.approx(effective_rank(singular_values), rel=0.02)
+
+
+def test_passes_end_where_the_tolerance_is_met():
+    rows = matrix_with_spectrum(np.array([3.0, 2.0, 1.0]), n_rows=800, n_features=64)
+    found = rs.measure(rows, method="rsvd", rank=20, passes=4, tolerance=0.1)
+    assert found.plan.turn == 0
+    assert len(found.passes) == 1
+
+
+class TestLimits:
+    """The limits from probes fail as seldom as they say, for the matrices that make it hardest."""
+
+    @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [1.0, 0.9, 0.1], [1.0] + [0.3] * 40, [1.0] * 60])
+    def test_they_fail_as_seldom_as_they_say(self, weights, monkeypatch):
+        monkeypatch.setattr(unseen, "CHANCE", 0.2)
+        eigenvalues, count, n_draws = np.array(weights), 8, 2000
+        generator = np.random.default_rng(len(weights))
+        failed = 0
+        for _ in range(n_draws):
+            images = eigenvalues[:, None] * generator.standard_normal((eigenvalues.size, count))
+            mean_square = float((images**2).sum()) / count
+            largest, most = unseen.limits(mean_square, float(np.linalg.norm(images, 2)) ** 2, count)
+            failed += largest < eigenvalues.max() or most < (eigenvalues**2).sum()
+        assert failed <= 0.2 * n_draws
+        if len(weights) == 1:
+            assert failed > 0  # where the first of both bounds is sharp
+
+    def test_many_equal_eigenvalues_are_told_sharply(self):
+        images = np.random.default_rng(0).standard_normal((500, PROBES))
+        _, most = unseen.limits(float((images**2).sum()) / PROBES, float(np.linalg.norm(images, 2)) ** 2, PROBES)
+        assert 500.0 <= most <= 1.25 * 500.0
+
+    def test_what_is_zero_is_told_as_zero(self):
+        assert unseen.limits(0.0, 0.0, PROBES) == (0.0, 0.0)
+
+
+def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:
+    """A spectrum and a set that holds it, with a bound on the fourth powers of its tail."""
+    true = np.sort(generator.random(m) ** generator.choice([0.1, 1.0, 5.0]))[::-1].copy()
+    true[int(generator.integers(1, m + 1)) :] *= generator.choice([0.0, 1e-3, 0.5, 1.0])
+    start = int(generator.integers(0, m))
+    seen = int(generator.integers(start, m + 1))
+    lower = np.where(np.arange(m) < seen, true * generator.choice([1.0, 0.99, 0.5]), 0.0)
+    upper = np.full(m, true[0] * generator.choice([1.0, 1.3, 3.0]))
+    upper[:start] = true[:start] * generator.choice([1.0, 1.01, 1.5])
+    upper[start:] = np.minimum(upper[start:], true[start] * generator.choice([1.0, 1.5, 4.0]) + 1e-12)
+    upper = np.maximum(np.minimum.accumulate(upper), true)
+    energy = float((true**2).sum())
+    slack = float(generator.choice([1e-12, 1e-3]))
+    norm = float(np.linalg.norm(true[start:] ** 2)) * generator.choice([1.0 + 1e-9, 1.05, 1.7]) + 1e-150
+    return true, Box(lower, upper, (energy * (1 - slack), energy * (1 + slack)), Tail(start, norm))
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 24, 90])
+def test_no_allowed_spectrum_is_outside(m, monkeypatch):
+    if m == 90:  # and where not every head is looked at
+        monkeypatch.setattr(floors, "_PLACES", 16)
+    for seed in range(60):
+        generator = np.random.default_rng([seed, m])
+        true, box = tail_set(generator, m)
+        for name, (extremes, metric) in METRICS.items():
+            if box.lower[0] == 0.0:
+                continue
+            low, high = extremes(box)
+            value = metric(true)
+            slack = 1e-9 * min(abs(value), 1e9) + 1e-12
+            assert low - slack <= value <= high + slack, name
+
+
+def test_a_known_tail_brings_the_least_near_what_some_spectrum_has():
+    head, tail = np.arange(1.0, 101) ** -0.25, np.full(300, 0.05)
+    for count in (300, 60):  # a tail that is flat, and one of which fewer hold as much
+        rest = np.zeros(300)
+        rest[:count] = tail[0] * np.sqrt(300 / count)
+        true = np.concatenate([head, rest])
+        energy = float((true**2).sum())
+        lower = np.concatenate([head, np.zeros(300)])
+        upper = np.concatenate([head, np.full(300, 0.12)])
+        box = Box(lower, upper, (energy, energy), Tail(100, float(np.linalg.norm(rest**2))))
+        least, most = intervals.entropy_rank(box)
+        assert least <= effective_rank(np.sort(true)[::-1]) <= most
+        assert least > 0.97 * effective_rank(np.sort(true)[::-1])  # which is the least: no tail is more packed
+
+
+def test_probes_are_new_in_every_pass_and_the_same_on_every_machine():
+    first, second = (TestVectors(1500, PROBES, 0, turn, Basis(np.zeros((0, 1500)))).on(HOST)[1:, 1:] for turn in (1, 2))
+    assert not np.any(first == second)
+    scale = TestVectors(1500, PROBES, 0, 1).probe_scale
+    assert (first / scale).std() == pytest.approx(1.0, abs=0.02)
+    whole = TestVectors(4000, PROBES, 0, 1, Basis(np.zeros((0, 4000))))
+    assert np.array_equal(whole.on(HOST)[1:, 1:1025] / whole.probe_scale, first[:, :1024] / scale)
+
+
+class TestSchedules:
+    """The same bits for any chunks, workers, engine, and whenever it was interrupted."""
+
+    rows = (np.random.default_rng(2).standard_normal((200_000, 40)) * np.arange(1, 41) ** -0.5).astype(np.float16)
+    options = SKETCH | {"rank": 5}
+
+    def whole(self, folder, chunk=1000):
+        return rs.measure(store(folder / f"{chunk}.zarr", self.rows, chunk=chunk), workers=1, **self.options)
+
+    def test_chunks_and_workers(self, tmp_path):
+        whole = self.whole(tmp_path)
+        assert len(whole.plan.all_segments) > 3
+        assert [one.get("turn", 0) for one in whole.passes] == [0, 1, 2]
+        other = store(tmp_path / "other.zarr", self.rows, chunk=70_001)
+        assert same_bits(rs.measure(other, workers=3, **self.options), whole)
+        assert rs.measure(other, seed=1, **self.options).rankme.lower != whole.rankme.lower
+
+    @pytest.mark.parametrize("share", [0.2, 0.5, 1.2, 1.8, 2.0, 2.9])
+    def test_a_pass_goes_on_where_it_was_stopped(self, share, tmp_path):
+        whole = self.whole(tmp_path)
+        path, kept = tmp_path / "1000.zarr", tmp_path / "kept.state"
+        last, seen = 0, 0
+
+        def stop(now: local.Progress) -> None:
+            nonlocal last, seen
+            seen += now.rows_done - last if now.rows_done >= last else now.rows_done
+            last = now.rows_done
+            if seen >= share * len(self.rows):
+                raise Stop
+
+        with pytest.raises(Stop):
+            rs.measure(path, workers=1, checkpoint=kept, progress=stop, **self.options)
+        held = rs.load_state(kept)
+        assert held.plan.turn == (0 if share < 1 else 1 if share < 2 else held.plan.turn)
+        assert (held.basis is None) == (held.plan.turn == 0)
+        again = rs.measure(path, workers=2, checkpoint=kept, **self.options)
+        assert same_bits(again, whole)
+        assert [one.get("turn", 0) for one in again.passes] == [0, 1, 2]
+        assert same_bits(rs.measure(path, checkpoint=kept, **self.options), whole)  # nothing is left to read
+        assert same_bits(rs.measure_state(rs.load_state(kept), tolerance=1e9), whole)
+        with pytest.raises(UsageError, match="holds pass 3, and 2 are asked for: give --passes 3 or more"):
+            rs.measure(path, checkpoint=kept, **self.options | {"passes": 2})
+
+    def test_a_state_of_another_basis_is_refused(self, tmp_path):
+        self.whole(tmp_path)
+        path, kept = tmp_path / "1000.zarr", tmp_path / "kept.state"
+        rs.measure(path, checkpoint=kept, **self.options)
+        with pytest.raises(UsageError, match="seed 0 there and 1 here"):
+            rs.measure(path, checkpoint=kept, seed=1, **self.options)
+        state = rs.load_state(kept)
+        other = replace(state, plan=replace(state.plan, basis="f" * 32))
+        with pytest.raises(rs.RankMeError, match=r"basis f+ there"):
+            rs.merge_states([state, other])
+
+    def test_dask(self, tmp_path):
+        whole = self.whole(tmp_path)
+        found = rs.measure(tmp_path / "1000.zarr", engine="dask", workers=2, **self.options)
+        assert same_bits(found, whole)
+
+
+def test_what_does_not_go_together_is_refused():
+    rows = np.random.default_rng(0).standard_normal((500, 40))
+    for options, text in (
+        ({"method": "gram", "passes": 2}, "method gram takes one pass"),
+        ({"method": "frequent-directions", "passes": 2}, "takes one pass"),
+        ({"method": "rsvd", "passes": 0}, "at least 1"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            rs.measure(rows, **options)
+    with pytest.raises(UsageError, match="leave sample, population, rows, passes"):
+        rs.measure(iter([rows]), method="rsvd", rank=4, passes=2)
+    planned = rs.plan(rows, method="rsvd", rank=4, passes=2)
+    assert planned.columns == 4 + 10 + PROBES
+    with pytest.raises(LimitError):  # before a row is read
+        rs.measure(rows, method="rsvd", rank=4, passes=2, memory_limit=planned.predicted_peak_bytes // 2)
+
+
+def test_the_command_takes_several_passes(tmp_path):
+    store(tmp_path / "a.zarr", np.random.default_rng(0).standard_normal((500, 90)))
+    sketch = ["--method", "rsvd", "--rank", "8", "--passes", "2"]
+    result = CliRunner().invoke(
+        cli, ["score", str(tmp_path / "a.zarr"), *sketch, "--tolerance", "0.01", "--json", "-", "--quiet"]
+    )
+    assert result.exit_code == 4
+    document = json.loads(result.stdout)
+    assert document["spectrum"]["kind"] == "floor"
+    assert document["spectrum"]["tail"]["norm"] > 0.0
+    assert document["plan"]["turn"] == 1
+    assert document["estimates"]["rankme"]["confidence"] == 1.0 - unseen.CHANCE
