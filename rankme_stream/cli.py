@@ -22,16 +22,14 @@ from rankme_stream.errors import (
     OutputError,
     RankMeError,
     SourceFormatError,
-    SourceNotFoundError,
     ToleranceWarning,
 )
 
 if TYPE_CHECKING:
     from rankme_stream.measurement import Measurement
+    from rankme_stream.state import State
 
 Check = Callable[[], None]  # raises for a signal that arrived
-
-_STATE_FILE = b"rankme-state"  # how one begins
 
 
 class _Signal(BaseException):
@@ -177,25 +175,18 @@ def merge(
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def show(file: str, debug: bool) -> None:
     """Print FILE, a JSON result or a state file, as a table."""
-    try:
-        with open(file, "rb") as opened:
-            is_state = opened.read(len(_STATE_FILE)) == _STATE_FILE
-        text = "" if is_state else Path(file).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
-    if is_state:
-        _show_state(file)
+    from rankme_stream.results import read_results
+
+    found = read_results(file)
+    if isinstance(found, list):
+        _show_documents(file, found)
     else:
-        _show_results(file, text)
+        _show_state(found)
 
 
-def _show_state(file: str) -> None:
+def _show_state(state: State) -> None:
     from rankme_stream.measuring import measure_state
-    from rankme_stream.state import load_state
 
-    state = load_state(file)
     if state.missing:
         console.print_out(console.state_table(state))
         return
@@ -204,18 +195,12 @@ def _show_state(file: str) -> None:
         console.print_out(str(measure_state(state)))
 
 
-def _show_results(file: str, text: str) -> None:
+def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
     from rankme_stream.measurement import table
 
-    try:
-        documents = [json.loads(text)]
-    except json.JSONDecodeError:
-        documents = _json_lines(file, text)
     for number, document in enumerate(documents):
         if number:
             console.print_out("")
-        if not isinstance(document, dict) or document.get("schema_version") != 1:
-            raise SourceFormatError(f"{file} is no result of rankme score --json, or of a newer version")
         if "error" in document:
             console.print_out(f"{document['source']['uri']}\nrankme: error: {document['error']['message']}")
             continue
@@ -223,13 +208,6 @@ def _show_results(file: str, text: str) -> None:
             console.print_out(table(document))
         except (KeyError, TypeError) as error:
             raise SourceFormatError(f"{file} is damaged: {error} is absent or of another type") from None
-
-
-def _json_lines(file: str, text: str) -> list[Any]:
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise SourceFormatError(f"{file} is not JSON: {error}") from None
 
 
 @cli.command()
