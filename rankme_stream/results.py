@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError
+from rankme_stream import errors
+from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
 from rankme_stream.measurement import SCHEMA_VERSION
+from rankme_stream.measuring import measure, measure_state
 from rankme_stream.state import State, load_state
 
 _STATE_FILE = b"rankme-state"  # how one begins
@@ -49,3 +53,76 @@ def _documents(file: str, text: str) -> list[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except json.JSONDecodeError as error:
         raise SourceFormatError(f"{file} is not JSON: {error}") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run as a comparison is given it, before anything is measured.
+
+    Attributes
+    ----------
+    uri, place
+        Of the dump, and where its result comes from: the dump itself, a file, or ``FILE:N`` of several results.
+    content
+        Its result, or the error that took its place; a state; None where the dump is to be measured.
+    """
+
+    uri: str
+    place: str
+    content: State | Mapping[str, Any] | None = field(repr=False)
+
+    def document(self, *, tolerance: float, dims: tuple[int, ...], **options: Any) -> Mapping[str, Any]:
+        """Return the result in its JSON form; options are those of ``measure``, for dumps alone.
+
+        Raises
+        ------
+        RankMeError
+            If the dump is refused, or was when it was scored.
+        """
+        if self.content is None:
+            return measure(self.uri, tolerance=tolerance, dims=dims, **options).to_dict()
+        if isinstance(self.content, State):
+            return measure_state(self.content, tolerance=tolerance, dims=dims).to_dict()
+        if "error" in self.content:
+            raise _kept_error(self.content["error"])
+        return self.content
+
+
+def _kept_error(error: Mapping[str, Any]) -> RankMeError:
+    kind = getattr(errors, str(error["type"]), None)
+    if isinstance(kind, type) and issubclass(kind, RankMeError):
+        return kind(error["message"])
+    return SourceError(error["message"])
+
+
+def entries(source: str) -> list[Entry]:
+    """Return the runs that an argument names: those of a file of results or of a state file; else a dump.
+
+    Raises
+    ------
+    SourceError, StateError
+        If a file of results is damaged.
+    """
+    if not _has_results(source):
+        return [Entry(source, source, None)]
+    found = read_results(source)
+    if isinstance(found, State):
+        return [Entry(found.source["uri"], source, found)]
+    try:
+        return [
+            Entry(one["source"]["uri"], source if len(found) == 1 else f"{source}:{number}", one)
+            for number, one in enumerate(found, 1)
+        ]
+    except (KeyError, TypeError) as error:
+        raise SourceFormatError(f"{source} is damaged: {error} is absent or of another type") from None
+
+
+def _has_results(source: str) -> bool:
+    if source.endswith((".json", ".jsonl")):
+        return True
+    try:
+        with open(source, "rb") as opened:
+            beginning = opened.read(len(_STATE_FILE))
+    except OSError:
+        return False  # a folder, a URI, an array inside a store, or nothing: opening the dump tells
+    return beginning == _STATE_FILE or beginning.startswith(b"{")
