@@ -148,7 +148,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _ranking_lines(sweep: Sweep, metric: str) -> list[str]:
-    is_certain = all(one.standing.number.estimate["confidence"] == 1.0 for one in sweep.members)
+    ranked = [one.standing for one in sweep.members if one.standing.rank is not None]
+    is_certain = all(one.number.estimate["confidence"] == 1.0 for one in ranked)
     rows = [("rank", "run", metric, "interval", "confidence", "groups", "hyperparameter", "score")]
     for member in sweep.members:
         one = member.standing

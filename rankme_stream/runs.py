@@ -189,16 +189,18 @@ def mixture(runs: Sequence[Run], names: Sequence[str], metric: str) -> list[str]
 
     Notes
     -----
-    What must agree: the formula; the width, and min(N, D), which no effective rank exceeds; whether the numbers are
+    What must agree: the formula; the width and min(N, D), which no effective rank exceeds; whether the numbers are
     about the rows or about what they were drawn from; and whether the rows as they are stored have unit length, but
     for metrics of unit rows.
     """
     differences = [
         ("definitions", [run.definitions[metric] for run in runs]),
         ("widths", [f"{run.width_of(metric):,} features" for run in runs]),
-        ("largest possible ranks", [f"{min(run.rows, run.width_of(metric)):,} (rows or features)" for run in runs]),
         ("questions", ["of a population" if run.is_population else "of the rows" for run in runs]),
     ]
+    if len({run.width_of(metric) for run in runs}) == 1:
+        bounds = [f"{min(run.rows, run.width_of(metric)):,} (rows or features)" for run in runs]
+        differences.append(("largest possible ranks", bounds))
     if not metric.startswith("normalized."):
         stored = ["unit rows" if run.has_unit_rows else "rows of other lengths" for run in runs]
         differences.append(("normalisations", stored))
