@@ -22,16 +22,16 @@ from rankme_stream.errors import (
     OutputError,
     RankMeError,
     SourceFormatError,
-    SourceNotFoundError,
     ToleranceWarning,
 )
 
 if TYPE_CHECKING:
     from rankme_stream.measurement import Measurement
+    from rankme_stream.results import Entry
+    from rankme_stream.runs import Run
+    from rankme_stream.state import State
 
 Check = Callable[[], None]  # raises for a signal that arrived
-
-_STATE_FILE = b"rankme-state"  # how one begins
 
 
 class _Signal(BaseException):
@@ -179,25 +179,18 @@ def merge(
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def show(file: str, debug: bool) -> None:
     """Print FILE, a JSON result or a state file, as a table."""
-    try:
-        with open(file, "rb") as opened:
-            is_state = opened.read(len(_STATE_FILE)) == _STATE_FILE
-        text = "" if is_state else Path(file).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
-    if is_state:
-        _show_state(file)
+    from rankme_stream.results import read_results
+
+    found = read_results(file)
+    if isinstance(found, list):
+        _show_documents(file, found)
     else:
-        _show_results(file, text)
+        _show_state(found)
 
 
-def _show_state(file: str) -> None:
+def _show_state(state: State) -> None:
     from rankme_stream.measuring import measure_state
-    from rankme_stream.state import load_state
 
-    state = load_state(file)
     if state.missing:
         console.print_out(console.state_table(state))
         return
@@ -206,18 +199,12 @@ def _show_state(file: str) -> None:
         console.print_out(str(measure_state(state)))
 
 
-def _show_results(file: str, text: str) -> None:
+def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
     from rankme_stream.measurement import table
 
-    try:
-        documents = [json.loads(text)]
-    except json.JSONDecodeError:
-        documents = _json_lines(file, text)
     for number, document in enumerate(documents):
         if number:
             console.print_out("")
-        if not isinstance(document, dict) or document.get("schema_version") != 1:
-            raise SourceFormatError(f"{file} is no result of rankme score --json, or of a newer version")
         if "error" in document:
             console.print_out(f"{document['source']['uri']}\nrankme: error: {document['error']['message']}")
             continue
@@ -227,11 +214,79 @@ def _show_results(file: str, text: str) -> None:
             raise SourceFormatError(f"{file} is damaged: {error} is absent or of another type") from None
 
 
-def _json_lines(file: str, text: str) -> list[Any]:
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise SourceFormatError(f"{file} is not JSON: {error}") from None
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE_OR_RESULT...")
+@shared.comparison_options
+@shared.pass_options
+@shared.device_option
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.missing_option
+@shared.nonfinite_option
+@shared.json_option
+@shared.quiet_option
+@click.pass_obj
+def compare(
+    check: Check | None, /, sources: tuple[str, ...], metric: str, scores_file: str | None, rule: str | None,
+    allow_mixed: bool, json_file: str | None, quiet: bool, debug: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Rank runs: dumps, which are scored first, JSON results and state files."""
+    from rankme_stream.comparing import compare as compare_runs
+    from rankme_stream.results import entries
+    from rankme_stream.runs import check_metric, options_for
+    from rankme_stream.scores import matched, read_scores
+
+    check_metric(metric)
+    if json_file is not None:
+        console.check_writable(json_file)
+    named = [entry for source in sources for entry in entries(source)]
+    lines = None
+    if scores_file is not None:  # before hours are spent on what it does not name
+        lines = matched(read_scores(scores_file), [(entry.uri, entry.place) for entry in named])
+    found, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
+    if not found:
+        raise click.exceptions.Exit(worst)
+    comparison = compare_runs(
+        list(found.values()), metric=metric, scores=None if lines is None else [lines[place] for place in found],
+        selects=rule is not None, allow_mixed=allow_mixed, confidence=options["confidence"], seed=options["seed"],
+        left_out=left_out,
+    )  # fmt: skip
+    shown = list(comparison.selected) if quiet else [str(comparison)]
+    if json_file != "-" and shown:
+        console.print_out("\n".join(shown))
+    if json_file is not None:
+        console.write(json_file, json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _runs(
+    entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
+) -> tuple[dict[int, Run], list[dict[str, Any]], int]:
+    """Return the runs by their place among the entries, what has no result as an error, and the exit code."""
+    from rankme_stream.runs import Run
+
+    runs: dict[int, Run] = {}
+    left_out, worst = [], 0
+    for place, entry in enumerate(entries):
+        try:
+            with console.Reporter(quiet, check) as progress, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                runs[place] = Run.of(entry.document(progress=progress, **options), entry.place)
+        except RankMeError as error:
+            if len(entries) == 1 or debug:
+                raise
+            console.report(error)
+            worst = max(worst, error.exit_code)
+            left_out.append({"source": {"uri": entry.uri}, "error": _described(error)})
+            continue
+        worst = max(worst, _told(caught))
+    return runs, left_out, worst
+
+
+def _described(error: RankMeError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
 
 
 @cli.command()
@@ -280,8 +335,7 @@ def _score(
                     raise
                 console.report(error)
                 worst = max(worst, error.exit_code)
-                described = {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
-                output.add({"schema_version": 1, "source": {"uri": source}, "error": described})
+                output.add({"schema_version": 1, "source": {"uri": source}, "error": _described(error)})
                 continue
             _show(measurement, json_file, quiet)
             output.add(measurement.to_dict())

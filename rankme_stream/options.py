@@ -140,6 +140,18 @@ nonfinite_option = click.option(
     "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
     help="Rows with NaN or infinity: refuse, or leave out and count.",
 )  # fmt: skip
+comparison_options = _add(
+    [
+        click.option("--metric", default="rankme", show_default=True, metavar="NAME",
+                     help="What is compared: rankme, normalized.vendi, dims.64.rankme, presets.reptrix, ..."),
+        click.option("--scores", "scores_file", metavar="CSV",
+                     help="Downstream scores: columns source, score and, if need be, sweep and hyperparameter."),
+        click.option("--select", "rule", type=click.Choice(["highest"]),
+                     help="Select the highest; of those that intervals cannot tell from it, the least hyperparameter."),
+        click.option("--allow-mixed", is_flag=True,
+                     help="Compare by several definitions, widths or normalisations, and say so."),
+    ]
+)  # fmt: skip
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout, and then nothing else is there."
 )
