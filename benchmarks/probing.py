@@ -81,7 +81,8 @@ def task(labelled: Labelled) -> Task:
 
 def rotated(images: np.ndarray) -> np.ndarray:
     """Return the images turned by 30 degrees, which is beyond what the training shows."""
-    return ndimage.rotate(images, DEGREES, axes=(1, 2), reshape=False, order=1).astype(np.float32)
+    turned: np.ndarray = ndimage.rotate(images, DEGREES, axes=(1, 2), reshape=False, order=1)
+    return turned.astype(np.float32)
 
 
 def noised(images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,16 @@ from benchmarks.sweeps import CENTRE
 OUT = "out of distribution"
 TARGETS = (IN, IN_FEW, OUT)
 KINDS = ("embeddings", "representations")
-# The larger, the better it is said to be: alpha-ReQ by how near it is to 1 (Agrawal et al., NeurIPS 2022).
-MERITS: Mapping[str, tuple[str, Callable[[float], float]]] = {
+
+
+def nearness_to_one(alpha: float) -> float:
+    """Return what alpha-ReQ is judged by (Agrawal et al., NeurIPS 2022): its distance to 1, negated."""
+    return -abs(alpha - 1.0)
+
+
+MERITS: Mapping[str, tuple[str, Callable[[float], float]]] = {  # the larger, the better
     "RankMe": ("rankme", float),
-    "alpha-ReQ": ("alpha_req", lambda value: -abs(value - 1.0)),
+    "alpha-ReQ": ("alpha_req", nearness_to_one),
     "LiDAR": ("lidar", float),
     "participation ratio": ("participation_ratio", float),
 }
@@ -60,14 +67,14 @@ def candidates(name: str, rows: Sequence[Mapping[str, Any]]) -> Candidates:
     settings = list(dict.fromkeys(setting for setting, _ in ends))
     seeds = sorted({seed for _, seed in ends})
 
-    def columns(value: Callable[[Mapping[str, Any]], float]) -> np.ndarray:
-        return np.array([[value(ends[setting, seed]) for setting in settings] for seed in seeds])
+    def columns(value: Callable[..., float], *chosen: str) -> np.ndarray:
+        return np.array([[value(ends[setting, seed], *chosen) for setting in settings] for seed in seeds])
 
     return Candidates(
         name,
         [f"{loss} {sweep}" if value is None else f"{loss} {sweep} {value:g}" for loss, sweep, value in settings],
-        {target: columns(lambda row, target=target: accuracy(row, target)) for target in TARGETS},
-        {chosen: columns(lambda row, chosen=chosen: merit(row, *chosen)) for chosen in SELECTORS},
+        {target: columns(accuracy, target) for target in TARGETS},
+        {chosen: columns(merit, *chosen) for chosen in SELECTORS},
         [place for place, (_, sweep, _) in enumerate(settings) if sweep == CENTRE],
     )
 
@@ -81,7 +88,7 @@ def accuracy(row: Mapping[str, Any], target: str) -> float:
     found = row["accuracy"]
     if found is None:
         return math.nan
-    return float(np.mean([found[part] for part in (ROTATED, NOISED, OTHER)]) if target == OUT else found[target])
+    return fmean(found[part] for part in (ROTATED, NOISED, OTHER)) if target == OUT else float(found[target])
 
 
 def merit(row: Mapping[str, Any], metric: str, kind: str) -> float:
@@ -188,8 +195,8 @@ def path(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         at = [row for row in rows if row["sweep"] == CENTRE and row["step"] == step]
         found.append({
             "step": step,
-            **{f"RankMe, {kind}": number(np.mean([merit(row, "RankMe", kind) for row in at])) for kind in KINDS},
-            **{target: number(np.mean([accuracy(row, target) for row in at])) for target in TARGETS},
+            **{f"RankMe, {kind}": number(fmean(merit(row, "RankMe", kind) for row in at)) for kind in KINDS},
+            **{target: number(fmean(accuracy(row, target) for row in at)) for target in TARGETS},
         })  # fmt: skip
     return found
 
