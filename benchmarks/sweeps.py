@@ -68,13 +68,7 @@ def trainings(
 ) -> list[Training]:
     """Return the trainings of one sweep without its centre, or of the centre, which is dumped on the way too."""
     centre = Setting(loss)
-    settings = (
-        [centre]
-        if sweep == CENTRE
-        else [
-            replace(centre, **{sweep: value})
-            for value in values  # type: ignore[arg-type]
-        ]
-    )
+    swept = [replace(centre, **{sweep: value}) for value in values]  # type: ignore[arg-type]
+    settings = [centre] if sweep == CENTRE else swept
     steps = sorted({*dumped, n_steps}) if sweep == CENTRE else [n_steps]
     return [Training(images, sweep, setting, seed, n_steps, steps) for setting in settings for seed in range(seeds)]
