@@ -9,10 +9,12 @@ of it. Takes torch, mlxtend and matplotlib (the extra ``bench``).
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +51,50 @@ def plan(size: Size) -> Plan:
 def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
     """Train, dump, score and probe; return a row for every dump."""
     with tempfile.TemporaryDirectory() as name:
-        folder, parts = Path(name), min(machine.cores(), len(planned))
+        folder = Path(name)
         plain = [training.to_dict() for training in planned]
         (folder / "trainings.json").write_text(json.dumps(plain), encoding="utf-8")
-
-        def train(part: int) -> list[dict[str, Any]]:
-            command = [sys.executable, "-m", "benchmarks.pretraining", str(folder), str(part), str(parts)]
-            return [json.loads(line) for line in runs.run(command, environment=_ONE_THREAD).output.splitlines()]
-
-        with ThreadPoolExecutor(parts) as pool:
-            rows = [row for made in pool.map(train, range(parts)) for row in made]
+        rows = train(folder, min(machine.cores(), len(planned)))
         stores = [row["dump"] for row in rows if row["dump"]]
         metrics = {kind: scored(stores, kind) if stores else {} for kind in selectors.KINDS}
     for row in rows:
         store = row.pop("dump")
         row["metrics"] = {kind: metrics[kind][store] for kind in selectors.KINDS} if store else None
     return sorted(rows, key=lambda row: (row["value"] or 0.0, row["seed"], row["step"]))
+
+
+def train(folder: Path, parts: int) -> list[dict[str, Any]]:
+    """Make a folder's trainings in so many processes of one thread, and return what they print; they end with us.
+
+    Raises
+    ------
+    RuntimeError
+        If one fails; the text is the end of its stderr.
+    """
+    command = [sys.executable, "-m", "benchmarks.pretraining", str(folder)]
+    with ExitStack() as stack:
+        children = []
+        for part in range(parts):
+            out, errors = (stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
+            child = subprocess.Popen(
+                [*command, str(part), str(parts)],
+                cwd=runs.ROOT,
+                env=os.environ | _ONE_THREAD,
+                stdout=out,
+                stderr=errors,
+            )
+            stack.callback(child.wait)
+            stack.callback(child.kill)
+            children.append((child, out, errors))
+        rows = []
+        for child, out, errors in children:
+            code = child.wait()
+            out.seek(0)
+            errors.seek(0)
+            if code:
+                raise RuntimeError(f"a training ended with {code}: {errors.read()[-2000:]}")
+            rows += [json.loads(line) for line in out]
+    return rows
 
 
 def scored(stores: Sequence[str], kind: str) -> dict[str, dict[str, float | None]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 CENTRE = "centre"
 
-_TRAINING = {"learning_rate": (1e-4, 5e-4, 1e-2, 5e-2), "weight_decay": (0.0, 1e-3, 1e-1, 1.0)}
+_TRAINING = {"learning_rate": (1e-4, 5e-4, 1e-2, 5e-2), "weight_decay": (0.0, 1e-1, 1.0, 10.0)}
 SWEEPS: Mapping[str, Mapping[str, Sequence[float]]] = {  # besides the centre, whose values are those of `Setting`
     "SimCLR": {"temperature": (0.05, 0.1, 0.5, 1.0), **_TRAINING},
     "VICReg": {
