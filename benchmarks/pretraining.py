@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import probing
-from benchmarks.sweeps import Setting, Training
+from benchmarks.sweeps import VIEWED, VIEWS, Setting, Training
 
 _CHANNELS = 16  # of the first convolution; the representation has four times as many
 _EMBEDDING = 256
@@ -30,7 +30,6 @@ _WARM_UP = 0.05  # of the steps
 _ROTATION, _SCALE, _SHIFT = 0.26, 0.15, 0.15  # radians, relative, half-widths of the image: largest of each
 _INTENSITY, _NOISE = 0.4, 0.1
 _BLOCK = 2048  # images encoded at once
-VIEWED, VIEWS = 500, 10  # images whose views are dumped, and views of each
 
 
 @dataclass(frozen=True)
@@ -160,14 +159,17 @@ def _tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images)[:, None]
 
 
-def dump(net: Network, images: Tensor, store: Path) -> None:
-    """Store embeddings and representations of images, and of ten random views of each of the first 500.
+def dump(net: Network, images: Tensor, store: Path, *, has_views: bool) -> None:
+    """Store embeddings and representations of images, and, for LiDAR, of random views of the first of them.
 
     The views are the same whatever the network; those of an image lie together.
     """
-    views = augmented(images[:VIEWED].repeat_interleave(VIEWS, 0), torch.Generator().manual_seed(0))
+    shown_as = {"": images}
+    if has_views:
+        views = images[:VIEWED].repeat_interleave(VIEWS, 0)
+        shown_as["_views"] = augmented(views, torch.Generator().manual_seed(0))
     group = zarr.open_group(store, mode="w")
-    for name, shown in (("", images), ("_views", views)):
+    for name, shown in shown_as.items():
         for kind, rows in zip(("representations", "embeddings"), net.encode(shown), strict=True):
             group.create_array(kind + name, data=rows, chunks=rows.shape)
 
@@ -178,7 +180,7 @@ def dumped(training: Training, task: probing.Task, folder: Path) -> Iterator[dic
     steps = []
     for step, net in trained(images, training):
         store = folder / f"{training.sweep} {training.value} {training.seed} {step}.zarr"
-        dump(net, images, store)
+        dump(net, images, store, has_views=step == training.n_steps)
         accuracy = probing.accuracies(lambda rows, net=net: net.encode(_tensor(rows))[0], task)  # type: ignore[misc]
         steps.append(step)
         yield _named(training, step) | {"dump": str(store), "accuracy": accuracy}

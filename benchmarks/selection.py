@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,9 @@ from typing import Any
 
 from benchmarks import probing, runs, selectors, verdicts
 from benchmarks.experiment import Experiment, Size
-from benchmarks.sweeps import CENTRE, SWEEPS, Training, trainings
+from benchmarks.sweeps import CENTRE, SWEEPS, VIEWS, Training, trainings
 from rankme_stream import machine
 
-_VIEWS = 10  # of an image, which lie together in a dump: `pretraining.VIEWS`
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -56,7 +56,10 @@ def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
         (folder / "trainings.json").write_text(json.dumps(plain), encoding="utf-8")
         rows = train(folder, min(machine.cores(), len(planned)))
         stores = [row["dump"] for row in rows if row["dump"]]
-        metrics = {kind: scored(stores, kind) if stores else {} for kind in selectors.KINDS}
+        viewed = [row["dump"] for row in rows if row["dump"] and row["step"] == planned[0].n_steps]
+        with ThreadPoolExecutor(len(selectors.KINDS)) as pool:  # two commands at once
+            found = pool.map(lambda kind: scored(stores, viewed, kind), selectors.KINDS)
+            metrics = dict(zip(selectors.KINDS, found, strict=True))
     for row in rows:
         store = row.pop("dump")
         row["metrics"] = {kind: metrics[kind][store] for kind in selectors.KINDS} if store else None
@@ -97,10 +100,10 @@ def train(folder: Path, parts: int) -> list[dict[str, Any]]:
     return rows
 
 
-def scored(stores: Sequence[str], kind: str) -> dict[str, dict[str, float | None]]:
-    """Return by store what ``rankme score`` says of its rows, and LiDAR of its views."""
+def scored(stores: Sequence[str], viewed: Sequence[str], kind: str) -> dict[str, dict[str, float | None]]:
+    """Return by store what ``rankme score`` says of its rows, and LiDAR of its views where it has some."""
     plain = score([f"{store}::{kind}" for store in stores])
-    views = _views(stores, kind)
+    views = _views(viewed, kind)
     return {
         store: {name: plain[f"{store}::{kind}"][name] for name in ("rankme", "alpha_req", "participation_ratio")}
         | {"lidar": views.get(store)}
@@ -111,12 +114,14 @@ def scored(stores: Sequence[str], kind: str) -> dict[str, dict[str, float | None
 def _views(stores: Sequence[str], kind: str) -> dict[str, float | None]:
     if "--group-by" not in runs.run([sys.executable, "-m", "rankme_stream", "score", "--help"]).output:
         return {}  # this release has no LiDAR
-    found = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{_VIEWS}")
-    return {store: found[f"{store}::{kind}_views"]["lidar"] for store in stores}
+    found = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{VIEWS}")
+    return {store: found[f"{store}::{kind}_views"].get("lidar") for store in stores}
 
 
 def score(uris: Sequence[str], *options: str) -> dict[str, dict[str, float | None]]:
     """Return the values of every metric by source, all scored by one command."""
+    if not uris:
+        return {}  # all diverged
     command = [sys.executable, "-m", "rankme_stream", "score", *uris, "--json", "-", *options]
     lines = [json.loads(line) for line in runs.run(command).output.splitlines()]
     return {
@@ -147,7 +152,7 @@ def _sizes(images: str) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print the tables, write and draw them where asked."""
-    minutes: dict[Size, str] = {"quick": "20 s", "default": "40 minutes on two cores", "full": "3 hours on two cores"}
+    minutes: dict[Size, str] = {"quick": "20 s", "default": "35 minutes on two cores", "full": "3 hours on two cores"}
     experiment = Experiment("selection", __doc__, minutes)
     experiment.start()
     result = experiment.finish(measured(experiment, plan(experiment.size)), verdicts.markdown)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 CENTRE = "centre"
+VIEWED, VIEWS = 300, 10  # images whose views are dumped at the end of a training, and views of each
 
 _TRAINING = {"learning_rate": (1e-4, 5e-4, 1e-2, 5e-2), "weight_decay": (0.0, 1e-1, 1.0, 10.0)}
 SWEEPS: Mapping[str, Mapping[str, Sequence[float]]] = {  # besides the centre, whose values are those of `Setting`

@@ -13,7 +13,7 @@ from benchmarks import selectors
 from benchmarks.experiment import table
 from benchmarks.probing import DEGREES, DRAWS, FEW, IN, IN_FEW, NOISE, SOURCE_CLASSES
 from benchmarks.selectors import OUT, RANKME, TARGETS
-from benchmarks.sweeps import CENTRE, Setting
+from benchmarks.sweeps import CENTRE, VIEWED, VIEWS, Setting
 
 _LABELS = {IN: "in distribution", IN_FEW: f"in distribution, {FEW} labels a class", OUT: OUT}
 _SHORT = {"embeddings": "emb.", "representations": "rep."}
@@ -77,7 +77,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['command']}`, {result['date']}, {result['machine']}. {result['seeds']} seeds of {result['steps']:,} "
         "steps for every setting, on one thread each; a convolutional encoder (64 features: the representations) and a "
         "projector of two layers (256: the embeddings). Metrics are those of `rankme score`: of the images trained on, "
-        "as they are; LiDAR of ten random views of each of 500 of them. A logistic regression on the frozen "
+        f"as they are; LiDAR of {VIEWS} random views of each of {VIEWED} of them. A logistic regression on the frozen "
         f"representations gives the accuracies. Networks see digits 0 to {SOURCE_CLASSES - 1}; out of distribution is "
         f"the mean of three: test images turned by {DEGREES:.0f} degrees, test images with noise of {NOISE}, and the "
         f"digits from {SOURCE_CLASSES} on, with {FEW} labels of each ({DRAWS} draws).",
@@ -228,9 +228,10 @@ def _choices(rows: Rows, target: str) -> list[str]:
 def _best(mean: Mapping[str, Any]) -> str:
     told = [one for one in mean["selectors"] if one["lost"]["value"] is not None]
     told.sort(key=lambda one: one["lost"]["value"])
-    return f"{_LABELS[mean['target']].capitalize()}, points lost on average over the sweeps: " + ", ".join(
-        f"{one['metric']} of {one['kind']} {one['lost']['value']:.2f}" for one in told
-    ) + "."  # fmt: skip
+    text = f"{_LABELS[mean['target']].capitalize()}, points lost on average over the sweeps: "
+    text += ", ".join(f"{one['metric']} of {one['kind']} {one['lost']['value']:.2f}" for one in told)
+    missing = [f"{one['metric']} of {one['kind']}" for one in mean["selectors"] if one not in told]
+    return f"{text}; no value in every sweep: {', '.join(missing)}." if missing else f"{text}."
 
 
 def _undertrained(loss: str, path: Rows) -> list[str]:
