@@ -235,8 +235,8 @@ def test_the_losses_are_those_of_their_papers_where_they_have_a_closed_form():
     # collapsed: every deviation is sqrt(1e-4), everything else 0
     collapsed = torch.ones(n, 3)
     assert float(pretraining.vicreg(collapsed, collapsed, Setting("VICReg"))) == pytest.approx(25.0 * 0.99, rel=1e-5)
-    # two features, the second the first's negative: correlations 1, -1, -1, 1
+    # three features, alike but for their signs: every correlation is 1 or -1, six of them off the diagonal
     column = torch.linspace(-1.0, 1.0, n)
-    pair = torch.stack([column, -column], 1)
-    twins = pretraining.barlow_twins(pair, pair, Setting("Barlow Twins"))
-    assert float(twins) == pytest.approx(2 * 5e-3, rel=1e-3)
+    alike = torch.stack([column, -column, column], 1)
+    twins = pretraining.barlow_twins(alike, alike, Setting("Barlow Twins"))
+    assert float(twins) == pytest.approx(6 * 5e-3, rel=1e-3)
