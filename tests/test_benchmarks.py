@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ NAMES = [
     "intervals",
     "sampled",
     "scaling",
+    pytest.param(
+        "selection", marks=pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
+    ),
     "speed",
     "wide",
 ]
