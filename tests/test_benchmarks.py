@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 NAMES = [
+
     "accuracy",
     "billion",
     "chaos",
