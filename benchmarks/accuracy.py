@@ -1,8 +1,9 @@
 """What an approximation costs, and what it says of itself: error, interval, time and memory of every way to RankMe.
 
-``python -m benchmarks.accuracy`` stores rows of eight known spectra, of 256 features (``--full``: and 1,024), and the
-bundled dump of real embeddings, and scores them exactly, by sketches and samples of several sizes, by a truncated SVD
-and by the randomized SVDs of scikit-learn and dask, each in a process of its own.
+``python -m benchmarks.accuracy`` stores rows of eight known spectra, of 256 features (``--full``: and 1,024), the
+bundled dump of real embeddings, and wider rows of singular values that are known without an SVD (4,096 features;
+``--full``: and 16,384), and scores them exactly, by sketches of one and several passes, by samples of several sizes, by
+a truncated SVD and by the randomized SVDs of scikit-learn and dask, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ import zarr
 from threadpoolctl import threadpool_limits
 
 import rankme_stream as rs
-from benchmarks import runs
+from benchmarks import runs, wide
 from benchmarks.experiment import Experiment, Size, table
 from rankme_stream import metrics
 from rankme_stream.errors import UsageError
 from rankme_stream.testing import matrix_with_spectrum
 
 _ROWS = 40  # times the features
-_CHUNK_ROWS = 1024
+_CHUNK_ROWS, _WIDE_ROWS = 1024, 256  # of a chunk
 _BOUNDS = (0.01, 0.001)
 _SLACK = 1e-9  # relative: of the truth, an SVD in float64
 
@@ -48,6 +49,8 @@ SPECTRA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spiked": lambda k: np.where(k <= 4, 30.0, 1.0),
 }
 REAL = "real embeddings"
+_WIDE_FROM = 4096  # features, from which on the singular values are planted and no dense SVD is taken
+_EXACT_TO = 1024  # features, up to which QR and float32 are tried
 
 
 @dataclass(frozen=True)
@@ -108,42 +111,59 @@ def _dask(uri: str, rank: int) -> dict[str, Any]:
 
 def methods(n_features: int) -> list[Method]:
     """Return every way, at the sizes that make sense for so many features."""
-    found = [
-        Method("gram float64", None, partial(_ours, method="gram")),
-        Method("gram float32", None, partial(_ours, method="gram", precision="float32")),
-        Method("tsqr", None, partial(_ours, method="tsqr")),
-    ]
-    for part in (16, 8, 4):
-        rank = n_features // part
+    found = [Method("gram float64", None, partial(_ours, method="gram"))]
+    if n_features <= _EXACT_TO:
+        found += [
+            Method("gram float32", None, partial(_ours, method="gram", precision="float32")),
+            Method("tsqr", None, partial(_ours, method="tsqr")),
+        ]
+    ranks = (64, 16) if n_features >= _WIDE_FROM else (16, 8, 4)
+    for rank in (n_features // part for part in ranks):
         found += [
             Method("rsvd", rank, partial(_ours, method="rsvd", rank=rank)),
+            *(
+                Method(f"rsvd, {passes} passes", rank, partial(_ours, method="rsvd", rank=rank, passes=passes))
+                for passes in (2, 3)
+            ),
             Method("frequent directions", rank, partial(_ours, method="frequent-directions", rank=rank)),
-            Method("truncated SVD", rank, partial(_truncated, rank=rank)),
+            *[Method("truncated SVD", rank, partial(_truncated, rank=rank))] * (n_features < _WIDE_FROM),
             Method("scikit-learn randomized_svd", rank, partial(_sklearn, rank=rank)),
             Method("dask svd_compressed", rank, partial(_dask, rank=rank)),
         ]
-    for times in (13, 19):
-        n_rows = times * n_features
-        found.append(Method("sample", n_rows, partial(_ours, sample=True, max_rows=n_rows)))
+    for n_rows in (times * n_features for times in (13, 19)):
+        if n_features < _WIDE_FROM:
+            found.append(Method("sample", n_rows, partial(_ours, sample=True, max_rows=n_rows)))
     return found
 
 
 @contextmanager
 def stored(spectrum: str, n_features: int) -> Iterator[tuple[str, float]]:
     """Store rows of a spectrum in a temporary folder; give their path and the RankMe of what is stored."""
-    if spectrum == REAL:
-        with as_file(files("rankme_stream") / "data" / "minilm-docstrings-4096.zarr") as path:
-            source = rs.open_source(f"{path}::embeddings")
-            rows = source.read(0, source.shape[0])
-    else:
-        planted = SPECTRA[spectrum](np.arange(1.0, n_features + 1))
-        rows = matrix_with_spectrum(planted, n_rows=_ROWS * n_features, n_features=n_features).astype(np.float32)
-        rows *= np.float32(np.sqrt(rows.size) / np.linalg.norm(rows))
-    true = _rankme(np.linalg.svd(np.linalg.qr(rows.astype(np.float64), mode="r"), compute_uv=False))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.zarr"
-        zarr.create_array(path, data=rows, chunks=(_CHUNK_ROWS, rows.shape[1]))
-        yield str(path), true
+        path = str(Path(folder) / "rows.zarr")
+        if n_features >= _WIDE_FROM:
+            rows = wide.Walsh(spectrum, n_features)
+            made = zarr.create_array(path, shape=rows.shape, dtype=np.float64, chunks=(_WIDE_ROWS, n_features))
+            for start in range(0, rows.shape[0], _WIDE_ROWS):
+                made[start : start + _WIDE_ROWS] = rows.read(start, start + _WIDE_ROWS)
+            yield path, metrics.rankme(wide.planted(spectrum, n_features))
+            return
+        dense = _real() if spectrum == REAL else _rows(spectrum, n_features)
+        zarr.create_array(path, data=dense, chunks=(_CHUNK_ROWS, dense.shape[1]))
+        yield path, _rankme(np.linalg.svd(np.linalg.qr(dense.astype(np.float64), mode="r"), compute_uv=False))
+
+
+def _real() -> np.ndarray:
+    with as_file(files("rankme_stream") / "data" / "minilm-docstrings-4096.zarr") as path:
+        source = rs.open_source(f"{path}::embeddings")
+        return np.asarray(source.read(0, source.shape[0]))
+
+
+def _rows(spectrum: str, n_features: int) -> np.ndarray:
+    planted = SPECTRA[spectrum](np.arange(1.0, n_features + 1))
+    rows = matrix_with_spectrum(planted, n_rows=_ROWS * n_features, n_features=n_features).astype(np.float32)
+    rows *= np.float32(np.sqrt(rows.size) / np.linalg.norm(rows))
+    return rows
 
 
 def scored(spectrum: str, n_features: int) -> list[dict[str, Any]]:
@@ -176,7 +196,9 @@ def measured(
     experiment: Experiment, widths: Sequence[int], spectra: Sequence[str], *, has_real: bool
 ) -> dict[str, Any]:
     """Measure everything."""
-    cases = [(name, n_features) for n_features in widths for name in spectra]
+    cases = [
+        (name, n_features) for n_features in widths for name in (wide.SPECTRA if n_features >= _WIDE_FROM else spectra)
+    ]
     cases += [(REAL, 384)] * has_real
     rows = [
         row for name, n_features in cases for row in experiment.part(f"{name}, {n_features}", scored, name, n_features)
@@ -197,6 +219,13 @@ def _cheapest(rows: Sequence[dict[str, Any]], key: str, bound: float) -> str:
     return f"{_label(best)} ({best['elapsed_s']:.2f} s)"
 
 
+def _needed(rows: Sequence[dict[str, Any]], group: tuple[str, int], method: str, key: str) -> str:
+    """Name the least rank tried at which an error or a half-width of a spectrum is within 1 %."""
+    mine = [row for row in rows if (row["spectrum"], row["features"], row["method"]) == (*group, method)]
+    ranks = [row["size"] for row in mine if row[key] is not None and row[key] <= _BOUNDS[0]]
+    return f"{min(ranks):,}" if ranks else "-"
+
+
 def _approximate(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["size"] is not None]
 
@@ -209,9 +238,10 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# What an approximation costs",
         "",
-        f"`{result['command']}`, {result['date']}, {result['machine']}. Rows of {_ROWS} D in float32; every way in a "
-        "process of its own, seconds without its start; the truth is an SVD in float64 of what is stored. Errors and "
-        "half-widths are relative to it. Samples withhold an interval, and a value, where the rows are too few.",
+        f"`{result['command']}`, {result['date']}, {result['machine']}. Rows of {_ROWS} D in float32, from "
+        f"{_WIDE_FROM:,} features on of 2 D in float64; every way in a process of its own, seconds without its start; "
+        "the truth is an SVD in float64 of what is stored, or planted. Errors and half-widths are relative to it. "
+        "Samples withhold an interval, and a value, where the rows are too few.",
         "",
         f"Intervals of exact passes and sketches: {sum(row['held'] for row in certain)} of {len(certain)} held. Of "
         f"samples, at 95 %: {sum(row['held'] for row in stated) - sum(row['held'] for row in certain)} of "
@@ -230,6 +260,18 @@ def markdown(result: dict[str, Any]) -> str:
         ["spectrum", "D", "RankMe", "stated 1 %", "stated 0.1 %", "really 1 %", "really 0.1 %"],
         chosen,
     )
+    sketches = [name for name in dict.fromkeys(row["method"] for row in _approximate(rows)) if name != "sample"]
+    lines += table(
+        "Least rank of those tried that comes within 1 %, really / as stated",
+        ["spectrum", "D", *sketches],
+        [
+            [
+                group[0], f"{group[1]:,}",
+                *(" / ".join(_needed(rows, group, name, key) for key in ("error", "half_width")) for name in sketches),
+            ]
+            for group in groups
+        ],
+    )  # fmt: skip
     for spectrum, n_features in groups:
         group = [row for row in rows if (row["spectrum"], row["features"]) == (spectrum, n_features)]
         lines += table(
@@ -257,8 +299,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     except ImportError:
         print(f"{path.name} is not drawn: matplotlib is not installed")
         return
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    times, widths = figure.subplots(1, 2)
+    figure = Figure(figsize=(20, 6), layout="constrained")
+    times, widths, ranks = figure.subplots(1, 3)
     for name in dict.fromkeys(row["method"] for row in _approximate(result["rows"])):
         mine = [row for row in _approximate(result["rows"]) if row["method"] == name and row["error"]]
         times.loglog([row["elapsed_s"] for row in mine], [row["error"] for row in mine], "o", label=name, alpha=0.6)
@@ -271,8 +313,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
     widths.loglog(ends, ends, "k--", label="half-width = error")
     times.set(xlabel="seconds", ylabel="relative error", title="error against time")
     widths.set(xlabel="relative error", ylabel="relative half-width", title="what is stated against what is so")
-    for axes in (times, widths):
-        axes.legend()
+    for spectrum in dict.fromkeys(row["spectrum"] for row in result["rows"]):
+        for passes, style in (("rsvd", ":"), ("rsvd, 3 passes", "-")):
+            mine = [row for row in result["rows"] if (row["spectrum"], row["method"]) == (spectrum, passes)]
+            mine = [row for row in mine if row["features"] == mine[0]["features"] and row["half_width"]]
+            colour = f"C{list(SPECTRA).index(spectrum) if spectrum in SPECTRA else 9}"
+            parts = [row["size"] / row["features"] for row in mine]
+            label = f"{spectrum}, {passes}"
+            ranks.loglog(parts, [row["half_width"] for row in mine], style, color=colour, marker="o", label=label)
+    ranks.axhline(_BOUNDS[0], color="k", linestyle="--")
+    ranks.set(xlabel="rank / D", ylabel="relative half-width", title="rank needed for a stated 1 %")
+    for axes in (times, widths, ranks):
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)
 
 
@@ -286,11 +338,12 @@ def main() -> int:
         os.environ["PYTHONWARNINGS"] = "ignore"
         print(json.dumps(methods(n_features)[int(place)].solve(uri)))
         return 0
-    minutes: dict[Size, str] = {"quick": "30 s", "default": "8 minutes", "full": "30 minutes"}
+    minutes: dict[Size, str] = {"quick": "30 s", "default": "25 minutes", "full": "3 hours"}
     experiment = Experiment("accuracy", __doc__, minutes)
     experiment.start()
     sizes: dict[str, tuple[Sequence[int], Sequence[str]]] = {
-        "quick": ((64,), ("k^-1",)), "default": ((256,), tuple(SPECTRA)), "full": ((256, 1024), tuple(SPECTRA)),
+        "quick": ((64,), ("k^-1",)), "default": ((256, 4096), tuple(SPECTRA)),
+        "full": ((256, 1024, 4096, 16_384), tuple(SPECTRA)),
     }  # fmt: skip
     result = experiment.finish(
         measured(experiment, *sizes[experiment.size], has_real=experiment.size != "quick"), markdown
