@@ -31,7 +31,7 @@ from rankme_stream.devices import Device
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.rounding import U, gamma
 
-CHANCE = 1e-4  # that what is said here is wrong, half of it for each of the two bounds
+CHANCE = 1e-4  # that what is said after any of the passes is wrong
 _MARGIN = 8.0  # of eigenvalues, in units of (rows + 32) u: empirical, as for every eigensolver here
 _GROUPS = 16  # of directions, for each of which the ceilings are solved for once
 _HALVINGS = 200
@@ -66,7 +66,7 @@ class Unseen(NamedTuple):
 
 
 def told(
-    basis: Any, images: Any, probes: Any, probe_images: Any, *, scale: float, error: float, device: Device
+    basis: Any, images: Any, probes: Any, probe_images: Any, *, scale: float, error: float, turn: int, device: Device
 ) -> Unseen:  # fmt: skip
     """Return what images of a basis and of probes tell.
 
@@ -78,6 +78,8 @@ def told(
         Shape ``(k, D)``: standard normal numbers times ``scale``, drawn without regard to the basis, and their images.
     error
         Images are off by no more than this times the Frobenius norm of what they are images of.
+    turn
+        Number of the pass: after the t-th, ``CHANCE`` / 2^t is the chance, so that looking after each costs nothing.
 
     Notes
     -----
@@ -105,13 +107,13 @@ def told(
     count = int(probes.shape[0])
     mean_square = (norm(found) + found_off) ** 2 / count / scale**2
     top = math.sqrt(_largest(found, device)) + found_off
-    largest, most = limits(mean_square, (top / scale) ** 2, count)
+    largest, most = limits(mean_square, (top / scale) ** 2, count, CHANCE * 0.5**turn)
     likely = min(most, norm(found) ** 2 / count / scale**2)
     seen = _Seen(device.download((core + core.T) / 2.0), device.download(residual @ residual.T), off, largest)
     return Unseen(seen.ceilings(), largest, seen.start, *(math.sqrt(seen.past(rest)) for rest in (most, likely)))
 
 
-def limits(mean_square: float, top_square: float, count: int) -> tuple[float, float]:
+def limits(mean_square: float, top_square: float, count: int, chance: float) -> tuple[float, float]:
     """Return upper confidence limits of the largest eigenvalue and of the sum of all squares.
 
     Parameters
@@ -120,11 +122,13 @@ def limits(mean_square: float, top_square: float, count: int) -> tuple[float, fl
         Mean of |E w|^2 over ``count`` probes.
     top_square
         Square of the largest singular value of the matrix of all E w.
+    chance
+        That one of them is wrong, half of it for each.
     """
-    largest_square = top_square / (2.0 * float(gammaincinv(count / 2.0, CHANCE / 2.0)))
+    largest_square = top_square / (2.0 * float(gammaincinv(count / 2.0, chance / 2.0)))
     if mean_square == 0.0 or largest_square == 0.0:
         return math.sqrt(largest_square), mean_square
-    wanted = math.log(2.0 / CHANCE)
+    wanted = math.log(2.0 / chance)
 
     def is_excluded(most: float) -> bool:
         ratio = most / mean_square

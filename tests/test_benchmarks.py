@@ -14,7 +14,6 @@ ROOT = Path(__file__).parent.parent
 
 
 NAMES = [
-
     "accuracy",
     "billion",
     "chaos",

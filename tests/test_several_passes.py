@@ -85,15 +85,14 @@ class TestLimits:
     """The limits from probes fail as seldom as they say, for the matrices that make it hardest."""
 
     @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [1.0, 0.9, 0.1], [1.0] + [0.3] * 40, [1.0] * 60])
-    def test_they_fail_as_seldom_as_they_say(self, weights, monkeypatch):
-        monkeypatch.setattr(unseen, "CHANCE", 0.2)
+    def test_they_fail_as_seldom_as_they_say(self, weights):
         eigenvalues, count, n_draws = np.array(weights), 8, 2000
         generator = np.random.default_rng(len(weights))
         failed = 0
         for _ in range(n_draws):
             images = eigenvalues[:, None] * generator.standard_normal((eigenvalues.size, count))
             mean_square = float((images**2).sum()) / count
-            largest, most = unseen.limits(mean_square, float(np.linalg.norm(images, 2)) ** 2, count)
+            largest, most = unseen.limits(mean_square, float(np.linalg.norm(images, 2)) ** 2, count, 0.2)
             failed += largest < eigenvalues.max() or most < (eigenvalues**2).sum()
         assert failed <= 0.2 * n_draws
         if len(weights) == 1:
@@ -101,11 +100,12 @@ class TestLimits:
 
     def test_many_equal_eigenvalues_are_told_sharply(self):
         images = np.random.default_rng(0).standard_normal((500, PROBES))
-        _, most = unseen.limits(float((images**2).sum()) / PROBES, float(np.linalg.norm(images, 2)) ** 2, PROBES)
+        mean_square, top_square = float((images**2).sum()) / PROBES, float(np.linalg.norm(images, 2)) ** 2
+        _, most = unseen.limits(mean_square, top_square, PROBES, unseen.CHANCE)
         assert 500.0 <= most <= 1.25 * 500.0
 
     def test_what_is_zero_is_told_as_zero(self):
-        assert unseen.limits(0.0, 0.0, PROBES) == (0.0, 0.0)
+        assert unseen.limits(0.0, 0.0, PROBES, unseen.CHANCE) == (0.0, 0.0)
 
 
 def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:

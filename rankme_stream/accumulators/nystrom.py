@@ -205,7 +205,7 @@ class NystromAccumulator:
         first = self.vectors.n_directions
         return unseen.told(
             basis.vectors[:first, :], images[:first, :], basis.vectors[first:, :], images[first:, :],
-            scale=self.vectors.probe_scale, error=error, device=self.device,
+            scale=self.vectors.probe_scale, error=error, turn=self.vectors.turn, device=self.device,
         )  # fmt: skip
 
     def _basis(self) -> _Basis:
