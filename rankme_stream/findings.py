@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rankme_stream.estimates import (
     METRICS,
@@ -19,6 +19,7 @@ from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.reader import Pass
 from rankme_stream.sample import Sample
+from rankme_stream.scores import GroupScores
 from rankme_stream.spectrum import Spectrum
 
 
@@ -33,6 +34,7 @@ class Findings:
     presets: dict[str, Estimate]
     normalized: dict[str, Estimate]
     dims: dict[int, dict[str, Estimate]]
+    groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
 def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> Findings:
@@ -46,6 +48,7 @@ def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int
         estimate_presets(done.spectrum),
         estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
         {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
+        {} if done.partial.groups is None else GroupScores(done.partial.groups.closed),
     )
 
 

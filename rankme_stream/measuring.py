@@ -35,6 +35,7 @@ def measure(
     seed: int = 0,
     normalize: bool = False,
     dims: Sequence[int] = (),
+    groups: Any = None,
     workers: int | None = None,
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
@@ -70,6 +71,9 @@ def measure(
         any number of workers.
     dims
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
+    groups
+        Also state every metric for each group of rows: ``rows:N`` for runs of N rows, a path of labels
+        (``labels.npy``, ``store.zarr::labels``), or an array of them, one for each row, integers or strings.
     missing
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` takes the
         array's fill value; the last two count them.
@@ -124,7 +128,7 @@ def measure(
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
         workers, memory_limit, missing, nonfinite, checkpoint, engine, client, device,
-        rank, oversampling,
+        rank, oversampling, groups,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -198,6 +202,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         plan=found.plan,
         measured=measured,
         provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | done.device.describe()], seed),
+        groups=found.groups,
     )
 
 

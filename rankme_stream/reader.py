@@ -16,6 +16,8 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.grouped import kept_dtype
+from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest
 from rankme_stream.partial import Partial, Rung, accumulator_of
 from rankme_stream.passes import Task
@@ -122,6 +124,8 @@ class Reader:
         Where the rows are computed with.
     columns, seed
         Of a sketch; 0 for other methods.
+    groups
+        Rows that passes keep apart as well; pilots do not.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -148,6 +152,7 @@ class Reader:
     device: Device = HOST
     columns: int = 0
     seed: int = 0
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -180,7 +185,10 @@ class Reader:
         sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
         engine = local.LocalEngine() if drawn else self.engine  # samples are read here
-        return self._plan(engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None)
+        groups = None if drawn else self.groups
+        return self._plan(
+            engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None, groups=groups
+        )  # fmt: skip
 
     def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
@@ -195,6 +203,7 @@ class Reader:
         sample: tuple[int, int, int] | None = None,
         *,
         has_checkpoint: bool = False,
+        groups: Groups | None = None,
     ) -> Plan:
         limits = engine.limits(self.workers, self.memory_limit)
         return make_plan(
@@ -214,6 +223,8 @@ class Reader:
             has_checkpoint=has_checkpoint and limits.keeps_state,
             columns=self.columns,
             seed=self.seed,
+            groups=groups,
+            kept_itemsize=kept_dtype(self.source.stored).itemsize,
         )
 
     def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
@@ -357,13 +368,16 @@ class Reader:
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
         return Task(
-            self.source, plan, accumulator_of(plan), plan.normalize, self.missing, self.nonfinite, weigh, self.device
-        )
+            self.source, plan, accumulator_of(plan), plan.normalize, self.missing, self.nonfinite, weigh, self.device,
+            self.groups if plan.n_groups else None,
+        )  # fmt: skip
 
 
 def check_count(partial: Partial, n_rows: int, missing: str) -> None:
     """Raise if not every row is either in or counted as left out."""
     audit = partial.audit
     left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
-    if partial.accumulators["raw"].n_rows + left_out != n_rows:
+    n_kept = partial.accumulators["raw"].n_rows
+    in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
+    if n_kept + left_out != n_rows or in_groups != n_kept:
         raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

@@ -16,6 +16,7 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
 from rankme_stream.grids import SKETCHES, columns_for
+from rankme_stream.groups import Groups, groups_of
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
@@ -25,7 +26,7 @@ from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engin
 from rankme_stream.request import Method, Precision, Request
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
-from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.sources import BlockStream, Source, is_blocks, open_source
 from rankme_stream.state import State, check_complete
 
 
@@ -43,6 +44,7 @@ def plan(
     rank: int | None = None,
     oversampling: int = 10,
     seed: int = 0,
+    groups: Any = None,
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
 
@@ -70,6 +72,8 @@ def plan(
         File that is to keep what was read; its size is planned, and nothing is looked up in it.
     rank, oversampling, seed
         Of a sketch, as for ``measure``.
+    groups
+        As for ``measure``; labels are read.
 
     Raises
     ------
@@ -86,7 +90,10 @@ def plan(
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
     columns = columns_for(method, rank, oversampling, opened.shape[1])
-    reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed)
+    reader = Reader(
+        opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed,
+        groups=_groups(groups, opened, row_range),
+    )  # fmt: skip
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
     return reader.plan(rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None)
@@ -98,6 +105,10 @@ def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple
     if not 0 <= first < last <= n_rows:
         raise UsageError(f"rows {first}:{last} are not within the {n_rows:,} rows of the source")
     return first, last
+
+
+def _groups(spec: Any, source: Source, rows: tuple[int, int]) -> Groups | None:
+    return None if spec is None else groups_of(spec, source.shape[0], rows)
 
 
 def segment(
@@ -117,6 +128,7 @@ def segment(
     rank: int | None = None,
     oversampling: int = 10,
     seed: int = 0,
+    groups: Any = None,
     progress: Report | None = None,
 ) -> State:
     """Read one part of a pass into a state file, for ``merge_states`` to put together.
@@ -129,7 +141,9 @@ def segment(
         The file; where it exists, reading goes on from it.
     method, precision
         As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, rank, oversampling, seed, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+        As for ``measure``.
+    rank, oversampling, seed, groups
         As for ``measure``.
 
     Returns
@@ -147,10 +161,13 @@ def segment(
         raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
     rungs = rungs_for(method, "float64" if precision == "auto" else precision)
     opened = open_source(source)
+    row_range = _row_range(rows, opened.shape[0])
     reader = Reader(
-        opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state),
+        opened, row_range, normalize, workers, memory_limit, missing, nonfinite, Path(state),
         device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
+        groups=_groups(groups, opened, row_range),
     )  # fmt: skip
+    _check_device(reader)
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
@@ -193,9 +210,10 @@ def read(source: Any, asked: Request, progress: Report | None) -> Read:
 def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that come once."""
     unfit = asked.sample or asked.population or asked.engine != "local"
-    if unfit or asked.rows is not None or asked.checkpoint is not None:
+    if unfit or asked.rows is not None or asked.checkpoint is not None or asked.groups is not None:
         raise UsageError(
-            "blocks come once and in order: store them, or leave sample, population, rows, checkpoint and engine out"
+            "blocks come once and in order: store them, or leave sample, population, rows, checkpoint, engine and "
+            "groups out"
         )
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
@@ -227,7 +245,9 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
         columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed,
+        _groups(asked.groups, opened, rows),
     )  # fmt: skip
+    _check_device(reader)
     rungs = reader.rungs_left(rungs)
     try:
         reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
@@ -286,6 +306,14 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         engine=engine.name,
         device=reader.device,
     )
+
+
+def _check_device(reader: Reader) -> None:
+    if reader.groups is not None and reader.device is not HOST:
+        raise UsageError(
+            f"groups are kept and scored by the processor, and the rows are on {reader.device.name}: bring them here, "
+            "or leave groups out"
+        )
 
 
 def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:

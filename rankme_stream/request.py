@@ -39,6 +39,7 @@ class Request:
     device: str = "cpu"
     rank: int | None = None
     oversampling: int = 10
+    groups: Any = None
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -64,6 +65,10 @@ class Request:
             raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:
             raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
+        if self.groups is not None and (self.sample or self.population):
+            raise UsageError("groups are of every row: leave sample and population out, or groups")
+        if self.groups is not None and self.device != "cpu":
+            raise UsageError("groups are kept and scored by the processor: leave device out, or groups")
         if self.method in SKETCHES:
             self._check_sketch()
         if self.workers is not None and self.workers < 1:
