@@ -15,6 +15,7 @@ from rankme_stream.estimates import (
     estimate_normalized,
     estimate_presets,
 )
+from rankme_stream.lidar import estimate_lidar
 from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.reader import Pass
@@ -37,18 +38,23 @@ class Findings:
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
-def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> Findings:
-    """Return the numbers of a pass over every row."""
-    accumulators = done.partial.accumulators
+def of_all(
+    done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int], confidence: float = 0.95
+) -> Findings:
+    """Return the numbers of a pass over every row; ``confidence`` is that of LiDAR's interval over groups."""
+    accumulators, groups = done.partial.accumulators, done.partial.groups
+    estimates = estimate_all(done.spectrum)
+    if groups is not None:
+        estimates["lidar"] = estimate_lidar(groups, confidence=confidence, workers=done.plan.workers)
     return Findings(
         done.plan,
         done.partial,
         done.spectrum,
-        estimate_all(done.spectrum),
+        estimates,
         estimate_presets(done.spectrum),
         estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
         {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
-        {} if done.partial.groups is None else GroupScores(done.partial.groups.closed),
+        {} if groups is None else GroupScores(groups.closed),
     )
 
 

@@ -82,7 +82,8 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     return Holdings(
         passing=small + grams + scatters + buffers + scratch,
         node=largest + closed + root.scatters,
-        telling=int(_FRAGMENTS * closed) + root.scatters + 3 * 8 * len(groups) * n_features
+        telling=int(_FRAGMENTS * closed) + root.scatters
+        + (2 + 3 * min(workers, N_BATCHES)) * 8 * len(groups) * n_features
         + (4 + 8 * min(workers, N_BATCHES)) * square,
     )  # fmt: skip
 

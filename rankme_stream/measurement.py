@@ -212,13 +212,29 @@ def table(result: Mapping[str, Any]) -> str:
         "RankMe in other conventions", result["presets"],
         lambda name: str(result["presets"][name]["details"]["definition"]),
     )  # fmt: skip
-    lines += _group_lines(result.get("groups", {}))
+    lines += _lidar_lines(result["estimates"].get("lidar")) + _group_lines(result.get("groups", {}))
     lines += [
         "",
         *_audit_lines(result["audit"], result["rows_read"] < result["source"]["n_rows"]),
         *_interval_lines(result),
     ]
     return "\n".join(lines)
+
+
+def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
+    """Return of what groups LiDAR is, and how much it would vary with them."""
+    if lidar is None:
+        return []
+    details = lidar["details"]
+    least, most = details["rows_per_group"]
+    sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    lines = ["", f"  LiDAR is of {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
+    if over := details.get("over_groups"):
+        lines.append(
+            f"  With as many other groups like these it is between {_outward(over[0], 4, math.floor)} and "
+            f"{_outward(over[1], 4, math.ceil)} with probability {details['over_groups_confidence']:g}."
+        )
+    return lines
 
 
 def _group_lines(groups: Mapping[str, Any]) -> list[str]:

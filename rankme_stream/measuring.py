@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
-from rankme_stream import machine
+from rankme_stream import lidar, machine
 from rankme_stream.engines import local
 from rankme_stream.errors import CheckpointWarning, ToleranceWarning
 from rankme_stream.estimates import definitions
@@ -59,7 +59,7 @@ def measure(
         Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
         are read again by the next arithmetic when it is not met.
     confidence
-        Probability with which intervals are to hold the error of sampling.
+        Probability with which intervals are to hold the error of sampling, and LiDAR's over groups theirs.
     sample
         Read units of rows in random order until the tolerance is met; every row where that would take half of them.
     population
@@ -73,7 +73,8 @@ def measure(
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
     groups
         Also state every metric for each group of rows: ``rows:N`` for runs of N rows, a path of labels
-        (``labels.npy``, ``store.zarr::labels``), or an array of them, one for each row, integers or strings.
+        (``labels.npy``, ``store.zarr::labels``), or an array of them, one for each row, integers or strings. And LiDAR
+        of the groups, with the interval over groups in its details.
     missing
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` takes the
         array's fill value; the last two count them.
@@ -186,7 +187,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         precision=found.plan.precision,
         engine=done.engine,
         device=done.device.name,
-        definition=definitions(),
+        definition=definitions() | ({"lidar": lidar.DEFINITION} if found.groups else {}),
         estimates=found.estimates,
         presets=found.presets,
         normalized=found.normalized,

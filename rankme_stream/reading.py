@@ -275,7 +275,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         if is_free and not float32_will_do(reader, asked.tolerance):
             del rungs[0]
         done = climb(reader, rungs, asked.tolerance, fingerprint, progress)
-        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
+        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims, asked.confidence)
         if asked.population:
             rung = (done.plan.method, done.plan.precision)
             reason = "the rows are too few to tell from them what they were drawn from"
