@@ -84,6 +84,8 @@ def plan(
     UsageError
         For options that do not go together.
     """
+    if sample and groups is not None:
+        raise UsageError("groups are of every row: leave sample out, or groups")
     opened = open_source(source)
     rung = rungs_for(method, "float64" if precision == "auto" else precision)[0]
     if workers is not None and workers < 1:
