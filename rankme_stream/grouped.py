@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import Array, StoredType
+from rankme_stream.arrays import Array, FloatArray, StoredType
 from rankme_stream.devices import Workspace
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.groups import Groups
 from rankme_stream.members import Closed, Open, pack_closed, pack_open, unpack_closed, unpack_open
-from rankme_stream.scatter import Scatter
+from rankme_stream.scatter import Scatter, joined
 
 _ROWS_AT_ONCE = 1024
+
+_MANY = 64  # groups, from which on threads share them
+
+_Make = Callable[[Workspace], Open]  # a group that is made when its turn comes
 
 
 def kept_dtype(stored: StoredType) -> np.dtype[Any]:
@@ -38,16 +44,26 @@ class Grouped:
         By batch, how the rows of closed groups lie about the means of their groups.
     unit_roundoff
         Of the stored type.
+    threads
+        That share the groups of a merge.
     """
 
     n_features: int
     unit_roundoff: float
     groups: Mapping[str, Open | Closed]
     scatters: Mapping[int, Scatter]
+    threads: int = 1
 
     @classmethod
     def of(
-        cls, rows: Array, is_kept: Array, start: int, table: Groups, unit_roundoff: float, scratch: Workspace
+        cls,
+        rows: Array,
+        is_kept: Array,
+        start: int,
+        table: Groups,
+        unit_roundoff: float,
+        scratch: Workspace,
+        threads: int = 1,
     ) -> Grouped:
         """Divide the rows of a segment.
 
@@ -65,49 +81,81 @@ class Grouped:
         order = np.argsort(codes, kind="stable")
         ordered = codes[order]
         edges = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
-        groups: dict[str, Open | Closed] = {}
+        made: dict[str, tuple[int, _Make]] = {}
         for low, high in pairwise(edges):
             code, mine = int(ordered[low]), order[low:high]
-            kept = mine[is_kept[mine]]
-            some = Open(
-                int(table.batches[code]), int(table.counts[code]), high - low, (rows[kept],) if kept.size else ()
-            )
-            groups[table.names[code]] = some.settled(n_features, scratch)
-        return cls(n_features, unit_roundoff, groups, {})._closed(list(groups), scratch)
+            batch, n_expected = int(table.batches[code]), int(table.counts[code])
+            made[table.names[code]] = batch, partial(_taken, batch, n_expected, rows, mine, is_kept)
+        groups, scatters = cls(n_features, unit_roundoff, {}, {})._made_anew(made, [], scratch)
+        return cls(n_features, unit_roundoff, groups, scatters, threads)
 
     def merge(self, other: Grouped) -> Grouped:
         """Return those of both sets of rows, ``other``'s behind; neither changes."""
-        groups, scratch = dict(self.groups), Workspace()
-        met = []
+        made: dict[str, tuple[int, _Make]] = {}
         for name, theirs in other.groups.items():
-            mine = groups.get(name)
-            if mine is None:
-                groups[name] = theirs
-                continue
-            if not (isinstance(mine, Open) and isinstance(theirs, Open)):
+            mine = self.groups.get(name)
+            if isinstance(mine, Open) and isinstance(theirs, Open):
+                made[name] = mine.batch, partial(mine.merge, theirs, self.n_features)
+            elif mine is not None:
                 raise ArithmeticCheckError(f"group {name} has more rows than were counted; please report this")
-            groups[name] = mine.merge(theirs, self.n_features, scratch)
-            met.append(name)
-        scatters = dict(self.scatters)
-        for batch, scatter in other.scatters.items():
-            scatters[batch] = scatters[batch].merge(scatter) if batch in scatters else scatter
-        return Grouped(self.n_features, self.unit_roundoff, groups, scatters)._closed(met, scratch)
+        threads = max(self.threads, other.threads)
+        whole = Grouped(self.n_features, self.unit_roundoff, {**self.groups, **other.groups}, self.scatters, threads)
+        groups, scatters = whole._made_anew(made, [other.scatters], None)
+        return Grouped(self.n_features, self.unit_roundoff, groups, scatters, threads)
 
-    def _closed(self, names: Sequence[str], scratch: Workspace) -> Grouped:
-        """Return the same with those groups of some names closed that are complete."""
-        groups, scatters = dict(self.groups), dict(self.scatters)
-        for batch, some in _by_batch(groups, names):
-            fresh, waiting, n_waiting = Scatter(self.n_features), [], 0
-            for name, group in some:
-                groups[name], centered = group.close(self.n_features, fresh, self.unit_roundoff)
-                waiting.append(centered)
-                n_waiting += len(centered)
-                if n_waiting >= _ROWS_AT_ONCE or name == some[-1][0]:  # small groups share a product
-                    fresh.add_rows(np.concatenate(waiting), scratch)
-                    waiting, n_waiting = [], 0
-            if fresh.n_groups:
-                scatters[batch] = scatters[batch].merge(fresh) if batch in scatters else fresh
-        return Grouped(self.n_features, self.unit_roundoff, groups, scatters)
+    def _made_anew(
+        self,
+        made: Mapping[str, tuple[int, _Make]],
+        others: Sequence[Mapping[int, Scatter]],
+        scratch: Workspace | None,
+    ) -> tuple[dict[str, Open | Closed], dict[int, Scatter]]:
+        """Return the groups with some made anew and closed where complete, and the scatters with those of others.
+
+        Of each batch one group at a time, so that few are whole and not closed, in an order that hangs on names alone.
+        """
+        by_batch: dict[int, dict[str, _Make]] = {
+            batch: {} for batch in sorted({batch for batch, _ in made.values()}.union(self.scatters, *others))
+        }
+        for name in sorted(made):
+            batch, make = made[name]
+            by_batch[batch][name] = make
+        threads = self.threads if len(made) >= _MANY else 1
+        if threads > 1:
+            with ThreadPoolExecutor(threads, thread_name_prefix="rankme-groups") as pool:
+                done = list(pool.map(lambda some: self._closed(some, Workspace()), by_batch.values()))
+        else:
+            place = Workspace() if scratch is None else scratch
+            done = [self._closed(some, place) for some in by_batch.values()]
+        groups, scatters = dict(self.groups), {}
+        for batch, (found, fresh) in zip(by_batch, done, strict=True):
+            groups |= found
+            parts = [held[batch] for held in (self.scatters, *others) if batch in held]
+            parts += [fresh] if fresh is not None else []
+            if parts:
+                scatters[batch] = joined(parts)
+        return groups, scatters
+
+    def _closed(
+        self, made: Mapping[str, _Make], scratch: Workspace
+    ) -> tuple[dict[str, Open | Closed], Scatter | None]:  # fmt: skip
+        """Make groups of one batch; return them, and how the rows of those that were closed lie about their means."""
+        groups: dict[str, Open | Closed] = {}
+        fresh: Scatter | None = None
+        waiting: list[FloatArray] = []
+        for name, make in made.items():
+            group = make(scratch)
+            if not group.is_complete:
+                groups[name] = group
+                continue
+            fresh = fresh or Scatter(self.n_features)
+            groups[name], centered = group.close(self.n_features, fresh, self.unit_roundoff)
+            waiting.append(centered)
+            if sum(map(len, waiting)) >= _ROWS_AT_ONCE:  # small groups share a product
+                fresh.add_rows(np.concatenate(waiting), scratch)
+                waiting = []
+        if fresh is not None and waiting:
+            fresh.add_rows(np.concatenate(waiting), scratch)
+        return groups, fresh if fresh is not None and fresh.n_groups else None
 
     @property
     def closed(self) -> dict[str, Closed]:
@@ -143,14 +191,11 @@ class Grouped:
         return cls(plain["n_features"], plain["unit_roundoff"], groups, scatters)
 
 
-def _by_batch(
-    groups: Mapping[str, Open | Closed], names: Sequence[str]
-) -> Iterator[tuple[int, list[tuple[str, Open]]]]:
-    """Yield batch and complete groups, in an order that hangs on nothing but names."""
-    found = [(name, group) for name in sorted(names) if isinstance(group := groups[name], Open) and group.is_complete]
-    found.sort(key=lambda item: item[1].batch)
-    for batch, some in groupby(found, key=lambda item: item[1].batch):
-        yield batch, list(some)
+def _taken(batch: int, n_expected: int, rows: Array, mine: Array, is_kept: Array, scratch: Workspace) -> Open:
+    """Return the group of some of the rows, those left out counted."""
+    kept = mine[is_kept[mine]]
+    pieces = (rows[kept],) if kept.size else ()
+    return Open(batch, n_expected, len(mine), pieces).settled(rows.shape[1], scratch)
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
@@ -172,13 +217,23 @@ class Division:
         Type of the rows.
     start, stop
         The rows [start, stop) of the segment.
+    threads
+        For ``Grouped``.
     """
 
     def __init__(
-        self, table: Groups, stored: StoredType, start: int, stop: int, n_features: int, scratch: Workspace
+        self,
+        table: Groups,
+        stored: StoredType,
+        start: int,
+        stop: int,
+        n_features: int,
+        scratch: Workspace,
+        threads: int,
     ) -> None:
         dtype = kept_dtype(stored)
         self._table, self._stored, self._start, self._scratch = table, stored, start, scratch
+        self._threads = threads
         self._is_as_stored = dtype == stored.dtype
         self._rows = scratch.room("group rows", (stop - start, n_features), dtype)
         self._is_kept = np.empty(stop - start, bool)
@@ -192,5 +247,6 @@ class Division:
     def divided(self) -> Grouped:
         """Return the groups."""
         return Grouped.of(
-            self._rows, self._is_kept, self._start, self._table, self._stored.unit_roundoff, self._scratch
+            self._rows, self._is_kept, self._start, self._table, self._stored.unit_roundoff, self._scratch,
+            self._threads,
         )  # fmt: skip

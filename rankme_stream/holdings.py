@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Holdings:
     ----------
     passing
         While rows are read and partial results merged.
+    held
+        Of that, by partial results that nobody works on: what a state file is written from.
     node
         Of the groups of one partial result at most.
     telling
@@ -33,18 +36,24 @@ class Holdings:
     """
 
     passing: int
+    held: int
     node: int
     telling: int
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What the fullest nodes of a level hold: rows and Grams of open groups, batches of closed ones, and how many."""
+    """How many nodes there are, and what the fullest hold: rows and Grams of open groups, scatters of closed ones."""
 
+    n_nodes: int
     rows: int
     grams: int
     scatters: int
     n_open: int
+
+    @property
+    def matrices(self) -> int:
+        return self.grams + self.scatters
 
 
 def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int) -> Holdings:
@@ -60,28 +69,33 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     Notes
     -----
     A group is open in the nodes of the merge tree that hold some of its rows and not all. It has its rows there while
-    they are no more than the features, else a Gram. One node a level is held, two segments a worker are under way, and
-    every worker may be merging two nodes into a third.
+    they are no more than the features, else a Gram. One node of each level is held, and two segments a worker that are
+    finished before their siblings; every worker may be merging two nodes into a third. Rows are there once, whoever
+    holds them.
     """
     row_bytes, square = n_features * itemsize, 8 * n_features**2
     levels = _levels(groups, grid, n_features, itemsize)
-    leaf, root = levels[0], levels[-1]
+    leaf, root, below = levels[0], levels[-1], levels[:-1]
     n_rows = int(groups.counts.sum())
-    rows = min(sum(level.rows for level in levels) + 2 * at_once * leaf.rows, n_rows * row_bytes)
+    in_flight = min(2 * at_once, leaf.n_nodes)
+    rows = min(sum(level.rows for level in below) + in_flight * leaf.rows, n_rows * row_bytes)
     leaves = groups.last // grid.segment_rows - groups.first // grid.segment_rows + 1
-    pieces = int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES
-    nodes = sum(level.n_open for level in levels) + 4 * at_once * max(level.n_open for level in levels)
-    grams = sum(level.grams for level in levels) + 2 * at_once * leaf.grams
-    grams += min(2 * at_once * max(level.grams for level in levels), 2 * sum(level.grams for level in levels))
-    scatters = sum(level.scatters for level in levels) + 2 * at_once * (leaf.scatters + root.scatters)
+    rows += int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES
+    rows += (sum(level.n_open for level in below) + in_flight * leaf.n_open) * _GROUP_BYTES
     closed = int((8 * n_features + 48 * np.minimum(groups.counts, n_features) + _CLOSED_BYTES).sum())
+    held = int(_FRAGMENTS * (rows + closed)) + in_flight * leaf.matrices + sum(level.matrices for level in below)
+    merges = [
+        upper.matrices + lower.matrices + upper.n_open * _GROUP_BYTES
+        for lower, upper in pairwise(levels)
+        for _ in range(min(at_once, upper.n_nodes))
+    ]
+    merging = sum(sorted(merges)[-at_once:]) if merges else root.matrices
     buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
-    scratch = at_once * (9 * square + 16 * (_PANEL_ROWS + n_features) * n_features)
-    small = int(_FRAGMENTS * (rows + pieces + nodes * _GROUP_BYTES + closed))
-    largest = max(level.rows + level.grams for level in levels)
+    scratch = 2 * at_once * (9 * square + 16 * (_PANEL_ROWS + n_features) * n_features)
     return Holdings(
-        passing=small + grams + scatters + buffers + scratch,
-        node=largest + closed + root.scatters,
+        passing=held + merging + buffers + scratch,
+        held=held,
+        node=max(level.rows + level.grams for level in levels) + closed + root.scatters,
         telling=int(_FRAGMENTS * closed) + root.scatters
         + (2 + 3 * min(workers, N_BATCHES)) * 8 * len(groups) * n_features
         + (4 + 8 * min(workers, N_BATCHES)) * square,
@@ -113,7 +127,7 @@ def _levels(groups: Groups, grid: Grid, n_features: int, itemsize: int) -> list[
         n_closed = int(np.bincount((low - offset)[~is_open], minlength=1).max())
         levels.append(
             _Level(
-                int(in_rows.max()), int(in_grams.max()) * gram, min(N_BATCHES, n_closed) * scatter,
+                n_nodes, int(in_rows.max()), int(in_grams.max()) * gram, min(N_BATCHES, n_closed) * scatter,
                 int(min(per_node(is_open, ones).max(), node_rows)),
             )
         )  # fmt: skip

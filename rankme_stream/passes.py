@@ -90,7 +90,9 @@ def run_segment(
     shape = (plan.slab_rows, n_features + 1)
     division = None
     if task.groups is not None:
-        division = Division(task.groups, task.source.stored, first, last, n_features, feed.workspace)
+        division = Division(
+            task.groups, task.source.stored, first, last, n_features, feed.workspace, plan.segments_at_once
+        )  # fmt: skip
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
             raise Interrupted

@@ -202,7 +202,7 @@ def make_plan(
             memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features, columns)
         held = None if groups is None else holdings(groups, grid, n_features, kept_itemsize, at_once, count)
         if held is not None:
-            memory |= {"groups": held.passing + has_checkpoint * (held.passing + held.node), "scores": held.telling}
+            memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
         peak = _peak(memory)
         if not least or peak < _peak(least):
             least = memory
@@ -212,7 +212,7 @@ def make_plan(
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
                 has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES
-                                  + memory.get("groups", 0) // 2),
+                                  + (held.held if held is not None else 0)),
                 columns, seed if method == "rsvd" else 0,
                 *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
             )  # fmt: skip
