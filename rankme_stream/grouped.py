@@ -20,7 +20,7 @@ from rankme_stream.scatter import Scatter, joined
 
 _ROWS_AT_ONCE = 1024
 
-_MANY = 64  # groups, from which on threads share them
+_MANY = 64  # groups to close, from which on threads share them
 
 _Make = Callable[[Workspace], Open]  # a group that is made when its turn comes
 
@@ -44,14 +44,18 @@ class Grouped:
         By batch, how the rows of closed groups lie about the means of their groups.
     unit_roundoff
         Of the stored type.
+    n_all
+        Groups of the whole pass.
     threads
-        That share the groups of a merge.
+        That share the groups of a merge that closes more than half of all: one merge of a pass at most, so that no more
+        than so many are at work beside those of the pass.
     """
 
     n_features: int
     unit_roundoff: float
     groups: Mapping[str, Open | Closed]
     scatters: Mapping[int, Scatter]
+    n_all: int
     threads: int = 1
 
     @classmethod
@@ -86,22 +90,26 @@ class Grouped:
             code, mine = int(ordered[low]), order[low:high]
             batch, n_expected = int(table.batches[code]), int(table.counts[code])
             made[table.names[code]] = batch, partial(_taken, batch, n_expected, rows, mine, is_kept)
-        groups, scatters = cls(n_features, unit_roundoff, {}, {})._made_anew(made, [], scratch)
-        return cls(n_features, unit_roundoff, groups, scatters, threads)
+        groups, scatters = cls(n_features, unit_roundoff, {}, {}, len(table))._made_anew(made, [], scratch)
+        return cls(n_features, unit_roundoff, groups, scatters, len(table), threads)
 
     def merge(self, other: Grouped) -> Grouped:
         """Return those of both sets of rows, ``other``'s behind; neither changes."""
         made: dict[str, tuple[int, _Make]] = {}
+        n_whole = 0
         for name, theirs in other.groups.items():
             mine = self.groups.get(name)
             if isinstance(mine, Open) and isinstance(theirs, Open):
                 made[name] = mine.batch, partial(mine.merge, theirs, self.n_features)
+                n_whole += mine.n_seen + theirs.n_seen == mine.n_expected
             elif mine is not None:
                 raise ArithmeticCheckError(f"group {name} has more rows than were counted; please report this")
         threads = max(self.threads, other.threads)
-        whole = Grouped(self.n_features, self.unit_roundoff, {**self.groups, **other.groups}, self.scatters, threads)
+        n_shared = threads if n_whole >= max(_MANY, self.n_all // 2 + 1) else 1
+        both = {**self.groups, **other.groups}
+        whole = Grouped(self.n_features, self.unit_roundoff, both, self.scatters, self.n_all, n_shared)
         groups, scatters = whole._made_anew(made, [other.scatters], None)
-        return Grouped(self.n_features, self.unit_roundoff, groups, scatters, threads)
+        return Grouped(self.n_features, self.unit_roundoff, groups, scatters, self.n_all, threads)
 
     def _made_anew(
         self,
@@ -119,9 +127,8 @@ class Grouped:
         for name in sorted(made):
             batch, make = made[name]
             by_batch[batch][name] = make
-        threads = self.threads if len(made) >= _MANY else 1
-        if threads > 1:
-            with ThreadPoolExecutor(threads, thread_name_prefix="rankme-groups") as pool:
+        if self.threads > 1:
+            with ThreadPoolExecutor(self.threads, thread_name_prefix="rankme-groups") as pool:
                 done = list(pool.map(lambda some: self._closed(some, Workspace()), by_batch.values()))
         else:
             place = Workspace() if scratch is None else scratch
@@ -149,7 +156,7 @@ class Grouped:
                 continue
             fresh = fresh or Scatter(self.n_features)
             groups[name], centered = group.close(self.n_features, fresh, self.unit_roundoff)
-            waiting.append(centered)
+            waiting += [centered] if len(centered) else []
             if sum(map(len, waiting)) >= _ROWS_AT_ONCE:  # small groups share a product
                 fresh.add_rows(np.concatenate(waiting), scratch)
                 waiting = []
@@ -171,7 +178,7 @@ class Grouped:
         done = {name: group for name, group in self.groups.items() if isinstance(group, Closed)}
         plain = {
             "n_features": self.n_features, "unit_roundoff": self.unit_roundoff, "open": list(still),
-            "closed": list(done), "scatters": sorted(self.scatters),
+            "closed": list(done), "scatters": sorted(self.scatters), "n_all": self.n_all,
         }  # fmt: skip
         packed = {"open": pack_open(list(still.values()), self.n_features)}
         packed |= {"closed": pack_closed(list(done.values()), self.n_features)}
@@ -188,7 +195,7 @@ class Grouped:
         groups: dict[str, Open | Closed] = dict(zip(plain["open"], unpack_open(parts["open"]), strict=True))
         groups |= zip(plain["closed"], unpack_closed(parts["closed"]), strict=True)
         scatters = {batch: Scatter.from_arrays(parts[f"scatter {batch}"]) for batch in plain["scatters"]}
-        return cls(plain["n_features"], plain["unit_roundoff"], groups, scatters)
+        return cls(plain["n_features"], plain["unit_roundoff"], groups, scatters, plain["n_all"])
 
 
 def _taken(batch: int, n_expected: int, rows: Array, mine: Array, is_kept: Array, scratch: Workspace) -> Open:

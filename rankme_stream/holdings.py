@@ -91,7 +91,8 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     ]
     merging = sum(sorted(merges)[-at_once:]) if merges else root.matrices
     buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
-    scratch = 2 * at_once * (9 * square + 16 * (_PANEL_ROWS + n_features) * n_features)
+    panels = 8 * (_PANEL_ROWS + n_features) * n_features
+    scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # closing, in workers and in the merge they share
     return Holdings(
         passing=held + merging + buffers + scratch,
         held=held,

@@ -266,6 +266,16 @@ def test_labels_that_tell_nothing_are_refused(spec, error, text, monkeypatch):
         rs.measure(planted(1000), groups=spec)
 
 
+@pytest.mark.parametrize("kind", ["contiguous", "shuffled", "many"])
+def test_the_rows_of_groups_are_counted_and_their_ends_known(kind):
+    labels = labelled(kind, 300_000)
+    found = groups_of(labels, 300_000, (1000, 299_000))
+    for place in range(0, len(found), max(1, len(found) // 50)):
+        mine = 1000 + np.flatnonzero(labels[1000:299_000] == int(found.names[place]))
+        assert (found.counts[place], found.first[place], found.last[place]) == (len(mine), mine[0], mine[-1])
+    assert np.ptp(np.bincount(found.batches)) <= 1
+
+
 def test_large_groups_in_runs_cost_no_more_than_a_few_and_shuffled_ones_are_refused():
     """A group is closed as soon as its last row is in."""
     grid, n_rows = Grid(1024, 16_384), 20_000_000
@@ -293,20 +303,20 @@ print(json.dumps([len(found.groups), found.measured["peak_bytes"], found.plan.pr
 
 
 @pytest.mark.parametrize(
-    ("n_groups", "n_rows", "width", "order", "limit"),
+    ("n_groups", "n_rows", "width", "dtype", "order", "limit"),
     [
-        (5000, 20, 512, "shuffled", 10**9),
-        (6, 4000, 768, "shuffled", 10**9),  # these two with a state file
-        (6, 4000, 768, "contiguous", 10**9),
-        (5000, 5, 16, "shuffled", 5 * 10**8),
+        (5000, 20, 512, "f2", "shuffled", 10**9),
+        (6, 4000, 768, "f2", "shuffled", 10**9),  # these two with a state file
+        (6, 4000, 768, "f2", "contiguous", 10**9),
+        (500, 100, 512, "f8", "shuffled", 10**9),  # most of it rows
     ],
 )
 def test_the_measured_peak_of_groups_stays_under_the_prediction_and_the_limit(
-    n_groups, n_rows, width, order, limit, tmp_path
+    n_groups, n_rows, width, dtype, order, limit, tmp_path
 ):
-    pattern = np.random.default_rng(0).standard_normal((1000, width)).astype(np.float16)
+    pattern = np.random.default_rng(0).standard_normal((1000, width)).astype(dtype)
     array = zarr.create_array(
-        tmp_path / "d.zarr", shape=(n_groups * n_rows, width), dtype="f2", chunks=(5000, width), compressors=None
+        tmp_path / "d.zarr", shape=(n_groups * n_rows, width), dtype=dtype, chunks=(5000, width), compressors=None
     )
     for start in range(0, n_groups * n_rows, 5000):
         array[start : start + 5000] = np.tile(pattern, (5, 1))[: n_groups * n_rows - start]
