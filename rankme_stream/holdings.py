@@ -85,7 +85,7 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     closed = int((8 * n_features + 48 * np.minimum(groups.counts, n_features) + _CLOSED_BYTES).sum())
     held = int(_FRAGMENTS * (rows + closed)) + in_flight * leaf.matrices + sum(level.matrices for level in below)
     merges = [
-        upper.matrices + lower.matrices + upper.n_open * _GROUP_BYTES
+        lower.matrices + upper.matrices + upper.scatters + upper.n_open * _GROUP_BYTES  # what was closed, and with it
         for lower, upper in pairwise(levels)
         for _ in range(min(at_once, upper.n_nodes))
     ]
