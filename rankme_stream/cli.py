@@ -73,6 +73,7 @@ def cli() -> None:
 @shared.tolerance_option
 @shared.sample_options
 @shared.dims_option
+@shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
 @shared.engine_options
@@ -92,6 +93,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.passes_option
 @shared.seed_option
 @shared.sample_option
+@shared.group_option
 @shared.checkpoint_option
 @click.option(
     "--tasks-for",
@@ -125,6 +127,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 @shared.pass_options
 @shared.seed_option
 @shared.device_option
+@shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
 @shared.quiet_option
@@ -364,8 +367,9 @@ def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> st
 
     asked = (
         "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
+        "groups",
     )  # fmt: skip
-    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked})
+    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
     return console.plan_table(source, planned.to_dict())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rankme_stream.estimates import (
     METRICS,
@@ -15,6 +15,8 @@ from rankme_stream.estimates import (
     estimate_normalized,
     estimate_presets,
 )
+from rankme_stream.group_scores import GroupScores
+from rankme_stream.lidar import estimate_lidar
 from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.reader import Pass
@@ -33,19 +35,26 @@ class Findings:
     presets: dict[str, Estimate]
     normalized: dict[str, Estimate]
     dims: dict[int, dict[str, Estimate]]
+    groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
-def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> Findings:
-    """Return the numbers of a pass over every row."""
-    accumulators = done.partial.accumulators
+def of_all(
+    done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int], confidence: float = 0.95
+) -> Findings:
+    """Return the numbers of a pass over every row; ``confidence`` is that of LiDAR's interval over groups."""
+    accumulators, groups = done.partial.accumulators, done.partial.groups
+    estimates = estimate_all(done.spectrum)
+    if groups is not None:
+        estimates["lidar"] = estimate_lidar(groups, confidence=confidence, workers=done.plan.workers)
     return Findings(
         done.plan,
         done.partial,
         done.spectrum,
-        estimate_all(done.spectrum),
+        estimates,
         estimate_presets(done.spectrum),
         estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
         {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
+        {} if groups is None else GroupScores(groups.closed),
     )
 
 

@@ -75,8 +75,8 @@ def _bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> fl
     return math.fsum([*terms, -(len(without) - 1) * whole])
 
 
-def _error(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
-    """Standard error of the whole from the same."""
+def standard_error(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
+    """Return the standard error of the whole from the values without each part, whose shares are given."""
     ratios = [1.0 / share for share in shares]
     pseudo = [h * whole - (h - 1.0) * value for h, value in zip(ratios, without, strict=True)]
     mean = math.fsum(pseudo) / len(pseudo)
@@ -138,7 +138,7 @@ class Jackknife:
         }
 
     def _spread(self, whole: float, without: Sequence[float]) -> Spread:
-        bias, error = _bias(whole, without, self._shares), _error(whole, without, self._shares)
+        bias, error = _bias(whole, without, self._shares), standard_error(whole, without, self._shares)
         return Spread(bias, error, len(without) - 1, 2.0 * (len(without) - 1))
 
     @property

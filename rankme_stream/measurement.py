@@ -6,7 +6,7 @@ import html
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rankme_stream.audit import Audit
@@ -15,6 +15,7 @@ from rankme_stream.planning import Plan
 from rankme_stream.spectrum import SingularValues, Spectrum
 
 SCHEMA_VERSION = 1
+_LISTED_GROUPS = 20
 _SPELLED_OUT = 1e3  # larger steps are written as powers of ten
 _INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
@@ -51,6 +52,8 @@ class Measurement:
         ``elapsed_s``, ``cpu_s``, ``bytes_read``, ``peak_bytes``.
     provenance
         Versions and machine.
+    groups
+        Every metric of each group, by its name; empty unless asked for. Worked out when looked up.
     """
 
     source: Mapping[str, Any]
@@ -75,6 +78,7 @@ class Measurement:
     plan: Plan
     measured: Mapping[str, float]
     provenance: Mapping[str, Any]
+    groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
     @property
     def rankme(self) -> Estimate:
@@ -108,6 +112,7 @@ class Measurement:
             "estimates": _all_to_dicts(self.estimates),
             "normalized": _all_to_dicts(self.normalized),
             "dims": {str(d): _all_to_dicts(estimates) for d, estimates in self.dims.items()},
+            "groups": {name: _all_to_dicts(self.groups[name]) for name in self.groups},
             "presets": _all_to_dicts(self.presets),
             "tolerance": self.tolerance,
             "tolerance_met": self.tolerance_met,
@@ -213,12 +218,45 @@ def table(result: Mapping[str, Any]) -> str:
         "RankMe in other conventions", result["presets"],
         lambda name: str(result["presets"][name]["details"]["definition"]),
     )  # fmt: skip
+    lines += _lidar_lines(result["estimates"].get("lidar")) + _group_lines(result.get("groups", {}))
     lines += [
         "",
         *_audit_lines(result["audit"], result["rows_read"] < result["source"]["n_rows"]),
         *_interval_lines(result),
     ]
     return "\n".join(lines)
+
+
+def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
+    """Return of what groups LiDAR is, and how much it would vary with them."""
+    if lidar is None:
+        return []
+    details = lidar["details"]
+    least, most = details["rows_per_group"]
+    sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    lines = ["", f"  LiDAR is of {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
+    if over := details.get("over_groups"):
+        lines.append(
+            f"  With as many other groups like these it is between {_outward(over[0], 4, math.floor)} and "
+            f"{_outward(over[1], 4, math.ceil)} with probability {details['over_groups_confidence']:g}."
+        )
+    return lines
+
+
+def _group_lines(groups: Mapping[str, Any]) -> list[str]:
+    """Return RankMe of the first groups, a line each."""
+    if not groups:
+        return []
+    listed = {name: estimates["rankme"] for name, estimates in list(groups.items())[:_LISTED_GROUPS]}
+    width = max(map(len, listed))
+    lines = ["", "  RankMe of groups"]
+    for name, estimate in listed.items():
+        value, interval = shown(estimate)
+        told = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
+        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {estimate.get('reason') or told}")
+    if len(groups) > len(listed):
+        lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")
+    return lines
 
 
 def shown(estimate: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from threadpoolctl import threadpool_limits
 
-from rankme_stream import machine
+from rankme_stream import lidar, machine
 from rankme_stream.engines import local
 from rankme_stream.errors import CheckpointWarning, ToleranceWarning
 from rankme_stream.estimates import definitions
@@ -35,6 +35,7 @@ def measure(
     seed: int = 0,
     normalize: bool = False,
     dims: Sequence[int] = (),
+    groups: Any = None,
     workers: int | None = None,
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
@@ -59,7 +60,7 @@ def measure(
         Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
         are read again by the next arithmetic when it is not met.
     confidence
-        Probability with which intervals are to hold the error of sampling.
+        Probability with which intervals are to hold the error of sampling, and LiDAR's over groups theirs.
     sample
         Read units of rows in random order until the tolerance is met; every row where that would take half of them.
     population
@@ -71,6 +72,10 @@ def measure(
         any number of workers.
     dims
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
+    groups
+        Also state every metric for each group of rows: ``rows:N`` for runs of N rows, a path of labels
+        (``labels.npy``, ``store.zarr::labels``), or an array of them, one for each row, integers or strings. And LiDAR
+        of the groups, with the interval over groups in its details.
     missing
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` takes the
         array's fill value; the last two count them.
@@ -128,7 +133,7 @@ def measure(
     asked = Request(
         method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
         workers, memory_limit, missing, nonfinite, checkpoint, engine, client, device,
-        rank, oversampling, passes,
+        rank, oversampling, passes, groups,
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -186,7 +191,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         precision=found.plan.precision,
         engine=done.engine,
         device=done.device.name,
-        definition=definitions(),
+        definition=definitions() | ({"lidar": lidar.DEFINITION} if found.groups else {}),
         estimates=found.estimates,
         presets=found.presets,
         normalized=found.normalized,
@@ -202,6 +207,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         plan=found.plan,
         measured=measured,
         provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | done.device.describe()], seed),
+        groups=found.groups,
     )
 
 

@@ -129,6 +129,10 @@ engine_options = _add(
 device_option = click.option(
     "--device", default="cpu", show_default=True, metavar="cpu|cuda|cuda:1", help="Where the products are formed."
 )
+group_option = click.option(
+    "--group-by", "groups", metavar="SPEC",
+    help="Also score groups of rows: labels.npy or store.zarr::labels, one label a row, or rows:N for runs of N rows.",
+)  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; a folder for several sources."
 )

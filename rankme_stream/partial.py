@@ -17,11 +17,14 @@ from rankme_stream.audit import Audit
 from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.grids import Method, Precision
+from rankme_stream.grouped import Grouped
 from rankme_stream.planning import Plan
 from rankme_stream.unit_rows import Lengths
 from rankme_stream.vectors import Basis
 
 Rung = tuple[Method, Precision]
+
+_GROUPS = "groups"  # among the names of accumulators in a record
 
 ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
     ("gram", "float32"): Float32GramAccumulator,
@@ -49,16 +52,22 @@ class Partial:
     ----------
     accumulators
         ``raw``, and ``unit`` for rows of unit length where they were asked for.
+    groups
+        The same rows by their labels; None where none were asked for. Always on the host.
     """
 
     accumulators: dict[str, Accumulator]
     audit: Audit
     lengths: Lengths
+    groups: Grouped | None = None
 
     def merge(self, other: Partial) -> Partial:
         """Return both joined; neither changes."""
         merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
-        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths))
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = self.groups.merge(other.groups)
+        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
 
     def on(self, device: Device, rung: Rung) -> Partial:
         """Return the same on a device; itself where it is there already."""
@@ -93,6 +102,9 @@ class Partial:
             for key, accumulator in self.accumulators.items()
             for name, array in accumulator.to_arrays().items()
         }
+        if self.groups is not None:
+            plain["groups"], held = self.groups.to_record()
+            arrays |= {f"{_GROUPS}/{path}": array for path, array in held.items()}
         return plain, arrays
 
     @classmethod
@@ -104,5 +116,7 @@ class Partial:
         for path, array in arrays.items():
             key, _, name = path.partition("/")
             parts.setdefault(key, {})[name] = array
+        held = parts.pop(_GROUPS, {})
+        groups = Grouped.from_record(plain["groups"], held) if held else None
         accumulators = {key: ACCUMULATORS[rung].from_arrays(part, device) for key, part in parts.items()}
-        return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]))
+        return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]), groups)

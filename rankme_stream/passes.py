@@ -17,6 +17,8 @@ from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import MagnitudeError, NonFiniteError
 from rankme_stream.feed import Feed
+from rankme_stream.grouped import Division
+from rankme_stream.groups import Groups
 from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
 from rankme_stream.sources import Source
@@ -42,6 +44,8 @@ class Task:
         Where the panels and accumulators are.
     basis
         What an earlier pass found, where the accumulators multiply by it.
+    groups
+        Which rows are kept apart as well; None where none are.
     """
 
     source: Source
@@ -53,6 +57,7 @@ class Task:
     weigh: bool = False
     device: Device = HOST
     basis: Basis | None = None
+    groups: Groups | None = None
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -87,6 +92,11 @@ def run_segment(
         accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
     audit, lengths, device = Audit(), Lengths(), feed.workspace.device
     shape = (plan.slab_rows, n_features + 1)
+    division = None
+    if task.groups is not None:
+        division = Division(
+            task.groups, task.source.stored, first, last, n_features, feed.workspace, plan.segments_at_once
+        )  # fmt: skip
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
             raise Interrupted
@@ -96,6 +106,8 @@ def run_segment(
             place = slabs["raw"][piece, :]
             found = fill(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
             audit = audit.merge(found)
+            if division is not None:
+                division.take(row, stored, place)
         if task.weigh:
             lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start, :], device))
         if task.normalize:
@@ -105,7 +117,7 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
-    return Partial(accumulators, audit, lengths)
+    return Partial(accumulators, audit, lengths, None if division is None else division.divided())
 
 
 def fill(

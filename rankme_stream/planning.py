@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.grids import Grid, Method, Precision, grid_for
+from rankme_stream.groups import Groups
+from rankme_stream.holdings import holdings
 from rankme_stream.sketched import gathered
 from rankme_stream.triangle import triangle_bytes
 
@@ -29,7 +31,8 @@ class Plan:
     ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
     kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods. ``turn`` is the number of the pass, from
-    0, where a sketch takes several, and ``basis`` identifies what the one before found.
+    0, where a sketch takes several, and ``basis`` identifies what the one before found. ``n_groups`` groups are told
+    apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial result may come to.
     """
 
     method: Method
@@ -56,11 +59,14 @@ class Plan:
     seed: int = 0
     turn: int = 0
     basis: str = ""
+    n_groups: int = 0
+    groups: str = ""
+    group_bytes: int = 0
 
     @property
     def node_bytes(self) -> int:
         """Bytes of one partial result, as it travels and is stored."""
-        return (1 + self.normalize) * _packed_bytes(self.method, self.n_features, self.columns)
+        return (1 + self.normalize) * _packed_bytes(self.method, self.n_features, self.columns) + self.group_bytes
 
     @property
     def all_segments(self) -> range:
@@ -140,6 +146,8 @@ def make_plan(
     columns: int = 0,
     seed: int = 0,
     turn: int = 0,
+    groups: Groups | None = None,
+    kept_itemsize: int = 8,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -159,6 +167,8 @@ def make_plan(
         Whether a state file is kept: what it is written from stays in memory meanwhile.
     columns, seed, turn
         Of a sketch.
+    groups, kept_itemsize
+        Rows that are kept apart, and bytes of a value in them.
 
     Raises
     ------
@@ -196,6 +206,9 @@ def make_plan(
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
         if has_checkpoint:
             memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features, columns)
+        held = None if groups is None else holdings(groups, grid, n_features, kept_itemsize, at_once, count)
+        if held is not None:
+            memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
         peak = _peak(memory)
         if not least or peak < _peak(least):
             least = memory
@@ -204,13 +217,15 @@ def make_plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
-                has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES),
-                columns, seed if method == "rsvd" else 0, turn,
+                has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES
+                                  + (held.held if held is not None else 0)),
+                columns, seed if method == "rsvd" else 0, turn, "",
+                *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
             )  # fmt: skip
     raise LimitError(
         f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
         f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
-        f"of width {n_features:,}, {_size(base_bytes)} held already); "
+        f"of width {n_features:,}, {_of_groups(groups, least)}{_size(base_bytes)} held already); "
         f"give --memory {-(-_mebibytes(_peak(least)) // 16) * 16}MiB or more"
     )
 
@@ -308,7 +323,13 @@ def _reading(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_by
 
 def _peak(memory: dict[str, int]) -> int:
     passing = memory["accumulators"] + memory["panels"] + memory["reading"] + memory.get("checkpoint", 0)
-    return memory["process"] + memory["libraries"] + max(passing, memory["solving"] + memory["panels"])
+    passing += memory.get("groups", 0)
+    telling = memory["solving"] + memory["panels"] + memory.get("scores", 0)
+    return memory["process"] + memory["libraries"] + max(passing, telling)
+
+
+def _of_groups(groups: Groups | None, memory: Mapping[str, int]) -> str:
+    return "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
 
 
 def _flops(method: Method, n_rows: int, n_features: int, columns: int) -> int:

@@ -16,6 +16,8 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.engines import dask, local
 from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.grouped import kept_dtype
+from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest
 from rankme_stream.partial import Partial, Rung, accumulator_of
 from rankme_stream.passes import Task
@@ -122,6 +124,8 @@ class Reader:
         Of a sketch: test vectors, seed and most passes; 0, and one pass, for other methods.
     turn, basis
         Number of the pass that is next, from 0, and what the one before found for it.
+    groups
+        Rows that passes keep apart as well; pilots do not.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -149,6 +153,7 @@ class Reader:
     columns: int = 0
     seed: int = 0
     turns: int = 1
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -193,9 +198,10 @@ class Reader:
         sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
         engine = local.LocalEngine() if drawn else self.engine  # samples are read here
+        groups = None if drawn else self.groups
         return self._plan(
             engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None,
-            turn=self.turn if turn is None else turn,
+            turn=self.turn if turn is None else turn, groups=groups,
         )  # fmt: skip
 
     def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
@@ -212,6 +218,7 @@ class Reader:
         *,
         has_checkpoint: bool = False,
         turn: int = 0,
+        groups: Groups | None = None,
     ) -> Plan:
         limits = engine.limits(self.workers, self.memory_limit)
         planned = make_plan(
@@ -232,6 +239,8 @@ class Reader:
             columns=self.columns + (PROBES if turn else 0),
             seed=self.seed,
             turn=turn,
+            groups=groups,
+            kept_itemsize=kept_dtype(self.source.stored).itemsize,
         )
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
@@ -385,7 +394,7 @@ class Reader:
     def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
         return Task(
             self.source, plan, accumulator_of(plan, self.basis), plan.normalize, self.missing, self.nonfinite, weigh,
-            self.device, self.basis,
+            self.device, self.basis, self.groups if plan.n_groups else None,
         )  # fmt: skip
 
 
@@ -393,5 +402,7 @@ def check_count(partial: Partial, n_rows: int, missing: str) -> None:
     """Raise if not every row is either in or counted as left out."""
     audit = partial.audit
     left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
-    if partial.accumulators["raw"].n_rows + left_out != n_rows:
+    n_kept = partial.accumulators["raw"].n_rows
+    in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
+    if n_kept + left_out != n_rows or in_groups != n_kept:
         raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

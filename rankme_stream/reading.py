@@ -16,6 +16,7 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
 from rankme_stream.grids import SKETCHES, columns_for
+from rankme_stream.groups import Groups, groups_of
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
@@ -25,7 +26,7 @@ from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engin
 from rankme_stream.request import Method, Precision, Request, check_passes
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design
-from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.sources import BlockStream, Source, is_blocks, open_source
 from rankme_stream.state import State, check_complete
 
 
@@ -44,6 +45,7 @@ def plan(
     oversampling: int = 10,
     passes: int = 1,
     seed: int = 0,
+    groups: Any = None,
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
 
@@ -71,6 +73,8 @@ def plan(
         File that is to keep what was read; its size is planned, and nothing is looked up in it.
     rank, oversampling, passes, seed
         Of a sketch, as for ``measure``; of several passes the last is planned, which holds most.
+    groups
+        As for ``measure``; labels are read.
 
     Raises
     ------
@@ -81,14 +85,19 @@ def plan(
     UsageError
         For options that do not go together.
     """
+    if sample and groups is not None:
+        raise UsageError("groups are of every row: leave sample out, or groups")
     opened = open_source(source)
     rung = rungs_for(method, "float64" if precision == "auto" else precision)[0]
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
     columns = columns_for(method, rank, oversampling, opened.shape[1])
-    reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed)
     check_passes(method, passes)
+    reader = Reader(
+        opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed,
+        groups=_groups(groups, opened, row_range),
+    )  # fmt: skip
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
     return reader.plan(
@@ -102,6 +111,10 @@ def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple
     if not 0 <= first < last <= n_rows:
         raise UsageError(f"rows {first}:{last} are not within the {n_rows:,} rows of the source")
     return first, last
+
+
+def _groups(spec: Any, source: Source, rows: tuple[int, int]) -> Groups | None:
+    return None if spec is None else groups_of(spec, source.shape[0], rows)
 
 
 def segment(
@@ -121,6 +134,7 @@ def segment(
     rank: int | None = None,
     oversampling: int = 10,
     seed: int = 0,
+    groups: Any = None,
     progress: Report | None = None,
 ) -> State:
     """Read one part of a pass into a state file, for ``merge_states`` to put together.
@@ -133,7 +147,9 @@ def segment(
         The file; where it exists, reading goes on from it.
     method, precision
         As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, rank, oversampling, seed, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+        As for ``measure``.
+    rank, oversampling, seed, groups
         As for ``measure``.
 
     Returns
@@ -151,10 +167,13 @@ def segment(
         raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
     rungs = rungs_for(method, "float64" if precision == "auto" else precision)
     opened = open_source(source)
+    row_range = _row_range(rows, opened.shape[0])
     reader = Reader(
-        opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state),
+        opened, row_range, normalize, workers, memory_limit, missing, nonfinite, Path(state),
         device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
+        groups=_groups(groups, opened, row_range),
     )  # fmt: skip
+    _check_device(reader)
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
@@ -197,10 +216,11 @@ def read(source: Any, asked: Request, progress: Report | None) -> Read:
 def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     """Read rows that come once."""
     unfit = asked.sample or asked.population or asked.engine != "local"
-    if unfit or asked.rows is not None or asked.checkpoint is not None or asked.passes > 1:
+    is_kept = asked.checkpoint is not None or asked.groups is not None
+    if unfit or is_kept or asked.rows is not None or asked.passes > 1:
         raise UsageError(
-            "blocks come once and in order: store them, or leave sample, population, rows, passes, checkpoint and "
-            "engine out"
+            "blocks come once and in order: store them, or leave sample, population, rows, passes, checkpoint, engine "
+            "and groups out"
         )
     rungs = rungs_for(asked.method, asked.precision)
     stream = BlockStream(source)
@@ -232,7 +252,9 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
         columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.passes,
+        _groups(asked.groups, opened, rows),
     )  # fmt: skip
+    _check_device(reader)
     rungs = reader.rungs_left(rungs)
     try:  # before the store is asked
         reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]), turn=asked.passes - 1)
@@ -260,7 +282,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         if is_free and not float32_will_do(reader, asked.tolerance):
             del rungs[0]
         done = climb(reader, rungs, asked.tolerance, fingerprint, progress)
-        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
+        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims, asked.confidence)
         if asked.population:
             rung = (done.plan.method, done.plan.precision)
             reason = "the rows are too few to tell from them what they were drawn from"
@@ -291,6 +313,14 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         engine=engine.name,
         device=reader.device,
     )
+
+
+def _check_device(reader: Reader) -> None:
+    if reader.groups is not None and reader.device is not HOST:
+        raise UsageError(
+            f"groups are kept and scored by the processor, and the rows are on {reader.device.name}: bring them here, "
+            "or leave groups out"
+        )
 
 
 def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:

@@ -48,6 +48,7 @@ class Request:
     rank: int | None = None
     oversampling: int = 10
     passes: int = 1
+    groups: Any = None
 
     def check(self) -> None:
         """Refuse what cannot be."""
@@ -73,6 +74,10 @@ class Request:
             raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:
             raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
+        if self.groups is not None and (self.sample or self.population):
+            raise UsageError("groups are of every row: leave sample and population out, or groups")
+        if self.groups is not None and self.device != "cpu":
+            raise UsageError("groups are kept and scored by the processor: leave device out, or groups")
         if self.method in SKETCHES:
             self._check_sketch()
         check_passes(self.method, self.passes)

@@ -139,6 +139,8 @@ def difference(mine: State, theirs: State) -> str | None:
         here, there = getattr(mine.plan, what), getattr(theirs.plan, what)
         if here != there:
             return f"{what.replace('_', ' ')} {there} there and {here} here"
+    if mine.plan.groups != theirs.plan.groups:
+        return f"{_labelled(theirs.plan)} there and {_labelled(mine.plan)} here"
     here, there = mine.source["identity"], theirs.source["identity"]
     for what in here.keys() | there.keys():
         if here.get(what) != there.get(what):
@@ -148,6 +150,10 @@ def difference(mine: State, theirs: State) -> str | None:
         if here_rule != there_rule and "error" not in (here_rule, there_rule):
             return f"--{what} {there_rule} there and {here_rule} here"
     return None
+
+
+def _labelled(plan: Plan) -> str:
+    return f"{plan.n_groups:,} groups of labels {plan.groups}" if plan.groups else "no groups"
 
 
 def joined_rules(mine: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:

@@ -77,9 +77,36 @@ def test_options_work_together_or_are_refused(client, path, tmp_path, monkeypatc
             assert one.value is not None or one.reason
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("method", ["auto", "tsqr", "rsvd", "frequent-directions"])
+def test_groups_work_with_the_other_options_or_are_refused(client, path, tmp_path, monkeypatch, rows, method):
+    source = {
+        "a path": lambda: path,
+        "rows in memory": lambda: store_rows(path),
+        "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
+    }[rows]
+    monkeypatch.setitem(devices.MODULES, "toy", ("tests.toy_device",))
+    always = ALWAYS if method not in SKETCHES else ALWAYS | {"dims": (), "rank": 1, "oversampling": 1}
+    for flag, option in {
+        "nothing else": {}, "--sample": {"sample": True}, "--population": {"population": True},
+        "--engine dask": {"engine": "dask", "client": client}, "--device cuda": {"device": "toy"},
+        "--checkpoint": {"checkpoint": tmp_path / "kept"}, "--precision float32": {"precision": "float32"},
+    }.items():  # fmt: skip
+        named = {rows, f"--method {method}", "--group-by", flag}
+        options = {"method": method, "groups": "rows:500"} | option
+        if flag == "--population" or any(frozenset(pair) in REFUSED for pair in combinations(named, 2)):
+            with pytest.raises(UsageError):
+                rs.measure(source(), **options, **always)
+            continue
+        found = rs.measure(source(), **options, **always)
+        assert [one["rankme"].details["n_rows"] for one in found.groups.values()] == [499, *[500] * 7]
+        for one in found.groups["0:500"].values():
+            assert one.value is not None or one.reason
+
+
 def store_rows(path: Path) -> np.ndarray:
     return rs.open_source(path).read(0, 4000)
 
 
 def test_the_table_is_read():
-    assert len(REFUSED) == 13
+    assert len(REFUSED) == 16

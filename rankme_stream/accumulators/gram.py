@@ -169,6 +169,24 @@ class GramSums:
         gram = self._gram.lower()[1:, 1:]
         return self._about_the_mean(gram, self.sums()) if centered else gram
 
+    def about_mean(self) -> tuple[Any, float]:
+        """Return the Gram of the rows less their mean, lower triangle, shape ``(D, D)``, and its error's bound.
+
+        The bound is on the Frobenius norm, in float64: (3 gamma_n + 4 u) times the trace of the raw Gram, because the
+        mean is taken off the sums.
+        """
+        g = gamma(max(1, self.chain))
+        trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
+        lost = 3.0 * self.n_rows * (self.n_features + 1) * _SMALLEST
+        return self._scatter(centered=True), (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + lost
+
+    @property
+    def mean_error(self) -> float:
+        """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
+        g = gamma(max(1, self.chain))
+        trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
+        return (g + _U64) * math.sqrt(trace / max(1, self.n_rows)) + _SMALLEST
+
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
         found = self.device.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]

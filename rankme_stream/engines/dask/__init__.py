@@ -127,7 +127,7 @@ class DaskEngine:
             raise UsageError(f"{task.source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
         work = Work(
             pickled, f"{time.time_ns():x}", task.source.uri, task.source.identity(), task.plan, task.missing,
-            task.nonfinite,
+            task.nonfinite, task.groups,
         )  # fmt: skip
         run = Run(
             self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress,

@@ -9,11 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rankme_stream.engines.dask.work import Result, Work, kept, partial_of
 from rankme_stream.engines.local import Progress
 from rankme_stream.errors import EngineError, RankMeError
+from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest, Node, span
 from rankme_stream.partial import Partial
 from rankme_stream.sources import Source
@@ -63,7 +65,8 @@ class Run:
         segments: range, progress: Callable[[Progress], None] | None, basis: Basis | None = None,
     ) -> None:  # fmt: skip
         self.n_bytes = 0
-        self._cluster, self._forest, self._source, self._work = cluster, forest, source, work
+        self._cluster, self._forest, self._source = cluster, forest, source
+        self._work, self._groups = replace(work, groups=None), work.groups
         self._schedule, self._progress = schedule, progress
         missing = list(_cut(forest.missing(segments), forest.tail))
         self._n_rows = sum(stop - start for start, stop in map(work.plan.rows_of, missing))
@@ -137,17 +140,22 @@ class Run:
         return len(self._open) < self._schedule.in_flight and ahead < self._schedule.started_ahead
 
     def _read(self, node: Node) -> None:
-        fingerprint = self._source.fingerprint(*self._work.plan.rows_of(span(node)))
-        self._submit(node, self._cluster.read, node, fingerprint, self._basis)
+        rows = self._work.plan.rows_of(span(node))
+        groups = None if self._groups is None else self._groups.part(*rows)
+        fingerprint = self._source.fingerprint(*rows)
+        self._submit(node, self._cluster.read, node, fingerprint, self._basis, groups=groups)
 
-    def _submit(self, node: Node, function: Callable[..., Result], *arguments: Any, priority: int = 0) -> None:
+    def _submit(
+        self, node: Node, function: Callable[..., Result], *arguments: Any, priority: int = 0,
+        groups: Groups | None = None,
+    ) -> None:  # fmt: skip
         from distributed.client import ClosedClientError
 
         self._submitted += 1
         key = f"rankme-{self._work.run}-{self._submitted}"
         try:
             future = self._cluster.client.submit(
-                function, self._work, *arguments, key=key, pure=False, priority=priority
+                function, replace(self._work, groups=groups), *arguments, key=key, pure=False, priority=priority
             )
         except (*_CONNECTION_ERRORS, ClosedClientError) as error:
             raise self._lost_scheduler(error) from error

@@ -14,6 +14,7 @@ from rankme_stream import machine
 from rankme_stream.arrays import Array
 from rankme_stream.engines.local import run_into
 from rankme_stream.errors import SourceChangedError
+from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest, Node, span
 from rankme_stream.partial import Partial, accumulator_of
 from rankme_stream.passes import Task
@@ -34,6 +35,8 @@ class Work:
         What opens the source there, pickled.
     run
         Of this pass and no other: a source is opened once a run.
+    groups
+        Of all rows, or of those that a worker is to read; None for a merge, which needs none.
     """
 
     place: bytes
@@ -43,6 +46,7 @@ class Work:
     plan: Plan
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
+    groups: Groups | None = None
 
 
 @lru_cache(maxsize=4)
@@ -68,7 +72,9 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
             "workers see the same files, and does something write to them?"
         )
     forest = Forest[Partial]()
-    task = Task(source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite)
+    task = Task(
+        source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, groups=work.groups
+    )  # fmt: skip
     n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
     plain, arrays = forest.total().to_record()
     address, facts = _me()

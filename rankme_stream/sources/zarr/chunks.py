@@ -22,7 +22,7 @@ _BATCH_ENTRIES = 8192
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """The regular chunk grid of a two-dimensional zarr array.
+    """The regular chunk grid of a two-dimensional zarr array, or of a line: one feature, of which keys do not tell.
 
     Parameters
     ----------
@@ -36,6 +36,8 @@ class ChunkGrid:
         A key is ``f"{prefix}{i}{separator}{j}"``.
     index
         Layout of the shard index; None without shards, or where its codecs are not known here.
+    is_line
+        Whether the array has one dimension: a key is ``f"{prefix}{i}"``.
     """
 
     shape: tuple[int, int]
@@ -44,6 +46,7 @@ class ChunkGrid:
     prefix: str
     separator: str
     index: ShardIndex | None
+    is_line: bool = False
 
     @property
     def n_outer_columns(self) -> int:
@@ -66,7 +69,7 @@ class ChunkGrid:
 
     def key(self, i: int, j: int) -> str:
         """Return the key at outer coordinates ``(i, j)``."""
-        return f"{self.prefix}{i}{self.separator}{j}"
+        return f"{self.prefix}{i}" if self.is_line else f"{self.prefix}{i}{self.separator}{j}"
 
     def inner_key(self, i: int, j: int) -> str:
         """Name the inner chunk ``(i, j)`` for a message: its key, and its place in the shard if there is one."""
@@ -80,14 +83,15 @@ class ChunkGrid:
         """Return the outer coordinates that ``key`` stands for, None for any other key."""
         if not key.startswith(self.prefix):
             return None
-        first, separator, second = key[len(self.prefix) :].partition(self.separator)
+        place = key[len(self.prefix) :] + (f"{self.separator}0" if self.is_line else "")
+        first, separator, second = place.partition(self.separator)
         if not (separator and first.isdecimal() and second.isdecimal()):
             return None
         return int(first), int(second)
 
 
 def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid:
-    """Read the grid from a metadata document (``zarr.json`` or ``.zarray``) of a two-dimensional array.
+    """Read the grid from a metadata document (``zarr.json`` or ``.zarray``) of an array of one or two dimensions.
 
     Raises
     ------
@@ -95,12 +99,13 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
         For a grid that is not regular, or keys encoded in a way that is not known here.
     """
     folder = f"{path}/" if path else ""
-    n_rows, n_features = (int(n) for n in metadata["shape"])
+    is_line = len(metadata["shape"]) == 1
+    shape = _pair(metadata["shape"], uri, least=0, is_line=is_line)
     if metadata["zarr_format"] == 2:
-        outer = _pair(metadata["chunks"], uri)
+        outer = _pair(metadata["chunks"], uri, is_line=is_line)
         separator = str(metadata.get("dimension_separator") or ".")
-        return ChunkGrid((n_rows, n_features), outer, outer, folder, separator, None)
-    outer = _pair(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape", ()), uri)
+        return ChunkGrid(shape, outer, outer, folder, separator, None, is_line)
+    outer = _pair(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape", ()), uri, is_line=is_line)
     encoding = metadata.get("chunk_key_encoding", {"name": "default"})
     name, configuration = codec_fields(encoding)
     if metadata["chunk_grid"].get("name") != "regular" or name not in ("default", "v2"):
@@ -116,15 +121,15 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
             f"{uri} has shards inside shards or other codecs, whose missing chunks would not be seen: rewrite it"
         )
     if not shards:
-        return ChunkGrid((n_rows, n_features), outer, outer, prefix, separator, None)
-    inner = _pair(codecs[0][1]["chunk_shape"], uri)
+        return ChunkGrid(shape, outer, outer, prefix, separator, None, is_line)
+    inner = _pair(codecs[0][1]["chunk_shape"], uri, is_line=is_line)
     index = shard_index(outer, inner, codecs[0][1])
-    return ChunkGrid((n_rows, n_features), outer, inner, prefix, separator, index)
+    return ChunkGrid(shape, outer, inner, prefix, separator, index, is_line)
 
 
-def _pair(chunk_shape: Iterable[int], uri: str) -> tuple[int, int]:
-    chunks = tuple(int(n) for n in chunk_shape)
-    if len(chunks) != 2 or min(chunks) < 1:
+def _pair(lengths: Iterable[int], uri: str, *, least: int = 1, is_line: bool = False) -> tuple[int, int]:
+    chunks = (*(int(n) for n in lengths), *([1] if is_line else []))
+    if len(chunks) != 2 or min(chunks) < least:
         raise SourceFormatError(f"{uri} declares chunks of shape {chunks}, not two positive lengths: rewrite it")
     return chunks[0], chunks[1]
 

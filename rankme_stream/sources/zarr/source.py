@@ -37,7 +37,7 @@ from rankme_stream.sources.zarr.opening import (
 )
 from rankme_stream.sources.zarr.store import AuditingStore
 
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     RuntimeError,
     ValueError,
     TypeError,
@@ -152,7 +152,7 @@ class ZarrSource:
             self._select(self._array, start, stop, low, low + out.shape[1], stored)
         except SourcePermissionError:
             raise
-        except _DECODE_ERRORS as error:
+        except DECODE_ERRORS as error:
             self._refuse_chunk(start, stop, error)
         if not stored.dtype.isnative:
             out.byteswap(inplace=True)
@@ -269,7 +269,7 @@ class ZarrSource:
                     )
                 except SourcePermissionError:
                     raise
-                except _DECODE_ERRORS as reason:
+                except DECODE_ERRORS as reason:
                     raise CorruptChunkError(
                         f"chunk {self._grid.inner_key(i, j)} of {self.uri} (rows {first:,}-{last:,}) does not decode: "
                         f"{in_one_line(reason)}; write it again, or leave these rows out"

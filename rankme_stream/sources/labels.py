@@ -1,0 +1,96 @@
+"""Labels of rows, one for each: integers or strings of an array, an ``.npy`` file or a zarr array."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+import numpy as np
+
+from rankme_stream.arrays import Array
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.sources.zarr import ZarrLabels, is_zarr_node
+
+
+class Labels(Protocol):
+    """One label for each row of a source, read in any order."""
+
+    uri: str
+    n_rows: int
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the labels of rows ``[start, stop)``, as they are stored."""
+
+
+class ArrayLabels:
+    """Labels in memory, or in a file that is mapped.
+
+    Raises
+    ------
+    SourceFormatError
+        Not of one dimension.
+    """
+
+    def __init__(self, array: Any, uri: str = "<labels>") -> None:
+        try:
+            self._array = np.asarray(array)
+        except (TypeError, ValueError) as error:
+            raise SourceFormatError(f"{uri} is no array of labels: {error}") from error
+        if self._array.ndim != 1:
+            raise SourceFormatError(
+                f"{uri} has shape {self._array.shape}; labels are an array of one dimension, one for each row"
+            )
+        self.uri, self.n_rows = uri, len(self._array)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the labels of rows ``[start, stop)``."""
+        return self._array[start:stop]
+
+
+def open_labels(source: object) -> Labels:
+    """Open labels: ``store.zarr::labels``, ``labels.npy``, a ``zarr.Array``, or an array or sequence in memory.
+
+    Raises
+    ------
+    SourceError
+        Nothing is there, it may not be read, or it is no array of one dimension.
+    """
+    if is_zarr_node(source):
+        return ZarrLabels(source)
+    if not isinstance(source, str | os.PathLike):
+        return ArrayLabels(source)
+    uri = os.fspath(source)
+    if not uri.endswith(".npy"):
+        return ZarrLabels(uri)
+    try:
+        return ArrayLabels(np.load(uri, mmap_mode="r", allow_pickle=False), uri)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceNotFoundError(f"there is no file {uri}") from error
+    except PermissionError as error:
+        raise SourcePermissionError(f"{uri} may not be read: check its permissions") from error
+    except (ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SourceFormatError(f"{uri} is not a .npy file that can be read: {reason}") from error
+
+
+def plain(labels: Array, uri: str) -> Array:
+    """Return labels as integers or as text, or refuse them: what stands in names is what was stored.
+
+    Raises
+    ------
+    SourceFormatError
+        For numbers that are no integers, and objects that are no strings.
+    """
+    kind = labels.dtype.kind
+    if kind in "iuU":
+        return labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    if kind == "b":
+        return labels.astype(str)
+    try:
+        if kind == "S":
+            return np.char.decode(labels, "utf-8")
+        if kind in "OT" and all(isinstance(label, str) for label in labels):
+            return np.array(labels.tolist(), dtype=str)
+    except UnicodeDecodeError as error:
+        raise SourceFormatError(f"{uri} holds bytes that are no UTF-8 text: {error}; store strings instead") from error
+    raise SourceFormatError(f"{uri} holds labels of dtype {labels.dtype}; integers or strings are needed: convert them")

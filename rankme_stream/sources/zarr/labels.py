@@ -1,0 +1,78 @@
+"""Labels of rows in a one-dimensional zarr array."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from rankme_stream.arrays import Array
+from rankme_stream.errors import CorruptChunkError, MissingChunksError, SourceFormatError, SourcePermissionError
+from rankme_stream.sources.zarr.chunks import MissingChunks, chunk_grid
+from rankme_stream.sources.zarr.codecs import codec_chain, is_blosc_outermost
+from rankme_stream.sources.zarr.opening import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.source import DECODE_ERRORS
+from rankme_stream.sources.zarr.store import AuditingStore
+
+
+class ZarrLabels:
+    """A one-dimensional zarr array, of which every chunk that is read must be there.
+
+    Parameters
+    ----------
+    source
+        ``store.zarr::labels``, a URL that fsspec opens, or a ``zarr.Array``.
+
+    Raises
+    ------
+    SourceNotFoundError, SourcePermissionError
+        Nothing is there, or it may not be read.
+    SourceFormatError
+        A group, broken metadata, or not an array of one dimension.
+    """
+
+    def __init__(self, source: object) -> None:
+        store, path, self.uri = locate(source)
+        audited = AuditingStore(store, self.uri)
+        self._array = open_array(audited, path, self.uri)
+        if self._array.ndim != 1:
+            raise SourceFormatError(
+                f"{self.uri} has shape {self._array.shape}; labels are an array of one dimension, one for each row"
+            )
+        self.n_rows = int(self._array.shape[0])
+        name = "zarr.json" if self._array.metadata.zarr_format == 3 else ".zarray"
+        try:
+            metadata = json.loads(audited.fetch(f"{path}/{name}" if path else name))
+            grid, codecs = chunk_grid(metadata, path=path, uri=self.uri), codec_chain(metadata)
+        except METADATA_ERRORS as error:
+            refuse_metadata(self.uri, error)
+        self._missing = MissingChunks(grid)
+        audited.audit(grid, self._missing, has_blosc=is_blosc_outermost(codecs))
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the labels of rows ``[start, stop)``.
+
+        Raises
+        ------
+        MissingChunksError
+            A chunk was never written; its fill value would be a group of its own.
+        CorruptChunkError
+            A chunk does not decode.
+        SourcePermissionError
+            A chunk may not be read.
+        """
+        self._missing.ask(start, stop)
+        try:
+            found: Array = np.asarray(self._array[start:stop])
+        except SourcePermissionError:
+            raise
+        except DECODE_ERRORS as error:
+            raise CorruptChunkError(
+                f"labels {start:,}-{stop:,} of {self.uri} do not decode: {in_one_line(error)}; write them again"
+            ) from error
+        if gaps := self._missing.ranges(start, stop):
+            raise MissingChunksError(
+                f"{self.uri}: chunk {self._missing.first()} (labels {gaps[0][0]:,}-{gaps[0][1] - 1:,}) is missing; "
+                "write it: rows without a label belong to no group"
+            )
+        return found
