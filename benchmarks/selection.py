@@ -112,10 +112,8 @@ def scored(stores: Sequence[str], viewed: Sequence[str], kind: str) -> dict[str,
 
 
 def _views(stores: Sequence[str], kind: str) -> dict[str, float | None]:
-    if "--group-by" not in runs.run([sys.executable, "-m", "rankme_stream", "score", "--help"]).output:
-        return {}  # this release has no LiDAR
     found = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{VIEWS}")
-    return {store: found[f"{store}::{kind}_views"].get("lidar") for store in stores}
+    return {store: found[f"{store}::{kind}_views"]["lidar"] for store in stores}
 
 
 def score(uris: Sequence[str], *options: str) -> dict[str, dict[str, float | None]]:
