@@ -303,6 +303,9 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] == "floor"
     held = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
     lines = [f"  Intervals hold {held}, {result['spectrum']['grounds']}."]
+    likely = result["estimates"]["rankme"]["value"]
+    if is_sketch and likely is not None:
+        lines.append(f"  RankMe is {float(likely):.4g} if what was not seen falls as a power of the rank: a guess.")
     sampling = result.get("sampling")
     if sampling:
         lines += _sampling_lines(result, sampling)

@@ -15,6 +15,7 @@ from rankme_stream.cli import cli
 from rankme_stream.devices.host import HOST
 from rankme_stream.engines import local
 from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.measurement import table
 from rankme_stream.metrics import effective_rank
 from rankme_stream.spectrum import Box, Tail
 from rankme_stream.testing import matrix_with_spectrum
@@ -253,4 +254,6 @@ def test_the_command_takes_several_passes(tmp_path):
     assert document["spectrum"]["kind"] == "floor"
     assert document["spectrum"]["tail"]["norm"] > 0.0
     assert document["plan"]["turn"] == 1
+    likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if what was not seen falls as a power"
+    assert likely in table(document)
     assert document["estimates"]["rankme"]["confidence"] == 1.0 - unseen.CHANCE
