@@ -33,7 +33,9 @@ def folder_with_a_dump(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["long-passes.md", "devices.md", "sketches.md", "comparing.md", "groups.md"])
+@pytest.mark.parametrize(
+    "page", ["long-passes.md", "devices.md", "sketches.md", "comparing.md", "groups.md", "choosing.md"]
+)
 def test_the_commands_of_a_page_run(page, folder_with_a_dump):
     """In order, in one folder; blocks of other languages than bash and python are shown only."""
     text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
