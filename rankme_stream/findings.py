@@ -44,7 +44,7 @@ def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int
         done.spectrum,
         estimate_all(done.spectrum),
         estimate_presets(done.spectrum),
-        estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
+        estimate_normalized(done.partial.spectrum("unit", unit_roundoff, done.confidence)) if normalize else {},
         {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
     )
 

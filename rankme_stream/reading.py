@@ -15,7 +15,7 @@ from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
-from rankme_stream.grids import SKETCHES, columns_for
+from rankme_stream.grids import SKETCHES, check_rows, columns_for
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
@@ -86,6 +86,7 @@ def plan(
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
     columns = columns_for(method, rank, oversampling, opened.shape[1])
+    check_rows(method, row_range[1] - row_range[0], columns)
     reader = Reader(opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed)
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
@@ -151,6 +152,7 @@ def segment(
         opened, _row_range(rows, opened.shape[0]), normalize, workers, memory_limit, missing, nonfinite, Path(state),
         device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
     )  # fmt: skip
+    check_rows(method, reader.rows[1] - reader.rows[0], reader.columns)
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
@@ -203,7 +205,8 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     device = device_for(stream, asked.device)
     done, bytes_read = read_blocks(
         stream, _best(rungs), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
-        nonfinite=asked.nonfinite, device=device, seed=asked.seed, progress=progress,
+        nonfinite=asked.nonfinite, device=device, seed=asked.seed, confidence=asked.confidence,
+        progress=progress,
         columns=columns_for(asked.method, asked.rank, asked.oversampling, stream.n_features),
     )  # fmt: skip
     return Read(
@@ -226,8 +229,9 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
-        columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed,
+        columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.confidence,
     )  # fmt: skip
+    check_rows(asked.method, rows[1] - rows[0], reader.columns)
     rungs = reader.rungs_left(rungs)
     try:
         reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]))  # before the store is asked
@@ -288,14 +292,14 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     )
 
 
-def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:
+def read_state(state: State, tolerance: float, dims: Sequence[int], confidence: float) -> Read:
     """Return what the rows of a whole pass came to."""
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
     for d in dims:
         if not 1 <= d <= plan.n_features:
             raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
-    done = Pass.of(state.forest().total(), plan, unit_roundoff, state.rules["missing"])
+    done = Pass.of(state.forest().total(), plan, unit_roundoff, state.rules["missing"], confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
     again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"
