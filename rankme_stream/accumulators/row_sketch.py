@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream import draws, sketched
+from rankme_stream import placing, sketched
 from rankme_stream.accumulators import check_device, gamma, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
@@ -21,10 +19,6 @@ from rankme_stream.spectrum import Box, SingularValues, Spectrum
 _U = 2.0**-53
 _SMALLEST = 2.0**-1074
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
-_TILE_ROWS = 1024  # rows for which random numbers are drawn at once
-_LONGEST_RUN = 256
-_RUNS_A_SKETCH = 32  # a run is at most that part of the sketch, so that a fold of it in four is a sketch as well
-_ROTATIONS = 2**62  # place of those of a tile, beside its signs'
 _MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
 _LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
 _CONFIDENCE = 0.95
@@ -105,9 +99,9 @@ class RowSketchAccumulator:
         self.chain = max(self.chain, n_rows) + (self.chain > 0)
         squares = np.array(device.download(device.squared_lengths(panel[:, 1:])))
         self.weight = math.hypot(self.weight, _norm(squares))
-        signs = device.upload(_signs(self.seed, start, start + n_rows))
-        signed = self._workspace.array("signed", (_run_rows(self.columns), 1 + self.n_features))
-        for piece in _pieces(self.seed, self.columns, start, start + n_rows):
+        signs = device.upload(placing.signs(self.seed, start, start + n_rows))
+        signed = self._workspace.array("signed", (placing.run_rows(self.columns), 1 + self.n_features))
+        for piece in placing.pieces(self.seed, self.columns, start, start + n_rows):
             rows, places = slice(piece.start - start, piece.stop - start), slice(piece.place, piece.end)
             out = signed[: piece.stop - piece.start, :]
             device.scale(panel[rows, :], signs[rows], out)
@@ -265,55 +259,6 @@ class RowSketchAccumulator:
         made._sketch = device.upload(np.array(arrays["sketch"]))
         made._energies[:], made._sums[:], made._nonzero[:] = arrays["energies"], arrays["sums"], arrays["nonzero"]
         return made
-
-
-class _Piece(NamedTuple):
-    """Rows [start, stop) of the source, added to rows [place, end) of the sketch."""
-
-    start: int
-    stop: int
-    place: int
-    end: int
-
-
-def _pieces(seed: int, columns: int, start: int, stop: int) -> Iterator[_Piece]:
-    """Yield where rows [start, stop) are added: runs of them, cut where they come round the end of the sketch."""
-    run_rows = _run_rows(columns)
-    row = start
-    while row < stop:
-        run, first = divmod(row, run_rows)
-        end = min(stop, (run + 1) * run_rows)
-        tile, number = divmod(run, _TILE_ROWS // run_rows)
-        place = (int(_rotations(seed, columns, tile)[number]) + first) % columns
-        cut = min(end, row + columns - place)
-        yield _Piece(row, cut, place, place + cut - row)
-        if cut < end:
-            yield _Piece(cut, end, 0, end - cut)
-        row = end
-
-
-def _run_rows(columns: int) -> int:
-    """Return the rows of a run: a power of two."""
-    wanted = max(1, columns // _RUNS_A_SKETCH)
-    return min(_LONGEST_RUN, 1 << (wanted.bit_length() - 1))
-
-
-@lru_cache(maxsize=64)
-def _rotations(seed: int, columns: int, tile: int) -> Array:
-    """Return where each run of a tile of rows begins."""
-    return draws.integers((_TILE_ROWS // _run_rows(columns),), columns, seed=seed, place=_ROTATIONS + tile)
-
-
-@lru_cache(maxsize=64)
-def _tile_signs(seed: int, tile: int) -> FloatArray:
-    return draws.signs((_TILE_ROWS,), seed=seed, place=tile)
-
-
-def _signs(seed: int, start: int, stop: int) -> FloatArray:
-    """Return the signs of rows [start, stop)."""
-    first = start // _TILE_ROWS
-    every = [_tile_signs(seed, tile) for tile in range(first, -(-stop // _TILE_ROWS))]
-    return np.concatenate(every)[start - first * _TILE_ROWS : stop - first * _TILE_ROWS]
 
 
 def _norm(values: FloatArray) -> float:
