@@ -52,8 +52,8 @@ def plan(
         A path or URI, an array, or anything that satisfies ``Source``.
     method
         ``gram``; ``tsqr``, which never squares; ``auto``: ``gram``, then ``tsqr`` where the interval is too wide; or a
-        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``; or ``row-sketch``,
-        for more rows than there is time to multiply.
+        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``; or
+        ``row-sketch``, for more rows than there is time to multiply.
     precision
         Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
         which the interval fits the tolerance. What is planned is the first pass.
