@@ -79,7 +79,7 @@ pass_options = _add(
                      type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]),
                      help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be; or a sketch."),
         click.option("--rank", type=click.IntRange(1),
-                     help="Of a sketch; 256, or less of few features, if not given; rows of a row sketch: 8 a feature."),
+                     help="Of a sketch; 256, or less of few features, if not given. Of a row sketch: its rows."),
         click.option("--oversampling", type=click.IntRange(0), default=10, show_default=True,
                      help="Test vectors of rsvd beside its rank."),
         click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
