@@ -82,6 +82,7 @@ def _kinds(n_features: int, n_rows: int) -> dict[str, Callable[[], np.ndarray]]:
         "near-duplicates in runs of 64": partial(coverage._near_duplicates(n_rows, half, 64), 0),
         f"near-duplicates of {few} rows": lambda: _copies(n_rows, half, few),
         "heavy tails, t with 6 degrees": partial(coverage._heavy_tailed(n_rows, half), 0),
+        "half of the directions by 1 row in 500": lambda: _rare(gaussian(), k > n_features // 2, 500),
         "one row in 100 10 times as long": lambda: _giants(gaussian(), 100, 10.0),
         "one row in 1,000 50 times as long": lambda: _giants(gaussian(), 1000, 50.0),
         "the same about a mean of 1,000": lambda: _giants(gaussian(), 1000, 50.0) + np.float32(1000.0),
@@ -91,6 +92,14 @@ def _kinds(n_features: int, n_rows: int) -> dict[str, Callable[[], np.ndarray]]:
 def _giants(rows: np.ndarray, one_in: int, times: float) -> np.ndarray:
     """Make rows at even distances longer."""
     rows[::one_in] *= np.float32(times)
+    return rows
+
+
+def _rare(rows: np.ndarray, is_rare: np.ndarray, one_in: int) -> np.ndarray:
+    """Leave some features to a few rows, at even distances, which have no others."""
+    others = rows[::one_in] * is_rare * np.float32(10.0)
+    rows *= ~is_rare
+    rows[::one_in] = others
     return rows
 
 

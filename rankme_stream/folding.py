@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from rankme_stream import draws
+from rankme_stream import draws, placing
 from rankme_stream.arrays import FloatArray
 from rankme_stream.devices import Device
 
 ROWS_A_SKETCH_ROW = 4  # of equal length, that a row of a sketch is to be made of for its interval to hold
-FOLDS = (1, 2, 4)  # in how many a sketch is folded
 _PAIRS = 8  # of foldings in two: each a random sign a row, and its opposite
 _PLACE = 2**63  # of the signs of foldings; those of rows are drawn below it
+_TURNS = _PLACE + 2**32
+# Variances of second order in the value: the sketch's own, 2^2/8 of foldings in two, 3/3^2 of that in four make 1.8.
+_SECOND_ORDER = 2.0
 # Columns are orthogonal: what rows of two different parts have to do with each other cancels over the four.
 _PATTERNS = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]])
 
@@ -50,7 +52,9 @@ class Folds:
     x of all pairs of rows, by energy, that meet. A number f of the sketch is then off by about -a x - b x^2, and folded
     in two it is that of a sketch of half as many rows, where x is twice as large. So both are told by extrapolation to
     x = 0, through one, two and four. A fold with the opposite signs turns what folding added to E about: half of the
-    difference of the two is what a sketch is off by in first order, the mean of the two is free of it.
+    difference of the two is what a sketch is off by in first order, the mean of the two is free of it. Other rows
+    meet in every pair of foldings, so how far these means differ is what it is off by in second order: little, unless
+    some directions are those of few rows.
 
     Attributes
     ----------
@@ -112,15 +116,16 @@ class Folds:
         )
         value = math.fsum(weight * mean for weight, mean in zip(weights, means, strict=True))
         line = whole + (whole - means[1]) * one / (two - one)
-        halved = (pairs[:, 0] - pairs[:, 1]) / 2.0
-        error = math.sqrt(float((halved**2).mean()) * one / (two - one))
+        variance = float((((pairs[:, 0] - pairs[:, 1]) / 2.0) ** 2).mean())
+        variance += _SECOND_ORDER * float(pairs.mean(axis=1).var(ddof=1))
+        error = math.sqrt(variance * one / (two - one))
         off = float(stdtrit(_PAIRS - 1, (1.0 + confidence) / 2.0)) * error
         ends = [scale.back(end, n_features) for end in (min(value, line) - off, max(value, line) + off)]
         return scale.back(value, n_features), min(ends), max(ends), math.fsum(map(abs, weights))
 
 
-def meetings(energies: FloatArray, weight: float) -> tuple[float, float, float]:
-    """Return the share of pairs of rows, by energy, that meet in a row of the sketch, whole and folded.
+def meetings(energies: FloatArray, weight: float, seed: int) -> tuple[float, float, float]:
+    """Return the share of pairs of rows, by energy, that meet in the sketch, folded in two (the mean) and in four.
 
     Parameters
     ----------
@@ -129,12 +134,14 @@ def meetings(energies: FloatArray, weight: float) -> tuple[float, float, float]:
     weight
         Root of the sum of |z|^4 over all.
     """
-    total = float(energies.sum())
-    one, two, four = (
-        math.fsum(((energies.reshape(parts, -1).sum(axis=0) / total) ** 2).tolist()) - (weight / total) ** 2
-        for parts in FOLDS
-    )
-    return one, two, four
+    shares = energies / float(energies.sum())
+    half, alone = shares.size // 2, (weight / float(energies.sum())) ** 2
+
+    def met(folded: FloatArray) -> float:
+        return math.fsum((folded**2).tolist()) - alone
+
+    two = [met(shares[:half] + np.roll(shares[half:], -turn)) for turn in _turns(shares.size, seed)]
+    return met(shares), math.fsum(two) / len(two), met(shares.reshape(4, -1).sum(axis=0))
 
 
 def folded(
@@ -144,9 +151,10 @@ def folded(
     rows = sketch.shape[0]
     half, quarter = rows // 2, rows // 4
     halves = []
-    for pair in range(_PAIRS):
+    for pair, turn in enumerate(_turns(rows, seed)):
         signs = device.upload(draws.signs((half, 1), seed=seed, place=_PLACE + pair))
-        first, second = sketch[:half, :], sketch[half:, :] * signs
+        first = sketch[:half, :]
+        second = device.xp.concat([sketch[half + turn :, :], sketch[half : half + turn, :]]) * signs
         halves.append((solve(first + second), solve(first - second)))
     signs = device.upload(draws.signs((rows, 1), seed=seed, place=_PLACE + _PAIRS))
     signed = sketch * signs
@@ -158,3 +166,12 @@ def folded(
             total += sign * part
         quarters.append(solve(total))
     return tuple(halves), tuple(quarters)
+
+
+def _turns(rows: int, seed: int) -> list[int]:
+    """Return by how many rows the second half is turned in each pair: so that no two rows of one run meet."""
+    run, half = placing.run_rows(rows), rows // 2
+    if half < 3 * run:  # too small a sketch for any interval
+        return [0] * _PAIRS
+    drawn = draws.integers((_PAIRS,), half - 2 * run, seed=seed, place=_TURNS)
+    return [run + int(turn) for turn in drawn]

@@ -16,7 +16,7 @@ from rankme_stream import folding
 from rankme_stream.accumulators.row_sketch import RowSketchAccumulator
 from rankme_stream.cli import cli
 from rankme_stream.devices import Workspace
-from rankme_stream.devices.host import Host
+from rankme_stream.devices.host import HOST, Host
 from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.testing import AccumulatorLaws, with_ones
 from tests.test_cli import SCHEMA
@@ -98,7 +98,7 @@ def test_the_error_has_mean_zero_and_twice_the_variance_once_folded():
         by_four = by_two[:quarter] + by_two[quarter:]
         errors.append([one.T @ one - exact for one in (sketch, by_two, by_four)])
     errors = np.array(errors)
-    wanted = meeting(rows, 4) / columns * np.array(folding.FOLDS)  # runs of 128/32 rows
+    wanted = meeting(rows, 4) / columns * np.array([1, 2, 4])  # runs of 128/32 rows
     variances = (errors**2).sum(axis=(2, 3)).mean(axis=0)
     assert np.all(np.abs(variances / wanted - 1.0) < 5.0 * (2.0 / n_seeds) ** 0.5)
     means = (errors.mean(axis=0) ** 2).sum(axis=(1, 2))
@@ -113,11 +113,29 @@ def test_meetings_are_the_share_of_pairs_that_meet():
     places = RowSketchAccumulator(900, columns=64, seed=1)
     places.update(names, 0)
     place = np.abs(places.to_arrays()["sketch"][:, 1:]).argmax(axis=0)
-    found = folding.meetings(made.to_arrays()["energies"], made.weight)
-    for parts, share in zip(folding.FOLDS, found, strict=True):
-        meet = (place[:, None] - place[None, :]) % (64 // parts) == 0
+    found = folding.meetings(made.to_arrays()["energies"], made.weight, seed=1)
+
+    def share(place: np.ndarray) -> float:
+        meet = place[:, None] == place[None, :]
         np.fill_diagonal(meet, False)
-        assert share == pytest.approx(lengths @ meet @ lengths / lengths.sum() ** 2, rel=1e-12)
+        return float(lengths @ meet @ lengths / lengths.sum() ** 2)
+
+    # Where a row of the sketch went is read off a folding of one in which each row is its own name.
+    names, turned = np.eye(64), []
+
+    def solve(folded: np.ndarray) -> np.ndarray:
+        turned.append(np.abs(folded).argmax(axis=0))
+        return np.zeros(1)
+
+    folding.folded(names, HOST, 1, solve)
+    assert len(turned) == 8 * 2 + 4
+    assert len({tuple(one) for one in turned}) == 8 + 1  # other rows meet in every pair
+    for one in turned[:-4]:
+        first, second = one.argsort(kind="stable").reshape(32, 2).T
+        apart = np.minimum((first - second) % 64, (second - first) % 64)
+        assert apart.min() >= 2  # rows of one run do not
+    wanted = share(place), np.mean([share(one[place]) for one in turned[:-4]]), share(turned[-1][place])
+    assert found == pytest.approx(wanted, rel=1e-12)
 
 
 def test_what_is_quadratic_in_the_meetings_is_told_exactly():
@@ -137,6 +155,10 @@ def test_what_is_quadratic_in_the_meetings_is_told_exactly():
     _, lower, upper, _ = told(0.01)
     off = 2.3646242515927844 * 0.01 * (0.1 / 0.09) ** 0.5  # t with 7 degrees of freedom
     assert (lower, upper) == pytest.approx((min(3.0, line) - off, max(3.0, line) + off), rel=1e-9)
+    halves = [(number(0.19, 0.02 * pair), number(0.19, 0.02 * pair)) for pair in range(-4, 4)]  # that differ by pairs
+    folds = folding.Folds(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
+    _, lower, upper, _ = folds.told(number(0.1), lambda values: float(values[0]), folding.ITSELF, 1, 0.95)
+    assert upper - lower > 2 * 2.36 * 0.02 * 6.0**0.5 * 2.0**0.5  # 6 is the variance of the integers -4 to 3
     _, lower, upper, _ = told(0.01, 0.5)
     assert upper - lower < abs(3.0 - line) + off
 
@@ -149,7 +171,9 @@ def test_scales_lead_back(scale):
 
 def test_most_intervals_hold():
     k = np.arange(1.0, 17)
-    for rows in (gaussian(3000, k**-0.5), np.sort(gaussian(3000, 1 / k), axis=0) + 1.0):
+    is_rare = (np.random.default_rng(1).random((3000, 1)) < 0.01) == (k > 8)  # half of the directions
+    few = gaussian(3000, np.where(k > 8, 3.0, 1.0)) * is_rare
+    for rows in (gaussian(3000, k**-0.5), np.sort(gaussian(3000, 1 / k), axis=0) + 1.0, few):
         exact = rs.measure(rows, normalize=True)
         held = dict.fromkeys(("rankme", "effective_rank", "centered_rankme", "participation_ratio", "isoscore",
                               "variance_effective_rank", "vendi", "self_cluster"), 0)  # fmt: skip

@@ -219,7 +219,7 @@ class RowSketchAccumulator:
         if reason is not None:
             return SingularValues(values, box, folds=Folds((), (), (0.0, 0.0, 0.0), 0.0, reason))
         halves, quarters = folded(rows, self.device, self.seed, lambda one: of_energy(_squares(one, self.device)[0]))
-        pairs = meetings(self._energies, self.weight)
+        pairs = meetings(self._energies, self.weight, self.seed)
         return SingularValues(values, box, folds=Folds(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
