@@ -20,6 +20,7 @@ NAMES = [
     "cluster",
     "coverage",
     "intervals",
+    "row_sketch",
     "sampled",
     "scaling",
     "speed",
