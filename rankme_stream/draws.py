@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rankme_stream.arrays import FloatArray
+from rankme_stream.arrays import Array, FloatArray
 
 
 def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
@@ -18,6 +18,11 @@ def signs(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
     """Return -1 and 1, each with probability 1/2, for a place; the same on every machine, digit for digit."""
     drawn = _generator(seed, place).integers(0, 2, size=shape, dtype=np.int8)
     return np.where(drawn, 1.0, -1.0)
+
+
+def integers(shape: tuple[int, ...], below: int, *, seed: int, place: int) -> Array:
+    """Return integers from 0 up to ``below``, all as likely, for a place; the same on every machine."""
+    return _generator(seed, place).integers(0, below, size=shape)
 
 
 def uniform(*, seed: int, place: int) -> float:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream import intervals, metrics
+from rankme_stream import folding, intervals, metrics
 from rankme_stream.arrays import FloatArray
 from rankme_stream.errors import SpectrumError
 from rankme_stream.intervals import Interval
-from rankme_stream.spectrum import Box, Spectrum
+from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Metric:
     ``of_a_sample`` is False for what hangs on the smallest ones, of which a part of the rows tells too little;
     ``largest_bias`` is how many standard errors of bias a sample's value may have: what hangs on which of them is the
     largest, or the j-th, has a bias that no jackknife corrects for where they lie close together, and shows it so.
+    ``scale`` is that on which a row sketch tells it; None for what hangs on single values, which a row sketch blurs.
     """
 
     definition: str
@@ -81,13 +82,17 @@ class Metric:
     takes_box: bool = True
     of_a_sample: bool = True
     largest_bias: float = math.inf
+    scale: folding.Scale | None = None
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
     def compute(values: FloatArray, spectrum: Spectrum) -> float:
         return metrics.variance_effective_rank(values) if squares else metrics.rankme(values, eps)
 
-    return Metric(definition, centered, compute, lambda box, _: intervals.entropy_rank(box, eps=eps, squares=squares))
+    return Metric(
+        definition, centered, compute, lambda box, _: intervals.entropy_rank(box, eps=eps, squares=squares),
+        scale=folding.LOGARITHM,
+    )  # fmt: skip
 
 
 def _alpha_req(values: FloatArray, spectrum: Spectrum) -> tuple[float, dict[str, Any]]:
@@ -120,7 +125,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "participation_ratio": Metric(
             "(sum s^2)^2 / sum s^4, centred", True,
             lambda values, _: metrics.participation_ratio(values),
-            lambda box, _: intervals.participation_ratio(box),
+            lambda box, _: intervals.participation_ratio(box), scale=folding.INVERSE,
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
@@ -133,7 +138,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "isoscore": Metric(
             "(participation_ratio - 1)/(D - 1), centred", True,
             lambda values, spectrum: metrics.isoscore(values, n_features=spectrum.n_features),
-            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features),
+            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features), scale=folding.OF_RATIO,
         ),
         "numerical_rank": Metric(
             "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
@@ -165,6 +170,7 @@ NORMALIZED: Mapping[str, Metric] = MappingProxyType(
             lambda box, spectrum: intervals.self_cluster(
                 box, n_rows=spectrum.n_rows, n_features=spectrum.n_features
             ),
+            scale=folding.ITSELF,
         ),
         "cosine_anisotropy": Metric(
             "(|sum u_i|^2 - N) / (N(N-1)), unit rows u_i", False,
@@ -190,8 +196,9 @@ _PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
 
 def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
     return Metric(
-        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b)
-    )
+        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b),
+        scale=folding.LOGARITHM,
+    )  # fmt: skip
 
 
 PRESETS: Mapping[str, Metric] = MappingProxyType(
@@ -254,12 +261,16 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
             raise SpectrumError("all singular values are zero")
         if side.consistent.lower[0] == 0.0:
             raise SpectrumError(f"all singular values are zero to within the {_blurred_by(spectrum)}")
+        if side.folds is not None and metric.takes_box and metric.scale is None:
+            raise SpectrumError("it hangs on single singular values, which a row sketch blurs: pass --method gram")
         value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)
     if isinstance(value, tuple):
         value, more = value
         details |= more
+    if side.folds is not None and metric.takes_box:
+        return _of_row_sketch(metric, spectrum, side, float(value), details)
     lower, upper = metric.extremes(side.consistent, spectrum)
     if math.isinf(upper) and not math.isinf(lower):
         reason = f"the {_blurred_by(spectrum)} cannot tell the smallest singular value from zero"
@@ -268,3 +279,23 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
         ends = metric.extremes(side.worst_case, spectrum) if side.worst_case.lower[0] > 0.0 else intervals.EVERYTHING
         details["worst_case"] = [min(ends[0], value), max(ends[1], value)]
     return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, spectrum.covers, details=details)
+
+
+def _of_row_sketch(
+    metric: Metric, spectrum: Spectrum, side: SingularValues, sketched: float, details: dict[str, Any]
+) -> Estimate:
+    """Return a number of the rows from that of their sketch, with an interval for what folding tells and rounding."""
+    assert side.folds is not None and metric.scale is not None and spectrum.confidence is not None
+    details |= {"sketch": sketched}
+    if side.folds.reason is not None:
+        return Estimate(None, reason=side.folds.reason, details=details)
+    value, lower, upper, noise = side.folds.told(
+        side.values,
+        lambda values: float(metric.compute(values, spectrum)),
+        metric.scale,
+        spectrum.n_features,
+        spectrum.confidence,
+    )
+    ends = metric.extremes(Box.around_squares(side.values**2, side.folds.error), spectrum)
+    rounding = noise * max(ends[1] - sketched, sketched - ends[0])
+    return Estimate(value, lower - rounding, upper + rounding, spectrum.confidence, spectrum.covers, details=details)

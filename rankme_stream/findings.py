@@ -38,21 +38,19 @@ class Findings:
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
-def of_all(
-    done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int], confidence: float = 0.95
-) -> Findings:
-    """Return the numbers of a pass over every row; ``confidence`` is that of LiDAR's interval over groups."""
+def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> Findings:
+    """Return the numbers of a pass over every row."""
     accumulators, groups = done.partial.accumulators, done.partial.groups
     estimates = estimate_all(done.spectrum)
     if groups is not None:
-        estimates["lidar"] = estimate_lidar(groups, confidence=confidence, workers=done.plan.workers)
+        estimates["lidar"] = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
     return Findings(
         done.plan,
         done.partial,
         done.spectrum,
         estimates,
         estimate_presets(done.spectrum),
-        estimate_normalized(accumulators["unit"].spectrum(unit_roundoff=unit_roundoff)) if normalize else {},
+        estimate_normalized(done.partial.spectrum("unit", unit_roundoff, done.confidence)) if normalize else {},
         {d: estimate_all(accumulators["raw"].prefix(d).spectrum(unit_roundoff=unit_roundoff)) for d in sorted({*dims})},
         {} if groups is None else GroupScores(groups.closed),
     )

@@ -120,7 +120,7 @@ class Measurement:
             "convergence": [dict(point) for point in self.convergence],
             "sampling": None if self.sampling is None else dict(self.sampling),
             "spectrum": {
-                "kind": "box" if self.spectrum.raw.consistent.energy is None else "floor",
+                "kind": _kind(self.spectrum.raw),
                 **_side_to_dict(self.spectrum.raw, ""),
                 **_side_to_dict(self.spectrum.centered, "centered_"),
                 "basis": self.spectrum.basis,
@@ -143,6 +143,12 @@ class Measurement:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _kind(side: SingularValues) -> str:
+    if side.folds is not None:
+        return "sketch"
+    return "box" if side.consistent.energy is None else "floor"
 
 
 def _all_to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -300,7 +306,7 @@ def _double(value: float | str | None) -> float | None:
 
 
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
-    is_sketch = result["spectrum"]["kind"] == "floor"
+    is_sketch = result["spectrum"]["kind"] != "box"
     held = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
     lines = [f"  Intervals hold {held}, {result['spectrum']['grounds']}."]
     likely = result["estimates"]["rankme"]["value"]

@@ -60,7 +60,8 @@ def measure(
         Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
         are read again by the next arithmetic when it is not met.
     confidence
-        Probability with which intervals are to hold the error of sampling, and LiDAR's over groups theirs.
+        Probability with which intervals are to hold the error of sampling, or of a row sketch, and LiDAR's over groups
+        theirs.
     sample
         Read units of rows in random order until the tolerance is met; every row where that would take half of them.
     population
@@ -68,8 +69,8 @@ def measure(
     max_rows
         Stop a sample there; it needs ``sample``.
     seed
-        Of the random order, and of a sketch's test vectors. The same seed gives the same rows, and the same bits, for
-        any number of workers.
+        Of the random order, and of a sketch's test vectors or signs. The same seed gives the same rows, and the same
+        bits, for any number of workers.
     dims
         Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
     groups
@@ -91,7 +92,8 @@ def measure(
     rank, oversampling
         Of a sketch (``method`` ``rsvd`` or ``frequent-directions``): directions that are told apart, and test vectors
         beside them, which ``rsvd`` alone takes. Its intervals hold the error of the approximation, without a
-        probability, and may be wide.
+        probability, and may be wide. Of a ``row-sketch``: its rows, 8 a feature and 256 at least, which is what it
+        takes when none is given; its intervals hold with ``confidence``, proved by simulation.
     passes
         Most passes of ``rsvd``, each over all rows; each multiplies by what the one before found and 64 probes, which
         hold what is not seen with confidence 0.9999. Fewer where the tolerance is met before.
@@ -120,7 +122,7 @@ def measure(
     Notes
     -----
     N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
-    r, twice that with ``normalize``. While it runs, BLAS is held to one
+    r, 6 N D for ``row-sketch``, twice that with ``normalize``. While it runs, BLAS is held to one
     thread for the whole process.
 
     Examples
@@ -151,14 +153,16 @@ def measure(
     return measurement
 
 
-def measure_state(state: State, *, tolerance: float = 1e-3, dims: Sequence[int] = ()) -> Measurement:
+def measure_state(
+    state: State, *, tolerance: float = 1e-3, confidence: float = 0.95, dims: Sequence[int] = ()
+) -> Measurement:
     """Return the metrics of the rows that a state holds, each with an interval: the same bits as of one pass.
 
     Parameters
     ----------
     state
         Of a whole pass: from ``load_state``, or from ``merge_states`` for all parts of one.
-    tolerance, dims
+    tolerance, confidence, dims
         As for ``measure``; nothing is read again.
 
     Raises
@@ -168,7 +172,7 @@ def measure_state(state: State, *, tolerance: float = 1e-3, dims: Sequence[int] 
     """
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
-        done = read_state(state, tolerance, dims)
+        done = read_state(state, tolerance, dims, confidence)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_if_too_wide(measurement, done.remedy)

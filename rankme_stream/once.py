@@ -29,6 +29,7 @@ def read_blocks(
     device: Device,
     columns: int,
     seed: int,
+    confidence: float,
     progress: Report | None,
 ) -> tuple[Pass, int]:
     """Read rows that come once; return the pass and the bytes read.
@@ -65,7 +66,7 @@ def read_blocks(
         if progress is not None:
             progress(local.Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
     whole, forest = forest.total(), Forest[Partial]()  # and let go of what it was merged from
-    done = Pass.of(whole, spanning(plan, stream.n_rows), stream.stored.unit_roundoff, "error")
+    done = Pass.of(whole, spanning(plan, stream.n_rows), stream.stored.unit_roundoff, "error", confidence)
     check_not_empty(done, stream.uri)
     return done, bytes_read
 

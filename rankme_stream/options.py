@@ -76,9 +76,10 @@ def _add(options: list[Any]) -> Decorator:
 pass_options = _add(
     [
         click.option("--method", default="auto", show_default=True,
-                     type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions"]),
+                     type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]),
                      help="Gram matrix, or QR, which never squares; auto: the Gram, then QR if need be; or a sketch."),
-        click.option("--rank", type=click.IntRange(1), help="Of a sketch; 256, or less of few features, if not given."),
+        click.option("--rank", type=click.IntRange(1),
+                     help="Of a sketch; 256, or less of few features, if not given. Of a row sketch: its rows."),
         click.option("--oversampling", type=click.IntRange(0), default=10, show_default=True,
                      help="Test vectors of rsvd beside its rank."),
         click.option("--precision", type=click.Choice(["float64", "float32", "auto"]), default="float64",
@@ -105,7 +106,7 @@ dims_option = click.option(
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
-    help="Of the random order of a sample, and of the test vectors of rsvd.",
+    help="Of the random order of a sample, the test vectors of rsvd, the signs of a row sketch.",
 )  # fmt: skip
 sample_option = click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met.")
 sample_options = _add(
@@ -113,7 +114,7 @@ sample_options = _add(
         sample_option,
         click.option("--max-rows", type=click.IntRange(1), help="End a sample there; needs --sample."),
         click.option("--confidence", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95,
-                     show_default=True, help="Probability with which intervals hold the error of sampling."),
+                     show_default=True, help="Probability with which intervals of a sample or a row sketch hold."),
         click.option("--population", is_flag=True,
                      help="Intervals for what the rows were drawn from, not for these rows."),
         seed_option,

@@ -11,6 +11,7 @@ from rankme_stream.accumulators import Accumulator
 from rankme_stream.accumulators.directions import DirectionsAccumulator
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.nystrom import NystromAccumulator
+from rankme_stream.accumulators.row_sketch import RowSketchAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import Array
 from rankme_stream.audit import Audit
@@ -19,6 +20,7 @@ from rankme_stream.devices.host import HOST
 from rankme_stream.grids import Method, Precision
 from rankme_stream.grouped import Grouped
 from rankme_stream.planning import Plan
+from rankme_stream.spectrum import Spectrum
 from rankme_stream.unit_rows import Lengths
 from rankme_stream.vectors import Basis
 
@@ -32,6 +34,7 @@ ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
     ("tsqr", "float64"): TsqrAccumulator,
     ("rsvd", "float64"): NystromAccumulator,
     ("frequent-directions", "float64"): DirectionsAccumulator,
+    ("row-sketch", "float64"): RowSketchAccumulator,
 }
 
 
@@ -68,6 +71,11 @@ class Partial:
         if self.groups is not None and other.groups is not None:
             groups = self.groups.merge(other.groups)
         return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
+
+    def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
+        """Return the spectrum of an accumulator; what a row sketch tells is to hold with that confidence."""
+        found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
+        return found if found.raw.folds is None else replace(found, confidence=confidence)
 
     def on(self, device: Device, rung: Rung) -> Partial:
         """Return the same on a device; itself where it is there already."""

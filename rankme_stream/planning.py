@@ -219,7 +219,7 @@ def make_plan(
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
                 has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES
                                   + (held.held if held is not None else 0)),
-                columns, seed if method == "rsvd" else 0, turn, "",
+                columns, seed if method in ("rsvd", "row-sketch") else 0, turn, "",
                 *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
             )  # fmt: skip
     raise LimitError(
@@ -269,6 +269,8 @@ def _sketch_scratch(method: Method, n_features: int, panel_rows: int, columns: i
     """Bytes that a thread takes beside panels for a sketch: images and a product, or a shrinking."""
     if method == "rsvd":
         return 8 * 64 * (panel_rows + n_features + 1)
+    if method == "row-sketch":
+        return 8 * 256 * (n_features + 1)
     return 8 * columns * n_features + 8 * 4 * gathered(columns) ** 2
 
 
@@ -277,6 +279,8 @@ def _solving(
 ) -> int:
     if n_groups:
         return _telling(n_groups, workers, state, square)
+    if method == "row-sketch":
+        return (6 + normalize) * state + 6 * square
     if columns:
         return (6 + normalize) * state + 8 * 8 * gathered(columns) ** 2
     return (6 + normalize) * square
@@ -292,7 +296,8 @@ def _packed_bytes(method: Method, n_features: int, columns: int) -> int:
     """Bytes of an accumulator in a file: a triangle, or a sketch."""
     if not columns:
         return 4 * (n_features + 1) * (n_features + 2)
-    return 8 * (n_features + 1) * (1 + columns if method == "rsvd" else gathered(columns))
+    rows = {"rsvd": 1 + columns, "row-sketch": columns}.get(method, gathered(columns))
+    return 8 * ((n_features + 1) * rows + (columns + 2 * n_features) * (method == "row-sketch"))
 
 
 def _live(at_once: int, n_segments: int) -> int:
@@ -336,6 +341,8 @@ def _flops(method: Method, n_rows: int, n_features: int, columns: int) -> int:
     if columns:
         if method == "rsvd":
             return 4 * n_rows * n_features * columns
+        if method == "row-sketch":
+            return 6 * n_rows * n_features  # sign, addition, length, sum
         gather = gathered(columns)
         return n_rows * ((gather + 2 * columns) * gather * n_features + 9 * gather**3) // (gather - columns)
     return (1 if method == "gram" else 2) * n_rows * n_features**2

@@ -92,13 +92,14 @@ class Pass:
     partial: Partial
     spectrum: Spectrum
     rankme: Estimate
+    confidence: float
 
     @classmethod
-    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str) -> Pass:
+    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str, confidence: float) -> Pass:
         """Return the pass that came to that, every row of the plan counted."""
         check_count(partial, plan.row_stop - plan.row_start, missing)
-        spectrum = partial.accumulators["raw"].spectrum(unit_roundoff=unit_roundoff)
-        return cls(plan, partial, spectrum, estimate_rankme(spectrum))
+        spectrum = partial.spectrum("raw", unit_roundoff, confidence)
+        return cls(plan, partial, spectrum, estimate_rankme(spectrum), confidence)
 
     def is_within(self, tolerance: float) -> bool:
         """Whether RankMe's interval is as narrow as that, relative to RankMe."""
@@ -126,6 +127,8 @@ class Reader:
         Number of the pass that is next, from 0, and what the one before found for it.
     groups
         Rows that passes keep apart as well; pilots do not.
+    confidence
+        With which the intervals of a row sketch are to hold.
     engine
         Runs passes; samples and pilots run in this process.
     bytes_read
@@ -154,6 +157,7 @@ class Reader:
     seed: int = 0
     turns: int = 1
     groups: Groups | None = None
+    confidence: float = 0.95
 
     def __post_init__(self) -> None:
         self.bytes_read = 0
@@ -294,7 +298,7 @@ class Reader:
         """Read all rows of a plan in this process, keeping no file."""
         forest = Forest[Partial]()
         self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments, progress)
-        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing)
+        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
 
     def read_pass(self, rung: Rung, fingerprint: str, progress: Report | None) -> Pass:
         """Read all rows by that arithmetic, on from the checkpoint where there is one."""
@@ -307,7 +311,7 @@ class Reader:
         self.machines = joined_workers(self.machines, self._machines(plan))
         whole = forest.total().on_basis(self.basis)
         del forest  # what it was merged from
-        return Pass.of(whole, plan, self.source.stored.unit_roundoff, self.missing)
+        return Pass.of(whole, plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
         """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.

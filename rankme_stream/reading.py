@@ -15,7 +15,7 @@ from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
-from rankme_stream.grids import SKETCHES, columns_for
+from rankme_stream.grids import SKETCHES, check_rows, columns_for
 from rankme_stream.groups import Groups, groups_of
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
@@ -55,7 +55,8 @@ def plan(
         A path or URI, an array, or anything that satisfies ``Source``.
     method
         ``gram``; ``tsqr``, which never squares; ``auto``: ``gram``, then ``tsqr`` where the interval is too wide; or a
-        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``.
+        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``; or
+        ``row-sketch``, for more rows than there is time to multiply.
     precision
         Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
         which the interval fits the tolerance. What is planned is the first pass.
@@ -94,6 +95,7 @@ def plan(
     row_range = _row_range(rows, opened.shape[0])
     columns = columns_for(method, rank, oversampling, opened.shape[1])
     check_passes(method, passes)
+    check_rows(method, row_range[1] - row_range[0], columns)
     reader = Reader(
         opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed,
         groups=_groups(groups, opened, row_range),
@@ -174,6 +176,7 @@ def segment(
         groups=_groups(groups, opened, row_range),
     )  # fmt: skip
     _check_device(reader)
+    check_rows(method, reader.rows[1] - reader.rows[0], reader.columns)
     planned = reader.plan(reader.rungs_left(rungs[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
@@ -228,7 +231,8 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
     device = device_for(stream, asked.device)
     done, bytes_read = read_blocks(
         stream, _best(rungs), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
-        nonfinite=asked.nonfinite, device=device, seed=asked.seed, progress=progress,
+        nonfinite=asked.nonfinite, device=device, seed=asked.seed, confidence=asked.confidence,
+        progress=progress,
         columns=columns_for(asked.method, asked.rank, asked.oversampling, stream.n_features),
     )  # fmt: skip
     return Read(
@@ -252,9 +256,10 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
         None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
         columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.passes,
-        _groups(asked.groups, opened, rows),
+        _groups(asked.groups, opened, rows), asked.confidence,
     )  # fmt: skip
     _check_device(reader)
+    check_rows(asked.method, rows[1] - rows[0], reader.columns)
     rungs = reader.rungs_left(rungs)
     try:  # before the store is asked
         reader.plan(next((rung for rung in rungs if rung[1] == "float64"), rungs[0]), turn=asked.passes - 1)
@@ -282,7 +287,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         if is_free and not float32_will_do(reader, asked.tolerance):
             del rungs[0]
         done = climb(reader, rungs, asked.tolerance, fingerprint, progress)
-        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims, asked.confidence)
+        found = of_all(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
         if asked.population:
             rung = (done.plan.method, done.plan.precision)
             reason = "the rows are too few to tell from them what they were drawn from"
@@ -323,14 +328,15 @@ def _check_device(reader: Reader) -> None:
         )
 
 
-def read_state(state: State, tolerance: float, dims: Sequence[int]) -> Read:
+def read_state(state: State, tolerance: float, dims: Sequence[int], confidence: float) -> Read:
     """Return what the rows of a whole pass came to."""
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
     for d in dims:
         if not 1 <= d <= plan.n_features:
             raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
-    done = Pass.of(state.forest().total().on_basis(state.basis), plan, unit_roundoff, state.rules["missing"])
+    whole = state.forest().total().on_basis(state.basis)
+    done = Pass.of(whole, plan, unit_roundoff, state.rules["missing"], confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
     again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"

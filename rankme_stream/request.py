@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rankme_stream.errors import UsageError
 from rankme_stream.grids import SKETCHES
 
-Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions"]
+Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
 Precision = Literal["float64", "float32", "auto"]
 
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rankme_stream.arrays import FloatArray
+from rankme_stream.folding import Folds
 
 Basis = Literal["certified", "measured", "empirical"]
 
@@ -72,11 +73,14 @@ class SingularValues:
         The set that intervals are taken over.
     worst_case
         The set by a worst-case theorem where ``consistent`` is sharper and rests on experience; otherwise None.
+    folds
+        Of a row sketch, whose ``values`` are off by what these tell; otherwise None.
     """
 
     values: FloatArray
     consistent: Box
     worst_case: Box | None = None
+    folds: Folds | None = None
 
 
 @dataclass(frozen=True)

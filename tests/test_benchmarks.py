@@ -21,6 +21,7 @@ NAMES = [
     "cluster",
     "coverage",
     "intervals",
+    "row_sketch",
     "sampled",
     "scaling",
     pytest.param(

@@ -53,6 +53,11 @@ def test_the_measured_peak_stays_under_the_prediction_with_every_option(options,
     check(dump(tmp_path / "d.zarr", 768, 5000), *options)
 
 
+def test_the_measured_peak_of_a_row_sketch_stays_under_the_prediction(tmp_path):
+    path = dump(tmp_path / "d.zarr", 200, 5000)
+    check(path, "--method", "row-sketch", "--normalize", "--tolerance", 9, "--checkpoint", tmp_path / "kept")
+
+
 @pytest.mark.parametrize(("n_features", "method"), [(2048, "gram"), (768, "tsqr")])
 def test_the_measured_peak_stays_under_the_prediction_with_a_checkpoint(n_features, method, tmp_path):
     path = dump(tmp_path / "d.zarr", n_features, 1000)

@@ -164,7 +164,7 @@ def test_the_answer_does_not_follow_chunks_workers_or_parts(method, tmp_path):
 def test_a_sketch_says_what_it_cannot_do():
     rows = np.random.default_rng(0).standard_normal((500, 40))
     for options, text in (
-        ({"rank": 5, "method": "gram"}, "pass method rsvd or frequent-directions as well"),
+        ({"rank": 5, "method": "gram"}, "pass method rsvd, frequent-directions, row-sketch as well"),
         ({"rank": 21, "method": "frequent-directions"}, "more than half of the 40 features"),
         ({"rank": 11, "method": "rsvd"}, "rank 11 and oversampling 10"),
         ({"method": "rsvd", "dims": (3,)}, "leave dims out"),
