@@ -46,7 +46,7 @@ test: $(DEV_STAMP)
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 	@$(MAKE) --no-print-directory $(PACKAGE_STAMP)
 
 $(VENV)/.created:

@@ -221,7 +221,9 @@ def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE_OR_RESULT...")
 @shared.comparison_options
 @shared.pass_options
+@shared.passes_option
 @shared.device_option
+@shared.group_option
 @shared.tolerance_option
 @shared.sample_options
 @shared.dims_option

@@ -11,7 +11,7 @@ from rankme_stream.comparison import Comparison, Member, Sweep
 from rankme_stream.correlations import Correlation, Scored, losses
 from rankme_stream.errors import UsageError
 from rankme_stream.ranking import Standing, ranked, select_highest
-from rankme_stream.runs import Run, check_metric, mixture, names_of, remarks
+from rankme_stream.runs import LIDAR, Run, check_metric, mixture, names_of, remarks
 from rankme_stream.scores import Score
 
 _CORRELATIONS = ("spearman", "kendall")
@@ -109,6 +109,8 @@ def compare(
 
 
 def _option_for(metric: str) -> str:
+    if metric == LIDAR:
+        return "--group-by"
     return f"--dims {metric.split('.')[1]}" if metric.startswith("dims.") else "--normalize"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError, UsageError
 from rankme_stream.estimates import METRICS, NORMALIZED, PRESETS
 
+LIDAR = "lidar"  # the one metric of groups, there where groups were asked for
 _UNIT_LENGTH = 2.0**-7  # how far the mean square of unit rows may be from 1: bfloat16 rounds that much off
 
 
@@ -131,9 +132,10 @@ def _mean_square(document: Mapping[str, Any]) -> float:
 def check_metric(metric: str) -> None:
     """Refuse a name that no result has."""
     *section, name = metric.split(".")
+    table: Collection[str]
     match section:
         case []:
-            table = METRICS
+            table = {*METRICS, LIDAR}
         case ["normalized"]:
             table = NORMALIZED
         case ["presets"]:
@@ -141,12 +143,10 @@ def check_metric(metric: str) -> None:
         case ["dims", d] if d.isdecimal() and d == str(int(d)):
             table = METRICS
         case _:
-            table = {}
+            table = ()
     if name not in table:
-        raise UsageError(
-            f"there is no metric {metric!r}; there are {', '.join(METRICS)}, dims.D.NAME with these, "
-            f"{', '.join(f'normalized.{one}' for one in NORMALIZED)}, {', '.join(f'presets.{one}' for one in PRESETS)}"
-        )
+        names = [*METRICS, LIDAR, *(f"normalized.{one}" for one in NORMALIZED), *(f"presets.{one}" for one in PRESETS)]
+        raise UsageError(f"there is no metric {metric!r}; there are {', '.join(names)}, and dims.D.NAME of the first")
 
 
 def options_for(metric: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,8 +190,8 @@ def mixture(runs: Sequence[Run], names: Sequence[str], metric: str) -> list[str]
     Notes
     -----
     What must agree: the formula; the width and min(N, D), which no effective rank exceeds; whether the numbers are
-    about the rows or about what they were drawn from; and whether the rows as they are stored have unit length, but
-    for metrics of unit rows.
+    about the rows or about what they were drawn from; whether the rows as they are stored have unit length, but for
+    metrics of unit rows; and for LiDAR how many groups there are, and of how many rows.
     """
     differences = [
         ("definitions", [run.definitions[metric] for run in runs]),
@@ -204,7 +204,14 @@ def mixture(runs: Sequence[Run], names: Sequence[str], metric: str) -> list[str]
     if not metric.startswith("normalized."):
         stored = ["unit rows" if run.has_unit_rows else "rows of other lengths" for run in runs]
         differences.append(("normalisations", stored))
+    if metric == LIDAR:
+        differences.append(("groups", [_groups(run.numbers[metric].estimate["details"]) for run in runs]))
     return _told(differences, names)
+
+
+def _groups(details: Mapping[str, Any]) -> str:
+    least, most = details["rows_per_group"]
+    return f"{details['groups']:,} groups of {least:,} to {most:,} rows, delta {details['delta']:g}"
 
 
 def remarks(runs: Sequence[Run], names: Sequence[str]) -> list[str]:

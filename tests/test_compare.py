@@ -535,3 +535,22 @@ def test_scores_that_do_not_fit_are_refused_before_anything_is_read(folder, tmp_
         "--scores",
         tmp_path / "s.csv",
     )
+
+
+def test_lidar_is_compared_at_the_same_groups_only(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, decay in (("a", 0.2), ("b", 1.0)):
+        images = generator.standard_normal((120, 8)) * np.arange(1, 9) ** -decay
+        views = images.repeat(6, axis=0) + 0.1 * generator.standard_normal((720, 8))
+        np.save(tmp_path / f"{name}.npy", views)
+    files = [str(tmp_path / f"{name}.npy") for name in ("b", "a")]
+    compared = rankme("compare", *files, "--metric", "lidar", "--group-by", "rows:6", "--json", "-")
+    runs = json.loads(compared.stdout)["sweeps"][0]["runs"]
+    assert [run["name"] for run in runs] == ["a.npy", "b.npy"]
+    assert runs[0]["estimate"]["details"]["groups"] == 120
+    done = rankme("compare", *files, "--metric", "lidar", "--quiet")
+    assert done.returncode == 2 and "score it again with --group-by" in done.stderr
+    for file, rows in zip(files, (6, 12), strict=True):
+        rankme("score", file, "--group-by", f"rows:{rows}", "--quiet", "--json", f"{file}.json")
+    results = [f"{file}.json" for file in files]
+    refused(2, "the groups differ", "compare", *results, "--metric", "lidar")
