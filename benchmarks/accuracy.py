@@ -236,7 +236,8 @@ def markdown(result: dict[str, Any]) -> str:
     """Return the tables."""
     rows = result["rows"]
     stated = [row for row in rows if row["held"] is not None]
-    certain = [row for row in stated if row["method"] not in _LIKELY]
+    certain = [row["held"] for row in stated if row["method"] not in _LIKELY]
+    likely = [row["held"] for row in stated if row["method"] in _LIKELY]
     lines = [
         "# What an approximation costs",
         "",
@@ -245,9 +246,8 @@ def markdown(result: dict[str, Any]) -> str:
         "the truth is an SVD in float64 of what is stored, or planted. Errors and half-widths are relative to it. "
         "Samples withhold an interval, and a value, where the rows are too few.",
         "",
-        f"Intervals of exact passes and sketches: {sum(row['held'] for row in certain)} of {len(certain)} held. Of "
-        f"samples and row sketches, at 95 %: {sum(row['held'] for row in stated) - sum(row['held'] for row in certain)} of "
-        f"{len(stated) - len(certain)}.",
+        f"Intervals of exact passes and sketches: {sum(certain)} of {len(certain)} held. Of samples and row sketches, at "
+        f"95 %: {sum(likely)} of {len(likely)}.",
     ]
     groups = list(dict.fromkeys((row["spectrum"], row["features"]) for row in rows))
     chosen = []
