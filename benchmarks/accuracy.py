@@ -246,8 +246,8 @@ def markdown(result: dict[str, Any]) -> str:
         "the truth is an SVD in float64 of what is stored, or planted. Errors and half-widths are relative to it. "
         "Samples withhold an interval, and a value, where the rows are too few.",
         "",
-        f"Intervals of exact passes and sketches: {sum(certain)} of {len(certain)} held. Of samples and row sketches, at "
-        f"95 %: {sum(likely)} of {len(likely)}.",
+        f"Intervals of exact passes and sketches: {sum(certain)} of {len(certain)} held. Of samples and row sketches, "
+        f"at 95 %: {sum(likely)} of {len(likely)}.",
     ]
     groups = list(dict.fromkeys((row["spectrum"], row["features"]) for row in rows))
     chosen = []
