@@ -104,9 +104,13 @@ def markdown(result: dict[str, Any]) -> str:
 def _tables(found: Mapping[str, Any]) -> list[str]:
     names = [f"{metric}, {_SHORT[kind]}" for metric, kind in selectors.SELECTORS]
     lines = table(
-        "Average over the sweeps", ["accuracy", "", *names],
+        "Average over the sweeps", ["accuracy", "", *names, "centre", "chance", "worst"],
         [
-            [_LABELS[mean["target"]], what, *(_spanned(one[key]) for one in mean["selectors"])]
+            [
+                _LABELS[mean["target"]], what, *(_spanned(one[key]) for one in mean["selectors"]),
+                *(f"{_mean_loss(found, mean['target'], name):.2f}" if key == "lost" else ""
+                  for name in ("centre", "chance", "worst")),
+            ]
             for mean in found["means"] for what, key in (("Spearman", "spearman"), ("points lost", "lost"))
         ],
     )  # fmt: skip
@@ -223,6 +227,12 @@ def _choices(rows: Rows, target: str) -> list[str]:
         text = f"{_LABELS[target].capitalize()}: RankMe's choice is below {words} in {len(worse)} of {len(rows)} sweeps"
         sentences.append(f"{text} (points: {'; '.join(worse)})." if worse else f"{text}.")
     return sentences
+
+
+def _mean_loss(found: Mapping[str, Any], target: str, name: str) -> float:
+    """Return what the centre, chance or the worst setting loses on average over the sweeps."""
+    losses = [row[name]["value"] for row in found["sweeps"] if row["target"] == target]
+    return float(np.mean(losses))
 
 
 def _best(mean: Mapping[str, Any]) -> str:
