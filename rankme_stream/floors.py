@@ -82,6 +82,8 @@ def majorant(
 
 def squares_majorant(lower: FloatArray, upper: FloatArray, energy: tuple[float, float], tail: Tail) -> FloatArray:
     """Return shares of the squares, descending and of sum one, that majorise those of every vector allowed."""
+    if energy[0] <= 0.0:  # then the first may have all
+        return np.where(np.arange(lower.size) == 0, 1.0, 0.0)
     places = _places(lower.size, tail.start)
     heads = _Heads(lower, upper, places)
     most = heads.most_energy(energy[1])

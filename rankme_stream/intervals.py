@@ -90,10 +90,9 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     tail = _scaled_tail(box, shift)
     if energy is not None and squares:
         least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
-        if tail is not None:
-            least = max(
-                least, metrics.exp_entropy(floors.squares_majorant(np.sqrt(lower), np.sqrt(upper), energy, tail))
-            )
+        if tail is not None and inside == 0.0:
+            shares = floors.squares_majorant(np.sqrt(lower), np.sqrt(upper), energy, tail)
+            least = max(least, metrics.exp_entropy(shares + eps))
     elif energy is not None:
         shares, ends = floors.majorant(lower, upper, energy, tail)
         # at a given sum p = q sum / (sum + m eps_s) + eps of shares q; concave in that factor, so least at an end

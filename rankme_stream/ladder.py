@@ -68,7 +68,7 @@ def climb(reader: Reader, rungs: list[Rung], tolerance: float, fingerprint: str,
             continue
         reader.check_unchanged(fingerprint)
         reader.passes.append(done.describe())
-        while not done.is_within(tolerance) and reader.go_on(done):
+        while not done.is_within(tolerance) and reader.go_on(rung, done):
             done = None  # its memory is the next pass's
             done = reader.read_pass(rung, fingerprint, progress)
             reader.check_unchanged(fingerprint)

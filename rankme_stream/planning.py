@@ -218,7 +218,8 @@ def make_plan(
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
                 has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES
-                                  + (held.held if held is not None else 0)),
+                                  + (held.held if held is not None else 0)
+                                  + (turn > 0) * _packed_bytes(method, n_features, columns)),
                 columns, seed if method in ("rsvd", "row-sketch") else 0, turn, "",
                 *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
             )  # fmt: skip

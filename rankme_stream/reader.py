@@ -14,7 +14,7 @@ from rankme_stream.checkpoint import Checkpoint, begun, checked, held_pass, take
 from rankme_stream.devices import Device, device_named
 from rankme_stream.devices.host import HOST
 from rankme_stream.engines import dask, local
-from rankme_stream.errors import ArithmeticCheckError, MissingChunksError, SourceChangedError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, LimitError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.grouped import kept_dtype
 from rankme_stream.groups import Groups
@@ -165,6 +165,7 @@ class Reader:
         self.unkept: str | None = None
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
+        self._base_bytes: int | None = None
         self.turn = 0
         self.basis: Basis | None = None
         self._held: Rung | None = None
@@ -225,6 +226,8 @@ class Reader:
         groups: Groups | None = None,
     ) -> Plan:
         limits = engine.limits(self.workers, self.memory_limit)
+        if self._base_bytes is None:
+            self._base_bytes = limits.base_bytes
         planned = make_plan(
             method=rung[0],
             precision=rung[1],
@@ -234,7 +237,7 @@ class Reader:
             itemsize=self.source.stored.dtype.itemsize,
             bounds=self.source.bounds(*rows),
             read_memory=self.source.read_memory,
-            base_bytes=limits.base_bytes,
+            base_bytes=self._base_bytes if turn else limits.base_bytes,  # what earlier passes hold is in the plan
             memory_limit_bytes=limits.memory_limit_bytes,
             workers=limits.workers,
             cores=limits.cores,
@@ -248,9 +251,14 @@ class Reader:
         )
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
-    def go_on(self, done: Pass) -> bool:
-        """Take what a pass found for the next one of a sketch; say whether there is one."""
+    def go_on(self, rung: Rung, done: Pass) -> bool:
+        """Take what a pass found for the next one of a sketch; say whether there is one, and memory for it."""
         if self.turn + 1 >= self.turns:
+            return False
+        try:
+            self.plan(rung, turn=self.turn + 1)
+        except LimitError as error:
+            self.refused = str(error)
             return False
         self.turn += 1
         self.basis = done.partial.directions()

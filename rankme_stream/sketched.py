@@ -107,25 +107,27 @@ def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple
 
     The exponent is that of the floors, or the one at which those past the first few have the norm that ``second`` says.
     """
+    floor, ceiling = floor / energy, ceiling / energy  # so that no power of a rank overflows
     if second is None:
-        return _power(floor, energy, ceiling, _slope(floor))
-    start, wanted = second
+        return energy * _power(floor, ceiling, _slope(floor))
+    start, wanted = second[0], second[1] / energy
     low, high = 0.0, _STEEPEST
     for _ in range(_SLOPES):
         middle = (low + high) / 2.0
-        if wanted > 0.0 and float(np.linalg.norm(_power(floor, energy, ceiling, middle)[start:] / wanted)) < 1.0:
+        if float(np.linalg.norm(_power(floor, ceiling, middle)[start:])) < wanted:
             low = middle
         else:
             high = middle
-    return _power(floor, energy, ceiling, (low + high) / 2.0)
+    return energy * _power(floor, ceiling, (low + high) / 2.0)
 
 
-def _power(floor: FloatArray, energy: float, ceiling: FloatArray, slope: float) -> FloatArray:
+def _power(floor: FloatArray, ceiling: FloatArray, slope: float) -> FloatArray:
+    """Return that member for an energy of one."""
     shape = np.arange(1, floor.size + 1, dtype=np.float64) ** -slope
-    low, high = 0.0, energy / float(shape[-1])
+    low, high = 0.0, 1.0 / float(shape[-1])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        if float(np.clip(middle * shape, floor, ceiling).sum()) < energy:
+        if float(np.clip(middle * shape, floor, ceiling).sum()) < 1.0:
             low = middle
         else:
             high = middle

@@ -48,7 +48,8 @@ class Box:
         """Return the box of the largest ``count`` values."""
         energy, rest = None, Box(self.lower[count:], self.upper[count:])
         if self.energy is not None:
-            energy = (self.energy[0] - float((rest.upper**2).sum()), self.energy[1] - float((rest.lower**2).sum()))
+            least = max(self.energy[0] - float((rest.upper**2).sum()), float((self.lower[:count] ** 2).sum()))
+            energy = (least, max(least, self.energy[1] - float((rest.lower**2).sum())))
         tail = self.tail if self.tail is not None and self.tail.start < count else None
         return Box(self.lower[:count], self.upper[:count], energy, tail)
 

@@ -31,7 +31,8 @@ from rankme_stream.devices import Device
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.rounding import U, gamma
 
-CHANCE = 1e-4  # that what is said after any of the passes is wrong
+CHANCE = 1e-4  # that anything that is said after any of the passes is wrong
+_SIDES = 4  # for which it is said: the rows and those of unit length, each raw and about the mean
 _MARGIN = 8.0  # of eigenvalues, in units of (rows + 32) u: empirical, as for every eigensolver here
 _GROUPS = 16  # of directions, for each of which the ceilings are solved for once
 _HALVINGS = 200
@@ -79,7 +80,8 @@ def told(
     error
         Images are off by no more than this times the Frobenius norm of what they are images of.
     turn
-        Number of the pass: after the t-th, ``CHANCE`` / 2^t is the chance, so that looking after each costs nothing.
+        Number of the pass: after the t-th past the first ``CHANCE`` / 2^t is the chance, a quarter of it for each of
+        four matrices, so that looking after each pass costs nothing.
 
     Notes
     -----
@@ -107,7 +109,7 @@ def told(
     count = int(probes.shape[0])
     mean_square = (norm(found) + found_off) ** 2 / count / scale**2
     top = math.sqrt(_largest(found, device)) + found_off
-    largest, most = limits(mean_square, (top / scale) ** 2, count, CHANCE * 0.5**turn)
+    largest, most = limits(mean_square, (top / scale) ** 2, count, CHANCE * 0.5**turn / _SIDES)
     likely = min(most, norm(found) ** 2 / count / scale**2)
     seen = _Seen(device.download((core + core.T) / 2.0), device.download(residual @ residual.T), off, largest)
     return Unseen(seen.ceilings(), largest, seen.start, *(math.sqrt(seen.past(rest)) for rest in (most, likely)))

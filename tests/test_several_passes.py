@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import rankme_stream as rs
-from rankme_stream import floors, intervals, unseen
+from rankme_stream import floors, intervals, reader, sketched, unseen
+from rankme_stream.accumulators.nystrom import NystromAccumulator
 from rankme_stream.cli import cli
 from rankme_stream.devices.host import HOST
 from rankme_stream.engines import local
@@ -257,3 +258,69 @@ def test_the_command_takes_several_passes(tmp_path):
     likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if what was not seen falls as a power"
     assert likely in table(document)
     assert document["estimates"]["rankme"]["confidence"] == 1.0 - unseen.CHANCE
+
+
+def test_the_first_values_of_a_set_with_a_tail_are_held(monkeypatch):
+    """A preset takes the first values alone, whose energy loose ceilings say nothing of."""
+    m, start, count = 400, 30, 100
+    true = np.arange(1.0, m + 1) ** -0.25
+    energy = float((true**2).sum())
+    floor = np.where(np.arange(m) < start, true * 0.999, 0.0)
+    seen = unseen.Unseen(true[:start] ** 2 * 1.001, 1.25 * true[start] ** 2, start,
+                         1.05 * float(np.linalg.norm(true[start:] ** 2)), 1.0)  # fmt: skip
+    box = sketched.told(floor[:start] ** 2, (energy, energy), m, 0, unseen=seen).consistent.first(count)
+    assert box.energy[0] > 0.0
+    squares = true[:count] ** 2 / (true[:count] ** 2).sum()
+    least, most = intervals.entropy_rank(box, eps=1e-7, squares=True)
+    assert least < most
+    assert least <= np.exp(-(squares * np.log(squares)).sum()) <= most
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 7, 24])
+def test_the_first_few_and_every_epsilon_are_held(m):
+    for seed in range(60):
+        generator = np.random.default_rng([seed, m, 1])
+        true, box = tail_set(generator, m)
+        count = int(generator.integers(1, m + 1))
+        first = box.first(count)
+        if first.lower[0] == 0.0:
+            continue
+        for eps in (0.0, 1e-7, 1e-3):
+            p = true[:count] ** 2 / (true[:count] ** 2).sum() + eps
+            low, high = intervals.entropy_rank(first, eps=eps, squares=True)
+            value = float(np.exp(-(p * np.log(np.where(p > 0.0, p, 1.0))).sum()))
+            assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_the_smallest_and_largest_rows_are_scored(passes):
+    rows = np.random.default_rng(0).standard_normal((200, 60))
+    plain = rs.measure(rows, **SKETCH | {"passes": passes}).rankme
+    for scale in (2.0**-515, 2.0**-530, 2.0**470):
+        found = rs.measure(rows * scale, **SKETCH | {"passes": passes}).rankme
+        assert found.lower <= plain.upper and plain.lower <= found.upper
+        if scale > 1.0:
+            assert found.value == pytest.approx(plain.value, rel=1e-9)
+
+
+def test_a_second_pass_that_finds_no_memory_leaves_the_first(monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((400, 100))
+    whole = rs.measure(rows, **SKETCH | {"passes": 1})
+    plan = reader.Reader._plan
+
+    def short(self, *arguments, turn=0, **options):
+        if turn and self.passes:
+            raise LimitError("the pass needs more")
+        return plan(self, *arguments, turn=turn, **options)
+
+    monkeypatch.setattr(reader.Reader, "_plan", short)
+    with pytest.warns(rs.ToleranceWarning, match="the next arithmetic was not tried: the pass needs more"):
+        found = rs.measure(rows, **SKETCH)
+    assert same_bits(found, whole)
+
+
+def test_sketches_of_two_bases_do_not_join():
+    bases = [Basis(np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 3)))[0].T) for seed in (0, 1)]
+    one, other = (NystromAccumulator(20, columns=3 + PROBES, turn=1, basis=basis) for basis in bases)
+    with pytest.raises(UsageError, match="two different bases"):
+        one.merge(other)

@@ -125,6 +125,9 @@ class NystromAccumulator:
                 for one in (self.vectors, other.vectors)
             )
             raise UsageError(f"a sketch of {theirs} cannot join one of {mine}")
+        bases = {one.vectors.basis.digest for one in (self, other) if one.vectors.basis is not None}
+        if len(bases) > 1:
+            raise UsageError("sketches that multiply by two different bases cannot join")
         check_device(self.device, other.device)
         merged = type(self).__new__(type(self))
         merged.__dict__ |= self.__dict__
@@ -154,7 +157,7 @@ class NystromAccumulator:
 
     @property
     def _shift(self) -> int:
-        return math.frexp(self.energy)[1]  # squares of squares stay among the doubles
+        return max(-1000, min(1000, math.frexp(self.energy)[1]))  # squares of squares stay among the doubles
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: a sketch holds all features together."""

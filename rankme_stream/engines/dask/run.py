@@ -86,9 +86,14 @@ class Run:
 
     def _sent(self, basis: Basis) -> Any:
         """Return a task that holds a basis, on which the reads hang; sent once, however many they are."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            return self._cluster.client.submit(kept, basis, key=f"rankme-{self._work.run}-basis", pure=False)
+        from distributed.client import ClosedClientError
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                return self._cluster.client.submit(kept, basis, key=f"rankme-{self._work.run}-basis", pure=False)
+        except (*_CONNECTION_ERRORS, ClosedClientError) as error:
+            raise self._lost_scheduler(error) from error
 
     def go(self) -> None:
         """Run it to the end.
