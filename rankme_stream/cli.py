@@ -24,6 +24,7 @@ from rankme_stream.errors import (
     SourceFormatError,
     ToleranceWarning,
 )
+from rankme_stream.signals import Signal, Signals
 
 if TYPE_CHECKING:
     from rankme_stream.measurement import Measurement
@@ -32,31 +33,6 @@ if TYPE_CHECKING:
     from rankme_stream.state import State
 
 Check = Callable[[], None]  # raises for a signal that arrived
-
-
-class _Signal(BaseException):
-    """SIGINT or SIGTERM arrived; no KeyboardInterrupt, which click would turn into its own."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class _Signals:
-    """Raises ``_Signal`` when one arrives, and again from ``check``: what a destructor raises is lost."""
-
-    def __init__(self) -> None:
-        self._arrived: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
-
-    def _raise(self, number: int, frame: object) -> NoReturn:
-        self._arrived = number
-        raise _Signal(number)
-
-    def check(self) -> None:
-        """Raise for a signal that was swallowed by a destructor or a callback."""
-        if self._arrived is not None:
-            raise _Signal(self._arrived)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -407,7 +383,7 @@ def _leave(code: int) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with the code that INTERFACE promises."""
     try:
-        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=_Signals().check)
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=Signals().check)
     except RankMeError as error:
         if "--debug" in (sys.argv if arguments is None else arguments):
             raise
@@ -418,7 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         click.echo(f"rankme: error: {error.format_message()}", err=True)
         code = error.exit_code
-    except _Signal as arrived:
+    except Signal as arrived:
         what = "interrupted" if arrived.number == signal.SIGINT else "terminated"
         rest = "; ".join(getattr(arrived, "__notes__", ["the pass gives no result"]))
         click.echo(f"rankme: error: {what}; {rest}", err=True)

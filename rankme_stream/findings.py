@@ -17,9 +17,9 @@ from rankme_stream.estimates import (
 )
 from rankme_stream.group_scores import GroupScores
 from rankme_stream.lidar import estimate_lidar
+from rankme_stream.outcome import Pass
 from rankme_stream.partial import Partial
 from rankme_stream.planning import Plan
-from rankme_stream.reader import Pass
 from rankme_stream.sample import Sample
 from rankme_stream.spectrum import Spectrum
 

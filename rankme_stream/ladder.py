@@ -8,8 +8,10 @@ from dataclasses import replace
 from rankme_stream import intervals, sketched
 from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError
 from rankme_stream.grids import SKETCHES, columns_for
+from rankme_stream.outcome import Pass
 from rankme_stream.partial import ACCUMULATORS, Rung
-from rankme_stream.reader import Pass, Reader, Report
+from rankme_stream.places import Report
+from rankme_stream.reader import Reader
 
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
 _PILOT_ROWS = 4  # in features: enough for the spectrum's shape

@@ -11,7 +11,8 @@ from rankme_stream import sampling
 from rankme_stream.errors import LimitError, MagnitudeError, UsageError
 from rankme_stream.estimates import Estimate, estimate_rankme
 from rankme_stream.partial import Rung
-from rankme_stream.reader import Reader, Report
+from rankme_stream.places import Report
+from rankme_stream.reader import Reader
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import Design
 

@@ -12,9 +12,11 @@ from rankme_stream.errors import LimitError
 from rankme_stream.grids import grid_for
 from rankme_stream.ladder import check_not_empty
 from rankme_stream.ledger import Forest
+from rankme_stream.outcome import Pass
 from rankme_stream.partial import Partial, Rung
+from rankme_stream.places import Report
 from rankme_stream.planning import Plan, make_plan, spanning
-from rankme_stream.reader import Pass, Reader, Report
+from rankme_stream.reader import Reader
 from rankme_stream.sources import BlockStream, Window
 
 

@@ -2,113 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from rankme_stream import machine
 from rankme_stream.blocks import missing_message
 from rankme_stream.checkpoint import Checkpoint, begun, checked, held_pass, taken_up
-from rankme_stream.devices import Device, device_named
+from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
-from rankme_stream.engines import dask, local
-from rankme_stream.errors import ArithmeticCheckError, LimitError, MissingChunksError, SourceChangedError, UsageError
-from rankme_stream.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.engines import local
+from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.grouped import kept_dtype
 from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest
+from rankme_stream.outcome import Pass, check_count
 from rankme_stream.partial import Partial, Rung, accumulator_of
 from rankme_stream.passes import Task
+from rankme_stream.places import Engine, Report
 from rankme_stream.planning import Cut, Plan, make_plan
-from rankme_stream.request import Request
 from rankme_stream.sampling import N_GROUPS, Design
-from rankme_stream.sources import ArraySource, BlockStream, Source
-from rankme_stream.spectrum import Spectrum
+from rankme_stream.sources import Source
 from rankme_stream.state import State, basis_of, joined_workers, load_state, save_state
 from rankme_stream.vectors import PROBES, Basis
-
-Report = Callable[[local.Progress], None]
-
-
-class Engine(Protocol):
-    """Where passes run."""
-
-    @property
-    def name(self) -> str:
-        """As results tell it."""
-
-    def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
-        """Return what a pass may take there."""
-
-    def machines(self, workers: int) -> list[dict[str, Any]]:
-        """Return what read, as ``provenance`` lists it."""
-
-    @property
-    def chunks_missing(self) -> int:
-        """Chunks that were met without a value there, where the source here may not know of them."""
-
-    def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
-        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
-
-
-@contextmanager
-def engine_for(asked: Request) -> Iterator[Engine]:
-    """Open the engine that is asked for."""
-    if asked.engine == "local":
-        yield local.LocalEngine()
-        return
-    with dask.connected(asked.client, asked.workers, asked.memory_limit) as engine:
-        yield engine
-
-
-def device_for(source: Source | BlockStream, name: str) -> Device:
-    """Return the device to compute on: where the rows are, or that of the name for rows of this machine.
-
-    Raises
-    ------
-    UsageError
-        If the rows are on another card than is asked for.
-    DeviceError
-        If it is not there.
-    """
-    held: Device = source.device if isinstance(source, ArraySource | BlockStream) else HOST
-    if name == "cpu":
-        return held
-    wanted = device_named(name)
-    if held is not HOST and held.name != wanted.name:
-        raise UsageError(
-            f"{source.uri} is on {held.name}, and device {wanted.name} is asked for: leave device out, or move the rows"
-        )
-    return wanted if held is HOST else held
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one pass over the rows came to."""
-
-    plan: Plan
-    partial: Partial
-    spectrum: Spectrum
-    rankme: Estimate
-    confidence: float
-
-    @classmethod
-    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str, confidence: float) -> Pass:
-        """Return the pass that came to that, every row of the plan counted."""
-        check_count(partial, plan.row_stop - plan.row_start, missing)
-        spectrum = partial.spectrum("raw", unit_roundoff, confidence)
-        return cls(plan, partial, spectrum, estimate_rankme(spectrum), confidence)
-
-    def is_within(self, tolerance: float) -> bool:
-        """Whether RankMe's interval is as narrow as that, relative to RankMe."""
-        return is_within(self.rankme, self.spectrum, tolerance)
-
-    def describe(self) -> dict[str, Any]:
-        """Return its arithmetic and what it left open."""
-        told = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
-        return told | ({"turn": self.plan.turn} if self.plan.turn else {})
 
 
 @dataclass
@@ -408,13 +324,3 @@ class Reader:
             self.source, plan, accumulator_of(plan, self.basis), plan.normalize, self.missing, self.nonfinite, weigh,
             self.device, self.basis, self.groups if plan.n_groups else None,
         )  # fmt: skip
-
-
-def check_count(partial: Partial, n_rows: int, missing: str) -> None:
-    """Raise if not every row is either in or counted as left out."""
-    audit = partial.audit
-    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
-    n_kept = partial.accumulators["raw"].n_rows
-    in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
-    if n_kept + left_out != n_rows or in_groups != n_kept:
-        raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

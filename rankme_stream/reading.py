@@ -20,9 +20,11 @@ from rankme_stream.groups import Groups, groups_of
 from rankme_stream.ladder import check_not_empty, climb, float32_will_do, rungs_for, sketch_instead
 from rankme_stream.looks import Look, Reading, read_sample, sample_for_population
 from rankme_stream.once import read_blocks
+from rankme_stream.outcome import Pass
 from rankme_stream.partial import Rung
+from rankme_stream.places import Engine, Report, device_for, engine_for
 from rankme_stream.planning import Plan
-from rankme_stream.reader import Engine, Pass, Reader, Report, device_for, engine_for
+from rankme_stream.reader import Reader
 from rankme_stream.request import Method, Precision, Request, check_passes
 from rankme_stream.sample import Sample
 from rankme_stream.sampling import design

@@ -14,8 +14,9 @@ from rankme_stream.engines import local
 from rankme_stream.estimates import Estimate, Metric
 from rankme_stream.jackknife import Jackknife, Spread, merged, with_spread
 from rankme_stream.partial import Partial, Rung
+from rankme_stream.places import Report
 from rankme_stream.planning import Plan, largest_unit
-from rankme_stream.reader import Reader, Report
+from rankme_stream.reader import Reader
 from rankme_stream.sampling import Design
 from rankme_stream.spectrum import Spectrum
 

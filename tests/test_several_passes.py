@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import rankme_stream as rs
-from rankme_stream import floors, intervals, reader, sketched, unseen
+from rankme_stream import floors, intervals, reader, unseen
 from rankme_stream.accumulators.nystrom import NystromAccumulator
 from rankme_stream.cli import cli
 from rankme_stream.devices.host import HOST

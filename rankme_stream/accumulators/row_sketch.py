@@ -14,11 +14,9 @@ from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.folding import ROWS_A_SKETCH_ROW, Folds, folded, meetings
-from rankme_stream.rounding import gamma
+from rankme_stream.rounding import Totals, U, gamma
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
-_U = 2.0**-53
-_SMALLEST = 2.0**-1074
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
 _MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
 _LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
@@ -140,7 +138,7 @@ class RowSketchAccumulator:
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values of the sketch alone, of the energy of the rows."""
-        spectrum = self.spectrum(unit_roundoff=_U)
+        spectrum = self.spectrum(unit_roundoff=U)
         return (spectrum.centered if centered else spectrum.raw).values
 
     def sums(self) -> FloatArray:
@@ -153,24 +151,17 @@ class RowSketchAccumulator:
         The consistent set is what the energy alone tells.
         """
         n_rows, energy = max(1, self.n_rows), float(self._energies.sum())
-        if not math.isfinite(energy):
-            raise ArithmeticCheckError("the energy is not finite although every row was; please report this")
-        g = gamma(max(self.chain + self.n_features + self.columns, self.additions) + 8)
-        lost = n_rows * (self.n_features + 1) * _SMALLEST
-        off = g * energy + 2.0 * self.rows_error * (1.0 + self.rows_error) * energy + lost + 8.0 * _U * energy
-        sums_norm = math.hypot(*self._sums.tolist())
-        sums_error = (g + self.rows_error) * math.sqrt(n_rows * energy) + 4.0 * _U * sums_norm + lost
-        mean = sums_norm**2 / n_rows
-        mean_off = off + (2.0 * sums_norm + sums_error) * sums_error / n_rows
+        longest = max(self.chain + self.columns, self.additions)
+        totals = Totals(n_rows, energy, self._sums, chain=longest, rows_error=self.rows_error)
         scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # squares of squares stay among the doubles
         sketch = self._sketch * scale
-        moved = (g + self.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
+        moved = (totals.g + self.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
         sides = []
-        for is_centered, total, error in ((False, energy, off), (True, energy - mean, mean_off)):
+        for is_centered in (False, True):
             rows = sketch[:, 1:]
             if is_centered:
                 rows = rows - sketch[:, :1] * self.device.upload(self._sums / n_rows)[None, :]
-            ends = (max(0.0, total - error), max(0.0, total) + error)
+            ends = totals.ends(centered=is_centered)
             sides.append(self._side(rows, ends, (1.0 + 2.0 * is_centered) * moved, is_centered))
         grounds = (
             f"measured: a row sketch of {self.columns:,} rows, seed {self.seed}, the bias and the error of which are "
@@ -178,8 +169,7 @@ class RowSketchAccumulator:
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
-            (max(0.0, sums_norm - sums_error), sums_norm + sums_error), "measured", _CONFIDENCE, grounds,
-            ("arithmetic", "approximation"),
+            totals.row_sum, "measured", _CONFIDENCE, grounds, ("arithmetic", "approximation"),
         )  # fmt: skip
 
     def _side(self, rows: Any, energy: tuple[float, float], moved: float, is_centered: bool) -> SingularValues:
@@ -212,9 +202,9 @@ class RowSketchAccumulator:
             return np.concatenate([values, np.zeros(n_zeros)])
 
         values = of_energy(squares)
-        upper = np.sqrt(energy[1] / np.arange(1, size + 1)) * (1.0 + 4.0 * size * _U)
+        upper = np.sqrt(energy[1] / np.arange(1, size + 1)) * (1.0 + 4.0 * size * U)
         lower = np.zeros(size)
-        lower[0] = min(math.sqrt(energy[0] / n_live) * (1.0 - 4.0 * _U), values[0])
+        lower[0] = min(math.sqrt(energy[0] / n_live) * (1.0 - 4.0 * U), values[0])
         box = Box(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
         reason = self._reason(rows, squares, is_centered)
         if reason is not None:
@@ -274,8 +264,8 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     gram = rows.T @ rows
     trace = math.fsum(device.download(xp.linalg.diagonal(gram)).tolist())
     found = device.eigenvalues(gram)
-    margin = _MARGIN * (found.size + 32) * _U * max(float(found[0]), 0.0)
-    if not abs(math.fsum(found.tolist()) - trace) <= found.size * margin + 4.0 * found.size * _U * trace:
+    margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
+    if not abs(math.fsum(found.tolist()) - trace) <= found.size * margin + 4.0 * found.size * U * trace:
         raise ArithmeticCheckError(
             f"eigenvalues add up to {math.fsum(found.tolist())!r}, the trace is {trace!r}: LAPACK or the machine is at "
             "fault"
