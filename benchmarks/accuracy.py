@@ -49,6 +49,7 @@ SPECTRA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spiked": lambda k: np.where(k <= 4, 30.0, 1.0),
 }
 REAL = "real embeddings"
+_LEAST_SHOWN = 1e-6  # error, in the plots
 _LIKELY = ("sample", "row sketch")  # whose intervals hold with 95 %
 _WIDE_FROM = 4096  # features, from which on the singular values are planted and no dense SVD is taken
 _EXACT_TO = 1024  # features, up to which QR and float32 are tried
@@ -301,32 +302,32 @@ def plot(result: dict[str, Any], path: Path) -> None:
     except ImportError:
         print(f"{path.name} is not drawn: matplotlib is not installed")
         return
-    figure = Figure(figsize=(20, 6), layout="constrained")
+    figure = Figure(figsize=(21, 6), layout="constrained")
     times, widths, ranks = figure.subplots(1, 3)
-    for name in dict.fromkeys(row["method"] for row in _approximate(result["rows"])):
-        mine = [row for row in _approximate(result["rows"]) if row["method"] == name and row["error"]]
-        times.loglog([row["elapsed_s"] for row in mine], [row["error"] for row in mine], "o", label=name, alpha=0.6)
+    rows = [row for row in _approximate(result["rows"]) if row["error"]]
+    for place, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        mine = [row for row in rows if row["method"] == name]
         told = [row for row in mine if row["half_width"]]
+        look: dict[str, Any] = {"marker": "o", "linestyle": "", "color": f"C{place}", "label": name, "alpha": 0.6}
+        times.loglog([row["elapsed_s"] for row in mine], [row["error"] for row in mine], **look)
         if told:
-            widths.loglog(
-                [row["error"] for row in told], [row["half_width"] for row in told], "o", label=name, alpha=0.6
-            )
-    ends = [1e-8, 1.0]
+            widths.loglog([row["error"] for row in told], [row["half_width"] for row in told], **look)
+    ends = [_LEAST_SHOWN, 1.0]
     widths.loglog(ends, ends, "k--", label="half-width = error")
-    times.set(xlabel="seconds", ylabel="relative error", title="error against time")
+    times.set(xlabel="seconds", ylabel="relative error", title="error against time", ylim=(_LEAST_SHOWN, None))
     widths.set(xlabel="relative error", ylabel="relative half-width", title="what is stated against what is so")
-    for spectrum in dict.fromkeys(row["spectrum"] for row in result["rows"]):
-        for passes, style in (("rsvd", ":"), ("rsvd, 3 passes", "-")):
-            mine = [row for row in result["rows"] if (row["spectrum"], row["method"]) == (spectrum, passes)]
-            mine = [row for row in mine if row["features"] == mine[0]["features"] and row["half_width"]]
-            colour = f"C{list(SPECTRA).index(spectrum) if spectrum in SPECTRA else 9}"
-            parts = [row["size"] / row["features"] for row in mine]
-            label = f"{spectrum}, {passes}"
-            ranks.loglog(parts, [row["half_width"] for row in mine], style, color=colour, marker="o", label=label)
+    widths.set_xlim(_LEAST_SHOWN, None)
+    for place, spectrum in enumerate(dict.fromkeys(row["spectrum"] for row in rows)):
+        for name, style in (("rsvd", ":"), ("rsvd, 3 passes", "-")):
+            mine = [row for row in result["rows"] if (row["spectrum"], row["method"]) == (spectrum, name)]
+            mine = [row for row in mine if row["features"] == mine[0]["features"]]
+            parts, label = [row["size"] / row["features"] for row in mine], f"{spectrum}, {name}"
+            ranks.loglog(parts, [row["half_width"] for row in mine], style, color=f"C{place}", marker="o", label=label)
     ranks.axhline(_BOUNDS[0], color="k", linestyle="--")
     ranks.set(xlabel="rank / D", ylabel="relative half-width", title="rank needed for a stated 1 %")
-    for axes in (times, widths, ranks):
-        axes.legend(fontsize="small")
+    times.legend(fontsize="small", loc="lower left")
+    widths.legend(fontsize="small", loc="lower right")
+    ranks.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=100)
 
 
