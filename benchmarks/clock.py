@@ -27,7 +27,7 @@ _PARTS = (
     ("merge", "rankme_stream.ledger.Forest.add"),
     ("eigenvalues", "rankme_stream.devices.host.eigenvalues"),
     ("rest of the loop", "rankme_stream.engines.local.run_segment"),
-    ("metrics and intervals", "rankme_stream.reader.estimate_rankme"),
+    ("metrics and intervals", "rankme_stream.outcome.estimate_rankme"),
     ("metrics and intervals", "rankme_stream.findings.estimate_all"),
     ("metrics and intervals", "rankme_stream.findings.estimate_presets"),
 )
