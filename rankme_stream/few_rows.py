@@ -10,11 +10,9 @@ import numpy as np
 from rankme_stream.arrays import FloatArray
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.rounding import gamma
+from rankme_stream.rounding import SMALLEST, U, gamma
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
-_U = 2.0**-53
-_SMALLEST = 2.0**-1074  # what one product may lose to underflow
 _SHORTEST = 2.0**-537  # its root
 
 
@@ -57,13 +55,13 @@ class FewRows:
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean: gamma_(n+1) times the mean of the absolute values, feature by feature."""
-        return gamma(self.n_rows + 1) * self.length / math.sqrt(self.n_rows) + self.n_rows * _SMALLEST
+        return gamma(self.n_rows + 1) * self.length / math.sqrt(self.n_rows) + self.n_rows * SMALLEST
 
     @property
     def scatter_error(self) -> float:
         """Bound on what the rounding of the mean and of the subtraction does to the products of centred rows."""
         length = self._length(self.centered)
-        shift = _U * length + math.sqrt(self.n_rows) * self.mean_error
+        shift = U * length + math.sqrt(self.n_rows) * self.mean_error
         return shift * (2.0 * length + shift)
 
     def _length(self, rows: FloatArray) -> float:
@@ -74,7 +72,7 @@ class FewRows:
         n_alive = min(int((self.rows != 0.0).any(axis=axis).sum()) for axis in (0, 1))
         dead = max(0, self.n_rows - n_alive)
         norm = float(np.linalg.norm(self.mean)) * self.n_rows
-        error = self.n_rows * self.mean_error + (self.n_features + 8) * _U * norm
+        error = self.n_rows * self.mean_error + (self.n_features + 8) * U * norm
         return Spectrum(
             raw=self._values(self.rows, 0.0, dead),
             centered=self._values(self.centered, self.scatter_error, max(dead, 1)),
@@ -91,11 +89,11 @@ class FewRows:
     def _values(self, rows: FloatArray, error: float, zeros: int) -> SingularValues:
         products = rows @ rows.T
         trace = math.fsum(np.diagonal(products)) / (1.0 - gamma(self.n_features))
-        lost = self.n_rows * (self.n_features + 1) * _SMALLEST
+        lost = self.n_rows * (self.n_features + 1) * SMALLEST
         squares = HOST.eigenvalues(products)
-        margin = (self.n_rows + 32) * _U * max(0.0, float(squares[0]))
+        margin = (self.n_rows + 32) * U * max(0.0, float(squares[0]))
         error += gamma(self.n_features) * (trace + lost) + lost + margin
-        allowed = self.n_rows * (margin + 4.0 * _U * trace + _SMALLEST)
+        allowed = self.n_rows * (margin + 4.0 * U * trace + SMALLEST)
         if not (abs(math.fsum(squares) - trace) <= allowed + error and float(squares[-1]) >= -error):
             raise ArithmeticCheckError(
                 f"eigenvalues of a group of {self.n_rows:,} rows add up to {math.fsum(squares)!r}, the least is "

@@ -31,7 +31,7 @@ from rankme_stream.errors import SpectrumError
 from rankme_stream.estimates import Estimate
 from rankme_stream.grouped import Grouped
 from rankme_stream.jackknife import standard_error
-from rankme_stream.rounding import gamma
+from rankme_stream.rounding import U, gamma
 from rankme_stream.scatter import Scatter, joined
 from rankme_stream.spectrum import Box
 
@@ -39,7 +39,6 @@ DELTA, EPSILON = 1e-4, 1e-7
 DEFINITION = (
     f"exp(-sum p ln p), p = l/sum(l) + {EPSILON:g}, l of the means of groups against the rows about them + {DELTA:g}"
 )
-_U = 2.0**-53
 _LARGEST_ERROR = 0.01  # of the least eigenvalue of S_w
 _FEWEST_BATCHES = 8  # that tell how much one more or less would matter
 
@@ -91,7 +90,7 @@ class _Groups:
         between, between_error = self._between()
         within, error = self._within()
         spread = HOST.eigenvalues(within)
-        margin = (n_features + 32) * _U
+        margin = (n_features + 32) * U
         error += margin * float(spread[0])
         if error > _LARGEST_ERROR * (float(spread[-1]) - error):
             raise SpectrumError(
@@ -115,7 +114,7 @@ class _Groups:
         n = len(self.means)
         centered = self.means - self.means.sum(axis=0) / n
         length, norm = float(np.linalg.norm(self.means)), float(np.linalg.norm(centered))
-        shift = 2.0 * float(np.linalg.norm(self.errors)) + gamma(n + 2) * length + _U * norm
+        shift = 2.0 * float(np.linalg.norm(self.errors)) + gamma(n + 2) * length + U * norm
         error = shift * (2.0 * norm + shift) + gamma(n + 3) * norm**2
         return centered.T @ centered / n, error / n * (1.0 + 2.0**-20)
 
@@ -125,7 +124,7 @@ class _Groups:
         within = scatter.lower() / scatter.n_rows
         within[np.diag_indices_from(within)] += DELTA
         trace = float(np.trace(within))
-        return within, (scatter.error / scatter.n_rows + 3.0 * _U * trace) * (1.0 + 2.0**-20)
+        return within, (scatter.error / scatter.n_rows + 3.0 * U * trace) * (1.0 + 2.0**-20)
 
 
 def estimate_lidar(grouped: Grouped, *, confidence: float, workers: int) -> Estimate:

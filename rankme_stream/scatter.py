@@ -10,11 +10,10 @@ import numpy as np
 
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Workspace
-from rankme_stream.rounding import gamma
+from rankme_stream.rounding import SMALLEST, gamma
 from rankme_stream.triangle import Triangle
 
 _PANEL_ROWS = 1024
-_SMALLEST = 2.0**-1074
 
 
 class Scatter:
@@ -48,7 +47,7 @@ class Scatter:
             for place in self._sums.places:
                 self._sums.add_product(place, panel, workspace)
             self.chain = max(self.chain, len(panel)) + (self.chain > 0)
-            self.given_error += len(panel) * self.n_features * _SMALLEST
+            self.given_error += len(panel) * self.n_features * SMALLEST
 
     def add_matrix(self, lower: Any, error: float) -> None:
         """Add a matrix, of which the lower triangle is right to within an error."""

@@ -13,9 +13,9 @@ from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import UsageError
+from rankme_stream.rounding import U
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
-_U = 2.0**-53
 # Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
 # every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
 _PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
@@ -30,7 +30,7 @@ def step_error(rows: int, n_columns: int) -> float:
     reflectors applied one at a time; LAPACK applies 64 together, for which theorem 19.5 gives the same form.
     """
     n = 8 * (rows + 8)
-    return n_columns * n * _U / (1.0 - n * _U)
+    return n_columns * n * U / (1.0 - n * U)
 
 
 class TsqrAccumulator:
@@ -152,9 +152,9 @@ class TsqrAccumulator:
         centered = self.device.singular_values(r[1:, 1:])
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
         lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
-        shared = (self.n_features + 32) * _U * float(values[0]) + self.rows_error * frobenius + lost
+        shared = (self.n_features + 32) * U * float(values[0]) + self.rows_error * frobenius + lost
         growth = _PER_ROW * max(1, self.longest) + _PER_ROOT_STEP * math.sqrt(max(1, self.steps))
-        practical = growth * _U * frobenius + shared
+        practical = growth * U * frobenius + shared
         worst = self.worst_case * frobenius + shared
         dead = max(0, size - alive.size)
         row_sum = math.hypot(*first_row.tolist()) * math.sqrt(self.n_rows)
