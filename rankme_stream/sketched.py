@@ -144,24 +144,3 @@ def _slope(floor: FloatArray) -> float:
     heights = np.log(floor[first:last])
     ranks -= ranks.mean()
     return max(0.0, -float((ranks * heights).sum() / (ranks * ranks).sum()))
-
-
-def best_cut(shares: FloatArray, error: float) -> int:
-    """Return how many of the smallest shares to leave out, so that the floors lose least.
-
-    Parameters
-    ----------
-    shares
-        Eigenvalues in the space of the test vectors, ascending.
-    error
-        What each may be off: with a least share t kept, floors lose about ``error / t`` of themselves, and all of the
-        shares left out.
-    """
-    positive = int(np.searchsorted(shares, 4.0 * error, side="right"))
-    if positive == shares.size:
-        return shares.size
-    total = float(np.maximum(shares, 0.0).sum())
-    left_out = np.concatenate([[0.0], np.cumsum(np.maximum(shares, 0.0))])[positive:-1]
-    roots = np.sqrt(np.maximum(shares, 0.0)).sum()
-    lost = left_out + 2.0 * error / shares[positive:] * total + 4.0 * error * roots / np.sqrt(shares[positive:])
-    return positive + int(np.argmin(lost))

@@ -171,7 +171,7 @@ class TestSchedules:
     """The same bits for any chunks, workers, engine, and whenever it was interrupted."""
 
     rows = (np.random.default_rng(2).standard_normal((200_000, 40)) * np.arange(1, 41) ** -0.5).astype(np.float16)
-    options = SKETCH | {"rank": 5}
+    options = SKETCH | {"rank": 5, "tolerance": 1e-15}  # no pass meets that
 
     def whole(self, folder, chunk=1000):
         return rs.measure(store(folder / f"{chunk}.zarr", self.rows, chunk=chunk), workers=1, **self.options)

@@ -6,24 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from rankme_stream import sketched, unseen
+from rankme_stream import seen, sketched, unseen
 from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
-from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.errors import UsageError
 from rankme_stream.rounding import Totals, U
+from rankme_stream.seen import Frame
 from rankme_stream.spectrum import SingularValues, Spectrum
 from rankme_stream.unseen import Unseen
 from rankme_stream.vectors import PROBES, Basis, TestVectors
 
 _PART_COLUMNS = 64  # test vectors that one part of an update takes
-_DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
-_MARGIN = 8.0  # of the factorisations, in units of (columns + 32) u: empirical, as for every eigensolver here
 
 
 class NystromAccumulator:
@@ -186,82 +185,33 @@ class NystromAccumulator:
             nothing = sketched.nothing(size)
             return self._told((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
-        basis = self._basis()
+        frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
         sides, left_out = [], self.columns
         for is_centered in (False, True):
             images = whole[1:, 1:]
             if is_centered:
                 images = images - whole[1:, 0][:, None] * (whole[0, 1:] / n_rows)[None, :]
             error = (1.0 + 2.0 * is_centered) * totals.g * totals.energy  # of images, relative to what they are of
-            floor = self._floor(images * scale, basis, (error * basis.norm + totals.lost) * scale, totals.rows * scale)
+            entries, energy = (error * frame.norm + totals.lost) * scale, totals.energy * scale
+            floor = seen.floors(
+                images * scale, frame, self.device, energy=energy, entries=entries, rows=totals.rows * scale
+            )
             left_out = min(left_out, self.columns - floor.size)
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            past = self._unseen(images * scale, basis, (error + totals.rows + totals.lost) * scale)
+            past = self._unseen(images * scale, (error + totals.rows + totals.lost) * scale)
             past = None if past is None else past.scaled(1.0 / scale)
             sides.append(sketched.told(floor / scale, totals.ends(centered=is_centered), size, zeros, unseen=past))
         return self._told((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
 
-    def _unseen(self, images: Any, basis: _Basis, error: float) -> Unseen | None:
+    def _unseen(self, images: Any, error: float) -> Unseen | None:
         """Return what the probes tell of what the other test vectors do not see; None in the first pass."""
         if self.vectors.turn == 0:
             return None
-        first = self.vectors.n_directions
+        first, vectors = self.vectors.n_directions, self.vectors.on(self.device)[1:, 1:]
         return unseen.told(
-            basis.vectors[:first, :], images[:first, :], basis.vectors[first:, :], images[first:, :],
+            vectors[:first, :], images[:first, :], vectors[first:, :], images[first:, :],
             scale=self.vectors.probe_scale, error=error, turn=self.vectors.turn, device=self.device,
         )  # fmt: skip
-
-    def _basis(self) -> _Basis:
-        """Return an orthonormal basis of the test vectors, of which those that others nearly make up are left out."""
-        xp = self.device.xp
-        vectors = self.vectors.on(self.device)[1:, 1:]
-        squares, directions = self.device.eigenvectors(vectors @ vectors.T)
-        first = int(np.searchsorted(squares, _DEPENDENT * squares[-1]))
-        some = xp.take(directions, self.device.upload(np.arange(first, self.columns)), axis=1)
-        to_basis = some * self.device.upload(1.0 / np.sqrt(squares[first:]))[None, :]
-        norm = float(xp.linalg.matrix_norm(vectors)) * (1.0 + 2.0**-20)
-        return _Basis(vectors, to_basis, float(squares[first]) * (1.0 - 2.0**-20), float(squares[-1]), norm)
-
-    def _floor(self, images: Any, basis: _Basis, entries: float, rows: float) -> FloatArray:
-        """Return floors of the largest eigenvalues, descending: as many as there are directions that rounding leaves.
-
-        Parameters
-        ----------
-        images
-            G W, transposed.
-        entries, rows
-            Bounds on the Frobenius error of G W and on the error of G beside it.
-
-        Notes
-        -----
-        In the basis Q = W T of the test vectors, M = G Q. An error of M is that of a symmetric G^ with
-        |G^ - G| <= 3 |dM|, but for what Q'M lacks in symmetry. Directions in which Q'GQ is small are left out: fewer
-        test vectors give a floor as well, and what rounding makes of the others grows with 1/sqrt of the least kept.
-        """
-        xp = self.device.xp
-        basis_images = basis.to_basis.T @ images
-        core = (basis_images @ basis.vectors.T) @ basis.to_basis
-        lopsided = float(xp.linalg.matrix_norm(core - core.T)) / 2.0
-        shares, directions = self.device.eigenvectors((core + core.T) / 2.0)
-        moved = 3.0 * entries / math.sqrt(basis.least) + rows
-        largest = float(xp.linalg.matrix_norm(basis_images))
-        rounding = _MARGIN * (self.columns + 32) * U * largest * math.sqrt(basis.largest / basis.least)
-        if not lopsided <= moved + rounding:
-            raise ArithmeticCheckError(
-                f"a sketch is {lopsided:.3g} from symmetric where rounding allows {moved + rounding:.3g}: BLAS or the "
-                "machine is at fault"
-            )
-        error = moved + lopsided + rounding
-        first = sketched.best_cut(shares, error)
-        if first == shares.size:
-            return np.zeros(0)
-        some = xp.take(directions, self.device.upload(np.arange(first, shares.size)), axis=1)
-        roots = self.device.upload(1.0 / np.sqrt(shares[first:]))
-        tall = ((some.T @ basis_images) * roots[:, None]).T
-        values = self.device.singular_values(self.device.r_factor(tall))
-        least = float(shares[first])
-        sure = np.maximum(values * (1.0 - error / least) - 2.0 * error / math.sqrt(least), 0.0)
-        return np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved, 0.0)
 
     def _told(
         self, sides: tuple[SingularValues, SingularValues], row_sum: tuple[float, float], unit_roundoff: float,
@@ -269,7 +219,9 @@ class NystromAccumulator:
     ) -> Spectrum:  # fmt: skip
         turn = self.vectors.turn
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
-        margin = f"margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
+        margin = (
+            f"margin {seen.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
+        )
         basis: Literal["measured", "certified"] = "measured" if turn else "certified"
         confidence = 1.0 - unseen.CHANCE if turn else 1.0
         if turn:
@@ -304,16 +256,6 @@ class NystromAccumulator:
         made._sketch[...] = device.upload(np.array(arrays["sketch"]))
         made._nonzero[:] = arrays["nonzero"]
         return made
-
-
-class _Basis(NamedTuple):
-    """Test vectors W', T with W T orthonormal, the least and largest eigenvalue of W'W kept, and |W|_F."""
-
-    vectors: Any
-    to_basis: Any
-    least: float
-    largest: float
-    norm: float
 
 
 _KEY = ("n_features", "columns", "seed", "turn")
