@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
-from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.footprint import PATIENCE, Work, footprint, live, packed_bytes, peak_bytes, reading_bytes
 from rankme_stream.grids import Grid, Method, Precision, grid_for
 from rankme_stream.groups import Groups
 from rankme_stream.holdings import holdings
 from rankme_stream.sketched import gathered
-from rankme_stream.triangle import triangle_bytes
 
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 _SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
 _FILE_BYTES = 2**20  # of a state file beside its triangles
-_PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Plan:
     @property
     def node_bytes(self) -> int:
         """Bytes of one partial result, as it travels and is stored."""
-        return (1 + self.normalize) * _packed_bytes(self.method, self.n_features, self.columns) + self.group_bytes
+        return (1 + self.normalize) * packed_bytes(self.method, self.n_features, self.columns) + self.group_bytes
 
     @property
     def all_segments(self) -> range:
@@ -188,46 +186,45 @@ def make_plan(
     row_bytes = n_features * itemsize
     slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
     shared = method == "rsvd" or (method == "gram" and precision == "float64" and n_features >= _SHARED_FROM)
+    work = Work(method, precision, normalize, n_features, columns, grid, slab_rows)
     counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
     least: dict[str, int] = {}
     for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
         block_rows = max(1, block_bytes // row_bytes)
         held_rows = min(stop - start, max(block_rows, unit))
         at_once = 1 if shared else count
-        live = _live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
-        memory = _memory(
-            method, precision, normalize, grid, slab_rows, live, n_features, count, at_once, n_groups, columns
-        )
+        n_live = live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
+        memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
         if turn:  # the directions that the last pass found, on the host
-            memory["accumulators"] += _state_bytes(method, n_features, columns)
-        window = 0 if n_groups else _PATIENCE * at_once * grid.segment_rows
-        reading = _reading(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
+            memory["accumulators"] += work.state
+        window = 0 if n_groups else PATIENCE * at_once * grid.segment_rows
+        reading = reading_bytes(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
         reading += reads_ahead * at_once * held_rows * row_bytes
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
         if has_checkpoint:
-            memory["checkpoint"] = (1 + normalize) * (live + 1) * _state_bytes(method, n_features, columns)
+            memory["checkpoint"] = (1 + normalize) * (n_live + 1) * work.state
         held = None if groups is None else holdings(groups, grid, n_features, kept_itemsize, at_once, count)
         if held is not None:
             memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
-        peak = _peak(memory)
-        if not least or peak < _peak(least):
+        peak = peak_bytes(memory)
+        if not least or peak < peak_bytes(least):
             least = memory
         if peak <= memory_limit_bytes:
             return Plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
                 (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
-                has_checkpoint * ((1 + normalize) * live * _packed_bytes(method, n_features, columns) + _FILE_BYTES
+                has_checkpoint * ((1 + normalize) * n_live * packed_bytes(method, n_features, columns) + _FILE_BYTES
                                   + (held.held if held is not None else 0)
-                                  + (turn > 0) * _packed_bytes(method, n_features, columns)),
+                                  + (turn > 0) * packed_bytes(method, n_features, columns)),
                 columns, seed if method in ("rsvd", "row-sketch") else 0, turn, "",
                 *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
             )  # fmt: skip
     raise LimitError(
-        f"the pass needs {_size(_peak(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
+        f"the pass needs {_size(peak_bytes(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
         f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
         f"of width {n_features:,}, {_of_groups(groups, least)}{_size(base_bytes)} held already); "
-        f"give --memory {-(-_mebibytes(_peak(least)) // 16) * 16}MiB or more"
+        f"give --memory {-(-_mebibytes(peak_bytes(least)) // 16) * 16}MiB or more"
     )
 
 
@@ -239,99 +236,6 @@ def spanning(plan: Plan, row_stop: int) -> Plan:
         bytes_stored=row_stop * row_bytes,
         flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features, plan.columns),
     )  # fmt: skip
-
-
-def _memory(
-    method: Method, precision: Precision, normalize: bool, grid: Grid, slab_rows: int, live: int,
-    n_features: int, workers: int, at_once: int, n_groups: int, columns: int,
-) -> dict[str, int]:  # fmt: skip
-    width = n_features + 1
-    square = 8 * width**2
-    state = _state_bytes(method, n_features, columns)
-    slab, panel = 8 * slab_rows * width, 8 * grid.panel_rows * width
-    if n_groups:
-        live = _in_flight(at_once) + n_groups + 1
-    scratch = panel + 2 * 8 * 64 * width if method == "tsqr" else 8 * HOST.block_columns**2
-    if precision == "float32":
-        scratch += triangle_bytes(width, 4) + panel // 2 + 16 * panel // grid.panel_rows * 3
-    merging = at_once * (2 * square if method == "tsqr" else state)
-    if columns:
-        scratch = _sketch_scratch(method, n_features, grid.panel_rows, columns)
-    slabs = at_once * (1 if at_once == workers else 2)
-    cast = at_once * slab // 2
-    return {
-        "accumulators": (1 + normalize) * (live * state + merging) + (state if method == "rsvd" else 0),
-        "panels": (1 + normalize) * slabs * slab + cast + workers * scratch,
-        "solving": _solving(method, normalize, n_groups, workers, state, square, columns),
-    }
-
-
-def _sketch_scratch(method: Method, n_features: int, panel_rows: int, columns: int) -> int:
-    """Bytes that a thread takes beside panels for a sketch: images and a product, or a shrinking."""
-    if method == "rsvd":
-        return 8 * 64 * (panel_rows + n_features + 1)
-    if method == "row-sketch":
-        return 8 * 256 * (n_features + 1)
-    return 8 * columns * n_features + 8 * 4 * gathered(columns) ** 2
-
-
-def _solving(
-    method: Method, normalize: bool, n_groups: int, workers: int, state: int, square: int, columns: int
-) -> int:
-    if n_groups:
-        return _telling(n_groups, workers, state, square)
-    if method == "row-sketch":
-        return (6 + normalize) * state + 6 * square
-    if columns:
-        return (6 + normalize) * state + 8 * 8 * gathered(columns) ** 2
-    return (6 + normalize) * square
-
-
-def _state_bytes(method: Method, n_features: int, columns: int) -> int:
-    if method == "gram":
-        return triangle_bytes(n_features + 1)
-    return _packed_bytes(method, n_features, columns) if columns else 8 * (n_features + 1) ** 2
-
-
-def _packed_bytes(method: Method, n_features: int, columns: int) -> int:
-    """Bytes of an accumulator in a file: a triangle, or a sketch."""
-    if not columns:
-        return 4 * (n_features + 1) * (n_features + 2)
-    rows = {"rsvd": 1 + columns, "row-sketch": columns}.get(method, gathered(columns))
-    return 8 * ((n_features + 1) * rows + (columns + 2 * n_features) * (method == "row-sketch"))
-
-
-def _live(at_once: int, n_segments: int) -> int:
-    """How many partial results of segments may be alive at once, those being merged included."""
-    return min(_in_flight(at_once) + n_segments.bit_length() + 1, n_segments + 1)
-
-
-def _in_flight(at_once: int) -> int:
-    return _PATIENCE * at_once if at_once > 1 else 1
-
-
-def _telling(n_groups: int, workers: int, state: int, square: int) -> int:
-    """Bytes that a jackknife takes: the groups, those of a prefix and merges of each; a solve a thread."""
-    return (4 * n_groups + workers + 4) * state + (8 + 4 * min(workers, n_groups)) * square
-
-
-def _reading(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
-    """Bytes of blocks being read, and of units kept because another segment still needs rows of them.
-
-    ``window_rows`` is how far apart the segments in flight may be; 0 where they share nothing.
-    """
-    if at_once == 1 or window_rows == 0:
-        return at_once * read_bytes
-    reading = min(at_once, window_rows // unit + 1)
-    kept = min(2 * at_once, window_rows // unit + 2 - reading)
-    return reading * read_bytes + kept * unit_bytes
-
-
-def _peak(memory: dict[str, int]) -> int:
-    passing = memory["accumulators"] + memory["panels"] + memory["reading"] + memory.get("checkpoint", 0)
-    passing += memory.get("groups", 0)
-    telling = memory["solving"] + memory["panels"] + memory.get("scores", 0)
-    return memory["process"] + memory["libraries"] + max(passing, telling)
 
 
 def _of_groups(groups: Groups | None, memory: Mapping[str, int]) -> str:
