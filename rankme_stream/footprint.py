@@ -60,20 +60,26 @@ def footprint(work: Work, n_live: int, *, workers: int, at_once: int, n_groups: 
     if n_groups:
         n_live = _in_flight(at_once) + n_groups + 1
     merging = at_once * (2 * work.square if work.method == "tsqr" else work.state)
-    slabs = at_once * (1 if at_once == workers else 2)
     cast = at_once * work.slab // 2
     return {
         "accumulators": _accumulators(work, n_live, work.state, merging),
-        "panels": (1 + work.normalize) * slabs * work.slab + cast + workers * _scratch(work),
+        "panels": _slabs(work, workers, at_once) + cast + workers * _scratch(work),
         "solving": _solving(work, n_groups, workers),
     }
 
 
-def footprint_on_card(work: Work, n_live: int, *, at_once: int) -> dict[str, int]:
-    """Return the same on a card, where matrices are whole, rows are copied as they are stored and every step is one
-    array more.
+def footprint_of_feeding(work: Work, *, at_once: int) -> dict[str, int]:
+    """Return the same where a card computes: rows on their way to it, and what of a sketch comes back."""
+    return {"accumulators": 0, "panels": at_once * work.slab, "solving": 3 * work.state if work.columns else 0}
+
+
+def footprint_on_card(work: Work, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
+    """Return the same on the card, where matrices are whole, rows are copied as they are stored and every step makes an
+    array of its own.
     """
     state = work.state if work.columns else work.square
+    if n_groups:
+        n_live = _in_flight(at_once) + n_groups + 1
     width = work.n_features + 1
     if work.method == "tsqr":  # R above the panel, what a library makes of it, and Q
         scratch = 3 * (work.panel + work.square) + work.square
@@ -87,9 +93,14 @@ def footprint_on_card(work: Work, n_live: int, *, at_once: int) -> dict[str, int
     return {
         "accumulators": _accumulators(work, n_live, state, at_once * state),
         "rows": at_once * (work.slab + masks),
-        "panels": at_once * ((1 + work.normalize) * work.slab + 2 * work.slab + scratch),
-        "solving": (7 + work.normalize) * state + (8 * work.square if not work.columns else 0),
+        "panels": _slabs(work, workers, at_once) + 2 * at_once * work.slab + workers * scratch,
+        "solving": (7 + work.normalize + 4 * n_groups) * state + (0 if work.columns else 8 * work.square),
     }
+
+
+def _slabs(work: Work, workers: int, at_once: int) -> int:
+    """Bytes of panels: one more is filled where threads share the products of one."""
+    return (1 + work.normalize) * at_once * (1 if at_once == workers else 2) * work.slab
 
 
 def _accumulators(work: Work, n_live: int, state: int, merging: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits
 
 from rankme_stream import lidar, machine
+from rankme_stream.devices import memory_told
 from rankme_stream.engines import local
 from rankme_stream.errors import CheckpointWarning, ToleranceWarning
 from rankme_stream.estimates import definitions
@@ -139,7 +140,7 @@ def measure(
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
+    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"), memory_told():
         done = read(source, asked, progress)
         measured = {
             "elapsed_s": time.perf_counter() - wall,
@@ -171,7 +172,7 @@ def measure_state(
         If rows are missing; the text names them.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"):
+    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"), memory_told():
         done = read_state(state, tolerance, dims, confidence)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rankme_stream import machine
 from rankme_stream.devices import Device
+from rankme_stream.devices.host import HOST
 from rankme_stream.engines import local
 from rankme_stream.errors import LimitError
 from rankme_stream.grids import grid_for
@@ -40,7 +41,7 @@ def read_blocks(
     """
     forest = Forest[Partial]()
     bytes_read, began = 0, time.perf_counter()
-    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit, columns, seed)
+    n_rows, plan = _window(stream, rung, normalize, workers, memory_limit, columns, seed, device)
 
     def read(window: Window) -> tuple[Plan, int]:
         rows = (window.row_start, window.shape[0])
@@ -81,6 +82,7 @@ def _window(
     memory_limit: int | None,
     columns: int,
     seed: int,
+    device: Device,
 ) -> tuple[int, Plan]:
     """Return how many rows to gather, as many segments as run at once, and the plan for them."""
     segment_rows = grid_for(stream.n_features, *rung, columns).segment_rows
@@ -94,6 +96,7 @@ def _window(
                 read_memory=lambda _: 0, base_bytes=limits.base_bytes + n_rows * stream.row_bytes,
                 memory_limit_bytes=limits.memory_limit_bytes,
                 workers=count, cores=limits.cores, columns=columns, seed=seed,
+                has_card=device is not HOST, card_limit_bytes=device.free_bytes(),
             )  # fmt: skip
         except LimitError:
             if workers or count == 1:

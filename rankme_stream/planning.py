@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.footprint import PATIENCE, Work, footprint, live, packed_bytes, peak_bytes, reading_bytes
+from rankme_stream.footprint import (
+    PATIENCE,
+    Work,
+    footprint,
+    footprint_of_feeding,
+    footprint_on_card,
+    live,
+    packed_bytes,
+    peak_bytes,
+    reading_bytes,
+)
 from rankme_stream.grids import Grid, Method, Precision, grid_for
 from rankme_stream.groups import Groups
 from rankme_stream.holdings import holdings
@@ -30,7 +40,8 @@ class Plan:
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
     kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods. ``turn`` is the number of the pass, from
     0, where a sketch takes several, and ``basis`` identifies what the one before found. ``n_groups`` groups are told
-    apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial result may come to.
+    apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial result may come to. ``card``
+    is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it does not tell.
     """
 
     method: Method
@@ -60,6 +71,9 @@ class Plan:
     n_groups: int = 0
     groups: str = ""
     group_bytes: int = 0
+    card: dict[str, int] = field(default_factory=dict)
+    card_peak_bytes: int = 0
+    card_limit_bytes: int = 0
 
     @property
     def node_bytes(self) -> int:
@@ -146,6 +160,8 @@ def make_plan(
     turn: int = 0,
     groups: Groups | None = None,
     kept_itemsize: int = 8,
+    has_card: bool = False,
+    card_limit_bytes: int = 0,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
@@ -167,6 +183,8 @@ def make_plan(
         Of a sketch.
     groups, kept_itemsize
         Rows that are kept apart, and bytes of a value in them.
+    has_card, card_limit_bytes
+        Whether a card computes, and what it has free; 0 where that is not known.
 
     Raises
     ------
@@ -189,12 +207,18 @@ def make_plan(
     work = Work(method, precision, normalize, n_features, columns, grid, slab_rows)
     counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
     least: dict[str, int] = {}
+    least_card = 0
     for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
         block_rows = max(1, block_bytes // row_bytes)
         held_rows = min(stop - start, max(block_rows, unit))
         at_once = 1 if shared else count
         n_live = live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
-        memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+        card: dict[str, int] = {}
+        if has_card:
+            card = footprint_on_card(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+            memory = footprint_of_feeding(work, at_once=at_once)
+        else:
+            memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
         if turn:  # the directions that the last pass found, on the host
             memory["accumulators"] += work.state
         window = 0 if n_groups else PATIENCE * at_once * grid.segment_rows
@@ -207,9 +231,11 @@ def make_plan(
         if held is not None:
             memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
         peak = peak_bytes(memory)
+        card_peak = peak_bytes(card)
+        least_card = min(least_card or card_peak, card_peak)
         if not least or peak < peak_bytes(least):
             least = memory
-        if peak <= memory_limit_bytes:
+        if peak <= memory_limit_bytes and (card_peak <= card_limit_bytes or not card_limit_bytes):
             return Plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
@@ -218,8 +244,14 @@ def make_plan(
                                   + (held.held if held is not None else 0)
                                   + (turn > 0) * packed_bytes(method, n_features, columns)),
                 columns, seed if method in ("rsvd", "row-sketch") else 0, turn, "",
-                *((len(groups), groups.digest, held.node) if groups is not None and held is not None else ()),
+                *((len(groups), groups.digest, held.node) if groups is not None and held is not None else (0, "", 0)),
+                card, card_peak, card_limit_bytes,
             )  # fmt: skip
+    if card_limit_bytes and least_card > card_limit_bytes:
+        raise LimitError(
+            f"the pass needs {_size(least_card)} on the card at least and {_size_below(card_limit_bytes)} are free "
+            "there; leave --device out, or free some"
+        )
     raise LimitError(
         f"the pass needs {_size(peak_bytes(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
         f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "

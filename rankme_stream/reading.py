@@ -11,7 +11,7 @@ from typing import Any, Literal
 from threadpoolctl import threadpool_limits
 
 from rankme_stream.arrays import StoredType
-from rankme_stream.devices import Device
+from rankme_stream.devices import Device, memory_told
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
@@ -184,7 +184,7 @@ def segment(
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
     first, last = planned.rows_of(mine)
     fingerprint = reader.fingerprint((first, last)) if mine else ""
-    with threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"), memory_told():
         found = reader.read_segments(planned, mine, fingerprint, progress)
     if reader.unkept is not None:
         raise OutputError(reader.unkept)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from functools import cache
 
 import array_api_strict
@@ -20,10 +21,10 @@ from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli import main
 from rankme_stream.devices import Workspace
 from rankme_stream.devices.host import HOST, Host
-from rankme_stream.errors import DeviceError, MagnitudeError, NonFiniteError, SourceFormatError, UsageError
+from rankme_stream.errors import DeviceError, LimitError, MagnitudeError, NonFiniteError, SourceFormatError, UsageError
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.test_state import store
-from tests.toy_device import TOY
+from tests.toy_device import TOY, ToyIsFullError
 
 METHODS = [GramAccumulator, Float32GramAccumulator, TsqrAccumulator]
 
@@ -382,6 +383,60 @@ def test_a_new_device_is_one_file_and_one_line(tmp_path, named):
     assert not end.value.code
     assert rs.measure(path, device="toy").provenance["workers"][0]["device"] == "toy:0"
     assert '"device": "toy:0"' in (tmp_path / "a.json").read_text()
+
+
+ON_CARD = [
+    {}, {"precision": "float32"}, {"method": "tsqr"}, {"method": "rsvd", "rank": 30},
+    {"method": "frequent-directions", "rank": 30}, {"method": "row-sketch"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", ON_CARD, ids=str)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_a_card_holds_is_predicted(options, normalize, named):
+    rows = rows_of(9000, 120).astype(np.float32)
+    options = {"device": named("strict"), "tolerance": 1e9, "workers": 2, "normalize": normalize} | options
+    rs.measure(rows, **options)  # what is loaded and kept is not counted
+    tracemalloc.start()
+    try:
+        plan = rs.measure(rows, **options).plan
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    here = plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"]
+    assert 0.3 * plan.card_peak_bytes < peak < plan.card_peak_bytes + here  # the toy lives on the host
+    assert plan.card_peak_bytes <= sum(plan.card.values())
+    assert rs.measure(rows, tolerance=1e9).plan.card == {}
+
+
+def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monkeypatch, tmp_path, capsys):
+    path = store(tmp_path / "a.zarr", rows_of(20_000, 30))
+    one, two = (rs.measure(path, device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
+    assert one < two
+    monkeypatch.setattr(TOY, "free_bytes", lambda: two)
+    assert rs.measure(path, device="toy", workers=2).plan.card_limit_bytes == two
+    monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
+    monkeypatch.setattr("rankme_stream.machine.cores", lambda: 2)
+    assert rs.measure(path, device="toy").plan.workers == 1
+    monkeypatch.setattr(TOY, "free_bytes", lambda: one - 1)
+    with pytest.raises(SystemExit, match="4"):
+        main(["score", str(path), "--device", "toy"])
+    assert "on the card at least" in capsys.readouterr().err
+    blocks = iter(np.array_split(rows_of(20_000, 30), 3))
+    with pytest.raises(LimitError, match="are free there; leave --device out"):
+        rs.measure(blocks, device="toy", workers=1)
+
+
+def test_a_card_that_runs_full_is_one_line(named, monkeypatch, tmp_path, capsys):
+    path = store(tmp_path / "a.zarr", rows_of(500, 20))
+
+    def full(*_):
+        raise ToyIsFullError("out of memory:\n  tried to allocate 3 PiB")
+
+    monkeypatch.setattr(TOY, "add_product", full)
+    with pytest.raises(SystemExit, match="4"):
+        main(["score", str(path), "--device", named("strict")])
+    assert "no memory is left (out of memory: tried to allocate 3 PiB); take fewer --workers" in capsys.readouterr().err
 
 
 def test_importing_the_package_imports_no_library_of_devices():

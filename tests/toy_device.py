@@ -7,8 +7,18 @@ import array_api_strict
 from rankme_stream.devices.standard import StandardDevice
 from rankme_stream.errors import DeviceError
 
+
+class ToyIsFullError(RuntimeError):
+    """Raised by tests."""
+
+
 TYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 TOY = StandardDevice(array_api_strict, "toy:0", types=TYPES)
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """Return what a full toy raises."""
+    return (ToyIsFullError,)
 
 
 def open_device(index: int) -> StandardDevice:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from rankme_stream.arrays import Array, FloatArray, StoredType
 from rankme_stream.devices.host import HOST
-from rankme_stream.errors import DeviceError, SourceFormatError, UsageError
+from rankme_stream.errors import DeviceError, LimitError, SourceFormatError, UsageError
 
 T = TypeVar("T")
 
@@ -50,6 +52,9 @@ class Device(Protocol):
 
     def describe(self) -> dict[str, str]:
         """Return what the bits of a result depend on: card, driver, library."""
+
+    def free_bytes(self) -> int:
+        """Return the memory that is free there, beside that of the host; 0 where that is not known."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; ``order`` is for devices that care."""
@@ -199,6 +204,24 @@ def device_named(name: str) -> Device:
         else:
             return found
     raise DeviceError(f"device {name}: {'; '.join(reasons)}")
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Raise ``LimitError`` where the host or a device has no memory left, whatever its library raises."""
+    try:
+        yield
+    except LimitError:
+        raise
+    except _memory_errors() as error:
+        text = " ".join(str(error).split())
+        raise LimitError(f"no memory is left ({text}); take fewer --workers, or a smaller --memory") from error
+
+
+def _memory_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised then, by numpy and by the libraries of devices that are loaded."""
+    loaded = (sys.modules.get(module) for modules in MODULES.values() for module in modules)
+    return (MemoryError, *(kind for module in loaded if module is not None for kind in module.memory_errors()))
 
 
 def is_array(thing: object) -> bool:

@@ -39,6 +39,11 @@ class CupyDevice(StandardDevice):
             "cuda": str(self._cupy.cuda.runtime.runtimeGetVersion()),
         } | cuda.overrides()  # fmt: skip
 
+    def free_bytes(self) -> int:
+        """Return what the card has free, and what CuPy keeps for itself to use again."""
+        free, _ = self._place.mem_info
+        return int(free) + int(self._cupy.get_default_memory_pool().free_bytes())
+
     def download(self, values: Any) -> Array:
         """Return values from there on the host."""
         found: Array = self._cupy.asnumpy(values)
@@ -122,6 +127,11 @@ def open_device(index: int) -> CupyDevice:
         raise DeviceError("CuPy computes on the first card here: choose it with CUDA_VISIBLE_DEVICES")
     cuda.refuse_emulation()
     return _device(index)
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """Return nothing: what CuPy raises where the card has no memory left is a ``MemoryError``."""
+    return ()
 
 
 def adopted(array: Any, uri: str) -> Adopted:

@@ -111,6 +111,10 @@ class Host:
         """Return nothing: the machine is described elsewhere."""
         return {}
 
+    def free_bytes(self) -> int:
+        """Return 0: the machine's memory is told elsewhere."""
+        return 0
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Array:
         """Return an array of zeros."""
         return np.zeros(shape, dtype=dtype, order=order)
@@ -211,6 +215,11 @@ class Host:
 
 
 HOST = Host()
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """Return nothing beside ``MemoryError``."""
+    return ()
 
 
 def open_device(index: int) -> Host:

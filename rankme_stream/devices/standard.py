@@ -45,6 +45,10 @@ class StandardDevice:
         """Return the name."""
         return {"device": self.name}
 
+    def free_bytes(self) -> int:
+        """Return 0: the standard does not tell."""
+        return 0
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros, whatever the order."""
         return self.xp.zeros(shape, dtype=self._type(np.dtype(dtype).name), device=self._place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +40,14 @@ class TorchDevice(StandardDevice):
                 "card": str(self._torch.cuda.get_device_name(self._place)), "cuda": str(self._torch.version.cuda),
             } | cuda.overrides()  # fmt: skip
         return facts
+
+    def free_bytes(self) -> int:
+        """Return what the card has free, and what torch keeps for itself to use again."""
+        if self._place.type != "cuda":
+            return 0
+        cuda = self._torch.cuda
+        free, _ = cuda.mem_get_info(self._place)
+        return int(free) + int(cuda.memory_reserved(self._place)) - int(cuda.memory_allocated(self._place))
 
     def download(self, values: Any) -> Array:
         """Return values from there on the host, bfloat16 as float32."""
@@ -103,6 +112,12 @@ def open_device(index: int) -> TorchDevice:
         raise DeviceError(f"PyTorch finds {torch.cuda.device_count()} cards, counted from 0")
     cuda.refuse_emulation()
     return _device(f"cuda:{index}")
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """Return what torch raises where the card has no memory left."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.cuda.OutOfMemoryError,)
 
 
 def _allows_tf32(torch: Any) -> bool:
