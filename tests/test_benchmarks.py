@@ -42,3 +42,14 @@ def test_a_benchmark_runs_at_its_quick_size(name, tmp_path):
     assert result["machine"] and result["date"]
     assert (tmp_path / f"{name}.md").read_text().startswith("# ")
     assert (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_the_benchmark_of_cards_runs_without_one_and_says_so(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result, text = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
+    assert result["ours"] and all(one["held"] for one in result["ours"])
+    assert all(one["error"] < 1e-6 for one in result["errors"])
+    assert result["is_card"] or ("**No card" in text and "Wanted" not in text)
