@@ -16,7 +16,7 @@ from rankme_stream.planning import Cut, Plan, largest_unit
 from rankme_stream.sources import Source
 
 _READS_JUDGED = 4  # the first reads of a pass tell whether reading waits
-_WAITING_SHARE = 0.2  # of the time of those reads that their thread did not compute
+_WAITING_SHARE = 0.2  # of the time until then in which the threads of this process did not compute
 
 
 class _Block:
@@ -53,7 +53,8 @@ class Blocks:
         self._lent: dict[int, Array] = {}
         unit = largest_unit(source.bounds(plan.row_start, plan.row_stop), plan.row_start, plan.row_stop)
         self._in_place = plan.segments_at_once == plan.workers and 2 * unit <= plan.grid.segment_rows
-        self._judged: list[tuple[float, float]] = []
+        self._began: tuple[float, float] | None = None  # the first read: what the clocks of wall and process told
+        self._reads_left = _READS_JUDGED
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
         self._row_bytes = source.shape[1] * source.stored.dtype.itemsize
         self.bytes_read = 0
@@ -100,24 +101,26 @@ class Blocks:
                 block.reading = Future()
         assert block.reading is not None
         if reads:
-            began, computed = time.perf_counter(), time.thread_time()
+            if self._began is None:
+                self._began = time.perf_counter(), time.process_time()
             try:
                 block.reading.set_result(self._read(block.start, block.stop))
             except BaseException as error:
                 block.reading.set_exception(error)
                 raise
-            self._judge(time.perf_counter() - began, time.thread_time() - computed)
+            self._judge(*self._began)
         return block.reading.result()
 
-    def _judge(self, elapsed_s: float, computed_s: float) -> None:
-        """Read ahead from now on if the first reads spent much of their time waiting."""
+    def _judge(self, began: float, computed: float) -> None:
+        """Read ahead from now on if the process did not compute for much of the time of the first reads.
+
+        Of the whole process: a thread that waits for another to let go of the interpreter does not wait for the store.
+        """
         with self._lock:
-            if len(self._judged) == _READS_JUDGED:
-                return
-            self._judged.append((elapsed_s, computed_s))
-            if len(self._judged) == _READS_JUDGED:
-                elapsed, computed = map(sum, zip(*self._judged, strict=True))
-                self._in_place = elapsed - computed <= _WAITING_SHARE * elapsed
+            self._reads_left -= 1
+            if self._reads_left == 0:
+                elapsed = (time.perf_counter() - began) * self._plan.workers
+                self._in_place = elapsed - (time.process_time() - computed) <= _WAITING_SHARE * elapsed
 
     def _cut(self) -> None:
         number, cut = next(self._cuts, (0, None))

@@ -240,25 +240,28 @@ def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, 
     read a shard, of its index.
     """
     stat, width = os.stat, grid.n_outer_columns
-    base = os.path.join(root, grid.prefix)
     columns = [f"{grid.separator}{j}" for j in range(width)]
     digest = blake2b(digest_size=16)
     records: list[int] = []
-    for i in grid.outer_rows(start, stop):
-        row = f"{base}{i}"
-        for j, column in enumerate(columns):
-            try:
-                found = stat(row + column)
-            except (FileNotFoundError, NotADirectoryError):
-                missing.add_key(i, j)
-                continue
-            records += (i * width + j, found.st_size, found.st_mtime_ns)
-            if grid.index is not None and found.st_size >= grid.index.n_bytes:
-                entries = grid.index.entries(_read_index(row + column, grid.index, found.st_size))
-                missing.add_index(i, j, entries)
-        if len(records) >= 3 * _BATCH_ENTRIES:
-            digest.update(np.array(records, dtype=np.int64).tobytes())
-            records.clear()
+    folder = os.open(root, getattr(os, "O_PATH", os.O_RDONLY))  # names from there are found sooner than whole paths
+    try:
+        for i in grid.outer_rows(start, stop):
+            row = f"{grid.prefix}{i}"
+            for j, column in enumerate(columns):
+                try:
+                    found = stat(row + column, dir_fd=folder)
+                except (FileNotFoundError, NotADirectoryError):
+                    missing.add_key(i, j)
+                    continue
+                records += (i * width + j, found.st_size, found.st_mtime_ns)
+                if grid.index is not None and found.st_size >= grid.index.n_bytes:
+                    path = os.path.join(root, row + column)
+                    missing.add_index(i, j, grid.index.entries(_read_index(path, grid.index, found.st_size)))
+            if len(records) >= 3 * _BATCH_ENTRIES:
+                digest.update(np.array(records, dtype=np.int64).tobytes())
+                records.clear()
+    finally:
+        os.close(folder)
     digest.update(np.array(records, dtype=np.int64).tobytes())
     return digest.hexdigest()
 
