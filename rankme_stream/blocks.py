@@ -15,7 +15,7 @@ from rankme_stream.errors import MissingChunksError
 from rankme_stream.planning import Cut, Plan, largest_unit
 from rankme_stream.sources import Source
 
-_READS_JUDGED = 4  # the first reads of a pass tell whether reading waits
+_READS_JUDGED = 16  # the first reads of a pass tell whether reading waits
 _WAITING_SHARE = 0.2  # of the time until then in which the threads of this process did not compute
 
 
