@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 import rankme_stream as rs
 from benchmarks import runs, wide
 from benchmarks.experiment import Experiment, Size, table
-from rankme_stream import metrics
-from rankme_stream.errors import UsageError
+from rankme_stream import machine, metrics
+from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.testing import matrix_with_spectrum
 
 _ROWS = 40  # times the features
@@ -66,9 +66,10 @@ class Method:
 
 
 def _ours(uri: str, **options: Any) -> dict[str, Any]:
+    memory = machine.memory_bytes() * 3 // 4
     try:
-        found = rs.measure(uri, tolerance=1e-12, **options)
-    except UsageError as error:  # too few rows for a sample of them
+        found = rs.measure(uri, tolerance=1e-12, memory_limit=memory, **options)
+    except (UsageError, LimitError) as error:  # too few rows for a sample of them; too little memory
         return {"value": None, "reason": str(error), "elapsed_s": 0.0, "rows": 0}
     rankme = found.rankme
     return {
