@@ -16,6 +16,15 @@ def gamma(n: int, unit_roundoff: float = U) -> float:
     return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
+def check_trace(eigenvalues: FloatArray, trace: float, allowed: float) -> None:
+    """Raise ``ArithmeticCheckError`` unless eigenvalues add up to the trace of their matrix."""
+    total = math.fsum(eigenvalues.tolist())
+    if not abs(total - trace) <= allowed:  # nor is it a number
+        raise ArithmeticCheckError(
+            f"eigenvalues add up to {total!r}, the trace is {trace!r}: LAPACK or the machine is at fault"
+        )
+
+
 class Totals:
     """Energy and sums of rows as they were computed, and how far off they may be.
 

@@ -13,7 +13,7 @@ from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, UsageError
-from rankme_stream.rounding import Totals, U, gamma
+from rankme_stream.rounding import Totals, U, check_trace, gamma
 from rankme_stream.spectrum import Spectrum
 
 _MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
@@ -116,11 +116,7 @@ class DirectionsAccumulator:
         self.shrunk += lowered
         largest = max(float(found[0]), 0.0)
         margin = _MARGIN * (n_rows + 32) * U * largest
-        if not abs(math.fsum(found.tolist()) - trace) <= n_rows * margin + 4.0 * n_rows * U * trace:
-            raise ArithmeticCheckError(
-                f"eigenvalues add up to {math.fsum(found.tolist())!r}, the trace is {trace!r}: LAPACK or the machine "
-                "is at fault"
-            )
+        check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
         inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
         self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.columns * trace * largest)
 

@@ -14,7 +14,7 @@ from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
-from rankme_stream.rounding import gamma
+from rankme_stream.rounding import check_trace, gamma
 from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
 from rankme_stream.triangle import Place, Triangle
 
@@ -230,10 +230,7 @@ class GramSums:
         values[::-1].sort()
         margin = (self.n_features + 32) * _U64 * max(float(found[0]), 0.0)
         allowed = self.n_features * (margin + 4 * _U64 * (scale or trace) + _SMALLEST)
-        if not abs(math.fsum(found) - trace) <= allowed:
-            raise ArithmeticCheckError(
-                f"eigenvalues add up to {math.fsum(found)!r}, the trace is {trace!r}: LAPACK or the machine is at fault"
-            )
+        check_trace(found, trace, allowed)
         return values, margin
 
     def to_arrays(self) -> dict[str, Array]:

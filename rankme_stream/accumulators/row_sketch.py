@@ -12,9 +12,9 @@ from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
-from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.errors import UsageError
 from rankme_stream.folding import ROWS_A_SKETCH_ROW, Folds, folded, meetings
-from rankme_stream.rounding import Totals, U, gamma
+from rankme_stream.rounding import Totals, U, check_trace, gamma
 from rankme_stream.spectrum import Box, SingularValues, Spectrum
 
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
@@ -265,11 +265,7 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     trace = math.fsum(device.download(xp.linalg.diagonal(gram)).tolist())
     found = device.eigenvalues(gram)
     margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
-    if not abs(math.fsum(found.tolist()) - trace) <= found.size * margin + 4.0 * found.size * U * trace:
-        raise ArithmeticCheckError(
-            f"eigenvalues add up to {math.fsum(found.tolist())!r}, the trace is {trace!r}: LAPACK or the machine is at "
-            "fault"
-        )
+    check_trace(found, trace, found.size * margin + 4.0 * found.size * U * trace)
     return np.maximum(found, 0.0), margin
 
 
