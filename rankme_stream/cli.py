@@ -69,6 +69,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.passes_option
 @shared.seed_option
 @shared.sample_option
+@shared.device_option
 @shared.group_option
 @shared.checkpoint_option
 @click.option(
@@ -345,7 +346,7 @@ def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> st
 
     asked = (
         "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
-        "groups",
+        "groups", "device",
     )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
     return console.plan_table(source, planned.to_dict())

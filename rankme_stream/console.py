@@ -46,6 +46,11 @@ def plan_table(source: str, planned: dict[str, Any]) -> str:
             "longer than 1.2 s, so that it takes 2 % of the time at most"
         )
     lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
+    if planned["card"]:
+        limit = planned["card_limit_bytes"]
+        free = f", {limit / mebi:,.0f} MiB free" if limit else ""
+        lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
+        lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["card"].items()]
     return "\n".join(lines)
 
 

@@ -48,6 +48,7 @@ def plan(
     passes: int = 1,
     seed: int = 0,
     groups: Any = None,
+    device: str = "cpu",
 ) -> Plan:
     """Return what a pass would read and hold; reads metadata only.
 
@@ -78,6 +79,8 @@ def plan(
         Of a sketch, as for ``measure``; of several passes the last is planned, which holds most.
     groups
         As for ``measure``; labels are read.
+    device
+        As for ``measure``; what a card holds is planned for what it has free now.
 
     Raises
     ------
@@ -99,9 +102,10 @@ def plan(
     check_passes(method, passes)
     check_rows(method, row_range[1] - row_range[0], columns)
     reader = Reader(
-        opened, row_range, normalize, workers, memory_limit, "error", "error", columns=columns, seed=seed,
-        groups=_groups(groups, opened, row_range),
+        opened, row_range, normalize, workers, memory_limit, "error", "error", device=device_for(opened, device),
+        columns=columns, seed=seed, groups=_groups(groups, opened, row_range),
     )  # fmt: skip
+    _check_device(reader)
     drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
     return reader.plan(

@@ -418,6 +418,13 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monk
     monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
     monkeypatch.setattr("rankme_stream.machine.cores", lambda: 2)
     assert rs.measure(path, device="toy").plan.workers == 1
+    assert rs.plan(path, device="toy").card_peak_bytes == one
+    with pytest.raises(SystemExit) as end:
+        main(["plan", str(path), "--device", "toy"])
+    assert not end.value.code
+    assert (
+        f"  card        {one / 2**20:,.0f} MiB predicted, {(two - 1) / 2**20:,.0f} MiB free" in capsys.readouterr().out
+    )
     monkeypatch.setattr(TOY, "free_bytes", lambda: one - 1)
     with pytest.raises(SystemExit, match="4"):
         main(["score", str(path), "--device", "toy"])
