@@ -225,7 +225,7 @@ def _cheapest(rows: Sequence[dict[str, Any]], key: str, bound: float) -> str:
     """Name the way that took the least time of those within a bound."""
     within = [row for row in rows if row[key] is not None and row[key] <= bound and row["held"] is not False]
     if not within:
-        return "none"
+        return "none" if any(row["size"] is None for row in rows) else "no sketch; an exact pass was not tried"
     best = min(within, key=lambda row: row["elapsed_s"])
     return f"{_label(best)} ({best['elapsed_s']:.2f} s)"
 

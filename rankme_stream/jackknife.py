@@ -8,6 +8,12 @@ With R_n of all groups and R_(-b) of all but group b, m_b of the n rows,
 which for equal groups are (B-1)(mean R_(-b) - R_n) and (B-1)/B sum (R_(-b) - mean)^2. Where f of the rows were read,
 both the bias and the variance of R_n as an estimate for all rows are (1 - f) times that.
 
+That is the bias to first order, in 1/n. What is left is of second order: with x = D/n, R = R_all - a x + c x^2, and
+R_n - bias is off by -B/(B-1) c x^2. It falls with the rows a feature alone and the standard error with the features
+too, so for wide rows it is the larger. The mean H of R over the two halves of the groups tells it: 2 R_n - H is off by
+-2 c x^2, and the difference of the two corrected values is (B-2)/(B-1) c x^2. Intervals reach from the one correction
+to the other: terms of higher order change signs, so the truth lies between.
+
 Each R_(-b) is solved for. Moving the singular values to first order along the singular vectors of the whole sample
 would cost as much (16 products against 16 eigensolves) and is wrong where leaving a group out takes directions away: of
 sorted clusters in 288 features 84 of 100 intervals held so, by hand (solved for: benchmarks/results/coverage.md).
@@ -25,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -44,26 +50,37 @@ T = TypeVar("T")
 class Spread:
     """How far a number of a sample is off: its bias, and its standard error, as if of infinitely many rows.
 
-    ``noise`` is how many times the error of the arithmetic the bias may hold: 2 (B - 1), for R_n and for the R_(-b).
+    ``left`` is what the correction by the bias leaves, to second order, and ``n_groups`` tells how it goes with the
+    share that was read. ``noise`` is how many times the error of the arithmetic both may hold: 2 (B - 1) for R_n and
+    the R_(-b), as often again, and the halves.
     """
 
     bias: float
+    left: float
     standard_error: float
-    degrees_of_freedom: int
+    n_groups: int
     noise: float
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of the standard error."""
+        return self.n_groups - 1
 
     def of_rest(self, fraction: float) -> Spread:
         """Return those of an estimate for all rows when ``fraction`` of them were read."""
-        left = max(0.0, 1.0 - fraction)
+        rest = max(0.0, 1.0 - fraction)
+        second = rest * (1.0 - fraction * (self.n_groups - 1) / self.n_groups)
         return replace(
-            self, bias=left * self.bias, standard_error=math.sqrt(left) * self.standard_error, noise=left * self.noise
-        )
+            self, bias=rest * self.bias, left=second * self.left,
+            standard_error=math.sqrt(rest) * self.standard_error, noise=rest * self.noise,
+        )  # fmt: skip
 
     def of_more(self, times: float) -> Spread:
         """Return those of a number of so many times the rows."""
         return replace(
             self,
             bias=self.bias / times,
+            left=self.left * ((2.0 - 1.0 / self.n_groups) / times - (1.0 - 1.0 / self.n_groups) / times**2),
             standard_error=self.standard_error / math.sqrt(times),
             noise=self.noise / times,
         )
@@ -106,7 +123,7 @@ class Jackknife:
 
     Notes
     -----
-    3 B merges and B eigensolves a side (raw, centred) when it is first asked for; B accumulators beside the groups.
+    4 B merges and B + 2 eigensolves a side (raw, centred) when it is first asked for; B accumulators beside the groups.
     """
 
     def __init__(
@@ -130,16 +147,21 @@ class Jackknife:
     def spreads(self, table: Mapping[str, Metric]) -> dict[str, Spread]:
         """Return the spread of every metric of a table that all replicates have."""
         whole = values_of(table, self.spectrum)
-        without = [values_of(table, one) for one in self._replicates]
+        parts = [values_of(table, one) for one in self._replicates]
         return {
-            name: self._spread(value, [one[name] for one in without])
+            name: self._spread(value, [one[name] for one in parts])
             for name, value in whole.items()
-            if all(name in one for one in without)
+            if all(name in one for one in parts)
         }
 
-    def _spread(self, whole: float, without: Sequence[float]) -> Spread:
+    def _spread(self, whole: float, parts: Sequence[float]) -> Spread:
+        """Return the spread from the values without each group and then those of the halves."""
+        count = len(self._groups)
+        without, halves = parts[:count], parts[count:]
         bias, error = _bias(whole, without, self._shares), standard_error(whole, without, self._shares)
-        return Spread(bias, error, len(without) - 1, 2.0 * (len(without) - 1))
+        by_halves = 2.0 * whole - math.fsum(halves) / len(halves)
+        left = (by_halves - (whole - bias)) * count / (count - 2)
+        return Spread(bias, left, error, count, 5.0 * (count - 1))
 
     @property
     def has_empty_group(self) -> bool:
@@ -151,9 +173,9 @@ class Jackknife:
         return self._values_without(centered=False)
 
     def _values_without(self, *, centered: bool) -> list[FloatArray]:
-        """Singular values of all groups but each."""
+        """Singular values of all groups but each, and of the halves of the groups."""
         found: list[FloatArray] = []
-        left = _each_left_out(self._groups)
+        left = chain(_each_left_out(self._groups), _halves(self._groups))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="rankme-jackknife") as pool:
             while some := list(islice(left, self._workers)):  # no more merges are held than are solved
                 found += pool.map(lambda one: one.values(centered=centered), some)
@@ -162,13 +184,15 @@ class Jackknife:
     @cached_property
     def _replicates(self) -> list[Spectrum]:
         n_rows, sums = self.whole.n_rows, self.whole.sums()
+        parts = [(n_rows - group.n_rows, sums - group.sums()) for group in self._groups]
+        parts += [(half.n_rows, half.sums()) for half in _halves(self._groups)]
         return [
             replace(
-                self.spectrum, raw=_exact(raw), centered=_exact(centered), n_rows=n_rows - group.n_rows,
-                row_sum=(float(np.linalg.norm(sums - group.sums())),) * 2,
+                self.spectrum, raw=_exact(raw), centered=_exact(centered), n_rows=count,
+                row_sum=(float(np.linalg.norm(row_sum)),) * 2,
             )
-            for raw, centered, group in zip(
-                self._raw, self._values_without(centered=True), self._groups, strict=True
+            for raw, centered, (count, row_sum) in zip(
+                self._raw, self._values_without(centered=True), parts, strict=True
             )
         ]  # fmt: skip
 
@@ -186,12 +210,19 @@ def _each_left_out(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]
     yield before
 
 
+def _halves(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]:
+    """Yield the merge of the first half and that of the others."""
+    middle = len(accumulators) // 2
+    yield merged(accumulators[:middle])
+    yield merged(accumulators[middle:])
+
+
 def _exact(values: FloatArray) -> SingularValues:
     return SingularValues(values, Box(values, values))
 
 
 def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Estimate:
-    """Return an estimate for other rows than were read: corrected for the bias, its interval widened by the error.
+    """Return an estimate for other rows than were read: corrected to second order, its interval widened by the error.
 
     Parameters
     ----------
@@ -207,14 +238,15 @@ def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Est
     details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
     details |= {"sample": estimate.value, "standard_error": spread.standard_error}
     half_width = float(stdtrit(spread.degrees_of_freedom, (1.0 + confidence) / 2.0)) * spread.standard_error
-    value = estimate.value - spread.bias
+    first, second = -spread.bias, -spread.bias - spread.left  # corrections to first and to second order
+    value, low, high = estimate.value + second, min(first, second), max(first, second)
     if estimate.lower is None or estimate.upper is None:
         return Estimate(value, details=details)
     half_width += spread.noise * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
     return Estimate(
         value,
-        estimate.lower - spread.bias - half_width,
-        estimate.upper - spread.bias + half_width,
+        estimate.lower + low - half_width,
+        estimate.upper + high + half_width,
         None if estimate.confidence is None else confidence + estimate.confidence - 1.0,
         (*estimate.covers, "sampling"),
         details=details,

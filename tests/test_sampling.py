@@ -154,6 +154,37 @@ def test_the_jackknife_is_its_formula():
     assert value == pytest.approx(whole, rel=1e-9)
     assert spread.bias == pytest.approx(15 * (without.mean() - whole), rel=1e-6)
     assert spread.standard_error == pytest.approx((15 / 16 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-6)
+    by_halves = 2 * whole - (rankme(rows[:320]) + rankme(rows[320:])) / 2
+    assert spread.left == pytest.approx(16 / 14 * (by_halves - (whole - spread.bias)), rel=1e-6)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
+def test_a_bias_of_second_order_is_taken_off_whole(fraction):
+    def rankme(rows: float) -> float:
+        return 100.0 - 30.0 / rows + 8.0 / rows**2
+
+    n, count = 4.0, 16
+    bias = (count - 1) * (rankme(n * (count - 1) / count) - rankme(n))
+    left = count / (count - 2) * (2 * rankme(n) - rankme(n / 2) - (rankme(n) - bias))
+    spread = jackknife.Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
+    wanted = rankme(n / fraction) if fraction else 100.0
+    assert rankme(n) - spread.bias != pytest.approx(wanted, rel=1e-6)
+    assert rankme(n) - spread.bias - spread.left == pytest.approx(wanted, rel=1e-12)
+    every = jackknife.Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
+    assert rankme(5 * n) - every.bias - every.left == pytest.approx(100.0, rel=1e-12)
+
+
+def test_rows_so_wide_that_chance_leaves_less_than_the_second_order_of_the_bias():
+    off = []
+    for seed in range(12):
+        rows = np.random.default_rng(seed).standard_normal((9_216, 256)).astype(np.float32)
+        exact = rs.measure(rows).rankme.value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ToleranceWarning)
+            found = rs.measure(rows, sample=True, max_rows=3072, tolerance=1e-9, seed=seed).rankme
+        assert found.lower <= exact <= found.upper
+        off.append((found.value - exact) / found.details["standard_error"])
+    assert abs(np.mean(off)) < 0.8  # corrected to first order 1.4
 
 
 def test_reading_every_row_after_all_gives_the_exact_value(rows):
