@@ -350,7 +350,7 @@ def main() -> int:
         os.environ["PYTHONWARNINGS"] = "ignore"
         print(json.dumps(methods(n_features)[int(place)].solve(uri)))
         return 0
-    minutes: dict[Size, str] = {"quick": "30 s", "default": "25 minutes", "full": "2.5 hours"}
+    minutes: dict[Size, str] = {"quick": "30 s", "default": "10 minutes", "full": "1 hour"}
     experiment = Experiment("accuracy", __doc__, minutes)
     experiment.start()
     sizes: dict[str, tuple[Sequence[int], Sequence[str]]] = {

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import rankme_stream as rs
+from benchmarks import scaling
 from benchmarks.experiment import Experiment, Size, table
 from rankme_stream import metrics
 from rankme_stream.errors import DeviceError
@@ -242,18 +243,14 @@ def _pass(card: Card, source: object, true: float, options: dict[str, Any]) -> d
 
 @contextmanager
 def _in_zarr(rows: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Store rows; give the path, and the seconds that reading alone takes."""
+    """Store rows; give the path, and the seconds that reading alone takes on all cores."""
     with tempfile.TemporaryDirectory() as folder:
         import zarr
 
         path = str(Path(folder) / "rows.zarr")
         chunk_rows = min(len(rows), max(1, 2**21 // rows.shape[1]))
         zarr.create_array(path, data=rows, chunks=(chunk_rows, rows.shape[1]))
-        source = rs.open_source(path)
-        began = time.perf_counter()
-        for start in range(0, len(rows), 8 * chunk_rows):
-            source.read(start, min(start + 8 * chunk_rows, len(rows)))
-        yield path, time.perf_counter() - began
+        yield path, scaling.bare(path, reading_alone=True)
 
 
 def peers(card: Card, asked: Plan, n_features: int) -> list[dict[str, Any]]:

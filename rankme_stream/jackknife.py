@@ -12,7 +12,8 @@ That is the bias to first order, in 1/n. What is left is of second order: with x
 R_n - bias is off by -B/(B-1) c x^2. It falls with the rows a feature alone and the standard error with the features
 too, so for wide rows it is the larger. The mean H of R over the two halves of the groups tells it: 2 R_n - H is off by
 -2 c x^2, and the difference of the two corrected values is (B-2)/(B-1) c x^2. Intervals reach from the one correction
-to the other: terms of higher order change signs, so the truth lies between.
+to the other; that the truth lies there, whatever the terms of higher order, is seen and not proved
+(benchmarks/results/coverage.md).
 
 Each R_(-b) is solved for. Moving the singular values to first order along the singular vectors of the whole sample
 would cost as much (16 products against 16 eigensolves) and is wrong where leaving a group out takes directions away: of
@@ -52,7 +53,7 @@ class Spread:
 
     ``left`` is what the correction by the bias leaves, to second order, and ``n_groups`` tells how it goes with the
     share that was read. ``noise`` is how many times the error of the arithmetic both may hold: 2 (B - 1) for R_n and
-    the R_(-b), as often again, and the halves.
+    the R_(-b), B/(B-2) (2 B + 2) more for what is left, which together are below 5 (B - 1).
     """
 
     bias: float
@@ -175,7 +176,7 @@ class Jackknife:
     def _values_without(self, *, centered: bool) -> list[FloatArray]:
         """Singular values of all groups but each, and of the halves of the groups."""
         found: list[FloatArray] = []
-        left = chain(_each_left_out(self._groups), _halves(self._groups))
+        left = chain(_each_left_out(self._groups), map(merged, _halved(self._groups)))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="rankme-jackknife") as pool:
             while some := list(islice(left, self._workers)):  # no more merges are held than are solved
                 found += pool.map(lambda one: one.values(centered=centered), some)
@@ -185,7 +186,8 @@ class Jackknife:
     def _replicates(self) -> list[Spectrum]:
         n_rows, sums = self.whole.n_rows, self.whole.sums()
         parts = [(n_rows - group.n_rows, sums - group.sums()) for group in self._groups]
-        parts += [(half.n_rows, half.sums()) for half in _halves(self._groups)]
+        for half in _halved(self._groups):
+            parts.append((sum(group.n_rows for group in half), np.sum([group.sums() for group in half], axis=0)))
         return [
             replace(
                 self.spectrum, raw=_exact(raw), centered=_exact(centered), n_rows=count,
@@ -210,11 +212,10 @@ def _each_left_out(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]
     yield before
 
 
-def _halves(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]:
-    """Yield the merge of the first half and that of the others."""
-    middle = len(accumulators) // 2
-    yield merged(accumulators[:middle])
-    yield merged(accumulators[middle:])
+def _halved(groups: Sequence[Accumulator]) -> tuple[Sequence[Accumulator], Sequence[Accumulator]]:
+    """Return the first half and the others."""
+    middle = len(groups) // 2
+    return groups[:middle], groups[middle:]
 
 
 def _exact(values: FloatArray) -> SingularValues:

@@ -81,7 +81,7 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
 
     Notes
     -----
-    12 D r^2 flops.
+    14 D r^2 flops.
     """
     columns = int(frame.vectors.shape[0])
     pushed, core, moved = _turned(images, frame, device, energy=energy, entries=entries)

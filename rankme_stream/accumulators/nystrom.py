@@ -176,7 +176,7 @@ class NystromAccumulator:
 
         Notes
         -----
-        About 20 D r^2 flops; 40 D r bytes beside the accumulator.
+        About 30 D r^2 flops, 40 after the first pass; 40 D r bytes beside the accumulator.
         """
         totals = Totals(self.n_rows, self.energy, self.sums(), chain=self.chain, rows_error=self.rows_error)
         n_rows, size = self.n_rows, min(self.n_rows, self.n_features)
