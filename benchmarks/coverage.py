@@ -389,7 +389,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print the tables and write them where asked; 1 if the intervals do not hold."""
-    experiment = Experiment("coverage", __doc__, {"quick": "10 s", "default": "30 minutes"})
+    experiment = Experiment("coverage", __doc__, {"quick": "10 s", "default": "10 minutes"})
     experiment.parser.add_argument("--dump", help="zarr group of real embeddings; the bundled one when not given")
     arguments = experiment.start()
     sizes = {"n_features": 64, "n_rows": 25_600, "n_seeds": 300, "wide": 288}
