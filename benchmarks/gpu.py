@@ -8,7 +8,6 @@ and said so. ``--quick`` takes the processor where there is no card, which tells
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,11 @@ from torch import Tensor
 
 import rankme_stream as rs
 from benchmarks import scaling
+from benchmarks.cards import ARITHMETICS, STORED, Card, Feeds, add_product, as_taken, product, widths, with_ones
 from benchmarks.experiment import Experiment, Size, table
 from rankme_stream import metrics
 from rankme_stream.errors import DeviceError
 
-_STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _PINNED = 0.9  # of the copy bandwidth, wanted
 _ON_CARD = 0.8  # of the ceiling of products, wanted
 _FASTER = 5.0  # a pass by 16-bit products than one in float64, wanted
@@ -53,82 +52,6 @@ PLANS: dict[Size, Plan] = {
 }
 
 
-class Card:
-    """A card, or the processor in its place."""
-
-    def __init__(self, place: str) -> None:
-        self.place = torch.device(place)
-        self.is_card = self.place.type == "cuda"
-
-    def describe(self) -> dict[str, str]:
-        """Return name, driver and libraries."""
-        facts = {"torch": torch.__version__, "rankme_stream": rs.__version__}
-        if self.is_card:
-            asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-            driver = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]
-            facts |= {
-                "card": torch.cuda.get_device_name(self.place), "driver": driver, "CUDA": str(torch.version.cuda),
-                "memory": f"{torch.cuda.mem_get_info(self.place)[1] / 2**30:.0f} GiB",
-            }  # fmt: skip
-        return facts
-
-    def wait(self) -> None:
-        """Wait until everything asked for is done."""
-        if self.is_card:
-            torch.cuda.synchronize(self.place)
-
-    def timed(self, work: Callable[[], object], seconds: float) -> float:
-        """Return the seconds that a piece of work takes: the least mean of three runs of so many seconds."""
-        work()
-        self.wait()
-        found, count = [], 1
-        while len(found) < 3:
-            began = time.perf_counter()
-            for _ in range(count):
-                work()
-            self.wait()
-            took = time.perf_counter() - began
-            if took < seconds:
-                count = max(count + 1, int(count * min(16.0, 1.2 * seconds / max(took, 1e-9))))
-                continue
-            found.append(took / count)
-        return min(found)
-
-    def rows(self, n_rows: int, n_features: int, kind: str, seed: int = 0) -> Tensor:
-        """Return Gaussian rows there whose singular values fall as k^-1/2."""
-        generator = torch.Generator(self.place).manual_seed(seed)
-        scales = torch.arange(1, n_features + 1, device=self.place, dtype=torch.float32) ** -0.5
-        made = torch.empty((n_rows, n_features), dtype=_STORED[kind], device=self.place)
-        for start in range(0, n_rows, 2**16):
-            some = made[start : start + 2**16]
-            drawn = torch.randn(some.shape, generator=generator, device=self.place)
-            some[...] = (drawn * scales).to(some.dtype)
-        return made
-
-
-def product(arithmetic: str, panel: Tensor) -> Tensor:
-    """Return the Gram matrix of a panel as an arithmetic forms it: TF32 never, sums of 16-bit products in float32."""
-    if arithmetic != "16-bit":
-        return panel.T @ panel
-    if panel.device.type == "cuda":
-        return torch.mm(panel.T, panel, out_dtype=torch.float32)
-    wide = panel.float()  # the processor has no such product: its exact products are those of float32
-    return wide.T @ wide
-
-
-def add_product(total: Tensor, arithmetic: str, panel: Tensor) -> None:
-    """Add the Gram matrix of a panel to a float64 sum."""
-    total += product(arithmetic, panel)
-
-
-def as_taken(arithmetic: str, rows: Tensor) -> Tensor:
-    """Return rows in the type that an arithmetic multiplies."""
-    return {"float64": rows.double, "float32": rows.float, "16-bit": lambda: rows}[arithmetic]()
-
-
-ARITHMETICS = ("float64", "float32", "16-bit")
-
-
 def ceilings(card: Card, asked: Plan, n_features: int, kind: str) -> list[dict[str, Any]]:
     """Time products of one panel, and with the addition to a float64 sum; flops are those of a full product."""
     total = torch.zeros((n_features, n_features), dtype=torch.float64, device=card.place)
@@ -142,6 +65,49 @@ def ceilings(card: Card, asked: Plan, n_features: int, kind: str) -> list[dict[s
             found.append({
                 "features": n_features, "stored": kind, "arithmetic": arithmetic, "panel_rows": n_rows,
                 "alone_flops": flops / alone_s, "added_flops": flops / added_s,
+            })  # fmt: skip
+    return found
+
+
+def panels(card: Card, asked: Plan, n_features: int) -> list[dict[str, Any]]:
+    """Time products of the widths that a pass may take, in panels of float16 rows; flops are those of the features."""
+    found = []
+    for arithmetic in ARITHMETICS:
+        rows = as_taken(arithmetic, card.rows(asked.panels[0], n_features, "float16"))
+        for name, columns in widths(n_features).items():
+            panel = rows if columns == n_features else with_ones(rows, columns)
+            took = card.timed(partial(product, arithmetic, panel), asked.seconds)
+            found.append({
+                "features": n_features, "arithmetic": arithmetic, "columns": name, "panel_rows": len(panel),
+                "flops": 2.0 * len(panel) * n_features**2 / took,
+            })  # fmt: skip
+    return found
+
+
+def feeding(card: Card, asked: Plan, n_features: int) -> list[dict[str, Any]]:
+    """Time ways to bring float16 rows to the card while they are multiplied there, and compare what they come to."""
+    n_rows = asked.n_bytes // 2 // n_features
+    held = card.rows(n_rows, n_features, "float16").cpu()
+    pinned = held.pin_memory() if card.is_card else held
+    found = []
+    for arithmetic in ("float64", "16-bit"):
+        first: Tensor | None = None
+        for name, (is_pinned, way) in Feeds(card).ways().items():
+            total = torch.zeros((n_features, n_features), dtype=torch.float64, device=card.place)
+
+            def use(rows: Tensor, total: Tensor = total, arithmetic: str = arithmetic) -> None:
+                for start in range(0, len(rows), max(asked.panels)):
+                    add_product(total, arithmetic, as_taken(arithmetic, rows[start : start + max(asked.panels)]))
+
+            rows = pinned if is_pinned else held
+            block_rows = max(asked.panels)
+            way(rows, block_rows, use)
+            once = total.clone()
+            took = card.timed(partial(way, rows, block_rows, use), 1e-3)
+            first = once if first is None else first
+            found.append({
+                "features": n_features, "arithmetic": arithmetic, "way": name, "bytes": 2 * n_rows * n_features,
+                "s": took, "equal": bool((once == first).all()),
             })  # fmt: skip
     return found
 
@@ -273,15 +239,16 @@ def measured(experiment: Experiment, card: Card, asked: Plan) -> dict[str, Any]:
     result: dict[str, Any] = {
         "card": card.describe(), "is_card": card.is_card, "missing": missing,
         "copies": experiment.part("copies", copies, card, asked),
-        "ceilings": [], "errors": [], "solving": [], "ours": [], "peers": [],
+        "ceilings": [], "panels": [], "errors": [], "feeding": [], "solving": [], "ours": [], "peers": [],
     }  # fmt: skip
     for n_features in asked.widths:
-        for kind in _STORED:
+        for kind in STORED:
             for name, make in (("ceilings", ceilings), ("errors", errors)):
                 result[name] += experiment.part(f"{name}, {n_features}, {kind}", make, card, asked, n_features, kind)
             if not missing:
                 result["ours"] += experiment.part(f"ours, {n_features}, {kind}", ours, card, asked, n_features, kind)
-        for name, make_one in (("solving", solving), ("peers", peers)):
+        singles = {"panels": panels, "feeding": feeding, "solving": solving, "peers": peers}
+        for name, make_one in singles.items():
             result[name] += experiment.part(f"{name}, {n_features}", make_one, card, asked, n_features)
     return result
 
@@ -312,6 +279,15 @@ def markdown(result: dict[str, Any]) -> str:
         panels = [f"{one['panel_rows']:,} rows" for one in next(iter(groups.values()))]
         cells = [[f"{key[0]:,}", *key[1:], *map(cell, some)] for key, some in groups.items()]
         lines += table(title, ["D", "stored", "arithmetic", *panels], cells)
+    cells = [[f"{one['features']:,}", one["arithmetic"], one["columns"], f"{one['panel_rows']:,}",
+              f"{one['flops'] / 1e12:.3g}"] for one in result["panels"]]  # fmt: skip
+    lines += table("Columns of a panel", ["D", "arithmetic", "columns", "rows", "TFLOP/s of D"], cells)
+    cells = [[f"{one['features']:,}", one["arithmetic"], one["way"], f"{one['bytes'] / one['s'] / 1e9:.1f}",
+              f"{one['bytes'] / one['s'] / copied['to_card']:.3f}", "yes" if one["equal"] else "**NO**"]
+             for one in result["feeding"]]  # fmt: skip
+    lines += table(
+        "Rows of the host, copied and multiplied", ["D", "arithmetic", "way", "GB/s", "of copies", "same bits"], cells
+    )
     shares = ["of copies", "of products", "of decoding"]
     lines += table(
         "Our passes",

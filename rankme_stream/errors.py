@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RankMeError(Exception):
     """Root of every error this package raises on purpose."""
 
     exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by class and text: what makes up for exceptions that do not say how cannot make a ``MemoryError``."""
+        return type(self), self.args, self.__dict__
 
 
 class UsageError(RankMeError, ValueError):

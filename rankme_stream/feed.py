@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
+from rankme_stream import blas
 from rankme_stream.accumulators import Accumulator, Divisible
 from rankme_stream.devices import Device, Workspace
 from rankme_stream.devices.host import HOST
@@ -26,19 +27,19 @@ class Feed:
 
     def __init__(self, threads: int, device: Device = HOST) -> None:
         self.workspace = Workspace(device)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rankme-feed") if threads > 1 else None
+        self._pool = blas.threads(threads, "rankme-feed") if threads > 1 else None
         self._scratch = threading.local()
         self._last: dict[tuple[int, Any], Future[None]] = {}
         self._slots: list[list[Future[None]]] = [[], []] if threads > 1 else [[]]
         self._slot = 0
 
-    def panels(self, names: Sequence[str], shape: tuple[int, int]) -> list[Any]:
+    def panels(self, names: Sequence[str], shape: tuple[int, int], dtype: str = "float64") -> list[Any]:
         """Return arrays to fill next, of which no update is under way any more."""
         self._slot = (self._slot + 1) % len(self._slots)
         for update in self._slots[self._slot]:
             update.result()
         self._slots[self._slot].clear()
-        return [self.workspace.array(f"{name} {self._slot}", shape) for name in names]
+        return [self.workspace.array(f"{name} {self._slot}", shape, dtype=dtype) for name in names]
 
     def update(self, accumulator: Accumulator, panel: Any, start: int) -> None:
         """Add a panel that lies in the arrays of the last call of ``panels``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream import blas
 from rankme_stream.arrays import Array, FloatArray, StoredType
 from rankme_stream.devices import Workspace
 from rankme_stream.errors import ArithmeticCheckError
@@ -128,7 +128,7 @@ class Grouped:
             batch, make = made[name]
             by_batch[batch][name] = make
         if self.threads > 1:
-            with ThreadPoolExecutor(self.threads, thread_name_prefix="rankme-groups") as pool:
+            with blas.threads(self.threads, "rankme-groups") as pool:
                 done = list(pool.map(lambda some: self._closed(some, Workspace()), by_batch.values()))
         else:
             place = Workspace() if scratch is None else scratch

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import chain, islice
@@ -38,7 +37,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import stdtrit
 
-from rankme_stream import metrics
+from rankme_stream import blas, metrics
 from rankme_stream.accumulators import Accumulator
 from rankme_stream.arrays import FloatArray
 from rankme_stream.estimates import Estimate, Metric, values_of
@@ -177,7 +176,7 @@ class Jackknife:
         """Singular values of all groups but each, and of the halves of the groups."""
         found: list[FloatArray] = []
         left = chain(_each_left_out(self._groups), map(merged, _halved(self._groups)))
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="rankme-jackknife") as pool:
+        with blas.threads(self._workers, "rankme-jackknife") as pool:
             while some := list(islice(left, self._workers)):  # no more merges are held than are solved
                 found += pool.map(lambda one: one.values(centered=centered), some)
         return found

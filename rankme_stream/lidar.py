@@ -16,7 +16,6 @@ V. Thilak et al., LiDAR: Sensing linear probing performance in joint embedding S
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.special import stdtrit
 
-from rankme_stream import intervals, metrics
+from rankme_stream import blas, intervals, metrics
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import SpectrumError
@@ -173,7 +172,7 @@ def _over_groups(groups: _Groups, value: float, confidence: float, workers: int)
     if len(batches) < _FEWEST_BATCHES:
         return {"over_groups": None, "over_groups_reason": f"{len(batches)} groups are too few to leave some out"}
     try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="rankme-lidar") as pool:
+        with blas.threads(workers, "rankme-lidar") as pool:
             without = list(pool.map(lambda batch: groups.without(batch).eigenvalues().lidar, batches.tolist()))
     except SpectrumError as error:
         return {"over_groups": None, "over_groups_reason": f"without some of the groups {error}"}

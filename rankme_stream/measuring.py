@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
-from threadpoolctl import threadpool_limits
-
-from rankme_stream import lidar, machine
+from rankme_stream import blas, lidar, machine
 from rankme_stream.devices import memory_told
 from rankme_stream.engines import local
 from rankme_stream.errors import CheckpointWarning, ToleranceWarning
@@ -140,7 +138,7 @@ def measure(
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"), memory_told():
+    with machine.PeakMemory() as memory, blas.one_thread(), memory_told():
         done = read(source, asked, progress)
         measured = {
             "elapsed_s": time.perf_counter() - wall,
@@ -172,7 +170,7 @@ def measure_state(
         If rows are missing; the text names them.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, threadpool_limits(1, user_api="blas"), memory_told():
+    with machine.PeakMemory() as memory, blas.one_thread(), memory_told():
         done = read_state(state, tolerance, dims, confidence)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
@@ -195,7 +193,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         method=found.plan.method,
         precision=found.plan.precision,
         engine=done.engine,
-        device=done.device.name,
+        device=done.device,
         definition=definitions() | ({"lidar": lidar.DEFINITION} if found.groups else {}),
         estimates=found.estimates,
         presets=found.presets,
@@ -211,7 +209,7 @@ def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str,
         integrity=done.integrity,
         plan=found.plan,
         measured=measured,
-        provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | done.device.describe()], seed),
+        provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | dict(done.card)], seed),
         groups=found.groups,
     )
 

@@ -96,7 +96,7 @@ def _window(
                 read_memory=lambda _: 0, base_bytes=limits.base_bytes + n_rows * stream.row_bytes,
                 memory_limit_bytes=limits.memory_limit_bytes,
                 workers=count, cores=limits.cores, columns=columns, seed=seed,
-                has_card=device is not HOST, card_limit_bytes=device.free_bytes(),
+                has_card=device is not HOST, has_host=device is HOST, card_limit_bytes=device.free_bytes(),
             )  # fmt: skip
         except LimitError:
             if workers or count == 1:

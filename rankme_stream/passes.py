@@ -59,6 +59,13 @@ class Task:
     basis: Basis | None = None
     groups: Groups | None = None
 
+    @property
+    def panel_type(self) -> str:
+        """float64; or the type of 16-bit rows that the device multiplies exactly, where float32 sums are asked for."""
+        is_fast = self.plan.method == "gram" and self.plan.precision == "float32" and not self.normalize
+        kind = self.source.stored
+        return kind.name if is_fast and self.device.multiplies_exactly(kind) else "float64"
+
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
     """The pass was told to stop."""
@@ -100,7 +107,8 @@ def run_segment(
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
             raise Interrupted
-        slabs = dict(zip(accumulators, feed.panels(list(accumulators), shape), strict=True))
+        panels = feed.panels(list(accumulators), shape, task.panel_type)
+        slabs = dict(zip(accumulators, panels, strict=True))
         for row, stored in blocks.rows(start, end):
             piece = slice(row - start, row - start + stored.shape[0])
             place = slabs["raw"][piece, :]

@@ -27,6 +27,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """As results tell it."""
 
+    @property
+    def device(self) -> str | None:
+        """Name of what its workers compute with, each one of its own; None where the device of a task is meant."""
+
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
         """Return what a pass may take there."""
 
@@ -47,7 +51,7 @@ def engine_for(asked: Request) -> Iterator[Engine]:
     if asked.engine == "local":
         yield local.LocalEngine()
         return
-    with dask.connected(asked.client, asked.workers, asked.memory_limit) as engine:
+    with dask.connected(asked.client, asked.workers, asked.memory_limit, asked.device) as engine:
         yield engine
 
 

@@ -161,6 +161,7 @@ def make_plan(
     groups: Groups | None = None,
     kept_itemsize: int = 8,
     has_card: bool = False,
+    has_host: bool = True,
     card_limit_bytes: int = 0,
 ) -> Plan:
     """Return the largest schedule that fits the memory limit.
@@ -185,6 +186,8 @@ def make_plan(
         Rows that are kept apart, and bytes of a value in them.
     has_card, card_limit_bytes
         Whether a card computes, and what it has free; 0 where that is not known.
+    has_host
+        Whether partial results are merged on the host.
 
     Raises
     ------
@@ -216,9 +219,10 @@ def make_plan(
         card: dict[str, int] = {}
         if has_card:
             card = footprint_on_card(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
-            memory = footprint_of_feeding(work, at_once=at_once)
-        else:
+        if has_host:
             memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+        else:
+            memory = footprint_of_feeding(work, at_once=at_once)
         if turn:  # the directions that the last pass found, on the host
             memory["accumulators"] += work.state
         window = 0 if n_groups else PATIENCE * at_once * grid.segment_rows

@@ -70,7 +70,7 @@ class Probes:
         Parameters
         ----------
         panel
-            Shape ``(rows, 1 + D)``, float64, as given, on the device of the product.
+            Shape ``(rows, 1 + D)``, as given, on the device of the product; taken in float64.
         product
             Of ``1 + D`` rows: its product as the fast arithmetic made it.
         share
@@ -96,7 +96,9 @@ class Probes:
         self.n_probed += 1
         self.n_certain += probability == 1.0
         directions = _directions(product.n, self.seed, product.device)
-        residual = product.device.download(product.times(directions) - panel.T @ (panel @ directions))
+        xp = product.device.xp
+        wide = xp.astype(panel, xp.float64, copy=False)
+        residual = product.device.download(product.times(directions) - wide.T @ (wide @ directions))
         # the last direction is the column of ones, so the last column of the residual is the error of the sums
         squares = np.array([np.square(residual[1:, :-1]).sum() / N_PROBES, np.square(residual[1:, -1]).sum()])
         rows = panel.shape[0]

@@ -164,7 +164,8 @@ class Reader:
             turn=turn,
             groups=groups,
             kept_itemsize=kept_dtype(self.source.stored).itemsize,
-            has_card=self.device is not HOST,
+            has_card=self.device is not HOST or engine.device not in (None, "cpu"),
+            has_host=self.device is HOST,
             card_limit_bytes=self.device.free_bytes(),
         )
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from threadpoolctl import threadpool_limits
-
+from rankme_stream import blas
 from rankme_stream.arrays import StoredType
-from rankme_stream.devices import Device, memory_told
+from rankme_stream.devices import memory_told
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import LimitError, OutputError, UsageError
 from rankme_stream.findings import Findings, of_all, of_population, of_sample
@@ -188,7 +187,7 @@ def segment(
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
     first, last = planned.rows_of(mine)
     fingerprint = reader.fingerprint((first, last)) if mine else ""
-    with threadpool_limits(1, user_api="blas"), memory_told():
+    with blas.one_thread(), memory_told():
         found = reader.read_segments(planned, mine, fingerprint, progress)
     if reader.unkept is not None:
         raise OutputError(reader.unkept)
@@ -211,7 +210,8 @@ class Read:
     unkept: str | None = None
     machines: Sequence[Mapping[str, Any]] = ()
     engine: str = "local"
-    device: Device = HOST
+    device: str = HOST.name
+    card: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(source: Any, asked: Request, progress: Report | None) -> Read:
@@ -248,7 +248,8 @@ def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Read:
         bytes_read=bytes_read,
         remedy=_remedy(asked, "blocks come once; pass method='tsqr', or store them" if len(rungs) > 1 else None),
         integrity=stream.integrity,
-        device=device,
+        device=device.name,
+        card=device.describe(),
     )
 
 
@@ -257,10 +258,11 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     rungs = rungs_for(asked.method, asked.precision)
     opened = open_source(source)
     asked.check_dims(opened.shape[1])
+    device = device_for(opened, asked.device) if engine.device is None else HOST  # workers open their own
     rows = _row_range(asked.rows, opened.shape[0])
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
-        None if asked.checkpoint is None else Path(asked.checkpoint), engine, device_for(opened, asked.device),
+        None if asked.checkpoint is None else Path(asked.checkpoint), engine, device,
         columns_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.passes,
         _groups(asked.groups, opened, rows), asked.confidence,
     )  # fmt: skip
@@ -322,7 +324,8 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
         unkept=reader.unkept,
         machines=reader.machines,
         engine=engine.name,
-        device=reader.device,
+        device=engine.device or reader.device.name,
+        card=reader.device.describe(),
     )
 
 

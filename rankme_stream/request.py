@@ -68,8 +68,6 @@ class Request:
             raise UsageError(f"engine {self.engine!r} is not one of local, dask")
         if self.client is not None and self.engine != "dask":
             raise UsageError("a client or scheduler is for the dask engine: pass engine dask as well")
-        if self.engine == "dask" and self.device != "cpu":
-            raise UsageError("the workers of a cluster compute on their processors: leave device out, or engine")
         if self.engine == "dask" and self.sample:
             raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:

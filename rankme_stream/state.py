@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from rankme_stream import container
+from rankme_stream import blas, container
 from rankme_stream.devices import Device
 from rankme_stream.devices.host import HOST
 from rankme_stream.errors import StateError, UsageError
@@ -271,7 +270,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
     whole: State | None = None
     contents: dict[str, bool] = {}  # and whether a file of that content is checked
     forest = Forest[Partial]()
-    with threadpool_limits(1, user_api="blas"):  # factors are merged by LAPACK, whose bits follow its threads
+    with blas.one_thread():  # factors are merged by LAPACK, whose bits follow its threads
         for number, state in enumerate(states):
             name = names[number] if names else f"state {number}"
             if whole is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -19,18 +21,21 @@ import pytest
 import zarr
 from dask.config import set as set_config
 from distributed import Client, LocalCluster
+from distributed.core import error_message
 
 import rankme_stream as rs
-from rankme_stream import tasks
+from rankme_stream import devices, errors, tasks
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.engines import dask, local
 from rankme_stream.engines.dask import DaskEngine
 from rankme_stream.engines.dask.run import Run
 from rankme_stream.engines.dask.work import Work
 from rankme_stream.errors import (
+    DeviceError,
     EngineError,
     LimitError,
     NonFiniteError,
+    RankMeError,
     SourceChangedError,
     SourceNotFoundError,
     UsageError,
@@ -39,6 +44,7 @@ from rankme_stream.ledger import Forest, span
 from rankme_stream.passes import Task
 from rankme_stream.sources import ZarrSource
 from tests.test_state import PASSES, rows_like, same_bits, store
+from tests.toy_device import TOY
 
 N_ROWS = 1_200_000
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "result.schema.json").read_text())
@@ -409,3 +415,55 @@ def test_a_failure_waits_for_rows_before_it_though_their_worker_dies(source):
         run.go()
     player.join()
     assert len(cluster.submitted) == 5
+
+
+KINDS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, RankMeError)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_reach_the_client_as_they_are(kind):
+    made = kind("what went wrong")
+    made.add_note("and what to do")
+    again = pickle.loads(error_message(made)["exception"].data)
+    assert (type(again), str(again), again.__notes__) == (kind, "what went wrong", ["and what to do"])
+
+
+def know_the_toy(free=0):
+    devices.MODULES["toy"] = ("tests.toy_device",)
+    TOY.free_bytes = lambda: free
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "float32"}, {"method": "tsqr"}, {"method": "rsvd", "rank": 1, "oversampling": 1, "passes": 2}],
+    ids=str,
+)
+def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_path):
+    client.run(know_the_toy)
+    asked = options | {"tolerance": 1e9, "engine": "dask", "client": client}
+    found = rs.measure(source, **asked, device="toy", checkpoint=tmp_path / "kept")
+    there = rs.measure(source, **asked)
+    assert (found.device, there.device) == ("toy", "cpu")
+    assert [worker["device"] for worker in found.provenance["workers"]] == ["toy:0"]
+    assert "device" not in there.provenance["workers"][0]
+    assert found.audit == there.audit
+    for name, one in found.estimates.items():
+        assert one.value is None or (one.lower <= there[name].upper and there[name].lower <= one.upper), name
+    assert found.plan.card_peak_bytes > 0 == there.plan.card_peak_bytes
+    assert found.plan.predicted_peak_bytes == there.plan.predicted_peak_bytes  # what they made is merged on processors
+    jsonschema.validate(found.to_dict(), SCHEMA)
+    again = rs.measure(source, **asked, device="toy", checkpoint=tmp_path / "kept")
+    assert again.rankme == found.rankme
+
+
+def test_a_card_that_a_worker_lacks_or_that_is_full_is_told(client, source):
+    client.run(know_the_toy)
+    asked = {"engine": "dask", "client": client, "device": "toy"}
+    with pytest.raises(DeviceError, match=r"device toy:1: there is one toy"):
+        rs.measure(source, **asked | {"device": "toy:1"})
+    with pytest.raises(UsageError, match="device 'nothing' is not one of"):
+        rs.measure(source, **asked | {"device": "nothing"})
+    client.run(know_the_toy, 1000)
+    with pytest.raises(LimitError, match=r"MiB of the card of worker tcp://.*, where 0 are free for each of its 1"):
+        rs.measure(source, **asked)
+    client.run(know_the_toy)

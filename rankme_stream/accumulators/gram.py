@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
 
+from rankme_stream import blas
 from rankme_stream.accumulators import check_device, mark_nonzero
 from rankme_stream.arrays import Array, FloatArray
 from rankme_stream.devices import Device, Workspace
@@ -134,7 +134,7 @@ class GramSums:
         centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
         threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
-        with ThreadPoolExecutor(threads, thread_name_prefix="rankme-solve") as pool:
+        with blas.threads(threads, "rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
             values, margin = raw.result() if raw is not None else self._eigenvalues(gram, computed_trace)
@@ -274,7 +274,7 @@ class Float32GramAccumulator(GramSums):
     """The same with float32 products of short panels, summed in float64, and their error measured by probes.
 
     float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
-    probes see as well.
+    probes see as well. Panels of a 16-bit type are multiplied as they are, by devices that add up in float32.
     """
 
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
@@ -286,8 +286,10 @@ class Float32GramAccumulator(GramSums):
         rows, width = panel.shape
         if rows == 0:
             return
-        rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
-        self.device.narrow(panel, rounded)
+        rounded = panel
+        if panel.dtype == self.device.xp.float64:
+            rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
+            self.device.narrow(panel, rounded)
         product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32, self.device))
         for place in product.places:
             product.set_product(place, rounded)

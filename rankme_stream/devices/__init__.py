@@ -32,7 +32,8 @@ class Device(Protocol):
     """Arrays of one device, and the operations on them that the array API standard lacks.
 
     Arrays are those of the namespace ``xp``. Slices of them share their memory, as those of every library here do.
-    *Rows* are stored rows as ``rows`` returned them. A *panel* has shape ``(rows, 1 + D)``, float64.
+    *Rows* are stored rows as ``rows`` returned them. A *panel* has shape ``(rows, 1 + D)``, float64; or of the type of
+    16-bit rows, where the device says that it ``multiplies_exactly`` and float32 products are asked for.
 
     Attributes
     ----------
@@ -56,8 +57,11 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Return the memory that is free there, beside that of the host; 0 where that is not known."""
 
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Whether ``set_product`` takes rows of a 16-bit type as they are and adds up their products in float32."""
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
-        """Return an array of zeros; ``order`` is for devices that care."""
+        """Return an array of zeros; ``dtype`` may be a name, ``order`` is for devices that care."""
 
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
         """Return an array of the type of another."""
@@ -93,7 +97,7 @@ class Device(Protocol):
         """Return the rows with those of a mask on the host set to zero."""
 
     def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Workspace) -> None:
-        """Write the values of finite rows into ``out``, float64 of the same shape, exactly.
+        """Write the values of finite rows into ``out``, of the type of a panel and of the same shape, exactly.
 
         Raises
         ------
@@ -111,7 +115,7 @@ class Device(Protocol):
         """Write a float64 array into a float32 one of the same shape; what overflows becomes infinite."""
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of their type."""
+        """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of ``out``."""
 
     def add_product(self, left: Any, right: Any, out: Any, scratch: Workspace) -> None:
         """Add ``left.T @ right`` to ``out``: a product, then one addition to each entry."""
@@ -214,7 +218,7 @@ def memory_told() -> Iterator[None]:
     except LimitError:
         raise
     except _memory_errors() as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()) or type(error).__name__
         raise LimitError(f"no memory is left ({text}); take fewer --workers, or a smaller --memory") from error
 
 

@@ -56,9 +56,31 @@ class CupyDevice(StandardDevice):
         bits = self.upload(stored).astype(np.uint32)
         return (bits << np.uint32(16)).view(np.float32)
 
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Whether cuBLAS has products of such rows with float32 sums; bfloat16 rows are float32 here."""
+        return kind.name == "float16" and cuda.adds_in_float32(self, kind)
+
     def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right`` into ``out``."""
-        self._cupy.matmul(left.T, right, out=out)
+        """Write ``left.T @ right`` into ``out``; ``matmul`` would store those of float16 rows in float16."""
+        if left.dtype == out.dtype:
+            self._cupy.matmul(left.T, right, out=out)
+        else:
+            self._set_exact_product(left, right, out)
+
+    def _set_exact_product(self, left: Any, right: Any, out: Any) -> None:
+        """Write the product of float16 columns into a float32 array; to cuBLAS, which counts by columns, each of the
+        three is its transpose.
+        """
+        cublas, runtime = self._cupy.cuda.cublas, self._cupy.cuda.runtime
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        cublas.gemmEx(
+            self._cupy.cuda.device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T,
+            right.shape[1], left.shape[1], left.shape[0], one.ctypes.data,
+            right.data.ptr, runtime.CUDA_R_16F, right.strides[0] // 2,
+            left.data.ptr, runtime.CUDA_R_16F, left.strides[0] // 2, zero.ctypes.data,
+            out.data.ptr, runtime.CUDA_R_32F, out.strides[0] // 4,
+            cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
 
     def add_product(self, left: Any, right: Any, out: Any, scratch: Any) -> None:
         """Add ``left.T @ right`` to ``out``."""

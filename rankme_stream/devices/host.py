@@ -115,6 +115,10 @@ class Host:
         """Return 0: the machine's memory is told elsewhere."""
         return 0
 
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Return False: no BLAS of the host has such a product."""
+        return False
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Array:
         """Return an array of zeros."""
         return np.zeros(shape, dtype=dtype, order=order)

@@ -49,9 +49,14 @@ class StandardDevice:
         """Return 0: the standard does not tell."""
         return 0
 
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Return False: products of the standard have the type of their factors."""
+        return False
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros, whatever the order."""
-        return self.xp.zeros(shape, dtype=self._type(np.dtype(dtype).name), device=self._place)
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        return self.xp.zeros(shape, dtype=self._type(name), device=self._place)
 
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
         """Return an array of the type of another."""
@@ -103,14 +108,14 @@ class StandardDevice:
         return self.xp.where(self.upload(out)[:, None], self.xp.zeros_like(rows), rows)
 
     def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Any) -> None:
-        """Write the values of finite rows into ``out``, float64 of the same shape."""
+        """Write the values of finite rows into ``out``, of the type of a panel and of the same shape."""
         if kind.name in _WIDE:
             beyond = rows > _EXACT_INTEGER
             if kind.dtype.kind == "i":
                 beyond = beyond | (rows < -_EXACT_INTEGER)
             if bool(self.xp.any(beyond)):
                 raise OverflowError(int(np.argmax(self.download(self.xp.any(beyond, axis=1)))))
-        out[...] = self.xp.astype(rows, self.xp.float64)
+        out[...] = self.xp.astype(rows, out.dtype)
 
     def squared_lengths(self, rows: Any) -> Any:
         """Return the sum of the squares of each row of a float64 array."""

@@ -74,9 +74,16 @@ class TorchDevice(StandardDevice):
             return self.upload(stored.view(np.int16)).view(self._torch.bfloat16)
         return super().rows(stored, kind)
 
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Whether this is a card whose torch has products of 16-bit rows with float32 sums."""
+        return self._place.type == "cuda" and cuda.adds_in_float32(self, kind)
+
     def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right`` into ``out``."""
-        self._torch.matmul(left.T, right, out=out)
+        """Write ``left.T @ right`` into ``out``; ``matmul`` would store those of 16-bit rows in 16 bits."""
+        if left.dtype == out.dtype:
+            self._torch.matmul(left.T, right, out=out)
+        else:
+            self._torch.mm(left.T, right, out.dtype, out=out)
 
     def add_product(self, left: Any, right: Any, out: Any, scratch: Any) -> None:
         """Add ``left.T @ right`` to ``out``: not by ``addmm``, which might run on in one chain of additions."""

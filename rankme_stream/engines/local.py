@@ -6,12 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from rankme_stream import machine
+from rankme_stream import blas, machine
 from rankme_stream.blocks import Blocks
 from rankme_stream.errors import RankMeError
 from rankme_stream.feed import Feed
@@ -137,7 +137,7 @@ def run_segments(
             elapsed_s = time.perf_counter() - began
             progress(Progress(shared.rows_done, rows_total, shared.blocks.bytes_read, elapsed_s))
 
-    pool = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme")
+    pool = blas.threads(plan.segments_at_once, "rankme")
     upcoming = next(waiting, None)
     try:
         while running or (upcoming is not None and not failures):
@@ -174,6 +174,7 @@ class LocalEngine:
     """Threads of this process."""
 
     name = "local"
+    device = None
 
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
         """Return those of this process."""

@@ -32,6 +32,8 @@ class DaskEngine:
     ----------
     client
         A ``distributed.Client``.
+    device
+        Name of the device that each worker computes with.
 
     Attributes
     ----------
@@ -43,8 +45,8 @@ class DaskEngine:
     read = staticmethod(read_node)
     merge = staticmethod(merge_nodes)
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, client: Any, device: str = "cpu") -> None:
+        self.client, self.device = client, device
         # when the engine was made, for messages: a client that lost its scheduler does not know any more
         self.address = str(getattr(getattr(client, "scheduler", None), "address", "an unknown address"))
         self._workers: dict[str, dict[str, Any]] = {}
@@ -127,7 +129,7 @@ class DaskEngine:
             raise UsageError(f"{task.source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
         work = Work(
             pickled, f"{time.time_ns():x}", task.source.uri, task.source.identity(), task.plan, task.missing,
-            task.nonfinite, task.groups,
+            task.nonfinite, task.groups, self.device,
         )  # fmt: skip
         run = Run(
             self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress,
@@ -142,7 +144,7 @@ class DaskEngine:
 
 
 @contextmanager
-def connected(client: Any, workers: int | None, memory_limit: int | None) -> Iterator[DaskEngine]:
+def connected(client: Any, workers: int | None, memory_limit: int | None, device: str = "cpu") -> Iterator[DaskEngine]:
     """Open an engine on a client, on the scheduler at an address, or on a cluster of processes on this machine.
 
     Parameters
@@ -151,6 +153,8 @@ def connected(client: Any, workers: int | None, memory_limit: int | None) -> Ite
         ``distributed.Client`` or a cluster, which stay open; an address; or None for one of its own.
     workers, memory_limit
         Processes of such a cluster and bytes of all of them together; None takes the machine's.
+    device
+        What its workers compute with. A cluster of ours has a worker a card where ``dask-cuda`` is installed, else one.
 
     Raises
     ------
@@ -164,41 +168,48 @@ def connected(client: Any, workers: int | None, memory_limit: int | None) -> Ite
     except ImportError as error:
         raise UsageError("the dask engine needs distributed: pip install 'rankme-stream[dask]'") from error
     if isinstance(client, Client):
-        yield DaskEngine(client)
+        yield DaskEngine(client, device)
         return
     logger = logging.getLogger("distributed.client")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what becomes of a client of ours is told by errors
     try:
-        yield from _opened(client, workers, memory_limit)
+        yield from _opened(client, workers, memory_limit, device)
     finally:
         logger.setLevel(level)
 
 
-def _opened(client: Any, workers: int | None, memory_limit: int | None) -> Iterator[DaskEngine]:
-    from distributed import Client, LocalCluster
+def _opened(client: Any, workers: int | None, memory_limit: int | None, device: str) -> Iterator[DaskEngine]:
+    from distributed import Client
 
     if hasattr(client, "scheduler_address"):  # a cluster
         with Client(client) as opened:
-            yield DaskEngine(opened)
+            yield DaskEngine(opened, device)
     elif client is not None:
         try:
             opened = Client(str(client), timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise EngineError(f"no scheduler answers at {client}: {error}") from error
         with opened:
-            yield DaskEngine(opened)
+            yield DaskEngine(opened, device)
     else:
-        count = workers or machine.cores()
-        total = machine.memory_bytes() // 2 if memory_limit is None else memory_limit
-        options = {
-            "threads_per_worker": 1,
-            "processes": True,
-            "dashboard_address": ":0",
-            "silence_logs": logging.CRITICAL,
-        }
-        with (
-            LocalCluster(n_workers=count, memory_limit=total // count, **options) as cluster,
-            Client(cluster) as opened,
-        ):
-            yield DaskEngine(opened)
+        with _cluster(workers, memory_limit, device) as cluster, Client(cluster) as opened:
+            yield DaskEngine(opened, device)
+
+
+def _cluster(workers: int | None, memory_limit: int | None, device: str) -> Any:
+    """Start processes on this machine: one a core, or one a card."""
+    from distributed import LocalCluster
+
+    total = machine.memory_bytes() // 2 if memory_limit is None else memory_limit
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+    if device.startswith("cuda"):
+        try:
+            from dask_cuda import LocalCUDACluster
+        except ImportError:
+            pass  # without it all workers would share the first card
+        else:
+            each = {} if workers is None else {"n_workers": workers, "memory_limit": total // workers}
+            return LocalCUDACluster(**options | each)
+    count = workers or (machine.cores() if device == "cpu" else 1)
+    return LocalCluster(n_workers=count, memory_limit=total // count, processes=True, **options)

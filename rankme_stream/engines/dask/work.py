@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from threadpoolctl import ThreadpoolController
-
-from rankme_stream import machine
+from rankme_stream import blas, machine
 from rankme_stream.arrays import Array
+from rankme_stream.devices import Device, device_named, memory_told
+from rankme_stream.devices.host import HOST
 from rankme_stream.engines.local import run_into
-from rankme_stream.errors import SourceChangedError
+from rankme_stream.errors import LimitError, SourceChangedError
 from rankme_stream.groups import Groups
 from rankme_stream.ledger import Forest, Node, span
 from rankme_stream.partial import Partial, accumulator_of
@@ -37,6 +38,8 @@ class Work:
         Of this pass and no other: a source is opened once a run.
     groups
         Of all rows, or of those that a worker is to read; None for a merge, which needs none.
+    device
+        Name of the device that a worker computes with: one of its own. What it made is merged on processors.
     """
 
     place: bytes
@@ -47,6 +50,7 @@ class Work:
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
     groups: Groups | None = None
+    device: str = "cpu"
 
 
 @lru_cache(maxsize=4)
@@ -61,8 +65,11 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
     ------
     SourceError
         Also if the source is another one there, or stored otherwise than it was.
+    DeviceError, LimitError
+        If the worker lacks the device, or its card the memory.
     """
-    _hold_blas()
+    blas.hold_for_good()
+    device = device_named(work.device)
     source = _opened(work.place, work.run)
     plan = work.plan
     start, stop = plan.rows_of(span(node))
@@ -73,11 +80,15 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
         )
     forest = Forest[Partial]()
     task = Task(
-        source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, groups=work.groups
+        source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, device=device,
+        groups=work.groups,
     )  # fmt: skip
-    n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
-    plain, arrays = forest.total().to_record()
-    address, facts = _me()
+    address, facts = _me(device)
+    if device is not HOST:
+        _check_card(plan, device, address, facts["threads"])
+    with nullcontext() if device is HOST else memory_told():
+        n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
+        plain, arrays = forest.total().to_record()
     return {
         "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {address: facts},
         "missing": {address: source.chunks_missing},
@@ -91,7 +102,7 @@ def kept(basis: Basis) -> Basis:
 
 def merge_nodes(work: Work, left: Result, right: Result) -> Result:
     """Return two siblings as one."""
-    _hold_blas()
+    blas.hold_for_good()
     plain, arrays = partial_of(work.plan, left).merge(partial_of(work.plan, right)).to_record()
     return {
         "plain": plain, "arrays": arrays, "bytes": left["bytes"] + right["bytes"],
@@ -105,24 +116,24 @@ def partial_of(plan: Plan, result: Result) -> Partial:
     return Partial.from_record((plan.method, plan.precision), result["plain"], arrays)
 
 
-def _hold_blas() -> None:
-    """Hold BLAS to one thread for good: another thread of this process may be in the middle of a product."""
-    _libraries().limit(limits=1, user_api="blas")
+def _check_card(plan: Plan, device: Device, address: str, n_threads: int) -> None:
+    """Refuse a task that needs more of a card than there is free for each of the worker's threads."""
+    free = device.free_bytes() // n_threads
+    if 0 < free < plan.card_peak_bytes:
+        raise LimitError(
+            f"a task needs {plan.card_peak_bytes / 2**20:,.0f} MiB of the card of worker {address}, where "
+            f"{free / 2**20:,.0f} are free for each of its {n_threads} threads; leave --device out, or give cards to "
+            "fewer threads"
+        )
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
-    """Return the thread pools of this process, found once: looking for them takes milliseconds, telling them none."""
-    return ThreadpoolController()
-
-
-def _me() -> tuple[str, dict[str, Any]]:
+def _me(device: Device) -> tuple[str, dict[str, Any]]:
     from distributed import get_worker
 
     me = get_worker()
-    return str(me.address), _facts(int(me.state.nthreads))
+    return str(me.address), _facts(int(me.state.nthreads), device)
 
 
 @lru_cache(maxsize=1)
-def _facts(n_threads: int) -> dict[str, Any]:
-    return machine.worker(n_threads)
+def _facts(n_threads: int, device: Device) -> dict[str, Any]:
+    return machine.worker(n_threads) | device.describe()

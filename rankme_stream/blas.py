@@ -1,0 +1,113 @@
+"""BLAS held to one thread, for as long as anyone in this process asks: its bits depend on how many it takes.
+
+Its threads are a setting of the process, or of each thread where it was built on OpenMP. Of two passes at once the
+first to end must not give them back under the other, and the last must.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+
+class _Hold:
+    """How many ask, and what the threads of each library were before the first did."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+        self.libraries: Sequence[Any] = ()
+        self.before: dict[str, tuple[Any, int]] = {}
+
+
+_HOLD = _Hold()
+
+
+def _libraries() -> Sequence[Any]:
+    """Return the BLAS libraries that are loaded; looking for them takes milliseconds."""
+    found: Sequence[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return found
+
+
+def _is_of_thread(library: Any) -> bool:
+    """Whether the setting is that of the thread which makes it."""
+    return getattr(library, "threading_layer", None) == "openmp"
+
+
+def _set(library: Any, count: int) -> None:
+    """Set the threads of a library, whichever thread did so before: from any but that one, 3.8 does nothing."""
+    clear = getattr(library, "clear_controlling_thread", lambda **_: None)
+    clear(force=True)
+    library.set_num_threads(count)
+
+
+def _enter(libraries: Sequence[Any]) -> None:
+    with _HOLD.lock:
+        _HOLD.count += 1
+        _HOLD.libraries = libraries
+        for library in libraries:
+            if not _is_of_thread(library) and library.filepath not in _HOLD.before:
+                _HOLD.before[library.filepath] = library, library.num_threads
+                _set(library, 1)
+
+
+def _leave() -> None:
+    with _HOLD.lock:
+        _HOLD.count -= 1
+        if _HOLD.count == 0:
+            for library, count in _HOLD.before.values():
+                _set(library, count)
+                getattr(library, "clear_controlling_thread", lambda **_: None)(force=True)
+            _HOLD.before.clear()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS to one thread, in this thread, in those of ``threads``, and where it is a setting of the process."""
+    libraries = _libraries()
+    own = [(library, library.num_threads) for library in libraries if _is_of_thread(library)]
+    _enter(libraries)
+    try:
+        for library, _ in own:
+            library.set_num_threads(1)
+        yield
+    finally:
+        for library, count in own:
+            library.set_num_threads(count)
+        _leave()
+
+
+def threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Return so many threads, in which BLAS is held as in the one that asks for them."""
+    own = [library for library in _HOLD.libraries if _is_of_thread(library)] if _HOLD.count else []
+
+    def hold() -> None:
+        for library in own:
+            library.set_num_threads(1)
+
+    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=hold)
+
+
+def hold_for_good() -> None:
+    """Hold BLAS to one thread in this thread, and in the process until it ends."""
+    for library in _known():
+        if _is_of_thread(library):
+            library.set_num_threads(1)
+    _hold_process()
+
+
+@lru_cache(maxsize=1)
+def _hold_process() -> None:
+    _enter(_known())
+
+
+@lru_cache(maxsize=1)
+def _known() -> Sequence[Any]:
+    """Return the libraries, found once."""
+    return _libraries()
