@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
 from rankme_stream.arrays import Array
-from rankme_stream.errors import MissingChunksError
-from rankme_stream.planning import Cut, Plan, largest_unit
+from rankme_stream.errors import MissingChunksError, RankMeError
+from rankme_stream.planning import Cut, Plan
 from rankme_stream.sources import Source
 
-_READS_JUDGED = 16  # the first reads of a pass tell whether reading waits
+_READS_JUDGED = 16  # the first reads of a pass tell whether reading waits,
+_JUDGED_AFTER_S = 1.0  # or as many as end in its first second, where they are long
 _WAITING_SHARE = 0.2  # of the time until then in which the threads of this process did not compute
 
 
@@ -31,10 +33,10 @@ class _Block:
 class Blocks:
     """Rows of a source, handed out in any ranges near one another; each block is read once.
 
-    Whoever asks first for a block reads it, as long as reads only compute: then every core is busy already. Where
-    reads wait, or others wait for them because a chunk reaches over several segments, threads of its own read, one
-    block ahead of each that is in use where the plan has memory for it. A chunk that two segments share is decoded once
-    and kept until both have had their rows.
+    Whoever asks first for a block reads it, as long as reads only compute: then every core is busy already. Who would
+    have to wait for another to read it, because a chunk reaches over several segments, reads the next one meanwhile.
+    Where reads wait, threads of its own read, one block ahead of each that is in use. Both only where the plan has
+    memory for it. A chunk that two segments share is decoded once and kept until both have had their rows.
 
     Parameters
     ----------
@@ -51,8 +53,7 @@ class Blocks:
         self._is_cut = False
         self._buffers: list[Array] = []
         self._lent: dict[int, Array] = {}
-        unit = largest_unit(source.bounds(plan.row_start, plan.row_stop), plan.row_start, plan.row_stop)
-        self._in_place = plan.segments_at_once == plan.workers and 2 * unit <= plan.grid.segment_rows
+        self._in_place = plan.segments_at_once == plan.workers
         self._began: tuple[float, float] | None = None  # the first read: what the clocks of wall and process told
         self._reads_left = _READS_JUDGED
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
@@ -87,11 +88,15 @@ class Blocks:
             return block
 
     def _start_next(self, block: _Block) -> None:
+        following = self._after(block)
+        if following is not None:
+            self._start(following)
+
+    def _after(self, block: _Block) -> _Block | None:
+        """Return the block after one that is in use; None where there is none."""
         if block is self._last:
             self._cut()
-        for following in self._live:
-            if following.number == block.number + 1:
-                self._start(following)
+        return next((following for following in self._live if following.number == block.number + 1), None)
 
     def _wait(self, block: _Block) -> Array:
         """Return the rows of a block, reading them here if nobody started to."""
@@ -101,15 +106,31 @@ class Blocks:
                 block.reading = Future()
         assert block.reading is not None
         if reads:
-            if self._began is None:
-                self._began = time.perf_counter(), time.process_time()
-            try:
-                block.reading.set_result(self._read(block.start, block.stop))
-            except BaseException as error:
-                block.reading.set_exception(error)
-                raise
-            self._judge(*self._began)
+            self._read_here(block)
+        elif not block.reading.done():
+            self._read_meanwhile(block)
         return block.reading.result()
+
+    def _read_meanwhile(self, block: _Block) -> None:
+        """Read the block after one that another thread is reading, unless somebody does or there is no memory."""
+        with self._lock:
+            following = self._after(block) if self._in_place and self._plan.reads_ahead else None
+            if following is None or following.reading is not None:
+                return
+            following.reading = Future()
+        with suppress(RankMeError):  # told to whoever needs it
+            self._read_here(following)
+
+    def _read_here(self, block: _Block) -> None:
+        assert block.reading is not None
+        with self._lock:
+            self._began = self._began or (time.perf_counter(), time.process_time())
+        try:
+            block.reading.set_result(self._read(block.start, block.stop))
+        except BaseException as error:
+            block.reading.set_exception(error)
+            raise
+        self._judge(*self._began)
 
     def _judge(self, began: float, computed: float) -> None:
         """Read ahead from now on if the process did not compute for much of the time of the first reads.
@@ -117,10 +138,13 @@ class Blocks:
         Of the whole process: a thread that waits for another to let go of the interpreter does not wait for the store.
         """
         with self._lock:
-            self._reads_left -= 1
             if self._reads_left == 0:
-                elapsed = (time.perf_counter() - began) * self._plan.workers
-                self._in_place = elapsed - (time.process_time() - computed) <= _WAITING_SHARE * elapsed
+                return
+            elapsed = time.perf_counter() - began
+            self._reads_left = 0 if elapsed >= _JUDGED_AFTER_S else self._reads_left - 1
+            if self._reads_left == 0:
+                waiting = elapsed * self._plan.workers - (time.process_time() - computed)
+                self._in_place = waiting <= _WAITING_SHARE * elapsed * self._plan.workers
 
     def _cut(self) -> None:
         number, cut = next(self._cuts, (0, None))

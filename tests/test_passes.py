@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,63 @@ def test_threads_read_for_themselves_until_reading_is_seen_to_wait(source, waits
     judged = reading_of_blocks._READS_JUDGED
     assert all(name.startswith("rankme_") for name in source.readers[:judged])
     assert all(name.startswith(reader) for name in source.readers[judged + 2 :])
+
+
+class Held(Chunked):
+    """Rows whose first block is read only once others were."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.is_begun, self.may_end = threading.Event(), threading.Event()
+
+    def read(self, start, stop, out=None):
+        if start == 0:
+            self.is_begun.set()
+            assert self.may_end.wait(60)
+        return super().read(start, stop, out)
+
+
+def test_a_few_long_reads_are_enough_to_see_that_reading_waits(source, monkeypatch):
+    monkeypatch.setattr(reading_of_blocks, "_JUDGED_AFTER_S", 0.03)
+    source.waits_s = 0.02
+    local.run_into(Forest(), Task(source, plan_for(source, block_rows=25_000), GramAccumulator))
+    assert len(source.readers) < reading_of_blocks._READS_JUDGED
+    assert all(name.startswith("rankme_") for name in source.readers[:2])
+    assert all(name.startswith("rankme-read_") for name in source.readers[6:])
+
+
+@pytest.mark.parametrize(("reads_ahead", "wanted"), [(True, [(3000, 6000), (0, 3000)]), (False, [(0, 3000)])])
+def test_who_would_wait_for_a_block_reads_the_next_one(source, reads_ahead, wanted):
+    held = Held(source._array)
+    blocks = blocks_of(held, plan_for(held, block_rows=3000, reads_ahead=reads_ahead))
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(list, blocks.rows(0, 10))
+        assert held.is_begun.wait(60)
+        waiting = [pool.submit(list, blocks.rows(10 * number, 10 * number + 10)) for number in (1, 2)]
+        deadline = time.monotonic() + 60
+        while reads_ahead and not held.reads and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)  # for whatever else might be read
+        held.may_end.set()
+        for number, rows in enumerate([first, *waiting]):
+            assert np.array_equal(rows.result()[0][1], held._array[10 * number : 10 * number + 10])
+    assert held.reads == wanted
+
+
+def test_what_breaks_in_a_block_read_meanwhile_is_told_to_who_needs_it(source):
+    held = Held(source._array)
+    held.broken = 4000
+    blocks = blocks_of(held, plan_for(held, block_rows=3000, reads_ahead=True))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(list, blocks.rows(0, 2000))
+        assert held.is_begun.wait(60)
+        second = pool.submit(list, blocks.rows(2000, 3000))
+        while not held.reads:
+            time.sleep(0.001)
+        held.may_end.set()
+        assert sum(rows.shape[0] for pieces in (first, second) for _, rows in pieces.result()) == 3000
+        with pytest.raises(CorruptChunkError, match="row 4000 is broken"):
+            list(blocks.rows(3000, 3500))
 
 
 @pytest.mark.parametrize("broken", [0, 66_001, 200_499])
