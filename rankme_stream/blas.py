@@ -52,9 +52,9 @@ def _enter(libraries: Sequence[Any]) -> None:
         _HOLD.count += 1
         _HOLD.libraries = libraries
         for library in libraries:
-            if not _is_of_thread(library) and library.filepath not in _HOLD.before:
-                _HOLD.before[library.filepath] = library, library.num_threads
-                _set(library, 1)
+            if not _is_of_thread(library):
+                _HOLD.before.setdefault(library.filepath, (library, library.num_threads))
+                _set(library, 1)  # again: others may have set it meanwhile
 
 
 def _leave() -> None:

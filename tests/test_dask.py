@@ -38,6 +38,7 @@ from rankme_stream.errors import (
     RankMeError,
     SourceChangedError,
     SourceNotFoundError,
+    ToleranceWarning,
     UsageError,
 )
 from rankme_stream.ledger import Forest, span
@@ -220,6 +221,27 @@ def test_workers_that_die_or_start_again_change_nothing(source):
 
         found = rs.measure(Slow(source), engine="dask", client=client, progress=kill)
     assert len(deaths) == 3
+    assert same_bits(found, wanted)
+
+
+def test_the_worker_that_holds_what_the_last_pass_found_may_die(source):
+    asked = {"method": "rsvd", "rank": 1, "oversampling": 1, "passes": 2, "tolerance": 1e-15}
+    with pytest.warns(ToleranceWarning):
+        wanted = rs.measure(source, **asked)
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
+        deaths = []
+
+        def kill(done):
+            holders = [where for key, where in client.who_has().items() if str(key).endswith("-basis") and where]
+            if holders and done.rows_done > 250_000 and not deaths:
+                deaths.append(holders[0][0])
+                os.kill(client.run(os.getpid, workers=deaths)[deaths[0]], signal.SIGKILL)
+
+        with pytest.warns(ToleranceWarning):
+            found = rs.measure(Slow(source), engine="dask", client=client, progress=kill, **asked)
+    assert len(deaths) == 1
+    assert [one.get("turn", 0) for one in found.passes] == [0, 1]
     assert same_bits(found, wanted)
 
 
@@ -464,6 +486,6 @@ def test_a_card_that_a_worker_lacks_or_that_is_full_is_told(client, source):
     with pytest.raises(UsageError, match="device 'nothing' is not one of"):
         rs.measure(source, **asked | {"device": "nothing"})
     client.run(know_the_toy, 1000)
-    with pytest.raises(LimitError, match=r"MiB of the card of worker tcp://.*, where 0 are free for each of its 1"):
+    with pytest.raises(LimitError, match=r"MiB of the card of worker tcp://.*, where 0 are free; leave"):
         rs.measure(source, **asked)
     client.run(know_the_toy)

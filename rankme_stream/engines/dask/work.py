@@ -85,7 +85,7 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
     )  # fmt: skip
     address, facts = _me(device)
     if device is not HOST:
-        _check_card(plan, device, address, facts["threads"])
+        _check_card(plan, device, address)
     with nullcontext() if device is HOST else memory_told():
         n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
         plain, arrays = forest.total().to_record()
@@ -116,14 +116,13 @@ def partial_of(plan: Plan, result: Result) -> Partial:
     return Partial.from_record((plan.method, plan.precision), result["plain"], arrays)
 
 
-def _check_card(plan: Plan, device: Device, address: str, n_threads: int) -> None:
-    """Refuse a task that needs more of a card than there is free for each of the worker's threads."""
-    free = device.free_bytes() // n_threads
+def _check_card(plan: Plan, device: Device, address: str) -> None:
+    """Refuse a task that needs more of a card than is free there."""
+    free = device.free_bytes()
     if 0 < free < plan.card_peak_bytes:
         raise LimitError(
             f"a task needs {plan.card_peak_bytes / 2**20:,.0f} MiB of the card of worker {address}, where "
-            f"{free / 2**20:,.0f} are free for each of its {n_threads} threads; leave --device out, or give cards to "
-            "fewer threads"
+            f"{free / 2**20:,.0f} are free; leave --device out, or give a card to fewer threads"
         )
 
 
