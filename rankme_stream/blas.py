@@ -1,6 +1,6 @@
 """BLAS held to one thread, for as long as anyone in this process asks: its bits depend on how many it takes.
 
-Its threads are a setting of the process, or of each thread where it was built on OpenMP. Of two passes at once the
+Its threads are a setting of the process, or of each thread where OpenBLAS was built on OpenMP. Of two passes at once the
 first to end must not give them back under the other, and the last must.
 """
 
@@ -36,8 +36,8 @@ def _libraries() -> Sequence[Any]:
 
 
 def _is_of_thread(library: Any) -> bool:
-    """Whether the setting is that of the thread which makes it."""
-    return getattr(library, "threading_layer", None) == "openmp"
+    """Whether the setting is that of the thread which makes it; BLIS and MKL have one of the process in any case."""
+    return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 
 def _set(library: Any, count: int) -> None:

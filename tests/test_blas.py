@@ -65,7 +65,7 @@ def test_a_measurement_in_another_thread_than_set_it_last_is_held_to_one():
 class OnOpenMP:
     """A library whose number of threads is that of each thread."""
 
-    threading_layer, filepath = "openmp", "libfake.so"
+    internal_api, threading_layer, filepath = "openblas", "openmp", "libfake.so"
 
     def __init__(self):
         self._local = threading.local()
