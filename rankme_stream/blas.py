@@ -1,7 +1,7 @@
 """BLAS held to one thread, for as long as anyone in this process asks: its bits depend on how many it takes.
 
-Its threads are a setting of the process, or of each thread where OpenBLAS was built on OpenMP. Of two passes at once the
-first to end must not give them back under the other, and the last must.
+Its threads are a setting of the process, or of each thread where OpenBLAS was built on OpenMP. Of two passes at once
+the first to end must not give them back under the other, and the last must.
 """
 
 from __future__ import annotations
