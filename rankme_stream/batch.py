@@ -15,6 +15,8 @@ from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measurement import Measurement
 from rankme_stream.measuring import measure
 
+_SHARED = ("engine", "client", "workers", "memory_limit", "device")  # options of the client of all passes
+
 
 def measure_each(
     sources: Iterable[Any], *, checkpoint: str | os.PathLike[str] | None = None, **options: Any
@@ -30,9 +32,8 @@ def measure_each(
     options
         As ``measure`` takes them.
     """
-    with shared_client(
-        options.get("engine", "local"), options.get("client"), options.get("workers"), options.get("memory_limit")
-    ) as client:
+    shared_by_all = {name: options[name] for name in _SHARED if name in options}
+    with shared_client(**shared_by_all) as client:
         for source in sources:
             try:
                 kept = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
@@ -42,7 +43,10 @@ def measure_each(
 
 
 @contextmanager
-def shared_client(engine: str, client: Any, workers: int | None, memory_limit: int | None) -> Iterator[Any]:
+def shared_client(
+    engine: str = "local", client: Any = None, workers: int | None = None, memory_limit: int | None = None,
+    device: str = "cpu",
+) -> Iterator[Any]:  # fmt: skip
     """Open the client that several passes by the Dask engine share; what is given where another engine is asked for.
 
     Parameters and errors are those of ``measure``.
@@ -50,7 +54,7 @@ def shared_client(engine: str, client: Any, workers: int | None, memory_limit: i
     if engine != "dask":
         yield client
         return
-    with connected(client, workers, memory_limit) as opened:
+    with connected(client, workers, memory_limit, device) as opened:
         yield opened.client
 
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -83,6 +82,14 @@ def one_thread() -> Iterator[None]:
         _leave()
 
 
+def renew() -> None:
+    """Hold it again, where somebody's own setting of the threads began or ended since."""
+    with _HOLD.lock:
+        for library, _ in _HOLD.before.values():
+            if library.num_threads != 1:
+                _set(library, 1)
+
+
 def threads(count: int, name: str) -> ThreadPoolExecutor:
     """Return so many threads, in which BLAS is held as in the one that asks for them."""
     own = [library for library in _HOLD.libraries if _is_of_thread(library)] if _HOLD.count else []
@@ -92,22 +99,3 @@ def threads(count: int, name: str) -> ThreadPoolExecutor:
             library.set_num_threads(1)
 
     return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=hold)
-
-
-def hold_for_good() -> None:
-    """Hold BLAS to one thread in this thread, and in the process until it ends."""
-    for library in _known():
-        if _is_of_thread(library):
-            library.set_num_threads(1)
-    _hold_process()
-
-
-@lru_cache(maxsize=1)
-def _hold_process() -> None:
-    _enter(_known())
-
-
-@lru_cache(maxsize=1)
-def _known() -> Sequence[Any]:
-    """Return the libraries, found once."""
-    return _libraries()

@@ -298,8 +298,8 @@ def _score(
 
     output = console.Documents(json_file, is_many=len(sources) > 1)
     worst = 0
-    shared_by_all = [options[name] for name in ("engine", "client", "workers", "memory_limit")]
-    with shared_client(*shared_by_all) if len(sources) > 1 else nullcontext(options["client"]) as client:
+    shared_by_all = {name: options[name] for name in ("engine", "client", "workers", "memory_limit", "device")}
+    with shared_client(**shared_by_all) if len(sources) > 1 else nullcontext(options["client"]) as client:
         options["client"] = client
         for source in sources:
             try:
@@ -346,7 +346,7 @@ def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> st
 
     asked = (
         "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
-        "groups", "device",
+        "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
     return console.plan_table(source, planned.to_dict())

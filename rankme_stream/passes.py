@@ -61,10 +61,12 @@ class Task:
 
     @property
     def panel_type(self) -> str:
-        """float64; or the type of 16-bit rows that the device multiplies exactly, where float32 sums are asked for."""
-        is_fast = self.plan.method == "gram" and self.plan.precision == "float32" and not self.normalize
-        kind = self.source.stored
-        return kind.name if is_fast and self.device.multiplies_exactly(kind) else "float64"
+        """float64; or the type of 16-bit rows that the device multiplies exactly, where float32 sums are asked for and
+        nothing else is made of the rows.
+        """
+        is_fast = self.plan.method == "gram" and self.plan.precision == "float32"
+        is_alone, kind = not self.normalize and not self.weigh, self.source.stored
+        return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it

@@ -219,6 +219,8 @@ def make_plan(
         card: dict[str, int] = {}
         if has_card:
             card = footprint_on_card(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+            if has_host:  # which solves as well
+                del card["solving"]
         if has_host:
             memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
         else:

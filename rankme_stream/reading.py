@@ -258,7 +258,7 @@ def _read_source(source: Any, asked: Request, engine: Engine, progress: Report |
     rungs = rungs_for(asked.method, asked.precision)
     opened = open_source(source)
     asked.check_dims(opened.shape[1])
-    device = device_for(opened, asked.device) if engine.device is None else HOST  # workers open their own
+    device = device_for(opened, asked.device if engine.device is None else "cpu")  # workers open their own
     rows = _row_range(asked.rows, opened.shape[0])
     reader = Reader(
         opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,

@@ -87,18 +87,18 @@ class _View:
         wanted = sampling.ROWS_A_FEATURE * jackknife.whole.n_features
         if not lengths.squares:
             return "every row that was read is zero"
-        if lengths.effective_rows < wanted:
+        if not lengths.effective_rows >= wanted:  # nan is too few
             few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
             return f"{few}, and an interval takes {wanted:,} (8 a feature)"
         if jackknife.has_empty_group:
             return _EMPTY_GROUP
         effective = self._effective_groups
-        if effective < len(self.groups) / 2:
+        if not effective >= len(self.groups) / 2:
             return f"the {len(self.groups)} groups of rows weigh as {effective:.1f} of equal length, too few to compare"
         if jackknife.spectrum.raw.values[0] == 0.0:
             return "the arithmetic cannot tell the rows that were read from zeros"
         value, spread = jackknife.rankme()
-        if abs(spread.bias) > max(_LARGEST_BIAS * value, _BIAS_TOLD * spread.standard_error):
+        if not abs(spread.bias) <= max(_LARGEST_BIAS * value, _BIAS_TOLD * spread.standard_error):
             return (
                 f"RankMe of the rows read is off by about {abs(spread.bias) / value:.0%}, too much to be corrected for"
             )

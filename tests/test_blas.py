@@ -62,6 +62,15 @@ def test_a_measurement_in_another_thread_than_set_it_last_is_held_to_one():
     assert seen and all(counts == {1} for counts in seen)
 
 
+def test_a_setting_made_meanwhile_does_not_last():
+    with blas.one_thread(), ThreadPoolExecutor(1) as other:
+        for library in blas._libraries():
+            other.submit(blas._set, library, 2).result()
+        assert found() == {2}
+        blas.renew()
+        assert found() == {1}
+
+
 class OnOpenMP:
     """A library whose number of threads is that of each thread."""
 

@@ -22,10 +22,12 @@ import zarr
 from dask.config import set as set_config
 from distributed import Client, LocalCluster
 from distributed.core import error_message
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import rankme_stream as rs
-from rankme_stream import devices, errors, tasks
+from rankme_stream import batch, devices, errors, tasks
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.cli import main
 from rankme_stream.engines import dask, local
 from rankme_stream.engines.dask import DaskEngine
 from rankme_stream.engines.dask.run import Run
@@ -448,6 +450,33 @@ def test_errors_reach_the_client_as_they_are(kind):
     made.add_note("and what to do")
     again = pickle.loads(error_message(made)["exception"].data)
     assert (type(again), str(again), again.__notes__) == (kind, "what went wrong", ["and what to do"])
+
+
+def test_workers_in_this_process_give_the_threads_of_blas_back(source):
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ":0"}
+    with threadpool_limits(2, user_api="blas"), LocalCluster(**options) as cluster, Client(cluster) as client:
+        found = rs.measure(source, engine="dask", client=client)
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {2}
+    assert same_bits(found, rs.measure(source))
+
+
+@pytest.mark.parametrize("each", [rs.measure_each, None], ids=["measure_each", "score"])
+def test_a_cluster_of_several_sources_is_told_the_device(monkeypatch, each):
+    asked = []
+
+    def connected(*arguments):
+        asked.append(arguments)
+        raise EngineError("enough")
+
+    monkeypatch.setattr(batch, "connected", connected)
+    if each is None:
+        with pytest.raises(SystemExit, match="5"):
+            main(["score", "a", "b", "--engine", "dask", "--device", "cuda", "--workers", "3", "--memory", "1GiB"])
+    else:
+        options = {"engine": "dask", "device": "cuda", "workers": 3, "memory_limit": 2**30}
+        with pytest.raises(EngineError, match="enough"):
+            list(each(["a", "b"], **options))
+    assert asked == [(None, 3, 2**30, "cuda")]
 
 
 def know_the_toy(free=0):

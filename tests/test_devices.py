@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import pickle
 import subprocess
 import sys
 import tracemalloc
 from functools import cache
+from types import SimpleNamespace
 
 import array_api_compat.numpy as array_api_numpy
 import array_api_strict
@@ -22,6 +24,7 @@ from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.arrays import StoredType
 from rankme_stream.cli import main
 from rankme_stream.devices import Workspace, cuda
+from rankme_stream.devices.cupy import CupyDevice
 from rankme_stream.devices.host import HOST, Host
 from rankme_stream.devices.standard import StandardDevice
 from rankme_stream.errors import (
@@ -552,7 +555,8 @@ def test_rows_of_16_bits_are_multiplied_as_they_are_where_a_device_can(narrow, t
     there = rs.measure(path, **asked | {"device": "cpu"})
     assert (found.audit, found.rows_read) == (there.audit, there.rows_read)
     assert all(overlap(one, there[name]) for name, one in found.estimates.items() if one.value is not None)
-    for options in ({"precision": "float64"}, {"normalize": True}, {"method": "tsqr", "precision": "float64"}):
+    sampled = {"sample": True, "tolerance": 0.3}
+    for options in ({"precision": "float64"}, {"normalize": True}, {"method": "tsqr", "precision": "float64"}, sampled):
         rs.measure(path, **asked | options)
     rs.measure(np.delete(rows, 70, axis=0).astype(np.float32), **asked)
     assert device.products == 5
@@ -573,6 +577,60 @@ def test_products_stored_in_16_bits_are_found_out(narrow, n_features):
     assert device.products
 
 
+@pytest.mark.filterwarnings("ignore::rankme_stream.errors.ToleranceWarning")
+def test_rows_are_weighed_in_float64_where_they_are_multiplied_in_16_bits(narrow, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = (100.0 * rng.standard_normal((60_000, 16)) * rng.pareto(1.5, (60_000, 1)).clip(0, 100)).astype(np.float16)
+    path = store(tmp_path / "a.zarr", rows)
+    narrow(np.float32)
+    for options in ({"sample": True, "tolerance": 0.3}, {"population": True}):
+        asked = {"precision": "float32", "tolerance": 0.3} | options
+        found, there = (rs.measure(path, **asked, device=name) for name in ("narrow", "cpu"))
+        assert found.rows_read == there.rows_read
+        assert (found.rankme.reason, found.rankme.covers) == (there.rankme.reason, there.rankme.covers)
+        assert found.rankme.lower is None or overlap(found.rankme, there.rankme)
+
+
+class OfCublas:
+    """What of CuPy a product of float16 rows takes, on the host: a matrix is read by columns."""
+
+    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT, CUDA_R_16F, CUDA_R_32F = 0, 1, 68, -1, 2, 0
+
+    @staticmethod
+    def get_cublas_handle():
+        return 0
+
+    @staticmethod
+    def by_columns(address, dtype, stride, rows, columns):
+        assert stride >= rows
+        size = np.dtype(dtype).itemsize
+        held = (ctypes.c_char * ((stride * (columns - 1) + rows) * size)).from_address(address)
+        return np.ndarray((rows, columns), dtype, held, strides=(size, stride * size))
+
+    def gemmEx(self, handle, ta, tb, m, n, k, one, a, a_type, lda, b, b_type, ldb, zero, c, c_type, ldc, sums, how):  # noqa: N802
+        assert (ta, tb, a_type, b_type, c_type, sums) == (0, 1, 2, 2, 0, 68)
+        left = self.by_columns(a, np.float16, lda, m, k).astype(np.float32)
+        right = self.by_columns(b, np.float16, ldb, n, k).astype(np.float32)
+        self.by_columns(c, np.float32, ldc, m, n)[...] = left @ right.T
+
+
+class AtAnAddress:
+    def __init__(self, array):
+        self.array, self.shape, self.strides, self.dtype = array, array.shape, array.strides, array.dtype
+        self.data = SimpleNamespace(ptr=array.ctypes.data)
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 64])
+def test_cublas_is_told_the_right_strides(n_rows):
+    device, cublas = CupyDevice.__new__(CupyDevice), OfCublas()
+    device._cupy = SimpleNamespace(cuda=SimpleNamespace(cublas=cublas, runtime=cublas, device=cublas))
+    panel = np.random.default_rng(0).standard_normal((n_rows, 13)).astype(np.float16)
+    for left, right in ((panel, panel), (panel[:, 7:], panel[:, :7]), (panel[:, :5], panel[:, 5:])):
+        out = np.zeros((left.shape[1], right.shape[1]), np.float32)
+        device.set_product(*map(AtAnAddress, (left, right, out)))
+        assert np.allclose(out, left.astype(float).T @ right.astype(float), atol=1e-4)
+
+
 def test_products_of_16_bit_rows_are_tried_before_they_are_used():
     half, single = (StoredType(name, np.dtype(name)) for name in ("float16", "float32"))
     assert cuda.adds_in_float32(Narrow(np.float32), half)
@@ -590,9 +648,8 @@ def test_torch_has_products_of_16_bit_rows_on_cards_alone(name):
 def test_a_card_multiplies_16_bit_rows_as_they_are():
     device, rows = card(), rows_of(3000, 24).astype(np.float16)
     assert device.multiplies_exactly(StoredType("float16", np.dtype(np.float16)))
-    left, right = (device.upload(np.ascontiguousarray(part)) for part in (rows[:, :9], rows[:, 9:]))
-    out = device.zeros((9, 15), np.float32)
-    device.set_product(left, right, out)
+    there, out = device.upload(rows), device.zeros((9, 15), np.float32)
+    device.set_product(there[:, :9], there[:, 9:], out)
     exact = rows[:, :9].astype(float).T @ rows[:, 9:].astype(float)
     assert np.abs(device.download(out) - exact).max() < 1e-4 * np.abs(exact).max()
     found = rs.measure(rows, device="cuda", precision="float32", tolerance=1.0).rankme

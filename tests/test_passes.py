@@ -150,7 +150,8 @@ def test_what_breaks_in_a_block_read_meanwhile_is_told_to_who_needs_it(source):
         first = pool.submit(list, blocks.rows(0, 2000))
         assert held.is_begun.wait(60)
         second = pool.submit(list, blocks.rows(2000, 3000))
-        while not held.reads:
+        deadline = time.monotonic() + 60
+        while not held.reads and time.monotonic() < deadline:
             time.sleep(0.001)
         held.may_end.set()
         assert sum(rows.shape[0] for pieces in (first, second) for _, rows in pieces.result()) == 3000

@@ -54,6 +54,6 @@ def adds_in_float32(device: Device, kind: StoredType) -> bool:
     sums = device.zeros((8, 8), np.float32)
     try:
         device.set_product(ones, ones, sums)
-    except (TypeError, RuntimeError):  # an older library; NotImplementedError is one of these
+    except (TypeError, AttributeError, RuntimeError):  # an older library; NotImplementedError is one of these
         return False
     return bool((device.download(sums) == _TRIAL_ROWS).all())

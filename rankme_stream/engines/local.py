@@ -149,6 +149,7 @@ def run_segments(
                 running[pool.submit(shared.segment, index)] = place
                 upcoming = next(waiting, None)
             done, _ = wait(running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+            blas.renew()
             for future in done:
                 place = running.pop(future)
                 error = future.exception()

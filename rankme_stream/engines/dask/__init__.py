@@ -46,7 +46,7 @@ class DaskEngine:
     merge = staticmethod(merge_nodes)
 
     def __init__(self, client: Any, device: str = "cpu") -> None:
-        self.client, self.device = client, device
+        self.client, self.device = client, "cpu" if device == "cpu:0" else device
         # when the engine was made, for messages: a client that lost its scheduler does not know any more
         self.address = str(getattr(getattr(client, "scheduler", None), "address", "an unknown address"))
         self._workers: dict[str, dict[str, Any]] = {}
@@ -206,10 +206,11 @@ def _cluster(workers: int | None, memory_limit: int | None, device: str) -> Any:
     if device.startswith("cuda"):
         try:
             from dask_cuda import LocalCUDACluster
+            from dask_cuda.utils import get_n_gpus
         except ImportError:
-            pass  # without it all workers would share the first card
+            pass  # all workers would share the first card: one, unless more are asked for
         else:
-            each = {} if workers is None else {"n_workers": workers, "memory_limit": total // workers}
-            return LocalCUDACluster(**options | each)
-    count = workers or (machine.cores() if device == "cpu" else 1)
+            count = workers or max(1, get_n_gpus())
+            return LocalCUDACluster(n_workers=count, memory_limit=total // count, **options)
+    count = workers or (1 if device.startswith("cuda") else machine.cores())
     return LocalCluster(n_workers=count, memory_limit=total // count, processes=True, **options)

@@ -68,7 +68,6 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
     DeviceError, LimitError
         If the worker lacks the device, or its card the memory.
     """
-    blas.hold_for_good()
     device = device_named(work.device)
     source = _opened(work.place, work.run)
     plan = work.plan
@@ -86,7 +85,7 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
     address, facts = _me(device)
     if device is not HOST:
         _check_card(plan, device, address)
-    with nullcontext() if device is HOST else memory_told():
+    with blas.one_thread(), nullcontext() if device is HOST else memory_told():
         n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
         plain, arrays = forest.total().to_record()
     return {
@@ -102,8 +101,8 @@ def kept(basis: Basis) -> Basis:
 
 def merge_nodes(work: Work, left: Result, right: Result) -> Result:
     """Return two siblings as one."""
-    blas.hold_for_good()
-    plain, arrays = partial_of(work.plan, left).merge(partial_of(work.plan, right)).to_record()
+    with blas.one_thread():
+        plain, arrays = partial_of(work.plan, left).merge(partial_of(work.plan, right)).to_record()
     return {
         "plain": plain, "arrays": arrays, "bytes": left["bytes"] + right["bytes"],
         "workers": left["workers"] | right["workers"], "missing": left["missing"] | right["missing"],
