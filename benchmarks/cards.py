@@ -103,11 +103,10 @@ def widths(n_features: int) -> dict[str, int]:
     return {"D": n_features, "D + 1": with_one, "D + 1, in whole tiles": -(-with_one // _TILE) * _TILE}
 
 
-Blocks = Iterator[tuple[int, int]]
 Feed = Callable[[Tensor, int, Callable[[Tensor], None]], None]
 
 
-def _blocks(n_rows: int, block_rows: int) -> Blocks:
+def _blocks(n_rows: int, block_rows: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + block_rows, n_rows)) for start in range(0, n_rows, block_rows))
 
 

@@ -96,11 +96,9 @@ def feeding(card: Card, asked: Plan, n_features: int) -> list[dict[str, Any]]:
             total = torch.zeros((n_features, n_features), dtype=torch.float64, device=card.place)
 
             def use(rows: Tensor, total: Tensor = total, arithmetic: str = arithmetic) -> None:
-                for start in range(0, len(rows), max(asked.panels)):
-                    add_product(total, arithmetic, as_taken(arithmetic, rows[start : start + max(asked.panels)]))
+                add_product(total, arithmetic, as_taken(arithmetic, rows))
 
-            rows = pinned if is_pinned else held
-            block_rows = max(asked.panels)
+            rows, block_rows = pinned if is_pinned else held, max(asked.panels)
             way(rows, block_rows, use)
             once = total.clone()
             took = card.timed(partial(way, rows, block_rows, use), 1e-3)

@@ -15,8 +15,6 @@ from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measurement import Measurement
 from rankme_stream.measuring import measure
 
-_SHARED = ("engine", "client", "workers", "memory_limit", "device")  # options of the client of all passes
-
 
 def measure_each(
     sources: Iterable[Any], *, checkpoint: str | os.PathLike[str] | None = None, **options: Any
@@ -32,8 +30,7 @@ def measure_each(
     options
         As ``measure`` takes them.
     """
-    shared_by_all = {name: options[name] for name in _SHARED if name in options}
-    with shared_client(**shared_by_all) as client:
+    with shared_client(**options) as client:
         for source in sources:
             try:
                 kept = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
@@ -45,11 +42,11 @@ def measure_each(
 @contextmanager
 def shared_client(
     engine: str = "local", client: Any = None, workers: int | None = None, memory_limit: int | None = None,
-    device: str = "cpu",
+    device: str = "cpu", **_: Any,
 ) -> Iterator[Any]:  # fmt: skip
     """Open the client that several passes by the Dask engine share; what is given where another engine is asked for.
 
-    Parameters and errors are those of ``measure``.
+    Parameters and errors are those of ``measure``, of which the others are of no matter here.
     """
     if engine != "dask":
         yield client

@@ -40,10 +40,15 @@ def _is_of_thread(library: Any) -> bool:
 
 
 def _set(library: Any, count: int) -> None:
-    """Set the threads of a library, whichever thread did so before: from any but that one, 3.8 does nothing."""
-    clear = getattr(library, "clear_controlling_thread", lambda **_: None)
-    clear(force=True)
+    """Set the threads of a library, whichever thread did so before."""
+    _let_go(library)
     library.set_num_threads(count)
+
+
+def _let_go(library: Any) -> None:
+    """Let any thread set those of a library: from another than the one that did, threadpoolctl 3.8 does nothing."""
+    if hasattr(library, "clear_controlling_thread"):
+        library.clear_controlling_thread(force=True)
 
 
 def _enter(libraries: Sequence[Any]) -> None:
@@ -62,7 +67,7 @@ def _leave() -> None:
         if _HOLD.count == 0:
             for library, count in _HOLD.before.values():
                 _set(library, count)
-                getattr(library, "clear_controlling_thread", lambda **_: None)(force=True)
+                _let_go(library)
             _HOLD.before.clear()
 
 

@@ -298,8 +298,7 @@ def _score(
 
     output = console.Documents(json_file, is_many=len(sources) > 1)
     worst = 0
-    shared_by_all = {name: options[name] for name in ("engine", "client", "workers", "memory_limit", "device")}
-    with shared_client(**shared_by_all) if len(sources) > 1 else nullcontext(options["client"]) as client:
+    with shared_client(**options) if len(sources) > 1 else nullcontext(options["client"]) as client:
         options["client"] = client
         for source in sources:
             try:

@@ -87,7 +87,7 @@ def measure(
         ``distributed.Client`` or address of a scheduler; None starts a cluster of processes on this machine.
     device
         Where rows of this machine are computed with: ``cpu``, ``cuda`` or ``cuda:1``. Rows that are on a card already
-        stay there.
+        stay there. With the ``dask`` engine, what each worker computes with.
     rank, oversampling
         Of a sketch (``method`` ``rsvd`` or ``frequent-directions``): directions that are told apart, and test vectors
         beside them, which ``rsvd`` alone takes. Its intervals hold the error of the approximation, without a
