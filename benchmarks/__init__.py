@@ -1,1 +1,1 @@
-"""Figures that the documentation quotes; each module is run with ``python -m benchmarks.NAME``."""
+"""Figures that the documentation quotes; ``python -m benchmarks --list`` names the benchmarks."""

@@ -7,43 +7,43 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankme_stream import metrics as metrics
-    from rankme_stream.batch import measure_each as measure_each
     from rankme_stream.errors import CheckpointWarning as CheckpointWarning
     from rankme_stream.errors import RankMeError as RankMeError
     from rankme_stream.errors import ToleranceWarning as ToleranceWarning
-    from rankme_stream.estimates import Estimate as Estimate
-    from rankme_stream.estimator import RankMe as RankMe
-    from rankme_stream.measurement import Measurement as Measurement
-    from rankme_stream.measuring import measure as measure
-    from rankme_stream.measuring import measure_state as measure_state
-    from rankme_stream.reading import plan as plan
-    from rankme_stream.reading import segment as segment
+    from rankme_stream.measuring.api import measure as measure
+    from rankme_stream.measuring.api import measure_state as measure_state
+    from rankme_stream.measuring.batch import measure_each as measure_each
+    from rankme_stream.measuring.estimator import RankMe as RankMe
+    from rankme_stream.measuring.execute import plan as plan
+    from rankme_stream.measuring.execute import segment as segment
+    from rankme_stream.passes.state.pass_state import State as State
+    from rankme_stream.passes.state.pass_state import load_state as load_state
+    from rankme_stream.passes.state.pass_state import merge_states as merge_states
+    from rankme_stream.passes.state.pass_state import save_state as save_state
+    from rankme_stream.results.measurement import Measurement as Measurement
     from rankme_stream.sources import Source as Source
     from rankme_stream.sources import open_source as open_source
-    from rankme_stream.state import State as State
-    from rankme_stream.state import load_state as load_state
-    from rankme_stream.state import merge_states as merge_states
-    from rankme_stream.state import save_state as save_state
+    from rankme_stream.spectra import metrics as metrics
+    from rankme_stream.spectra.estimates import Estimate as Estimate
 
 _HOMES = {
     "CheckpointWarning": "errors",
-    "Estimate": "estimates",
-    "Measurement": "measurement",
-    "RankMe": "estimator",
+    "Estimate": "spectra.estimates",
+    "Measurement": "results.measurement",
+    "RankMe": "measuring.estimator",
     "RankMeError": "errors",
     "Source": "sources",
-    "State": "state",
+    "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
-    "load_state": "state",
-    "measure": "measuring",
-    "measure_each": "batch",
-    "measure_state": "measuring",
-    "merge_states": "state",
+    "load_state": "passes.state.pass_state",
+    "measure": "measuring.api",
+    "measure_each": "measuring.batch",
+    "measure_state": "measuring.api",
+    "merge_states": "passes.state.pass_state",
     "open_source": "sources",
-    "plan": "reading",
-    "save_state": "state",
-    "segment": "reading",
+    "plan": "measuring.execute",
+    "save_state": "passes.state.pass_state",
+    "segment": "measuring.execute",
 }
 
 __version__ = version("rankme-stream")
@@ -71,7 +71,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "metrics":
-        return import_module("rankme_stream.metrics")
+        return import_module("rankme_stream.spectra.metrics")
     if name not in _HOMES:
         raise AttributeError(f"module 'rankme_stream' has no attribute {name!r}")
     return getattr(import_module(f"rankme_stream.{_HOMES[name]}"), name)

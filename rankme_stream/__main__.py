@@ -1,5 +1,5 @@
 """``python -m rankme_stream`` is the ``rankme`` command."""
 
-from rankme_stream.cli import main
+from rankme_stream.cli.commands import main
 
 main()

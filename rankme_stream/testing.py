@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from rankme_stream.accumulators import Accumulator
-from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import Workspace
+from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.sources import Source, open_source
 
 

@@ -6,14 +6,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from rankme_stream import arrays
-from rankme_stream.arrays import stored_type
+from rankme_stream.numerics import dtypes
+from rankme_stream.numerics.dtypes import stored_type
 
 
 @pytest.mark.parametrize("has_subnormals", [True, False])
 def test_every_finite_float16_is_cast_exactly(monkeypatch, has_subnormals):
     if not has_subnormals:  # what a thread that flushes them to zero would answer
-        monkeypatch.setattr(arrays, "_keeps_subnormals", lambda: False)
+        monkeypatch.setattr(dtypes, "_keeps_subnormals", lambda: False)
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)].reshape(-1, 2)
     panel = np.full((len(finite), 3), 7.0)
@@ -35,4 +35,4 @@ def test_every_finite_bfloat16_is_cast_exactly():
 
 
 def test_this_thread_keeps_subnormal_numbers():
-    assert arrays._keeps_subnormals()
+    assert dtypes._keeps_subnormals()

@@ -10,7 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import rankme_stream as rs
-from rankme_stream import blas
+from rankme_stream.numerics import blas_threads
 from rankme_stream.sources import ArraySource
 
 
@@ -26,7 +26,7 @@ def two():
 
 
 def test_the_last_of_several_gives_it_back():
-    first, second = blas.one_thread(), blas.one_thread()
+    first, second = blas_threads.one_thread(), blas_threads.one_thread()
     with ThreadPoolExecutor(1) as other:
         first.__enter__()
         other.submit(second.__enter__).result()
@@ -37,7 +37,7 @@ def test_the_last_of_several_gives_it_back():
 
 
 def test_an_error_gives_it_back():
-    with pytest.raises(KeyError), blas.one_thread(), blas.one_thread():
+    with pytest.raises(KeyError), blas_threads.one_thread(), blas_threads.one_thread():
         raise KeyError
     assert found() == {2}
 
@@ -63,11 +63,11 @@ def test_a_measurement_in_another_thread_than_set_it_last_is_held_to_one():
 
 
 def test_a_setting_made_meanwhile_does_not_last():
-    with blas.one_thread(), ThreadPoolExecutor(1) as other:
-        for library in blas._libraries():
-            other.submit(blas._set, library, 2).result()
+    with blas_threads.one_thread(), ThreadPoolExecutor(1) as other:
+        for library in blas_threads._libraries():
+            other.submit(blas_threads._set, library, 2).result()
         assert found() == {2}
-        blas.renew()
+        blas_threads.renew()
         assert found() == {1}
 
 
@@ -89,12 +89,12 @@ class OnOpenMP:
 
 def test_a_setting_of_each_thread_is_made_in_each(monkeypatch):
     library = OnOpenMP()
-    monkeypatch.setattr(blas, "_libraries", lambda: [library])
-    with blas.one_thread():
+    monkeypatch.setattr(blas_threads, "_libraries", lambda: [library])
+    with blas_threads.one_thread():
         assert library.num_threads == 1
-        with blas.threads(2, "held") as pool, ThreadPoolExecutor(1) as other:
+        with blas_threads.threads(2, "held") as pool, ThreadPoolExecutor(1) as other:
             assert pool.submit(lambda: library.num_threads).result() == 1
             assert other.submit(lambda: library.num_threads).result() == 7
     assert library.num_threads == 7
-    with blas.threads(1, "free") as pool:
+    with blas_threads.threads(1, "free") as pool:
         assert pool.submit(lambda: library.num_threads).result() == 7

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream import draws, probes
+from rankme_stream.accumulators import error_probes
 from rankme_stream.accumulators import gram as gram_module
+from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator, step_error
-from rankme_stream.devices import host
-from rankme_stream.devices.host import HOST
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
+from rankme_stream.numerics import counter_rng
+from rankme_stream.numerics.devices import host
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.symmetric import Triangle
+from rankme_stream.passes.state.row_norms import rows_error, scale_rows
 from rankme_stream.testing import matrix_with_spectrum, with_ones
-from rankme_stream.triangle import Triangle
-from rankme_stream.unit_rows import rows_error, scale_rows
 
 U = Fraction(1, 2**53)
 
@@ -197,11 +198,11 @@ def test_a_state_is_a_snapshot(kind):
 
 
 def test_probes_drawn_do_not_depend_on_the_order_in_which_they_are_asked_for():
-    first = [draws.uniform(seed=1, place=place) for place in range(5)]
-    assert [draws.uniform(seed=1, place=place) for place in reversed(range(5))][::-1] == first
+    first = [counter_rng.uniform(seed=1, place=place) for place in range(5)]
+    assert [counter_rng.uniform(seed=1, place=place) for place in reversed(range(5))][::-1] == first
     assert len({*first}) == 5
-    assert np.array_equal(draws.normal((3, 2), seed=1, place=9), draws.normal((3, 2), seed=1, place=9))
-    assert not np.array_equal(probes._directions(9, 1, HOST)[1:], probes._directions(9, 2, HOST)[1:])
+    assert np.array_equal(counter_rng.normal((3, 2), seed=1, place=9), counter_rng.normal((3, 2), seed=1, place=9))
+    assert not np.array_equal(error_probes._directions(9, 1, HOST)[1:], error_probes._directions(9, 2, HOST)[1:])
 
 
 def test_a_product_further_off_than_float32_can_be_is_corruption(monkeypatch):

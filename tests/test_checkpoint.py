@@ -18,7 +18,6 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream import checkpoint
 from rankme_stream.errors import (
     CheckpointWarning,
     NonFiniteError,
@@ -28,7 +27,8 @@ from rankme_stream.errors import (
     ToleranceWarning,
     UsageError,
 )
-from rankme_stream.partial import Partial
+from rankme_stream.passes.state import checkpoint
+from rankme_stream.passes.state.partial_result import Partial
 from tests.test_state import PASSES, rows_like, same_bits, store
 
 N_ROWS = 800_000
@@ -277,7 +277,7 @@ def test_rows_counted_twice_or_not_at_all_are_found(source, tmp_path):
 KILLED = """
 import sys
 import rankme_stream as rs
-from rankme_stream import checkpoint
+from rankme_stream.passes.state import checkpoint
 checkpoint._PERIOD_S = checkpoint._PERIODS_A_WRITE = 0.0
 print("ready", flush=True)
 rs.measure(sys.argv[1], checkpoint=sys.argv[2])
@@ -386,7 +386,7 @@ def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypa
     def fail(state, source):
         raise Stop
 
-    monkeypatch.setattr("rankme_stream.reader.checked", fail)
+    monkeypatch.setattr("rankme_stream.measuring.pass_runner.checked", fail)
     with pytest.raises(Stop):
         rs.measure(source, checkpoint=tmp_path / "kept")
     monkeypatch.undo()
@@ -400,7 +400,7 @@ def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypa
 @pytest.mark.parametrize("separator", ["/", "."])
 @pytest.mark.parametrize("asked_one_by_one", [1000, 3])
 def test_chunks_of_a_file_system_are_found_listed_or_asked_for(tmp_path, monkeypatch, separator, asked_one_by_one):
-    monkeypatch.setattr("rankme_stream.sources.zarr.store._ASKED_ONE_BY_ONE", asked_one_by_one)
+    monkeypatch.setattr("rankme_stream.sources.zarr.auditing_store._ASKED_ONE_BY_ONE", asked_one_by_one)
     keys = {"name": "default", "separator": separator}
     folder = store(tmp_path / "a.zarr", rows_like(2000, 4), chunk=100, chunk_key_encoding=keys)
     before = rs.open_source(f"file://{folder}").fingerprint(0, 2000)

@@ -21,7 +21,7 @@ import zarr
 
 import rankme_stream as rs
 
-BUNDLED = Path(rs.__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+BUNDLED = Path(rs.__file__).parent / "cli" / "data" / "minilm-docstrings-4096.zarr"
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "result.schema.json").read_text())
 RANKME = [sys.executable, "-m", "rankme_stream"]
 

@@ -11,9 +11,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 import rankme_stream as rs
-from rankme_stream import devices
 from rankme_stream.errors import UsageError
-from rankme_stream.grids import SKETCHES
+from rankme_stream.numerics.devices import registry
+from rankme_stream.passes.planning.grid import SKETCHES
 from tests.test_state import rows_like, store
 
 PAGE = (Path(__file__).parents[1] / "docs" / "combinations.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def client():
 
 
 def know_the_toy():
-    devices.MODULES["toy"] = ("tests.toy_device",)
+    registry.MODULES["toy"] = ("tests.toy_device",)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_options_work_together_or_are_refused(client, path, tmp_path, monkeypatc
         "rows in memory": lambda: store_rows(path),
         "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
     }[rows]
-    monkeypatch.setitem(devices.MODULES, "toy", ("tests.toy_device",))
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
     for number, (sample, dask, kept, there) in enumerate(product([False, True], repeat=4)):
         options = {"method": method, "precision": precision, "sample": sample}
         if method in ("rsvd", "frequent-directions"):
@@ -90,7 +90,7 @@ def test_groups_work_with_the_other_options_or_are_refused(client, path, tmp_pat
         "rows in memory": lambda: store_rows(path),
         "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
     }[rows]
-    monkeypatch.setitem(devices.MODULES, "toy", ("tests.toy_device",))
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
     always = ALWAYS if method not in SKETCHES else ALWAYS | {"dims": (), "rank": 1, "oversampling": 1}
     for flag, option in {
         "nothing else": {}, "--sample": {"sample": True}, "--population": {"population": True},

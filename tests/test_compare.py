@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import rankme_stream as rs
-from rankme_stream.comparing import compare
-from rankme_stream.correlations import N_RESAMPLES, Scored, losses
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError
-from rankme_stream.ranking import ranked, select_highest
-from rankme_stream.results import entries
-from rankme_stream.runs import Number, Run, check_metric, names_of, options_for
-from rankme_stream.scores import Score, matched, read_scores
+from rankme_stream.measuring.saved_results import entries
+from rankme_stream.results.comparable_run import Number, Run, check_metric, names_of, options_for
+from rankme_stream.results.compare import compare
+from rankme_stream.results.correlations import N_RESAMPLES, Scored, losses
+from rankme_stream.results.downstream_scores import Score, matched, read_scores
+from rankme_stream.results.ranking import ranked, select_highest
 from rankme_stream.testing import matrix_with_spectrum
 from tests.test_cli import rankme, refused
 

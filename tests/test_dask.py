@@ -25,13 +25,9 @@ from distributed.core import error_message
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import rankme_stream as rs
-from rankme_stream import batch, devices, errors, tasks
+from rankme_stream import errors
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.cli import main
-from rankme_stream.engines import dask, local
-from rankme_stream.engines.dask import DaskEngine
-from rankme_stream.engines.dask.run import Run
-from rankme_stream.engines.dask.work import Work
+from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
     DeviceError,
     EngineError,
@@ -43,8 +39,16 @@ from rankme_stream.errors import (
     ToleranceWarning,
     UsageError,
 )
-from rankme_stream.ledger import Forest, span
-from rankme_stream.passes import Task
+from rankme_stream.measuring import batch
+from rankme_stream.numerics.devices import registry
+from rankme_stream.passes.engines import local
+from rankme_stream.passes.engines.dask import engine
+from rankme_stream.passes.engines.dask import schedule as schedules
+from rankme_stream.passes.engines.dask.client_run import Run
+from rankme_stream.passes.engines.dask.engine import DaskEngine
+from rankme_stream.passes.engines.dask.worker import Work
+from rankme_stream.passes.loop.segment import Task
+from rankme_stream.passes.state.merge_tree import Forest, span
 from rankme_stream.sources import ZarrSource
 from tests.test_state import PASSES, rows_like, same_bits, store
 from tests.toy_device import TOY
@@ -260,7 +264,7 @@ SCHEDULER = [
 
 
 def test_a_scheduler_that_dies_loses_nothing_that_was_gathered(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_GATHER_S", 0.0)
+    monkeypatch.setattr(schedules, "_GATHER_S", 0.0)
     scheduler = subprocess.Popen([*SCHEDULER, "--no-dashboard"], stderr=subprocess.PIPE, text=True)
     address = next(found[0] for line in scheduler.stderr if (found := re.search(r"tcp://\S+", line)))
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
@@ -299,7 +303,7 @@ def test_a_scheduler_that_is_gone_has_no_threads():
 
 
 def test_no_scheduler_is_said(source, monkeypatch):
-    monkeypatch.setattr(dask, "_CONNECT_S", 1)
+    monkeypatch.setattr(engine, "_CONNECT_S", 1)
     with pytest.raises(EngineError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"):
         rs.measure(source, engine="dask", client="tcp://127.0.0.1:9")
 
@@ -314,7 +318,7 @@ def test_a_source_that_workers_cannot_open_is_said(client, source, tmp_path):
 
 
 def test_tasks_are_nodes_of_the_merge_tree_and_cover_every_segment_once():
-    schedule = tasks.Schedule(2, 3, 0, 1.0, 4, 16, 20.0, 8)
+    schedule = schedules.Schedule(2, 3, 0, 1.0, 4, 16, 20.0, 8)
     for missing in ([range(0, 64)], [range(3, 21), range(40, 41)], [range(7, 9)], [range(5, 5)]):
         covered = [segment for node in schedule.nodes(missing) for segment in span(node)]
         assert covered == [segment for run in missing for segment in run]
@@ -324,7 +328,7 @@ def test_tasks_are_nodes_of_the_merge_tree_and_cover_every_segment_once():
 def test_a_plan_of_a_million_million_rows_keeps_to_its_bounds(tmp_path):
     huge = zarr.create_array(tmp_path / "huge.zarr", shape=(10**12, 1024), chunks=(16_384, 1024), dtype="f2")
     planned = rs.plan(huge, workers=1, memory_limit=4 * 2**30, checkpoint=tmp_path / "kept")
-    schedule = tasks.schedule_for(planned, 1000)
+    schedule = schedules.schedule_for(planned, 1000)
     assert 30.0 <= schedule.task_s <= 120.0
     assert schedule.in_flight <= schedule.started_ahead <= 8 * 1000
     assert schedule.lost_s <= 120.0
@@ -333,7 +337,7 @@ def test_a_plan_of_a_million_million_rows_keeps_to_its_bounds(tmp_path):
     assert two_a_task < 0.2 * schedule.elapsed_s
 
 
-class Forgetful(dask.DaskEngine):
+class Forgetful(engine.DaskEngine):
     """A cluster that loses what workers hold: every fourth future is cancelled once it is done."""
 
     def __init__(self, client) -> None:
@@ -344,7 +348,7 @@ class Forgetful(dask.DaskEngine):
 @pytest.mark.parametrize("gather_s", [0.0, 1000.0])
 def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gather_s):
     """Before they are gathered, and while they are merged."""
-    monkeypatch.setattr(tasks, "_GATHER_S", gather_s)
+    monkeypatch.setattr(schedules, "_GATHER_S", gather_s)
     engine = Forgetful(client)
     planned = rs.plan(source, workers=1)
     task = Task(ZarrSource(str(source)), planned, GramAccumulator)
@@ -419,7 +423,7 @@ def test_a_failure_waits_for_rows_before_it_though_their_worker_dies(source):
     """Those are read again, and then the first failure in row order is raised."""
     planned = rs.plan(source, workers=1)
     work = Work(b"", "run", "dump", {}, planned, "error", "error")
-    schedule = tasks.Schedule(2, 0, 20, 1.0, 4, 16, 20.0, 8)
+    schedule = schedules.Schedule(2, 0, 20, 1.0, 4, 16, 20.0, 8)
     cluster = ScriptedCluster()
     run = Run(cluster, Forest(), ZarrSource(str(source)), work, schedule, planned.all_segments, None)
 
@@ -480,7 +484,7 @@ def test_a_cluster_of_several_sources_is_told_the_device(monkeypatch, each):
 
 
 def know_the_toy(free=0):
-    devices.MODULES["toy"] = ("tests.toy_device",)
+    registry.MODULES["toy"] = ("tests.toy_device",)
     TOY.free_bytes = lambda: free
 
 

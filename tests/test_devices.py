@@ -18,15 +18,9 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream import devices, intervals
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
-from rankme_stream.arrays import StoredType
-from rankme_stream.cli import main
-from rankme_stream.devices import Workspace, cuda
-from rankme_stream.devices.cupy import CupyDevice
-from rankme_stream.devices.host import HOST, Host
-from rankme_stream.devices.standard import StandardDevice
+from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
     ArithmeticCheckError,
     DeviceError,
@@ -36,6 +30,13 @@ from rankme_stream.errors import (
     SourceFormatError,
     UsageError,
 )
+from rankme_stream.numerics.devices import cuda_settings, registry
+from rankme_stream.numerics.devices.array_api import StandardDevice
+from rankme_stream.numerics.devices.cupy import CupyDevice
+from rankme_stream.numerics.devices.host import HOST, Host
+from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.spectra import intervals
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.test_state import store
 from tests.toy_device import TOY, ToyIsFullError
@@ -77,14 +78,14 @@ class Narrow(StandardDevice):
 @cache
 def torch_on_cpu():
     pytest.importorskip("torch", reason="torch is not installed")
-    from rankme_stream.devices.torch import TorchDevice
+    from rankme_stream.numerics.devices.torch import TorchDevice
 
     return TorchDevice("cpu")
 
 
 def card():
     try:
-        return devices.device_named("cuda")
+        return registry.device_named("cuda")
     except DeviceError as error:
         pytest.skip(str(error))
 
@@ -126,11 +127,11 @@ def named(monkeypatch):
             ALL[which]()
             return {"numpy": "cpu", "cuda": "cuda"}[which]
         if which == "torch":
-            monkeypatch.setitem(devices.MODULES, "torchcpu", ("rankme_stream.devices.torch",))
-            monkeypatch.setattr("rankme_stream.devices.torch.open_device", lambda index: torch_on_cpu())
+            monkeypatch.setitem(registry.MODULES, "torchcpu", ("rankme_stream.numerics.devices.torch",))
+            monkeypatch.setattr("rankme_stream.numerics.devices.torch.open_device", lambda index: torch_on_cpu())
             torch_on_cpu()
             return "torchcpu"
-        monkeypatch.setitem(devices.MODULES, "toy", ("tests.toy_device",))
+        monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
         return "toy"
 
     return name_of
@@ -309,7 +310,7 @@ def test_what_lies_on_two_devices_does_not_mix(named, monkeypatch):
     with pytest.raises(UsageError, match="what is on toy:0 cannot join what is on cpu"):
         here.merge(there)
     toys = named("strict")
-    monkeypatch.setattr(devices, "_DLPACK_KINDS", {1: "cpu", 77: "toy"})
+    monkeypatch.setattr(registry, "_DLPACK_KINDS", {1: "cpu", 77: "toy"})
     monkeypatch.setattr(TOY.xp, "from_dlpack", lambda one: one.rows)
 
     class OnToy(Lent):
@@ -322,7 +323,7 @@ def test_what_lies_on_two_devices_does_not_mix(named, monkeypatch):
     assert (blocks.device, blocks.rows_read) == ("toy:0", 80)
     with pytest.raises(SourceFormatError, match="block 1 is on cpu, and the first was on toy:0: bring all to one"):
         rs.measure([OnToy(), rows])
-    monkeypatch.setitem(devices.MODULES, "othertoy", ("rankme_stream.devices.host",))
+    monkeypatch.setitem(registry.MODULES, "othertoy", ("rankme_stream.numerics.devices.host",))
     with pytest.raises(UsageError, match=r"is on toy:0, and device cpu is asked for: leave device out"):
         rs.measure(OnToy(), device="othertoy")
     estimator = rs.RankMe().fit(OnToy())
@@ -383,7 +384,7 @@ def test_rows_that_are_refused_leave_no_trace_in_an_estimator():
 
 def test_without_cuda_one_line_says_what_to_install(tmp_path, capsys):
     try:
-        devices.device_named("cuda")
+        registry.device_named("cuda")
     except DeviceError:
         pass
     else:
@@ -443,7 +444,7 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monk
     monkeypatch.setattr(TOY, "free_bytes", lambda: two)
     assert rs.measure(path, device="toy", workers=2).plan.card_limit_bytes == two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
-    monkeypatch.setattr("rankme_stream.machine.cores", lambda: 2)
+    monkeypatch.setattr("rankme_stream.numerics.machine.cores", lambda: 2)
     assert rs.measure(path, device="toy").plan.workers == 1
     assert rs.plan(path, device="toy").card_peak_bytes == one
     with pytest.raises(SystemExit) as end:
@@ -512,21 +513,21 @@ def test_types_of_one_name_join_and_others_do_not():
 
 def test_settings_that_change_what_a_product_is_are_refused(monkeypatch):
     torch = pytest.importorskip("torch")
-    from rankme_stream.devices import cuda
-    from rankme_stream.devices.torch import _allows_tf32
+    from rankme_stream.numerics.devices import cuda_settings
+    from rankme_stream.numerics.devices.torch import _allows_tf32
 
     assert not _allows_tf32(torch)
-    cuda.refuse_emulation()
-    cuda.refuse_tf32()
+    cuda_settings.refuse_emulation()
+    cuda_settings.refuse_tf32()
     with pytest.raises(DeviceError, match="allow_tf32 = False"):
-        cuda.refuse_tf32(is_allowed=True)
+        cuda_settings.refuse_tf32(is_allowed=True)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with pytest.raises(DeviceError, match="NVIDIA_TF32_OVERRIDE is set to 1"):
-        cuda.refuse_tf32()
-    assert cuda.overrides() == {"NVIDIA_TF32_OVERRIDE": "1"}
+        cuda_settings.refuse_tf32()
+    assert cuda_settings.overrides() == {"NVIDIA_TF32_OVERRIDE": "1"}
     monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
     with pytest.raises(DeviceError, match="CUBLAS_EMULATE_DOUBLE_PRECISION"):
-        cuda.refuse_emulation()
+        cuda_settings.refuse_emulation()
 
 
 @pytest.fixture
@@ -536,7 +537,7 @@ def narrow(monkeypatch):
     def adding_in(sums) -> Narrow:
         device = Narrow(sums)
         monkeypatch.setattr("tests.toy_device.open_device", lambda index: device)
-        monkeypatch.setitem(devices.MODULES, "narrow", ("tests.toy_device",))
+        monkeypatch.setitem(registry.MODULES, "narrow", ("tests.toy_device",))
         return device
 
     return adding_in
@@ -633,16 +634,16 @@ def test_cublas_is_told_the_right_strides(n_rows):
 
 def test_products_of_16_bit_rows_are_tried_before_they_are_used():
     half, single = (StoredType(name, np.dtype(name)) for name in ("float16", "float32"))
-    assert cuda.adds_in_float32(Narrow(np.float32), half)
-    assert not cuda.adds_in_float32(Narrow(np.float16), half)
-    assert not cuda.adds_in_float32(Narrow(np.float32), single)
+    assert cuda_settings.adds_in_float32(Narrow(np.float32), half)
+    assert not cuda_settings.adds_in_float32(Narrow(np.float16), half)
+    assert not cuda_settings.adds_in_float32(Narrow(np.float32), single)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_torch_has_products_of_16_bit_rows_on_cards_alone(name):
     kind = StoredType(name, np.dtype(np.uint16 if name == "bfloat16" else name))
     assert not torch_on_cpu().multiplies_exactly(kind)
-    assert not cuda.adds_in_float32(torch_on_cpu(), kind)
+    assert not cuda_settings.adds_in_float32(torch_on_cpu(), kind)
 
 
 def test_a_card_multiplies_16_bit_rows_as_they_are():

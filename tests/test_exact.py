@@ -9,8 +9,8 @@ import pytest
 from flint import arb, ctx
 from scipy.linalg import hadamard
 
-from benchmarks.exact import contains, inside_error, truth
-from rankme_stream import metrics
+from benchmarks.validity.ball_arithmetic import contains, inside_error, truth
+from rankme_stream.spectra import metrics
 
 RANKS = ("effective_rank", "stable_rank", "vendi")
 CENTERED = (

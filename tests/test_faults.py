@@ -16,9 +16,9 @@ import pytest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import rankme_stream as rs
-from rankme_stream import checkpoint, container
 from rankme_stream.errors import CheckpointWarning, CorruptChunkError, SourceError, StateError
-from rankme_stream.sources.zarr import files
+from rankme_stream.passes.state import checkpoint, state_file
+from rankme_stream.sources.zarr import direct_read
 from tests.test_state import rows_like, same_bits, store
 
 N_ROWS = 100_000
@@ -71,7 +71,7 @@ def patch_reads(monkeypatch, nth: Nth, fault) -> None:
     def preadv(file, buffers, place):
         return fault(os.preadv, file, buffers, place) if nth() else os.preadv(file, buffers, place)
 
-    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+    monkeypatch.setattr(direct_read, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -163,7 +163,7 @@ def patch_writes(monkeypatch, nth: Nth, fault) -> None:
 
         return Context()
 
-    monkeypatch.setattr(container, "open", opened, raising=False)
+    monkeypatch.setattr(state_file, "open", opened, raising=False)
 
 
 @pytest.mark.parametrize("fault", WRITE_FAULTS)
@@ -208,7 +208,7 @@ def test_a_death_before_the_file_takes_its_place_leaves_the_one_before(tmp_path,
         raise Torn
 
     if step == "fsync":
-        monkeypatch.setattr(container.os, "fsync", die)
+        monkeypatch.setattr(state_file.os, "fsync", die)
     else:
         monkeypatch.setattr(Path, "replace", die)
     with pytest.raises(Torn):

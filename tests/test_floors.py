@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankme_stream import floors, intervals, metrics
-from rankme_stream.spectrum import Box
+from rankme_stream.spectra import intervals, majorization, metrics
+from rankme_stream.spectra.spectrum import Box
 
 METRICS = {
     "rankme": (lambda box: intervals.entropy_rank(box, eps=1e-7), metrics.rankme),
@@ -37,7 +37,7 @@ def floor_set(generator: np.random.Generator, m: int) -> Box:
     slack = generator.choice([1e-6, 0.1, 3.0, 30.0]) * (floor**2).sum() / generator.integers(1, m + 1)
     rise = generator.choice([slack, slack / generator.integers(1, m + 1)])
     energy = float((floor**2).sum() + slack)
-    level = floors.largest_heads(floor, np.sqrt(floor**2 + slack), energy)
+    level = majorization.largest_heads(floor, np.sqrt(floor**2 + slack), energy)
     ceiling = np.minimum(np.sqrt(floor**2 + rise), level[1:] / np.arange(1, m + 1))
     ceiling = np.maximum(floor, np.minimum.accumulate(ceiling))
     top = min(energy, float((ceiling**2).sum()))
@@ -95,14 +95,14 @@ def test_the_ends_are_reached_or_nearly(name):
         box = floor_set(generator, 20)
         low, high = extremes(box)
         lower, upper = box.lower**2, box.upper**2
-        flat = np.sqrt(np.sort(floors.levelled(lower, upper, box.energy[0]))[::-1])
-        squeezed = [np.sqrt(floors.packed(lower, upper, box.energy[0]))]
+        flat = np.sqrt(np.sort(majorization.levelled(lower, upper, box.energy[0]))[::-1])
+        squeezed = [np.sqrt(majorization.packed(lower, upper, box.energy[0]))]
         for head in range(1, 21):  # the first few as level as they can be
             some = np.concatenate([upper[:head], lower[head:]])
-            squeezed.append(np.sqrt(np.sort(floors.levelled(lower, some, box.energy[0]))[::-1]))
+            squeezed.append(np.sqrt(np.sort(majorization.levelled(lower, some, box.energy[0]))[::-1]))
         tried = [values for values in (flat, *squeezed) if is_allowed(values, box)]
         found = [metric(values) for values in tried]
-        most = np.sqrt(floors.levelled(lower, upper, box.energy[1]))
+        most = np.sqrt(majorization.levelled(lower, upper, box.energy[1]))
         if name == "rankme" and metric(most) * (1 + 1e-9) >= metric(np.clip(most * 1.001, box.lower, box.upper)):
             continue  # the greatest is below the energy
         assert max(found) == pytest.approx(high, rel=1e-6)
@@ -116,7 +116,9 @@ def test_packed_majorises_and_levelled_is_majorised():
     for _ in range(50):
         box = floor_set(generator, 9)
         lower, upper = box.lower**2, box.upper**2
-        most, least = (np.cumsum(pick(lower, upper, box.energy[0])) for pick in (floors.packed, floors.levelled))
+        most, least = (
+            np.cumsum(pick(lower, upper, box.energy[0])) for pick in (majorization.packed, majorization.levelled)
+        )
         for values in members(generator, box, 20):
             heads = np.cumsum(values**2)
             assert np.all(heads <= most * (1 + 1e-9) + 1e-15)
@@ -127,8 +129,8 @@ def test_heads_are_those_of_a_search():
     generator = np.random.default_rng(11)
     for _ in range(50):
         box = floor_set(generator, 8)
-        heads = floors.largest_heads(box.lower, box.upper, box.energy[1])
-        shares = np.cumsum(floors.majorant(box.lower, box.upper, box.energy)[0])
+        heads = majorization.largest_heads(box.lower, box.upper, box.energy[1])
+        shares = np.cumsum(majorization.majorant(box.lower, box.upper, box.energy)[0])
         for values in members(generator, box, 30):
             assert np.all(np.cumsum(values) <= heads[1:] * (1 + 1e-9))
             assert np.all(np.cumsum(values) / values.sum() <= shares + 1e-9)

@@ -16,11 +16,11 @@ from distributed import Client, LocalCluster
 from zarr.errors import UnstableSpecificationWarning
 
 import rankme_stream as rs
-from rankme_stream import groups as rooms
 from rankme_stream.errors import LimitError, MissingChunksError, SourceFormatError, StateError, UsageError
-from rankme_stream.grids import Grid
-from rankme_stream.groups import groups_of
-from rankme_stream.holdings import holdings
+from rankme_stream.groups import partition as rooms
+from rankme_stream.groups.partition import groups_of
+from rankme_stream.passes.planning.grid import Grid
+from rankme_stream.passes.planning.group_memory import holdings
 from tests.test_checkpoint import stopped
 from tests.test_state import store
 

@@ -22,7 +22,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_help_loads_no_numerics():
-    statement = "from rankme_stream.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    statement = "from rankme_stream.cli.commands import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert not loaded_by(statement) & {"numpy", "scipy", "zarr", "rich", "dask"}
 
 

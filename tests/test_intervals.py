@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import exact, planted
-from rankme_stream import intervals, metrics
+from benchmarks.validity import ball_arithmetic, planted
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import MagnitudeError
-from rankme_stream.spectrum import Box
+from rankme_stream.spectra import intervals, metrics
+from rankme_stream.spectra.spectrum import Box
 from rankme_stream.testing import with_ones
 
 
@@ -157,7 +157,7 @@ def test_scale_changes_no_interval(exponent):
 def misses(seed: int, max_features: int) -> list[tuple[str, ...]]:
     """Every interval of every kind of accumulator that does not hold the exact truth."""
     rows, made = planted.draw(seed, max_features=max_features)
-    truth = exact.truth(rows, unit_roundoff=planted.ROUNDOFF[made["storage"]])
+    truth = ball_arithmetic.truth(rows, unit_roundoff=planted.ROUNDOFF[made["storage"]])
     found = []
     for kind in planted.KINDS:
         try:
@@ -173,8 +173,9 @@ def misses(seed: int, max_features: int) -> list[tuple[str, ...]]:
                     assert estimate.value is None, (made, kind, side, name)
                 elif estimate.lower is None:
                     assert "arithmetic" in estimate.reason, (made, kind, side, name)
-                elif not exact.contains(true, estimate.lower, estimate.upper) or not (
-                    "worst_case" not in estimate.details or exact.contains(true, *estimate.details["worst_case"])
+                elif not ball_arithmetic.contains(true, estimate.lower, estimate.upper) or not (
+                    "worst_case" not in estimate.details
+                    or ball_arithmetic.contains(true, *estimate.details["worst_case"])
                 ):
                     found.append((str(made), kind, side, name))
     return found
@@ -200,7 +201,7 @@ def test_qr_intervals_hold_where_every_dot_product_rounds_one_way(seed):
     rows = np.empty((int(generator.choice([600, 2048, 4096])), 2))
     rows[:, 0] = generator.random() + 0.5
     rows[:, 1] = 10.0 ** generator.uniform(-3, 0) * generator.choice([-1.0, 1.0], len(rows))
-    truth = exact.truth(rows)
+    truth = ball_arithmetic.truth(rows)
     for panel_rows in (512, 2048, 4096):
         accumulator = TsqrAccumulator(2)
         for start in range(0, len(rows), panel_rows):
@@ -209,4 +210,4 @@ def test_qr_intervals_hold_where_every_dot_product_rounds_one_way(seed):
         for side, values in ((spectrum.raw, truth.singular_values), (spectrum.centered, truth.centered)):
             for box in (side.consistent, side.worst_case):
                 for value, lower, upper in zip(values, box.lower, box.upper, strict=True):
-                    assert exact.contains(value, float(lower), float(upper)), (panel_rows, box)
+                    assert ball_arithmetic.contains(value, float(lower), float(upper)), (panel_rows, box)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankme_stream.errors import UsageError
-from rankme_stream.ledger import Forest
+from rankme_stream.passes.state.merge_tree import Forest
 
 
 class Node:

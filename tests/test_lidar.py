@@ -12,9 +12,9 @@ from scipy.special import stdtrit
 from scipy.stats import binom
 
 import rankme_stream as rs
-from rankme_stream.groups import groups_of
-from rankme_stream.jackknife import standard_error
-from rankme_stream.measurement import table
+from rankme_stream.groups.partition import groups_of
+from rankme_stream.measuring.sampling.replicates import standard_error
+from rankme_stream.results.measurement import table
 
 DELTA, EPSILON, U = 1e-4, 1e-7, 2.0**-53
 

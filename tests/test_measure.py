@@ -11,11 +11,11 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream import ladder, reader
 from rankme_stream.errors import LimitError, MagnitudeError, NonFiniteError, SourceError, UsageError
+from rankme_stream.measuring import escalation, pass_runner
 from rankme_stream.testing import matrix_with_spectrum
 
-BUNDLED = Path(rs.__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+BUNDLED = Path(rs.__file__).parent / "cli" / "data" / "minilm-docstrings-4096.zarr"
 REFERENCE = Path(__file__).parent / "data" / "minilm-docstrings-4096.reference.json"
 
 
@@ -92,7 +92,7 @@ def test_the_ladder_reads_again_until_the_tolerance_holds_and_says_so():
     ids=["flat", "collapsed"],
 )
 def test_precision_auto_takes_what_a_pilot_says_will_do(spectrum, taken, monkeypatch):
-    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
+    monkeypatch.setattr(escalation, "_FLOAT32_PAYS_FROM", 1)
     rows = matrix_with_spectrum(spectrum, n_rows=40_000, n_features=32).astype(np.float32)
     measurement = rs.measure(rows, precision="auto")
     assert [(attempt["method"], attempt["precision"]) for attempt in measurement.passes] == taken
@@ -102,7 +102,7 @@ def test_precision_auto_takes_what_a_pilot_says_will_do(spectrum, taken, monkeyp
 
 
 def test_precision_auto_reads_no_pilot_of_a_small_dump_and_leaves_overflow_to_float64(rows, monkeypatch):
-    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
+    monkeypatch.setattr(escalation, "_FLOAT32_PAYS_FROM", 1)
     assert rs.measure(rows[:5000], precision="auto").precision == "float64"
     large = np.ones((40_000, 4), dtype=np.float32) * 1e25
     large[::2, 1] = -1e25
@@ -266,11 +266,11 @@ def test_values_whose_squares_underflow_widen_the_gram_interval_and_auto_takes_q
 
 
 def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeypatch):
-    monkeypatch.setattr(ladder, "_FLOAT32_PAYS_FROM", 1)
+    monkeypatch.setattr(escalation, "_FLOAT32_PAYS_FROM", 1)
     rows = np.random.default_rng(0).standard_normal((3000, 300))
     k = np.arange(300)
     collapsed = matrix_with_spectrum(np.where(k < 5, 1.0, 1e-9), n_rows=3000, n_features=300)
-    real = reader.make_plan
+    real = pass_runner.make_plan
 
     def refuse(*which: tuple[str, str]):
         def make_plan(**options):
@@ -278,7 +278,7 @@ def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeyp
                 raise LimitError("no room here")
             return real(**options)
 
-        monkeypatch.setattr(reader, "make_plan", make_plan)
+        monkeypatch.setattr(pass_runner, "make_plan", make_plan)
 
     refuse(("gram", "float32"))
     assert rs.measure(rows, precision="auto").precision == "float64"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rankme_stream import metrics
 from rankme_stream.errors import SpectrumError
+from rankme_stream.spectra import metrics
 
 RELATIVE_ERROR = 1e-12  # the stated accuracy of every formula, on the values given
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden-spectra.json").read_text())

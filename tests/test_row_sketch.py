@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from scipy.special import bdtr
 
 import rankme_stream as rs
-from rankme_stream import folding
-from rankme_stream.accumulators.row_sketch import RowSketchAccumulator
-from rankme_stream.cli import cli
-from rankme_stream.devices import Workspace
-from rankme_stream.devices.host import HOST, Host
+from rankme_stream.accumulators.row_sketch import folding
+from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
+from rankme_stream.cli.commands import cli
 from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.numerics.devices.host import HOST, Host
+from rankme_stream.numerics.devices.registry import Workspace
 from rankme_stream.testing import AccumulatorLaws, with_ones
 from tests.test_cli import SCHEMA
 from tests.test_state import same_bits, store

@@ -18,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rankme_stream as rs
-from rankme_stream import draws, jackknife, sampling
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.cli import cli
+from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, NonFiniteError, ToleranceWarning, UsageError
-from rankme_stream.estimates import METRICS, estimate_all
+from rankme_stream.measuring.sampling import replicates
+from rankme_stream.numerics import counter_rng
+from rankme_stream.passes.planning import sample_design
+from rankme_stream.spectra.estimates import METRICS, estimate_all
 from rankme_stream.testing import with_ones
 
 D = 64
@@ -40,18 +42,18 @@ def rows() -> np.ndarray:
     return rows_like(60_000)
 
 
-def designed(n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D) -> tuple[sampling.Design, range]:
+def designed(n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D) -> tuple[sample_design.Design, range]:
     bounds = range(chunk_rows, n_rows, chunk_rows)
-    return sampling.design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
+    return sample_design.design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
 
 
 @given(st.integers(1, 500), st.integers(0, 2**64 - 1))
 def test_each_place_is_drawn_once(n, seed):
-    assert sorted(draws.distinct(n, seed=seed)) == list(range(n))
+    assert sorted(counter_rng.distinct(n, seed=seed)) == list(range(n))
 
 
 def test_places_are_drawn_evenly():
-    firsts = [next(iter(draws.distinct(8, seed=seed))) for seed in range(4000)]
+    firsts = [next(iter(counter_rng.distinct(8, seed=seed))) for seed in range(4000)]
     counts = np.bincount(firsts, minlength=8)
     assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-square, 7 degrees: exceeded with probability 1e-4
 
@@ -82,7 +84,7 @@ def test_no_more_is_decoded_than_stated(chunk_rows):
     drawn, bounds = designed(10**7, chunk_rows, n_features=768)
     units = drawn.units(0, drawn.first_look)
     cuts = list(drawn.cuts(list(units), bounds, 10**4))
-    assert drawn.rows_decoded(cuts, bounds) <= 2 * sampling.DECODED_AT_MOST * drawn.n_rows(units)
+    assert drawn.rows_decoded(cuts, bounds) <= 2 * sample_design.DECODED_AT_MOST * drawn.n_rows(units)
     assert drawn.n_rows(units) < 2.1 * 10 * 768 or chunk_rows > 4096
 
 
@@ -93,7 +95,9 @@ def test_a_look_adds_to_the_one_before():
     assert looks[-1] * 2 > drawn.n_units // 2
     together = drawn.units(0, looks[1])
     assert {**drawn.units(0, looks[0]), **drawn.units(looks[0], looks[1])} == together
-    assert np.bincount(list(together.values())).tolist() == [looks[1] // sampling.N_GROUPS] * sampling.N_GROUPS
+    assert (
+        np.bincount(list(together.values())).tolist() == [looks[1] // sample_design.N_GROUPS] * sample_design.N_GROUPS
+    )
 
 
 @pytest.mark.parametrize("method", ["gram", "tsqr"])
@@ -150,7 +154,7 @@ def test_the_jackknife_is_its_formula():
 
     whole = rankme(rows)
     without = np.array([rankme(np.delete(rows, np.s_[40 * k : 40 * k + 40], axis=0)) for k in range(16)])
-    value, spread = jackknife.Jackknife(groups, jackknife.merged(groups), 2, unit_roundoff=2.0**-11).rankme()
+    value, spread = replicates.Jackknife(groups, replicates.merged(groups), 2, unit_roundoff=2.0**-11).rankme()
     assert value == pytest.approx(whole, rel=1e-9)
     assert spread.bias == pytest.approx(15 * (without.mean() - whole), rel=1e-6)
     assert spread.standard_error == pytest.approx((15 / 16 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-6)
@@ -166,11 +170,11 @@ def test_a_bias_of_second_order_is_taken_off_whole(fraction):
     n, count = 4.0, 16
     bias = (count - 1) * (rankme(n * (count - 1) / count) - rankme(n))
     left = count / (count - 2) * (2 * rankme(n) - rankme(n / 2) - (rankme(n) - bias))
-    spread = jackknife.Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
+    spread = replicates.Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
     wanted = rankme(n / fraction) if fraction else 100.0
     assert rankme(n) - spread.bias != pytest.approx(wanted, rel=1e-6)
     assert rankme(n) - spread.bias - spread.left == pytest.approx(wanted, rel=1e-12)
-    every = jackknife.Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
+    every = replicates.Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
     assert rankme(5 * n) - every.bias - every.left == pytest.approx(100.0, rel=1e-12)
 
 

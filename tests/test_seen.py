@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rankme_stream import seen
-from rankme_stream.devices.host import HOST
+from rankme_stream.accumulators.nystrom import eigenvalue_floors
 from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.numerics.devices.host import HOST
 
 SPECTRA = {  # eigenvalues
     "exponential": lambda k: np.exp(-k / 3),
@@ -43,12 +43,14 @@ def test_floors_hold_whatever_the_images_are_off_by(name, size):
         generator = np.random.default_rng([seed, 4])
         drawn = generator.standard_normal(vectors.shape)
         pushes = [vectors, -vectors, drawn, (drawn @ matrix), np.outer(drawn[:, 0], np.linalg.eigh(matrix)[1][:, -1])]
-        frame = seen.Frame.of(vectors, HOST)
+        frame = eigenvalue_floors.Frame.of(vectors, HOST)
         for push in pushes:
             off = size * push / np.linalg.norm(push)
             images = vectors @ matrix + off
             try:
-                found = seen.floors(images, frame, HOST, energy=1.0, entries=size + 1e-15 * n_features, rows=0.0)
+                found = eigenvalue_floors.floors(
+                    images, frame, HOST, energy=1.0, entries=size + 1e-15 * n_features, rows=0.0
+                )
             except ArithmeticCheckError:  # further from symmetric than the bound allows
                 pytest.fail("an allowed error was taken for a fault")
             assert found.size <= len(vectors)
@@ -59,8 +61,8 @@ def test_floors_hold_whatever_the_images_are_off_by(name, size):
 @pytest.mark.parametrize("name", SPECTRA)
 def test_rounding_costs_little_of_what_a_sketch_tells(name):
     matrix, _, vectors = gram(name)
-    frame = seen.Frame.of(vectors, HOST)
-    found = seen.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
+    frame = eigenvalue_floors.Frame.of(vectors, HOST)
+    found = eigenvalue_floors.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
     left, ideal = 1.0 - found.sum(), least_left(matrix, vectors)
     assert left <= 1.1 * ideal + 2e-9
     if name == "exponential":
@@ -70,14 +72,14 @@ def test_rounding_costs_little_of_what_a_sketch_tells(name):
 def test_images_of_no_gram_matrix_are_a_fault():
     matrix, _, vectors = gram("k^-1")
     matrix[3, 5] += 1e-6
-    frame = seen.Frame.of(vectors, HOST)
+    frame = eigenvalue_floors.Frame.of(vectors, HOST)
     with pytest.raises(ArithmeticCheckError, match="from symmetric"):
-        seen.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
+        eigenvalue_floors.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
 
 
 def test_images_of_rounding_alone_tell_nothing():
     _, _, vectors = gram("flat")
     images = 1e-9 * np.random.default_rng(0).standard_normal(vectors.shape)
-    frame = seen.Frame.of(vectors, HOST)
-    found = seen.floors(images, frame, HOST, energy=1.0, entries=1e-6, rows=0.0)
+    frame = eigenvalue_floors.Frame.of(vectors, HOST)
+    found = eigenvalue_floors.floors(images, frame, HOST, energy=1.0, entries=1e-6, rows=0.0)
     assert found.sum() == 0.0

@@ -1,4 +1,4 @@
-"""What `benchmarks.selection` says of a metric that chooses, of planted accuracies; and that its trainings repeat."""
+"""What `benchmarks selection` says of a metric that chooses, of planted accuracies; and that its trainings repeat."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import probing, selectors, verdicts
-from benchmarks.sweeps import CENTRE, SWEEPS, Setting, Training, trainings
+from benchmarks.selection import page as pages
+from benchmarks.selection import probing, selectors
+from benchmarks.selection.trainings import CENTRE, SWEEPS, Setting, Training, trainings
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
 
@@ -38,9 +39,9 @@ def rankme_of(verdict):
 
 def page(rows):
     size = {"side": 8, "train": 1, "test": 1, "other_train": 1, "other_test": 1}
-    return verdicts.markdown({
+    return pages.markdown({
         "command": "c", "date": "d", "machine": "m", "seeds": 2, "steps": 100, "sizes": {"digits": size},
-        "sets": json.loads(json.dumps(verdicts.judged(rows))), "rows": rows,
+        "sets": json.loads(json.dumps(pages.judged(rows))), "rows": rows,
     })  # fmt: skip
 
 
@@ -196,7 +197,7 @@ def test_the_same_seed_gives_the_same_dumps_bit_for_bit(task, tmp_path):
     import torch
     import zarr
 
-    from benchmarks import pretraining
+    from benchmarks.selection import pretraining
 
     def dumps(name, seed):
         training = Training("digits", CENTRE, Setting("VICReg"), seed, 3, (0, 3))
@@ -214,7 +215,7 @@ def test_the_same_seed_gives_the_same_dumps_bit_for_bit(task, tmp_path):
 
 @needs_torch
 def test_a_training_that_diverges_has_no_dump_at_its_end(task, tmp_path):
-    from benchmarks import pretraining
+    from benchmarks.selection import pretraining
 
     training = Training("digits", CENTRE, Setting("VICReg", learning_rate=math.inf), 0, 4, (0, 4))
     rows = list(pretraining.dumped(training, task, tmp_path))
@@ -225,7 +226,7 @@ def test_a_training_that_diverges_has_no_dump_at_its_end(task, tmp_path):
 def test_the_losses_are_those_of_their_papers_where_they_have_a_closed_form():
     import torch
 
-    from benchmarks import pretraining
+    from benchmarks.selection import pretraining
 
     n, temperature = 8, 0.2
     orthonormal = torch.eye(n)

@@ -10,17 +10,19 @@ import pytest
 from click.testing import CliRunner
 
 import rankme_stream as rs
-from rankme_stream import floors, intervals, reader, unseen
-from rankme_stream.accumulators.nystrom import NystromAccumulator
-from rankme_stream.cli import cli
-from rankme_stream.devices.host import HOST
-from rankme_stream.engines import local
+from rankme_stream.accumulators.nystrom import complement_bounds
+from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis, TestVectors
+from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.measurement import table
-from rankme_stream.metrics import effective_rank
-from rankme_stream.spectrum import Box, Tail
+from rankme_stream.measuring import pass_runner
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.passes.engines import local
+from rankme_stream.results.measurement import table
+from rankme_stream.spectra import intervals, majorization
+from rankme_stream.spectra.metrics import effective_rank
+from rankme_stream.spectra.spectrum import Box, Tail
 from rankme_stream.testing import matrix_with_spectrum
-from rankme_stream.vectors import PROBES, Basis, TestVectors
 from tests.test_checkpoint import Stop
 from tests.test_floors import METRICS
 from tests.test_sketches import spectra
@@ -53,7 +55,7 @@ def test_intervals_hold_every_metric(name):
             assert one.lower <= exact.presets[preset].upper, preset
             assert exact.presets[preset].lower <= one.upper, preset
         assert found.plan.turn == passes - 1 or found.tolerance_met
-        assert found.rankme.confidence == 1.0 - unseen.CHANCE
+        assert found.rankme.confidence == 1.0 - complement_bounds.CHANCE
         assert found.spectrum.basis == "measured"
 
 
@@ -94,7 +96,7 @@ class TestLimits:
         for _ in range(n_draws):
             images = eigenvalues[:, None] * generator.standard_normal((eigenvalues.size, count))
             mean_square = float((images**2).sum()) / count
-            largest, most = unseen.limits(mean_square, float(np.linalg.norm(images, 2)) ** 2, count, 0.2)
+            largest, most = complement_bounds.limits(mean_square, float(np.linalg.norm(images, 2)) ** 2, count, 0.2)
             failed += largest < eigenvalues.max() or most < (eigenvalues**2).sum()
         assert failed <= 0.2 * n_draws
         if len(weights) == 1:
@@ -103,11 +105,11 @@ class TestLimits:
     def test_many_equal_eigenvalues_are_told_sharply(self):
         images = np.random.default_rng(0).standard_normal((500, PROBES))
         mean_square, top_square = float((images**2).sum()) / PROBES, float(np.linalg.norm(images, 2)) ** 2
-        _, most = unseen.limits(mean_square, top_square, PROBES, unseen.CHANCE)
+        _, most = complement_bounds.limits(mean_square, top_square, PROBES, complement_bounds.CHANCE)
         assert 500.0 <= most <= 1.25 * 500.0
 
     def test_what_is_zero_is_told_as_zero(self):
-        assert unseen.limits(0.0, 0.0, PROBES, unseen.CHANCE) == (0.0, 0.0)
+        assert complement_bounds.limits(0.0, 0.0, PROBES, complement_bounds.CHANCE) == (0.0, 0.0)
 
 
 def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:
@@ -130,7 +132,7 @@ def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:
 @pytest.mark.parametrize("m", [1, 2, 5, 24, 90])
 def test_no_allowed_spectrum_is_outside(m, monkeypatch):
     if m == 90:  # and where not every head is looked at
-        monkeypatch.setattr(floors, "_PLACES", 16)
+        monkeypatch.setattr(majorization, "_PLACES", 16)
     for seed in range(60):
         generator = np.random.default_rng([seed, m])
         true, box = tail_set(generator, m)
@@ -257,7 +259,7 @@ def test_the_command_takes_several_passes(tmp_path):
     assert document["plan"]["turn"] == 1
     likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if what was not seen falls as a power"
     assert likely in table(document)
-    assert document["estimates"]["rankme"]["confidence"] == 1.0 - unseen.CHANCE
+    assert document["estimates"]["rankme"]["confidence"] == 1.0 - complement_bounds.CHANCE
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 7, 24])
@@ -291,14 +293,14 @@ def test_the_smallest_and_largest_rows_are_scored(passes):
 def test_a_second_pass_that_finds_no_memory_leaves_the_first(monkeypatch):
     rows = np.random.default_rng(0).standard_normal((400, 100))
     whole = rs.measure(rows, **SKETCH | {"passes": 1})
-    plan = reader.Reader._plan
+    plan = pass_runner.Reader._plan
 
     def short(self, *arguments, turn=0, **options):
         if turn and self.passes:
             raise LimitError("the pass needs more")
         return plan(self, *arguments, turn=turn, **options)
 
-    monkeypatch.setattr(reader.Reader, "_plan", short)
+    monkeypatch.setattr(pass_runner.Reader, "_plan", short)
     with pytest.warns(rs.ToleranceWarning, match="the next arithmetic was not tried: the pass needs more"):
         found = rs.measure(rows, **SKETCH)
     assert same_bits(found, whole)

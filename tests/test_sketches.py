@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from benchmarks.planted import FAMILIES
-from rankme_stream import sketched
-from rankme_stream.accumulators.directions import DirectionsAccumulator
-from rankme_stream.accumulators.nystrom import NystromAccumulator
-from rankme_stream.devices import Workspace, host
-from rankme_stream.devices.host import Host
+from benchmarks.validity.planted import FAMILIES
+from rankme_stream.accumulators import sketch_spectrum
+from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
+from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.errors import ArithmeticCheckError, LimitError, UsageError
+from rankme_stream.numerics.devices import host
+from rankme_stream.numerics.devices.host import Host
+from rankme_stream.numerics.devices.registry import Workspace
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.test_state import same_bits, store
 from tests.toy_device import TOY
@@ -127,7 +128,7 @@ def test_arithmetic_that_is_wrong_is_an_error(monkeypatch):
     with pytest.raises(ArithmeticCheckError, match="the trace is"):
         measured(rows, "frequent-directions", rank=6)
     with pytest.raises(ArithmeticCheckError, match="floors of the eigenvalues add up to"):
-        sketched.told(np.array([6.0, 4.0, 2.0]), (10.0, 10.0), 4, 0)
+        sketch_spectrum.told(np.array([6.0, 4.0, 2.0]), (10.0, 10.0), 4, 0)
 
 
 @pytest.mark.parametrize("method", SKETCHES)

@@ -35,7 +35,7 @@ from rankme_stream.errors import (
     SourcePermissionError,
 )
 from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
-from rankme_stream.sources.zarr.store import AuditingStore
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
 SHAPE = (103, 12)
 RANGES = [(0, 103), (7, 33), (50, 51), (19, 101), (100, 103), (4, 4)]

@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream import container
 from rankme_stream.errors import OutputError, StateError, ToleranceWarning, UsageError
+from rankme_stream.passes.state import state_file
 
 DATA = Path(__file__).parent / "data"
 PASSES = {
@@ -91,7 +91,7 @@ def test_what_is_no_state_file_of_ours_is_said(tmp_path):
     path = small_state(tmp_path)
     newer = bytearray(path.read_bytes())
     newer[len(b"rankme-state\n") :][:4] = struct.pack("<I", 2)
-    newer[13:17] = struct.pack("<I", container.VERSION + 1)
+    newer[13:17] = struct.pack("<I", state_file.VERSION + 1)
     path.write_bytes(newer)
     with pytest.raises(StateError, match=r"of version 2, newer than 1: upgrade"):
         rs.load_state(path)
@@ -129,15 +129,15 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     path = small_state(tmp_path)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / f".small.state.{container._HOST}-{ended.pid}.new"
+    left = tmp_path / f".small.state.{state_file._HOST}-{ended.pid}.new"
     others = [
-        tmp_path / f".small.state.{container._HOST}-1.new",
+        tmp_path / f".small.state.{state_file._HOST}-1.new",
         tmp_path / f".small.state.0-{ended.pid}.new",
         tmp_path / ".small.state.new",
     ]
     for each in (left, *others):
         each.write_bytes(b"half")
-    container.sweep(path)
+    state_file.sweep(path)
     assert not left.exists()
     assert all(each.exists() for each in (path, *others))
 
@@ -263,7 +263,7 @@ def test_a_file_is_read_as_it_was_checked_though_another_takes_its_place(tmp_pat
     path = small_state(tmp_path)
     wanted = rs.load_state(path)
     wide = store(tmp_path / "wide.zarr", rows_like(500, 40))
-    with container.Container(path) as held:
+    with state_file.Container(path) as held:
         rs.segment(wide, part=(0, 1), state=tmp_path / "wide.state")
         (tmp_path / "wide.state").replace(path)
         ((_, arrays),) = held.records()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rankme_stream.devices import Workspace
-from rankme_stream.devices.host import HOST
-from rankme_stream.triangle import Triangle, triangle_bytes
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.symmetric import Triangle, triangle_bytes
 
 WIDEST_BLOCK = HOST.block_columns
 

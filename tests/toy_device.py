@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import array_api_strict
 
-from rankme_stream.devices.standard import StandardDevice
 from rankme_stream.errors import DeviceError
+from rankme_stream.numerics.devices.array_api import StandardDevice
 
 
 class ToyIsFullError(RuntimeError):

@@ -7,16 +7,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream import blas
-from rankme_stream.accumulators import check_device, mark_nonzero
-from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import Device, Workspace
-from rankme_stream.devices.host import HOST
+from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
+from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
-from rankme_stream.probes import CONFIDENCE, N_PROBES, SAFETY, Probes
-from rankme_stream.rounding import check_trace, gamma
-from rankme_stream.spectrum import Basis, Box, SingularValues, Spectrum
-from rankme_stream.triangle import Place, Triangle
+from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device, Workspace
+from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import check_trace, gamma
+from rankme_stream.numerics.symmetric import Place, Triangle
+from rankme_stream.spectra.spectrum import Basis, Box, SingularValues, Spectrum
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
@@ -134,7 +134,7 @@ class GramSums:
         centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
         threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
-        with blas.threads(threads, "rankme-solve") as pool:
+        with blas_threads.threads(threads, "rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
             values, margin = raw.result() if raw is not None else self._eigenvalues(gram, computed_trace)

@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators import check_device, mark_nonzero
-from rankme_stream.arrays import Array, FloatArray
-from rankme_stream.devices import Device, Workspace
-from rankme_stream.devices.host import HOST
+from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.errors import UsageError
-from rankme_stream.rounding import U
-from rankme_stream.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device, Workspace
+from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import U
+from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
 
 # Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
 # every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).

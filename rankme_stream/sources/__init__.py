@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from rankme_stream.arrays import Array, StoredType
-from rankme_stream.devices import is_array
 from rankme_stream.errors import SourceFormatError
-from rankme_stream.sources.memory import ArraySource
+from rankme_stream.numerics.devices.registry import is_array
+from rankme_stream.numerics.dtypes import Array, StoredType
+from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.block_stream import BlockStream, Window
 from rankme_stream.sources.npy import NpySource
-from rankme_stream.sources.stream import BlockStream, Window
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rankme_stream.arrays import Array
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr import ZarrLabels, is_zarr_node
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.arrays import Array, StoredType, stored_type
 from rankme_stream.errors import (
     CorruptChunkError,
     SourceFormatError,
     SourceNotFoundError,
     SourcePermissionError,
 )
+from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

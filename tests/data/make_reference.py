@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-DUMP = Path(__file__).parents[2] / "rankme_stream" / "data" / "minilm-docstrings-4096.zarr"
+DUMP = Path(__file__).parents[2] / "rankme_stream" / "cli" / "data" / "minilm-docstrings-4096.zarr"
 REFERENCE = Path(__file__).with_name("minilm-docstrings-4096.reference.json")
 
 

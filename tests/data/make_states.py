@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 import rankme_stream as rs
-from rankme_stream import container
+from rankme_stream.passes.state import state_file
 from tests.test_state import PASSES, rows_like, store
 
 here = Path(__file__).parent
 for name, options in PASSES.items():
-    target = here / f"state-v{container.VERSION}-{name.replace(' ', '-')}.rankme"
+    target = here / f"state-v{state_file.VERSION}-{name.replace(' ', '-')}.rankme"
     if target.exists():
         continue
     with tempfile.TemporaryDirectory() as folder:

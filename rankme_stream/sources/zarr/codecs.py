@@ -11,7 +11,7 @@ import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
 
-from rankme_stream.arrays import Array
+from rankme_stream.numerics.dtypes import Array
 
 Decode = Callable[[Array, Array], None]  # stored bytes to values, both flat uint8; ValueError if sizes differ
 CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")

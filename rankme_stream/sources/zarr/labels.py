@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 
-from rankme_stream.arrays import Array
 from rankme_stream.errors import CorruptChunkError, MissingChunksError, SourceFormatError, SourcePermissionError
-from rankme_stream.sources.zarr.chunks import MissingChunks, chunk_grid
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.codecs import codec_chain, is_blosc_outermost
-from rankme_stream.sources.zarr.opening import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.locate import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
 from rankme_stream.sources.zarr.source import DECODE_ERRORS
-from rankme_stream.sources.zarr.store import AuditingStore
 
 
 class ZarrLabels:

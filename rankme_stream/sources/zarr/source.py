@@ -15,9 +15,10 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from rankme_stream.arrays import Array, StoredType, stored_type
 from rankme_stream.errors import CorruptChunkError, SourceError, SourceFormatError, SourcePermissionError
-from rankme_stream.sources.zarr.chunks import ChunkGrid, MissingChunks, chunk_grid, scan_folder
+from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks, chunk_grid, scan_folder
 from rankme_stream.sources.zarr.codecs import (
     chunk_codecs,
     codec_chain,
@@ -26,8 +27,8 @@ from rankme_stream.sources.zarr.codecs import (
     integrity,
     is_blosc_outermost,
 )
-from rankme_stream.sources.zarr.files import ChunkFiles
-from rankme_stream.sources.zarr.opening import (
+from rankme_stream.sources.zarr.direct_read import ChunkFiles
+from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
     in_one_line,
     locate,
@@ -35,7 +36,6 @@ from rankme_stream.sources.zarr.opening import (
     place_of,
     refuse_metadata,
 )
-from rankme_stream.sources.zarr.store import AuditingStore
 
 DECODE_ERRORS = (
     RuntimeError,

@@ -1,0 +1,1 @@
+"""What every benchmark uses: resumable experiments, processes, synthetic stores, CPU profiles."""

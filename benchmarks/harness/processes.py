@@ -1,0 +1,119 @@
+"""Whole processes run and watched: time, CPU, memory, and what else the machine did meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rankme_stream.numerics import machine
+
+ROOT = Path(__file__).parent.parent
+_PERIOD_S = 0.01
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_QUIET = 0.05  # share of the processors' time that others and the host may take before a run counts as disturbed
+_EXTRA = 3  # disturbed runs are repeated, up to so many times as many runs as wanted
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process. Seconds are seconds; ``peak_bytes`` is anonymous plus shared resident memory, sampled.
+
+    ``idle_s`` is the processors' time that nobody used, ``stolen_s`` what the host took, ``others_s`` what other
+    processes used, each summed over the processors.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    idle_s: float
+    stolen_s: float
+    others_s: float
+    output: str
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the machine was left to this process."""
+        return self.stolen_s + self.others_s <= _QUIET * self.wall_s * machine.cores() + 4 * _TICK_S
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON types, without the output."""
+        plain = asdict(self)
+        del plain["output"]
+        return plain | {"is_quiet": self.is_quiet}
+
+
+def run(command: Sequence[str], *, environment: dict[str, str] | None = None, timeout_s: float | None = None) -> Run:
+    """Run a command from the repository's root and return what it printed on stdout and what it took.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails; the text is the end of its stderr.
+    """
+    before, began = _processor_seconds(), time.perf_counter()
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | (environment or {}),
+    )  # fmt: skip
+    peak = _Peak(child.pid)
+    children = os.times()
+    try:
+        output, errors = child.communicate(timeout=timeout_s)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    finally:
+        peak_bytes = peak.stop()
+    wall_s, after, ended = time.perf_counter() - began, _processor_seconds(), os.times()
+    if child.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {errors[-2000:]}")
+    cpu_s = ended.children_user + ended.children_system - children.children_user - children.children_system
+    busy, idle, stolen = (late - early for early, late in zip(before, after, strict=True))
+    return Run(wall_s, cpu_s, peak_bytes, idle, stolen, max(0.0, busy - cpu_s), output)
+
+
+def quiet_runs(make: Callable[[], Run], wanted: int) -> list[Run]:
+    """Return so many runs, disturbed ones repeated while patience lasts; the least disturbed when it does not."""
+    runs: list[Run] = []
+    while sum(one.is_quiet for one in runs) < wanted and len(runs) < _EXTRA * wanted:
+        runs.append(make())
+    runs.sort(key=lambda one: (not one.is_quiet, one.stolen_s + one.others_s))
+    return runs[:wanted]
+
+
+def _processor_seconds() -> tuple[float, float, float]:
+    """Busy, idle and stolen seconds of all processors since the machine started."""
+    fields = [
+        int(field) * _TICK_S for field in Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:]
+    ]
+    user, nice, system, idle, waiting, interrupts, soft, stolen = fields[:8]
+    return user + nice + system + interrupts + soft, idle + waiting, stolen
+
+
+class _Peak:
+    """The most resident memory seen of a process, sampled until told to stop."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = Path(f"/proc/{pid}/status")
+        self._bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(_PERIOD_S):
+            with suppress(OSError):  # it has ended
+                self._bytes = max(self._bytes, machine.resident_in(self._path.read_bytes()))
+
+    def stop(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return self._bytes

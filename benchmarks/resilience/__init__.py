@@ -1,0 +1,1 @@
+"""Passes whose processes are killed, and passes on clusters."""

@@ -1,0 +1,1 @@
+"""Whether the metrics choose good encoders."""

@@ -1,0 +1,1 @@
+"""How fast and how large a pass is, beside limits and peers."""

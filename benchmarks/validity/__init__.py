@@ -1,0 +1,1 @@
+"""Whether intervals hold, and how near they come to the truth."""

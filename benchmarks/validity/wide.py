@@ -1,0 +1,185 @@
+"""Sketches of 65,536 features, where a D x D matrix takes 34 GB: memory, time, and whether the intervals hold.
+
+``python -m benchmarks wide`` scores Z = H diag(s) H, H Hadamard matrices of 131,072 and 65,536, whose singular values
+are s exactly. Its rows are made as they are read: row i is the Walsh-Hadamard transform of s with its entries moved to
+``j XOR i``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+import rankme_stream as rs
+from benchmarks.harness import processes
+from benchmarks.harness.experiment import Experiment, table
+from rankme_stream.errors import LimitError
+from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.passes.planning.grid import Method
+from rankme_stream.spectra import metrics
+
+_MEMORY = 4 * 10**9
+SPECTRA = ("k^-1/2", "k^-1", "exponential")
+
+
+def planted(name: str, n_features: int) -> np.ndarray:
+    """Return the singular values of a spectrum."""
+    k = np.arange(1.0, n_features + 1)
+    return {"k^-1/2": k**-0.5, "k^-1": 1.0 / k, "exponential": np.exp(-k * 650.0 / n_features)}[name]
+
+
+def transformed(values: np.ndarray) -> np.ndarray:
+    """Return the Walsh-Hadamard transform of a power of two of values, scaled to keep their length."""
+    out, half = values.copy(), 1
+    while half < out.size:
+        pairs = out.reshape(-1, 2, half)
+        out = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(-1)
+        half *= 2
+    return out / np.sqrt(out.size)
+
+
+class Walsh:
+    """2 D rows of D features with given singular values, D a power of two; rows i and i + D are alike."""
+
+    integrity = "none"
+    chunks_missing = 0
+    first_missing: str | None = None
+
+    def __init__(self, name: str, n_features: int) -> None:
+        self.uri = f"Walsh {name} {n_features}"
+        self.shape = (2 * n_features, n_features)
+        self.stored = StoredType("float64", np.dtype(np.float64))
+        self._row = transformed(planted(name, n_features)) / np.sqrt(2.0 * n_features)
+        self._columns = np.arange(n_features)
+
+    def bounds(self, start: int, stop: int) -> Sequence[int]:
+        """Return every row."""
+        return range(start + 1, stop)
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Make the rows."""
+        if out is None:
+            out = np.empty((stop - start, self.shape[1]))
+        for row in range(start, stop):
+            np.take(self._row, self._columns ^ (row % self.shape[1]), out=out[row - start])
+        return out
+
+    def read_memory(self, n_rows: int) -> int:
+        """Return the bytes of the rows and of the places of one."""
+        return (n_rows + 2) * self.shape[1] * 8
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return none."""
+        return []
+
+    @property
+    def tail_start(self) -> int:
+        """Return the last row: nothing grows."""
+        return self.shape[0]
+
+    def reopen(self) -> None:
+        """Return None: they are made here."""
+
+    def identity(self) -> dict[str, object]:
+        """Return what they are."""
+        return {"dtype": "float64", "n_features": self.shape[1], "codecs": self.uri}
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        """Return their name."""
+        return blake2b(f"{self.uri} {start} {stop}".encode(), digest_size=16).hexdigest()
+
+
+def scored(name: str, n_features: int, method: str, rank: int, passes: int = 1) -> dict[str, Any]:
+    """Score rows in a process of its own, and compare with the truth."""
+    call = f"benchmarks.validity.wide.score({name!r}, {n_features}, {method!r}, {rank}, {passes})"
+    done = processes.run([sys.executable, "-c", f"import benchmarks.validity.wide; {call}"])
+    found: dict[str, Any] = json.loads(done.output)
+    exact = planted(name, n_features)
+    true = {
+        "rankme": metrics.rankme(exact), "effective_rank": metrics.effective_rank(exact),
+        "stable_rank": metrics.stable_rank(exact),
+    }  # fmt: skip
+    estimates = {key: [found["estimates"][key][end] for end in ("lower", "value", "upper")] for key in true}
+    held = {key: low * (1 - 1e-9) <= true[key] <= high * (1 + 1e-9) for key, (low, _, high) in estimates.items()}
+    return {
+        "spectrum": name, "features": n_features, "method": method, "rank": rank, "passes": passes, "true": true,
+        "estimates": estimates, "held": held, "elapsed_s": found["elapsed_s"], "sampled_bytes": done.peak_bytes,
+        "peak_bytes": found["peak_bytes"], "predicted_bytes": found["predicted_bytes"],
+    }  # fmt: skip
+
+
+def score(name: str, n_features: int, method: Method, rank: int, passes: int) -> None:
+    """Print what a sketch comes to."""
+    found = rs.measure(
+        Walsh(name, n_features), method=method, rank=rank, passes=passes, memory_limit=_MEMORY, tolerance=1e-12
+    )
+    result = found.to_dict()
+    print(json.dumps({
+        "estimates": result["estimates"], "elapsed_s": result["measured"]["elapsed_s"],
+        "peak_bytes": result["measured"]["peak_bytes"], "predicted_bytes": found.plan.predicted_peak_bytes,
+    }))  # fmt: skip
+
+
+def refused(n_features: int, memory: int) -> str:
+    """Return what is said where no exact pass fits."""
+    try:
+        rs.measure(Walsh("k^-1/2", n_features), memory_limit=memory)
+    except LimitError as error:
+        return str(error)
+    return "not refused"
+
+
+def measured(experiment: Experiment, n_features: int, ranks: tuple[int, int], memory: int) -> dict[str, Any]:
+    """Measure everything."""
+    kinds = [("rsvd", ranks[0], 1), ("rsvd", ranks[0], 3), ("frequent-directions", ranks[1], 1)]
+    rows = [
+        experiment.part(f"{name}, {kind} {rank}, {passes}", scored, name, n_features, kind, rank, passes)
+        for name in SPECTRA
+        for kind, rank, passes in kinds
+    ]
+    return {"rows": rows, "refused": experiment.part("refused", refused, n_features, memory)}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the tables."""
+    lines = [
+        "# Sketches of very wide rows",
+        "",
+        f"`{result['command']}`, {result['date']}, {result['machine']}. Rows of known singular values, twice as many "
+        f"as features, made as they are read; at most {_MEMORY / 1e9:.0f} GB.",
+    ]
+    lines += table(
+        "RankMe",
+        ["features", "spectrum", "method", "rank", "passes", "true", "lower", "value", "upper", "held",
+         "stable rank, true", "lower", "upper", "s", "peak, MB", "predicted, MB"],
+        [
+            [
+                f"{row['features']:,}", row["spectrum"], row["method"], row["rank"], row["passes"],
+                f"{row['true']['rankme']:,.1f}", *(f"{end:,.1f}" for end in row["estimates"]["rankme"]),
+                "yes" if all(row["held"].values()) else "NO", f"{row['true']['stable_rank']:.5g}",
+                f"{row['estimates']['stable_rank'][0]:.5g}", f"{row['estimates']['stable_rank'][2]:.5g}",
+                f"{row['elapsed_s']:.0f}", f"{max(row['peak_bytes'], row['sampled_bytes']) / 1e6:,.0f}",
+                f"{row['predicted_bytes'] / 1e6:,.0f}",
+            ]
+            for row in result["rows"]
+        ],
+    )  # fmt: skip
+    lines += ["", f"Without a sketch: `{result['refused']}`"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print the tables, write them where asked."""
+    experiment = Experiment("wide", __doc__, {"quick": "20 s", "default": "25 minutes", "full": "1.5 hours"})
+    experiment.start()
+    sizes: dict[str, tuple[int, tuple[int, int], int]] = {
+        "quick": (512, (40, 40), 10 * 2**20), "default": (65_536, (118, 64), _MEMORY),
+        "full": (65_536, (502, 256), _MEMORY),
+    }  # fmt: skip
+    experiment.finish(measured(experiment, *sizes[experiment.size]), markdown)
+    return 0

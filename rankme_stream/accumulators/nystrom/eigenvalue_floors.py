@@ -1,0 +1,175 @@
+r"""Floors of the eigenvalues of a Gram matrix G, of which no more is known than Y = G W for some test vectors W.
+
+For any directions Q in the range of W, N = G Q (Q'G Q)^-1 Q'G satisfies 0 <= N <= G, so the k-th eigenvalue of N is a
+floor of that of G (Weyl). Rounding enters in two ways that are kept apart:
+
+- What G Q is off by, E, is as well what G is: some symmetric G^ has G^ Q = G Q + E and |G^ - G| <= sqrt(2) |E|, but for
+  what Q'E lacks in symmetry. With nu = |G^ - G| no eigenvalue of G^ + nu is below zero; it is sketched in place of
+  G, and floors lose 2 nu, however small the eigenvalues of the core Q'G Q are.
+- What the core lacks in symmetry is measured, and taken from the images of the directions; the inverse of a core whose
+  least eigenvalue kept is d makes it larger by 1/sqrt(d). Q are the eigenvectors of a first core, and the core is
+  computed again from Q and G Q, so that it is nearly diagonal and, scaled to a diagonal of ones, easily inverted.
+  Directions for which that costs more than they hold are left out: fewer give floors as well.
+
+References
+----------
+J. Tropp, A. Yurtsever, M. Udell, V. Cevher, Fixed-rank approximation of a positive-semidefinite matrix from streaming
+data, NeurIPS 2017, arXiv 1706.05736, for the shift; J. Demmel, K. Veselic, Jacobi's method is more accurate than QR,
+SIAM J. Matrix Anal. Appl. 13 (1992), for the scaling.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.rounding import U, gamma
+
+MARGIN = 8.0  # of the factorisations, in units of (columns + 32) u: empirical, as for every eigensolver here
+_DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
+_NEAR = 0.25  # from the identity, at most, is the scaled core in the directions that are kept
+
+
+class Frame(NamedTuple):
+    """Test vectors and the way to an orthonormal basis of them.
+
+    Attributes
+    ----------
+    vectors
+        W', shape ``(r, D)``.
+    to_basis
+        T, such that W T is orthonormal: of the test vectors those that others nearly make up are left out.
+    norm, inverse
+        Frobenius norms of W and T; ``least`` is the least eigenvalue of W'W kept.
+    """
+
+    vectors: Any
+    to_basis: Any
+    norm: float
+    inverse: float
+    least: float
+
+    @classmethod
+    def of(cls, vectors: Any, device: Device) -> Self:
+        """Return the frame of test vectors, shape ``(r, D)``; 2 D r^2 flops."""
+        squares, directions = device.eigenvectors(vectors @ vectors.T)
+        first = int(np.searchsorted(squares, _DEPENDENT * squares[-1]))
+        some = device.xp.take(directions, device.upload(np.arange(first, squares.size)), axis=1)
+        roots = 1.0 / np.sqrt(squares[first:])
+        norm = float(device.xp.linalg.matrix_norm(vectors)) * (1.0 + 2.0**-20)
+        inverse = float(np.linalg.norm(roots)) * (1.0 + 2.0**-20)
+        least = float(squares[first]) * (1.0 - 2.0**-20)
+        return cls(vectors, some * device.upload(roots)[None, :], norm, inverse, least)
+
+
+def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries: float, rows: float) -> FloatArray:
+    """Return floors of the largest eigenvalues, descending: as many as there are directions that rounding leaves.
+
+    Parameters
+    ----------
+    images
+        Y' = (G W)', shape ``(r, D)``.
+    energy
+        Most that the eigenvalues of G add up to.
+    entries, rows
+        Bounds on the Frobenius error of G W and on the error of G beside it.
+
+    Notes
+    -----
+    14 D r^2 flops.
+    """
+    columns = int(frame.vectors.shape[0])
+    pushed, core, moved = _turned(images, frame, device, energy=energy, entries=entries)
+    lopsided = (core - core.T) / 2.0
+    excess = float(np.linalg.norm(lopsided))
+    if not excess <= moved:
+        raise ArithmeticCheckError(
+            f"a sketch is {excess:.3g} from symmetric where rounding allows {moved:.3g}: BLAS or the machine is at "
+            "fault"
+        )
+    kept = _Kept.of((core + core.T) / 2.0, lopsided, device.download(device.squared_lengths(pushed)), pushed.shape[1])
+    if kept.roots.size == 0:
+        return np.zeros(0)
+    values, corner = np.linalg.eigh(kept.scaled)
+    weights = (corner / np.sqrt(values)).T * kept.roots
+    tall = device.upload(weights) @ pushed[: kept.roots.size, :]
+    found = device.singular_values(device.r_factor(tall.T))
+    margin = MARGIN * (columns + 32) * U
+    sure = np.maximum(found * (1.0 - 2.0 * margin) - margin * float(found[0]) - kept.off, 0.0)
+    return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved - rows, 0.0))
+
+
+def _turned(
+    images: Any, frame: Frame, device: Device, *, energy: float, entries: float
+) -> tuple[Any, FloatArray, float]:
+    """Return ((G^ + nu) Q)' in directions Q by descending share, their core Q'(G^ + nu) Q, and nu."""
+
+    def norm(matrix: Any) -> float:
+        return float(device.xp.linalg.matrix_norm(matrix))
+
+    columns, n_features = frame.vectors.shape
+    core = frame.to_basis.T @ (images @ frame.vectors.T) @ frame.to_basis
+    _, turned = device.eigenvectors((core + core.T) / 2.0)
+    turned = device.xp.flip(frame.to_basis @ turned, axis=1)
+    directions, pushed = turned.T @ frame.vectors, turned.T @ images
+    products = 4.0 * gamma(2 * columns + 8) * frame.inverse * (norm(images) + energy * frame.norm)
+    moved = 1.5 * (entries / math.sqrt(frame.least) + products) + _inner(n_features) * norm(pushed) * norm(directions)
+    pushed = pushed + moved * directions
+    return pushed, device.download(pushed @ directions.T), moved
+
+
+def _inner(n_features: int) -> float:
+    """Error of an inner product relative to the lengths of both, four times over."""
+    return 4.0 * gamma(n_features + 8)
+
+
+class _Kept(NamedTuple):
+    """The first few directions, which are kept.
+
+    Attributes
+    ----------
+    scaled, roots
+        Their core, scaled to a diagonal of ones, and what it was scaled by on either side.
+    off
+        What the roots of the floors lose by what the core is off by.
+    """
+
+    scaled: FloatArray
+    roots: FloatArray
+    off: float
+
+    @classmethod
+    def of(cls, core: FloatArray, lopsided: FloatArray, lengths: FloatArray, n_features: int) -> Self:
+        """Keep as many directions as leave the floors largest.
+
+        Parameters
+        ----------
+        core, lopsided
+            Symmetric and other part of Q'G Q.
+        lengths
+            Squares of those of the rows of (G Q)'.
+        """
+        shares = np.diag(core)
+        n = int(np.argmax(np.append(shares <= 0.0, True)))
+        roots = 1.0 / np.sqrt(shares[:n])
+        scaled = core[:n, :n] * roots[:, None] * roots
+        held = lengths[:n] * roots**2  # of the trace of N, by each
+        by_first = np.cumsum(held)
+        apart = np.sqrt(_leading((scaled - np.eye(n)) ** 2))
+        off = 2.0 * (
+            np.sqrt(_leading((lopsided[:n, :n] * roots) ** 2))
+            + _inner(n_features) * np.sqrt(np.arange(1, n + 1) * by_first)
+        )
+        lost = np.where(apart > _NEAR, np.inf, held.sum() - by_first + 2.0 * off * np.cumsum(np.sqrt(held)))
+        count = int(np.argmin(np.append(held.sum(), lost)))  # the first entry: none is kept
+        return cls(scaled[:count, :count], roots[:count], float(np.append(0.0, off)[count]))
+
+
+def _leading(squares: FloatArray) -> FloatArray:
+    """Return the sum of every leading block of a square matrix."""
+    return np.asarray(np.diag(np.cumsum(np.cumsum(squares, axis=0), axis=1)))

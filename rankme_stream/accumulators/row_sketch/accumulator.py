@@ -1,0 +1,274 @@
+"""Some rows that are random signed sums of all: every row counted, at the cost of adding it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from rankme_stream.accumulators import sketch_spectrum
+from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
+from rankme_stream.accumulators.row_sketch import signed_runs
+from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, Folds, folded, meetings
+from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device, Workspace
+from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
+from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+
+_SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
+_MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
+_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
+_CONFIDENCE = 0.95
+_COUNTS = (
+    "n_features", "columns", "seed", "n_rows", "chain", "additions", "runs", "rows_error", "weight",
+)  # fmt: skip
+
+
+class RowSketchAccumulator:
+    r"""Y = S Z, of m rows, with S of random signs: E[Y'Y] = Z'Z, whatever Z is.
+
+    Rows come in runs, each of which is added to as many consecutive rows of the sketch, round from a random one
+    on, every row with a random sign. Two rows that meet are of different runs and meet with probability 1/m, with
+    independent signs, so their products have mean zero. Run and sign hang on the number of a row and the seed alone.
+
+    Parameters
+    ----------
+    n_features
+        Width D of the rows.
+    workspace
+        Scratch shared with other accumulators of the same worker.
+    columns
+        Rows of the sketch m, a multiple of four.
+    seed
+        Of signs and rotations.
+    rows_error
+        Bound on the relative error of the rows given; enters the intervals.
+
+    Attributes
+    ----------
+    chain, additions
+        Longest chain of additions that a sum of rows, and an entry of the sketch, went through.
+    runs
+        How many were added: no more rows share a row of the sketch.
+    weight
+        Root of the sum of \|z\|^4.
+
+    Notes
+    -----
+    N D additions, and as many for lengths and sums; 8 m D bytes. What it takes to tell (``spectrum``): 21 products of
+    about m D^2 flops and as many eigensolves, raw and centred.
+
+    References
+    ----------
+    M. Charikar, K. Chen, M. Farach-Colton, Finding frequent items in data streams, ICALP 2002; K. Clarkson,
+    D. Woodruff, Low-rank approximation and regression in input sparsity time, STOC 2013, arXiv 1207.6365: there every
+    row is sent to a place of its own; here runs of rows are, which is as unbiased and adds whole slices.
+    """
+
+    def __init__(
+        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0,
+        rows_error: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.n_features, self.columns, self.seed = n_features, columns, seed
+        self.n_rows = self.chain = self.additions = self.runs = 0
+        self.rows_error = rows_error
+        self.weight = 0.0
+        self._workspace = workspace or Workspace()
+        self._nonzero: Array = np.zeros(n_features, dtype=bool)
+        self._sums: FloatArray = np.zeros(n_features)
+        self._energies: FloatArray = np.zeros(columns)
+        self._sketch: Any = self.device.zeros((columns, 1 + n_features))
+
+    @property
+    def device(self) -> Device:
+        """Where its arrays are, and the panels that it takes."""
+        return self._workspace.device
+
+    def update(self, panel: Any, start: int) -> None:
+        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, first column 1 (or a row of zeros, left out)."""
+        n_rows = panel.shape[0]
+        if n_rows == 0:
+            return
+        xp, device = self.device.xp, self.device
+        mark_nonzero(self._nonzero, panel, device)
+        self.n_rows += round(float(xp.sum(panel[:, 0])))
+        self._sums += device.download(xp.sum(panel[:, 1:], axis=0))
+        self.chain = max(self.chain, n_rows) + (self.chain > 0)
+        squares = np.array(device.download(device.squared_lengths(panel[:, 1:])))
+        self.weight = math.hypot(self.weight, _norm(squares))
+        signs = device.upload(signed_runs.signs(self.seed, start, start + n_rows))
+        signed = self._workspace.array("signed", (signed_runs.run_rows(self.columns), 1 + self.n_features))
+        for piece in signed_runs.pieces(self.seed, self.columns, start, start + n_rows):
+            rows, places = slice(piece.start - start, piece.stop - start), slice(piece.place, piece.end)
+            out = signed[: piece.stop - piece.start, :]
+            device.scale(panel[rows, :], signs[rows], out)
+            self._sketch[places, :] += out
+            self._energies[places] += squares[rows]
+            self.runs += 1
+            self.additions += 1
+
+    def merge(self, other: Self) -> Self:
+        """Return the accumulator of both sets of rows; neither argument changes."""
+        if type(other) is not type(self) or self._key != other._key:
+            raise UsageError(
+                f"a row sketch of width {other.n_features} by {other.columns} rows of seed {other.seed} cannot join "
+                f"one of width {self.n_features} by {self.columns} of seed {self.seed}"
+            )
+        check_device(self.device, other.device)
+        merged = type(self).__new__(type(self))
+        merged.__dict__ |= (other if self.chain == 0 else self).__dict__
+        merged._sketch, merged._energies = self._sketch + other._sketch, self._energies + other._energies
+        merged._nonzero, merged._sums = self._nonzero | other._nonzero, self._sums + other._sums
+        merged.n_rows, merged.runs = self.n_rows + other.n_rows, self.runs + other.runs
+        merged.weight = math.hypot(self.weight, other.weight)
+        if self.chain and other.chain:
+            merged.chain = max(self.chain, other.chain) + 1
+            merged.additions = max(self.additions, other.additions) + 1
+        return merged
+
+    @property
+    def _key(self) -> tuple[int, int, int]:
+        return self.n_features, self.columns, self.seed
+
+    def prefix(self, n_features: int) -> Self:
+        """Refuse: rows weigh by all features together."""
+        raise UsageError("how the rows weigh by the first features alone is not known to a sketch; leave dims out")
+
+    def values(self, *, centered: bool) -> FloatArray:
+        """Return the singular values of the sketch alone, of the energy of the rows."""
+        spectrum = self.spectrum(unit_roundoff=U)
+        return (spectrum.centered if centered else spectrum.raw).values
+
+    def sums(self) -> FloatArray:
+        """Return the sum of the rows, shape ``(D,)``."""
+        return self._sums.copy()
+
+    def spectrum(self, *, unit_roundoff: float) -> Spectrum:
+        """Return the singular values of the sketch and of its foldings, raw and centred; changes nothing.
+
+        The consistent set is what the energy alone tells.
+        """
+        n_rows, energy = max(1, self.n_rows), float(self._energies.sum())
+        longest = max(self.chain + self.columns, self.additions)
+        totals = Totals(n_rows, energy, self._sums, chain=longest, rows_error=self.rows_error)
+        scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # squares of squares stay among the doubles
+        sketch = self._sketch * scale
+        moved = (totals.g + self.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
+        sides = []
+        for is_centered in (False, True):
+            rows = sketch[:, 1:]
+            if is_centered:
+                rows = rows - sketch[:, :1] * self.device.upload(self._sums / n_rows)[None, :]
+            ends = totals.ends(centered=is_centered)
+            sides.append(self._side(rows, ends, (1.0 + 2.0 * is_centered) * moved, is_centered))
+        grounds = (
+            f"measured: a row sketch of {self.columns:,} rows, seed {self.seed}, the bias and the error of which are "
+            "told by folding it; that they hold is proved by simulation"
+        )
+        return Spectrum(
+            sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
+            totals.row_sum, "measured", _CONFIDENCE, grounds, ("arithmetic", "approximation"),
+        )  # fmt: skip
+
+    def _side(self, rows: Any, energy: tuple[float, float], moved: float, is_centered: bool) -> SingularValues:
+        """Return what sketched rows tell.
+
+        Parameters
+        ----------
+        rows
+            Shape ``(m, D)``.
+        energy
+            Least and most that the squares of the true singular values add up to.
+        moved
+            Most that rounding moved the rows by, in the Frobenius norm.
+        """
+        size = min(self.n_rows, self.n_features)
+        n_zeros = max(size - int(np.count_nonzero(self._nonzero)), int(is_centered and self.n_rows <= self.n_features))
+        n_live = size - n_zeros
+        total = (energy[0] + energy[1]) / 2.0
+        if n_live <= 0 or total == 0.0:
+            return sketch_spectrum.nothing(size)
+        squares, margin = _squares(rows, self.device)
+        trace = float(squares.sum())
+        if trace == 0.0:
+            return sketch_spectrum.nothing(size)
+        error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.columns + 8) * trace + margin
+
+        def of_energy(found: FloatArray) -> FloatArray:
+            """Return singular values whose squares are those, scaled so that they add up to the energy."""
+            values = np.sqrt(found[:n_live] * (total / float(found[:n_live].sum())))
+            return np.concatenate([values, np.zeros(n_zeros)])
+
+        values = of_energy(squares)
+        upper = np.sqrt(energy[1] / np.arange(1, size + 1)) * (1.0 + 4.0 * size * U)
+        lower = np.zeros(size)
+        lower[0] = min(math.sqrt(energy[0] / n_live) * (1.0 - 4.0 * U), values[0])
+        box = Box(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
+        reason = self._reason(rows, squares, is_centered)
+        if reason is not None:
+            return SingularValues(values, box, folds=Folds((), (), (0.0, 0.0, 0.0), 0.0, reason))
+        halves, quarters = folded(rows, self.device, self.seed, lambda one: of_energy(_squares(one, self.device)[0]))
+        pairs = meetings(self._energies, self.weight, self.seed)
+        return SingularValues(values, box, folds=Folds(halves, quarters, pairs, error * total / trace))
+
+    def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
+        """Say why no number can be told from the sketch; None where it can."""
+        energy, gram = float(self._energies.sum()), "read them with --method gram"
+        if energy < _SMALL_ENERGY:
+            return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
+        n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.columns
+        if n_effective < wanted:
+            weigh = f"the rows weigh as {n_effective:,.0f} of equal length"
+            return f"{weigh}, and a sketch of {self.columns:,} rows takes {wanted:,} (4 a row of it): {gram}"
+        if is_centered:  # how the rows weigh about the mean was not counted; a few that do show in the sketch's own
+            lengths = np.array(self.device.download(self.device.squared_lengths(rows)))
+            spread = 2.0 * float((squares**2).sum()) / float(squares.sum()) ** 2
+            if self.columns * float((lengths**2).sum()) / float(lengths.sum()) ** 2 - 1.0 - spread > _LARGEST_EXCESS:
+                return f"about the mean, most of the rows weigh little beside a few: {gram}"
+        return None
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
+        counts: dict[str, Array] = {name: np.array(getattr(self, name), dtype=_kind(name)) for name in _COUNTS}
+        return counts | {
+            "sketch": np.array(self.device.download(self._sketch)), "energies": self._energies.copy(),
+            "sums": self._sums.copy(), "nonzero": self._nonzero.copy(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
+        """Return the accumulator that ``to_arrays`` described, there."""
+        counts = {name: arrays[name].item() for name in _COUNTS}
+        made = cls(
+            counts["n_features"], Workspace(device), columns=counts["columns"], seed=counts["seed"],
+            rows_error=counts["rows_error"],
+        )  # fmt: skip
+        for name, value in counts.items():
+            setattr(made, name, value)
+        made._sketch = device.upload(np.array(arrays["sketch"]))
+        made._energies[:], made._sums[:], made._nonzero[:] = arrays["energies"], arrays["sums"], arrays["nonzero"]
+        return made
+
+
+def _norm(values: FloatArray) -> float:
+    """Return the Euclidean norm of values whose squares may be beyond the doubles."""
+    largest = float(values.max())
+    return largest * math.sqrt(float(((values / largest) ** 2).sum())) if largest else 0.0
+
+
+def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
+    """Return the squares of the singular values of sketched rows, descending, and the eigensolver's margin."""
+    xp = device.xp
+    gram = rows.T @ rows
+    trace = math.fsum(device.download(xp.linalg.diagonal(gram)).tolist())
+    found = device.eigenvalues(gram)
+    margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
+    check_trace(found, trace, found.size * margin + 4.0 * found.size * U * trace)
+    return np.maximum(found, 0.0), margin
+
+
+def _kind(name: str) -> type:
+    return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64

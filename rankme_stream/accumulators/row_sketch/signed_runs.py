@@ -1,0 +1,66 @@
+"""Where the rows of a source are added to a row sketch, and with what signs: a matter of seed and row number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from rankme_stream.numerics import counter_rng
+from rankme_stream.numerics.dtypes import Array, FloatArray
+
+_TILE_ROWS = 1024  # rows for which random numbers are drawn at once
+_LONGEST_RUN = 256
+_RUNS_A_SKETCH = 32  # a run is at most that part of the sketch, so that a fold of it in four is a sketch as well
+_ROTATIONS = 2**62  # place of those of a tile, beside its signs'
+
+
+class Piece(NamedTuple):
+    """Rows [start, stop) of the source, added to rows [place, end) of the sketch."""
+
+    start: int
+    stop: int
+    place: int
+    end: int
+
+
+def pieces(seed: int, sketch_rows: int, start: int, stop: int) -> Iterator[Piece]:
+    """Yield where rows [start, stop) are added: runs of them, cut where they come round the end of the sketch."""
+    length = run_rows(sketch_rows)
+    row = start
+    while row < stop:
+        run, first = divmod(row, length)
+        end = min(stop, (run + 1) * length)
+        tile, number = divmod(run, _TILE_ROWS // length)
+        place = (int(_rotations(seed, sketch_rows, tile)[number]) + first) % sketch_rows
+        cut = min(end, row + sketch_rows - place)
+        yield Piece(row, cut, place, place + cut - row)
+        if cut < end:
+            yield Piece(cut, end, 0, end - cut)
+        row = end
+
+
+def signs(seed: int, start: int, stop: int) -> FloatArray:
+    """Return the signs of rows [start, stop)."""
+    first = start // _TILE_ROWS
+    every = [_tile_signs(seed, tile) for tile in range(first, -(-stop // _TILE_ROWS))]
+    return np.concatenate(every)[start - first * _TILE_ROWS : stop - first * _TILE_ROWS]
+
+
+def run_rows(sketch_rows: int) -> int:
+    """Return the rows of a run: a power of two, at most a 32nd of the sketch where that is one."""
+    wanted = max(1, sketch_rows // _RUNS_A_SKETCH)
+    return min(_LONGEST_RUN, 1 << (wanted.bit_length() - 1))
+
+
+@lru_cache(maxsize=64)
+def _rotations(seed: int, sketch_rows: int, tile: int) -> Array:
+    """Return where each run of a tile of rows begins."""
+    return counter_rng.integers((_TILE_ROWS // run_rows(sketch_rows),), sketch_rows, seed=seed, place=_ROTATIONS + tile)
+
+
+@lru_cache(maxsize=64)
+def _tile_signs(seed: int, tile: int) -> FloatArray:
+    return counter_rng.signs((_TILE_ROWS,), seed=seed, place=tile)

@@ -1,0 +1,403 @@
+"""The ``rankme`` command: arguments in, tables and JSON out, one line for every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from rankme_stream import __version__
+from rankme_stream.cli import console
+from rankme_stream.cli import options as shared
+from rankme_stream.cli.signals import Signal, Signals
+from rankme_stream.errors import (
+    CheckpointWarning,
+    LimitError,
+    OutputError,
+    RankMeError,
+    SourceFormatError,
+    ToleranceWarning,
+)
+
+if TYPE_CHECKING:
+    from rankme_stream.measuring.saved_results import Entry
+    from rankme_stream.passes.state.pass_state import State
+    from rankme_stream.results.comparable_run import Run
+    from rankme_stream.results.measurement import Measurement
+
+Check = Callable[[], None]  # raises for a signal that arrived
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rankme")
+def cli() -> None:
+    """Effective rank of embedding dumps: every row, one pass, bounded memory."""
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@shared.pass_options
+@shared.passes_option
+@shared.device_option
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.group_option
+@shared.missing_option
+@shared.nonfinite_option
+@shared.engine_options
+@shared.checkpoint_option
+@shared.json_option
+@shared.quiet_option
+@click.option("--verbose", is_flag=True, help="Print the plan before the pass, on stderr.")
+@click.pass_obj
+def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
+    """Score SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
+    _score(check, sources, json_file, **options)
+
+
+@cli.command()
+@click.argument("source")
+@shared.pass_options
+@shared.passes_option
+@shared.seed_option
+@shared.sample_option
+@shared.device_option
+@shared.group_option
+@shared.checkpoint_option
+@click.option(
+    "--tasks-for",
+    "threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also tell the tasks for a Dask cluster of N threads, each with the memory given.",
+)
+@shared.json_option
+def plan(source: str, json_file: str | None, debug: bool, threads: int | None, **options: Any) -> None:
+    """Print what scoring SOURCE would read and hold; reads metadata only."""
+    from rankme_stream.measuring.execute import plan as make_plan
+    from rankme_stream.passes.engines.dask.schedule import schedule_for
+
+    if threads is not None:
+        options["workers"] = 1
+    planned = make_plan(source, **options)
+    document = planned.to_dict()
+    if threads is not None:
+        document["schedule"] = schedule_for(planned, threads).to_dict()
+    if json_file is None:
+        console.print_out(console.plan_table(source, document))
+    else:
+        console.write(json_file, json.dumps(document, indent=2) + "\n")
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--part", type=shared.Part(), required=True, help="The I-th of N parts of the rows, counted from 0.")
+@click.option("--state", "state_file", required=True, type=click.Path(), help="File to keep what was read in.")
+@shared.pass_options
+@shared.seed_option
+@shared.device_option
+@shared.group_option
+@shared.missing_option
+@shared.nonfinite_option
+@shared.quiet_option
+@click.pass_obj
+def segment(
+    check: Check | None, /, source: str, part: tuple[int, int], state_file: str, quiet: bool, debug: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Read one part of SOURCE into a state file, for `rankme merge`; goes on from the file where there is one."""
+    from rankme_stream.measuring.execute import segment as read_segment
+
+    with console.Reporter(quiet, check) as progress:
+        found = read_segment(source, part=part, state=state_file, progress=progress, **options)
+    if not quiet:
+        rows = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in found.covered) or "none: fewer segments"
+        console.print_out(f"{state_file}: part {part[0]}/{part[1]} of {source}, rows {rows}")
+
+
+@cli.command()
+@click.argument("states", nargs=-1, required=True, type=click.Path(), metavar="STATE...")
+@click.option("--state", "state_file", type=click.Path(), help="Also write the pass, whole or not, to this file.")
+@shared.tolerance_option
+@shared.dims_option
+@shared.json_option
+@shared.quiet_option
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def merge(
+    states: tuple[str, ...], state_file: str | None, tolerance: float, dims: tuple[int, ...], json_file: str | None,
+    quiet: bool, debug: bool,
+) -> None:  # fmt: skip
+    """Put parts of a pass together and score them: the same bits as one pass."""
+    from rankme_stream.measuring.api import measure_state
+    from rankme_stream.passes.state.pass_state import load_state, merge_states, save_state
+
+    if json_file is not None:
+        console.check_writable(json_file)
+    whole = merge_states((load_state(name) for name in states), states)
+    if state_file is not None:
+        save_state(state_file, whole)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ToleranceWarning)
+        measurement = measure_state(whole, tolerance=tolerance, dims=dims)
+    _show(measurement, json_file, quiet)
+    if json_file is not None:
+        console.write(json_file, measurement.to_json() + "\n")
+    if worst := _told(caught):
+        raise click.exceptions.Exit(worst)
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def show(file: str, debug: bool) -> None:
+    """Print FILE, a JSON result or a state file, as a table."""
+    from rankme_stream.measuring.saved_results import read_results
+
+    found = read_results(file)
+    if isinstance(found, list):
+        _show_documents(file, found)
+    else:
+        _show_state(found)
+
+
+def _show_state(state: State) -> None:
+    from rankme_stream.measuring.api import measure_state
+
+    if state.missing:
+        console.print_out(console.state_table(state))
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)  # no tolerance was asked for
+        console.print_out(str(measure_state(state)))
+
+
+def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
+    from rankme_stream.results.measurement import table
+
+    for number, document in enumerate(documents):
+        if number:
+            console.print_out("")
+        if "error" in document:
+            console.print_out(f"{document['source']['uri']}\nrankme: error: {document['error']['message']}")
+            continue
+        try:
+            console.print_out(table(document))
+        except (KeyError, TypeError) as error:
+            raise SourceFormatError(f"{file} is damaged: {error} is absent or of another type") from None
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE_OR_RESULT...")
+@shared.comparison_options
+@shared.pass_options
+@shared.passes_option
+@shared.device_option
+@shared.group_option
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.missing_option
+@shared.nonfinite_option
+@shared.json_option
+@shared.quiet_option
+@click.pass_obj
+def compare(
+    check: Check | None, /, sources: tuple[str, ...], metric: str, scores_file: str | None, rule: str | None,
+    allow_mixed: bool, json_file: str | None, quiet: bool, debug: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Rank runs: dumps, which are scored first, JSON results and state files."""
+    from rankme_stream.measuring.saved_results import entries
+    from rankme_stream.results.comparable_run import check_metric, options_for
+    from rankme_stream.results.compare import compare as compare_runs
+    from rankme_stream.results.downstream_scores import matched, read_scores
+
+    check_metric(metric)
+    if json_file is not None:
+        console.check_writable(json_file)
+    named = [entry for source in sources for entry in entries(source)]
+    lines = None
+    if scores_file is not None:  # before hours are spent on what it does not name
+        lines = matched(read_scores(scores_file), [(entry.uri, entry.place) for entry in named])
+    found, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
+    if not found:
+        raise click.exceptions.Exit(worst)
+    comparison = compare_runs(
+        list(found.values()), metric=metric, scores=None if lines is None else [lines[place] for place in found],
+        selects=rule is not None, allow_mixed=allow_mixed, confidence=options["confidence"], seed=options["seed"],
+        left_out=left_out,
+    )  # fmt: skip
+    shown = list(comparison.selected) if quiet else [str(comparison)]
+    if json_file != "-" and shown:
+        console.print_out("\n".join(shown))
+    if json_file is not None:
+        console.write(json_file, json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _runs(
+    entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
+) -> tuple[dict[int, Run], list[dict[str, Any]], int]:
+    """Return the runs by their place among the entries, what has no result as an error, and the exit code."""
+    from rankme_stream.results.comparable_run import Run
+
+    runs: dict[int, Run] = {}
+    left_out, worst = [], 0
+    for place, entry in enumerate(entries):
+        try:
+            with console.Reporter(quiet, check) as progress, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                runs[place] = Run.of(entry.document(progress=progress, **options), entry.place)
+        except RankMeError as error:
+            if len(entries) == 1 or debug:
+                raise
+            console.report(error)
+            worst = max(worst, error.exit_code)
+            left_out.append({"source": {"uri": entry.uri}, "error": _described(error)})
+            continue
+        worst = max(worst, _told(caught))
+    return runs, left_out, worst
+
+
+def _described(error: RankMeError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
+
+
+@cli.command()
+@shared.pass_options
+@shared.passes_option
+@shared.device_option
+@shared.tolerance_option
+@shared.sample_options
+@shared.dims_option
+@shared.json_option
+@shared.quiet_option
+@click.pass_obj
+def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
+    """Score the bundled dump: 4,096 real sentence embeddings."""
+    bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
+    _score(
+        check, (f"{bundled}::embeddings",), json_file, missing="error", nonfinite="error", checkpoint=None,
+        verbose=False, engine="local", client=None, **options,
+    )  # fmt: skip
+
+
+def _score(
+    check: Check | None, /, sources: tuple[str, ...], json_file: str | None, *, quiet: bool, verbose: bool,
+    debug: bool, checkpoint: str | None, **options: Any,
+) -> None:  # fmt: skip
+    from rankme_stream.measuring.batch import shared_client
+
+    output = console.Documents(json_file, is_many=len(sources) > 1)
+    worst = 0
+    with shared_client(**options) if len(sources) > 1 else nullcontext(options["client"]) as client:
+        options["client"] = client
+        for source in sources:
+            try:
+                kept = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
+                if verbose:
+                    click.echo(_plan_of(source, kept, options), err=True)
+                with (
+                    console.Reporter(quiet, check) as progress,
+                    warnings.catch_warnings(record=True) as caught,
+                ):
+                    warnings.simplefilter("always")
+                    measurement = _measured(source, progress=progress, checkpoint=kept, **options)
+            except RankMeError as error:
+                if len(sources) == 1 or debug:
+                    raise
+                console.report(error)
+                worst = max(worst, error.exit_code)
+                output.add({"schema_version": 1, "source": {"uri": source}, "error": _described(error)})
+                continue
+            _show(measurement, json_file, quiet)
+            output.add(measurement.to_dict())
+            worst = max(worst, _told(caught))
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _measured(source: str, **options: Any) -> Measurement:
+    from rankme_stream.measuring.api import measure
+
+    return measure(source, **options)
+
+
+def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
+    """Return the file for a source: the one given, or one in the folder given."""
+    from rankme_stream.measuring.batch import checkpoint_in
+
+    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
+        return str(checkpoint_in(Path(checkpoint), source))
+    return checkpoint
+
+
+def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
+    from rankme_stream.measuring.execute import plan as make_plan
+
+    asked = (
+        "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
+        "groups", *(["device"] if options["engine"] == "local" else []),
+    )  # fmt: skip
+    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
+    return console.plan_table(source, planned.to_dict())
+
+
+def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:
+    if json_file != "-" and not quiet:
+        console.print_out(str(measurement) + "\n")
+
+
+def _told(caught: list[warnings.WarningMessage]) -> int:
+    """Print our warnings as errors, pass on others; return the exit code."""
+    kinds: dict[type[Warning], Callable[[str], RankMeError]] = {
+        ToleranceWarning: LimitError,
+        CheckpointWarning: OutputError,
+    }
+    worst = 0
+    for warning in caught:
+        kind = next((kind for kind in kinds if issubclass(warning.category, kind)), None)
+        if kind is None:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            continue
+        error = kinds[kind](str(warning.message))
+        console.report(error)
+        worst = max(worst, error.exit_code)
+    return worst
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: worker threads may be deep inside a decode that nobody waits for any more."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with the code that INTERFACE promises."""
+    try:
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=Signals().check)
+    except RankMeError as error:
+        if "--debug" in (sys.argv if arguments is None else arguments):
+            raise
+        console.report(error)
+        code = error.exit_code
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        click.echo(f"rankme: error: {error.format_message()}", err=True)
+        code = error.exit_code
+    except Signal as arrived:
+        what = "interrupted" if arrived.number == signal.SIGINT else "terminated"
+        rest = "; ".join(getattr(arrived, "__notes__", ["the pass gives no result"]))
+        click.echo(f"rankme: error: {what}; {rest}", err=True)
+        _leave(128 + arrived.number)
+    sys.exit(code)

@@ -1,1 +1,0 @@
-"""Engines run a plan: thin adapters over the one loop in ``passes``."""

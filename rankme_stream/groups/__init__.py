@@ -1,0 +1,1 @@
+"""Rows kept apart by label, their scores and LiDAR."""

@@ -1,0 +1,213 @@
+"""What is kept of the rows of one group: the rows while they are few, then their Gram; at last, what they came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.groups.row_gram import FewRows
+from rankme_stream.groups.within_scatter import Scatter
+from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+
+_PANEL_ROWS = 1024
+_GROUNDS = "certified: worst case of the sums, margin of the eigensolver"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A group some rows of which are still to come.
+
+    A group keeps its rows, as they are stored, as long as there are no more of them than features, and its Gram matrix
+    from then on. So what a node of the merge tree holds of a group depends on the node's rows alone.
+
+    Attributes
+    ----------
+    batch
+        That the group is in.
+    n_expected, n_seen
+        Rows of the group in the whole pass, and those that were met here, rows left out included.
+    pieces
+        Rows in order, shape ``(n, D)`` each; none once there is a Gram.
+    gram
+        Of the rows; None as long as they are kept.
+    """
+
+    batch: int
+    n_expected: int
+    n_seen: int
+    pieces: tuple[Array, ...]
+    gram: GramAccumulator | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no row is to come."""
+        return self.n_seen == self.n_expected
+
+    @property
+    def n_rows(self) -> int:
+        """Rows kept, or in the Gram."""
+        return sum(map(len, self.pieces)) if self.gram is None else self.gram.n_rows
+
+    def settled(self, n_features: int, scratch: Workspace) -> Open:
+        """Return the same with a Gram, where the rows are more than the features."""
+        if self.gram is not None or self.n_rows <= n_features:
+            return self
+        return replace(self, pieces=(), gram=self._gram(n_features, scratch))
+
+    def _gram(self, n_features: int, scratch: Workspace) -> GramAccumulator:
+        if self.gram is not None:
+            return self.gram
+        gram = GramAccumulator(n_features)  # which would keep the scratch that it was given
+        rows = self._rows(n_features) if len(self.pieces) != 1 else self.pieces[0]
+        panel = scratch.room("group panel", (min(_PANEL_ROWS, len(rows)), n_features + 1))
+        panel[:, 0] = 1.0
+        for start in range(0, len(rows), _PANEL_ROWS):
+            some = rows[start : start + _PANEL_ROWS]
+            filled = panel[: len(some), :]
+            filled[:, 1:] = some
+            for part in gram.parts:
+                gram.update_part(part, filled, scratch)
+            gram.count(filled)
+        return gram
+
+    def _rows(self, n_features: int) -> Array:
+        return np.concatenate(self.pieces) if self.pieces else np.empty((0, n_features), np.float32)
+
+    def merge(self, other: Open, n_features: int, scratch: Workspace) -> Open:
+        """Return both joined, those of ``other`` behind; neither changes."""
+        n_seen = self.n_seen + other.n_seen
+        if self.gram is None and other.gram is None:
+            both = replace(self, n_seen=n_seen, pieces=self.pieces + other.pieces)
+            return both.settled(n_features, scratch)
+        gram = self._gram(n_features, scratch).merge(other._gram(n_features, scratch))
+        return replace(self, n_seen=n_seen, pieces=(), gram=gram)
+
+    def close(self, n_features: int, scatter: Scatter, unit_roundoff: float) -> tuple[Closed, FloatArray]:
+        """Return what all rows of the group came to, and count them in a scatter.
+
+        Also the rows less their mean, for the caller to add to the scatter; none where a Gram was added.
+        """
+        nothing = np.empty((0, n_features))
+        if self.gram is not None:
+            lower, error = self.gram.about_mean()
+            scatter.add_matrix(lower, error)
+            scatter.count(self.gram.n_rows)
+            mean, mean_error = self.gram.sums() / self.gram.n_rows, self.gram.mean_error
+            spectrum = self.gram.spectrum(unit_roundoff=unit_roundoff)
+            return Closed(self.batch, self.gram.n_rows, mean, mean_error, spectrum), nothing
+        if self.n_rows == 0:
+            return Closed(self.batch, 0, np.zeros(n_features), 0.0, None), nothing
+        few = FewRows(self._rows(n_features).astype(np.float64))
+        closed = Closed(
+            self.batch, few.n_rows, few.mean, few.mean_error, few.spectrum(unit_roundoff=unit_roundoff)
+        )  # fmt: skip
+        if few.n_rows == 1:  # the row is the mean: nothing is known of how others would lie about it
+            return closed, nothing
+        scatter.count(few.n_rows, few.scatter_error)
+        return closed, few.centered
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A group all rows of which are in.
+
+    Attributes
+    ----------
+    n_rows
+        Rows that were kept; 0 where each was left out.
+    mean, mean_error
+        Of the rows, shape ``(D,)``, and a bound on the Euclidean norm of its error.
+    spectrum
+        Of the rows; None where there are none.
+    """
+
+    batch: int
+    n_rows: int
+    mean: FloatArray
+    mean_error: float
+    spectrum: Spectrum | None
+
+
+def pack_open(groups: Sequence[Open], n_features: int) -> dict[str, Array]:
+    """Return open groups as arrays; ``unpack_open`` gives the same bits back."""
+    pieces = [piece for group in groups for piece in group.pieces]
+    grams = [group.gram.to_arrays() for group in groups if group.gram is not None]
+    kept = [-1 if group.gram is not None else group.n_rows for group in groups]
+    packed = (n_features + 1) * (n_features + 2) // 2
+    return {
+        "counts": np.array([(one.batch, one.n_expected, one.n_seen) for one in groups], np.int64).reshape(-1, 3),
+        "kept": np.array(kept, np.int64),
+        "rows": np.concatenate(pieces) if pieces else np.empty((0, n_features), np.float32),
+        "chains": np.array([one["chain"] for one in grams], np.int64),
+        "grams": np.array([one["gram"] for one in grams]).reshape(-1, packed),
+        "nonzero": np.array([one["nonzero"] for one in grams], bool).reshape(-1, n_features),
+    }
+
+
+def unpack_open(arrays: dict[str, Array]) -> list[Open]:
+    """Return the groups that ``pack_open`` described."""
+    groups, start, n_grams = [], 0, 0
+    n_features = arrays["nonzero"].shape[1]
+    for (batch, n_expected, n_seen), n_kept in zip(arrays["counts"].tolist(), arrays["kept"].tolist(), strict=True):
+        if n_kept < 0:
+            described = {name: arrays[key][n_grams] for name, key in _GRAM}
+            described |= {"n_features": np.array(n_features), "rows_error": np.array(0.0)}
+            groups.append(Open(batch, n_expected, n_seen, (), GramAccumulator.from_arrays(described)))
+            n_grams += 1
+            continue
+        piece = arrays["rows"][start : start + n_kept].copy()  # a slice would keep all rows alive
+        groups.append(Open(batch, n_expected, n_seen, (piece,) if n_kept else ()))
+        start += n_kept
+    return groups
+
+
+_GRAM = (("chain", "chains"), ("gram", "grams"), ("nonzero", "nonzero"))
+
+
+def pack_closed(groups: Sequence[Closed], n_features: int) -> dict[str, Array]:
+    """Return closed groups as arrays; ``unpack_closed`` gives the same bits back."""
+    found = [group.spectrum for group in groups if group.spectrum is not None]
+    sides = {"raw": [one.raw for one in found], "centered": [one.centered for one in found]}
+    return {
+        "counts": np.array([(one.batch, one.n_rows) for one in groups], np.int64).reshape(-1, 2),
+        "means": np.array([one.mean for one in groups]).reshape(-1, n_features),
+        "mean_errors": np.array([one.mean_error for one in groups]),
+        "row_sums": np.array([one.row_sum for one in found]).reshape(-1, 2),
+        "unit_roundoffs": np.array([one.unit_roundoff for one in found]),
+    } | {
+        side: np.concatenate(
+            [np.stack([one.values, one.consistent.lower, one.consistent.upper]) for one in values]
+            or [np.empty((3, 0))],
+            axis=1,
+        )
+        for side, values in sides.items()
+    }  # fmt: skip
+
+
+def unpack_closed(arrays: dict[str, Array]) -> list[Closed]:
+    """Return the groups that ``pack_closed`` described."""
+    groups: list[Closed] = []
+    n_features, start, place = arrays["means"].shape[1], 0, 0
+    for number, (batch, n_rows) in enumerate(arrays["counts"].tolist()):
+        spectrum = None
+        if n_rows:
+            stop = start + min(n_rows, n_features)
+            raw, centered = (arrays[side][:, start:stop].copy() for side in ("raw", "centered"))
+            low, high = arrays["row_sums"][place].tolist()
+            spectrum = Spectrum(
+                _side(raw), _side(centered), n_rows, n_features, float(arrays["unit_roundoffs"][place]), (low, high),
+                "certified", 1.0, _GROUNDS,
+            )  # fmt: skip
+            start, place = stop, place + 1
+        mean, error = arrays["means"][number].copy(), float(arrays["mean_errors"][number])
+        groups.append(Closed(batch, n_rows, mean, error, spectrum))
+    return groups
+
+
+def _side(packed: FloatArray) -> SingularValues:
+    return SingularValues(packed[0], Box(packed[1], packed[2]))

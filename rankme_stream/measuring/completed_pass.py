@@ -1,0 +1,49 @@
+"""What one pass came to: every row counted, its spectrum, and RankMe with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.spectra.estimates import Estimate, estimate_rankme, is_within
+from rankme_stream.spectra.spectrum import Spectrum
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over the rows came to."""
+
+    plan: Plan
+    partial: Partial
+    spectrum: Spectrum
+    rankme: Estimate
+    confidence: float
+
+    @classmethod
+    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str, confidence: float) -> Pass:
+        """Return the pass that came to that, every row of the plan counted."""
+        check_count(partial, plan.row_stop - plan.row_start, missing)
+        spectrum = partial.spectrum("raw", unit_roundoff, confidence)
+        return cls(plan, partial, spectrum, estimate_rankme(spectrum), confidence)
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether RankMe's interval is as narrow as that, relative to RankMe."""
+        return is_within(self.rankme, self.spectrum, tolerance)
+
+    def describe(self) -> dict[str, Any]:
+        """Return its arithmetic and what it left open."""
+        told = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
+        return told | ({"turn": self.plan.turn} if self.plan.turn else {})
+
+
+def check_count(partial: Partial, n_rows: int, missing: str) -> None:
+    """Raise if not every row is either in or counted as left out."""
+    audit = partial.audit
+    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
+    n_kept = partial.accumulators["raw"].n_rows
+    in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
+    if n_kept + left_out != n_rows or in_groups != n_kept:
+        raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

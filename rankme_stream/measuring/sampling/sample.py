@@ -1,0 +1,265 @@
+"""Some units of a source, in groups, and what they tell of all rows."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.measuring.pass_runner import Reader
+from rankme_stream.measuring.placement import Report
+from rankme_stream.measuring.sampling.replicates import Jackknife, Spread, merged, with_spread
+from rankme_stream.passes.engines import local
+from rankme_stream.passes.planning import sample_design
+from rankme_stream.passes.planning.plan import Plan, largest_unit
+from rankme_stream.passes.planning.sample_design import Design
+from rankme_stream.passes.state.partial_result import Partial, Rung
+from rankme_stream.spectra.estimates import Estimate, Metric
+from rankme_stream.spectra.spectrum import Spectrum
+
+# Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave 1/64; a larger
+# bias says that neighbouring rows are so alike that fewer count, and then it does not fall like 1/n.
+_LARGEST_BIAS = 1 / 48
+# In standard errors. Below it chance moves RankMe as much as the bias does, and refusing by the bias would keep the
+# samples where chance made it small.
+_BIAS_TOLD = 1.5
+_EMPTY_GROUP = "so many rows were left out that a group has none"
+
+
+class _InOrder:
+    """Partial results of units, merged into their groups in the order of the units, whoever finishes first."""
+
+    def __init__(self, groups: dict[int, Partial], units: Mapping[int, int]) -> None:
+        self._groups, self._units = groups, units
+        self._waiting = iter(units)
+        self._next = next(self._waiting, None)
+        self._done: dict[int, Partial] = {}
+        self._lock = threading.Lock()
+
+    def add(self, unit: int, partial: Partial) -> None:
+        with self._lock:
+            self._done[unit] = partial
+            while self._next is not None and self._next in self._done:
+                group, done = self._units[self._next], self._done.pop(self._next)
+                self._groups[group] = self._groups[group].merge(done) if group in self._groups else done
+                self._next = next(self._waiting, None)
+
+
+def _not_told(metric: Metric, spread: Spread | None) -> str | None:
+    """Say why a sample does not tell a metric; None where it does."""
+    if spread is None:
+        return "a part of the rows tells too little of the smallest singular values"
+    if abs(spread.bias) > metric.largest_bias * spread.standard_error:
+        return "singular values lie too close together for their order to be told from these rows"
+    return None
+
+
+class _View:
+    """What the units read so far tell; nothing is merged or solved twice."""
+
+    def __init__(self, groups: Mapping[int, Partial], workers: int, unit_roundoff: float) -> None:
+        self.groups = [groups[group] for group in sorted(groups)]
+        self._workers, self._unit_roundoff = workers, unit_roundoff
+        self._jackknives: dict[str, Jackknife] = {}
+
+    @cached_property
+    def whole(self) -> Partial:
+        return merged(self.groups)
+
+    def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
+        """Return the replicates of the rows (``raw``) or unit rows (``unit``), or of the first features of them."""
+        if kind in self._jackknives and n_features is None:
+            return self._jackknives[kind]
+        groups = [_part(group, kind, n_features) for group in self.groups]
+        whole = _part(self.whole, kind, n_features)
+        made = Jackknife(groups, whole, self._workers, unit_roundoff=self._unit_roundoff)
+        if n_features is None:
+            self._jackknives[kind] = made
+        return made
+
+    @cached_property
+    def rankme(self) -> Spread | str:
+        """The spread of RankMe, or why no interval can be stated."""
+        lengths, jackknife = self.whole.lengths, self.jackknife("raw")
+        wanted = sample_design.ROWS_A_FEATURE * jackknife.whole.n_features
+        if not lengths.squares:
+            return "every row that was read is zero"
+        if not lengths.effective_rows >= wanted:  # nan is too few
+            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
+            return f"{few}, and an interval takes {wanted:,} (8 a feature)"
+        if jackknife.has_empty_group:
+            return _EMPTY_GROUP
+        effective = self._effective_groups
+        if not effective >= len(self.groups) / 2:
+            return f"the {len(self.groups)} groups of rows weigh as {effective:.1f} of equal length, too few to compare"
+        if jackknife.spectrum.raw.values[0] == 0.0:
+            return "the arithmetic cannot tell the rows that were read from zeros"
+        value, spread = jackknife.rankme()
+        if not abs(spread.bias) <= max(_LARGEST_BIAS * value, _BIAS_TOLD * spread.standard_error):
+            return (
+                f"RankMe of the rows read is off by about {abs(spread.bias) / value:.0%}, too much to be corrected for"
+            )
+        return spread
+
+    @property
+    def _effective_groups(self) -> float:
+        exponent = self.whole.lengths.exponent
+        squares = [group.lengths.at(max(exponent, group.lengths.exponent)).squares for group in self.groups]
+        return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
+
+
+def _part(partial: Partial, kind: str, n_features: int | None) -> Accumulator:
+    accumulator = partial.accumulators[kind]
+    return accumulator if n_features is None else accumulator.prefix(n_features)
+
+
+class Sample:
+    """Some units of a source in groups, by one arithmetic; grows.
+
+    Attributes
+    ----------
+    units_read
+        How many of the design's units are in.
+    rows_decoded
+        Rows of the chunks that were decoded for them; those decoded again later are counted again.
+    done
+        Rows, bytes and seconds of reading so far.
+    """
+
+    def __init__(self, reader: Reader, rung: Rung, design: Design, *, confidence: float, population: bool) -> None:
+        self.design, self.confidence, self.population = design, confidence, population
+        self.units_read = self.rows_decoded = 0
+        self.done = local.Progress(0, 0, 0, 0.0)
+        self.plan: Plan = reader.plan(rung, design)
+        self._reader = reader
+        self._groups: dict[int, Partial] = {}
+        self._view = self._viewed()
+
+    def _viewed(self) -> _View:
+        return _View(self._groups, self.plan.workers, self._reader.source.stored.unit_roundoff)
+
+    @property
+    def whole(self) -> Partial:
+        """What all groups came to."""
+        return self._view.whole
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum of the rows read."""
+        return self._view.jackknife("raw").spectrum
+
+    @property
+    def fraction(self) -> float:
+        """Share of the rows wanted that was read: 0 where they stand for what the dump was drawn from."""
+        return 0.0 if self.population else self.units_read / self.design.n_units
+
+    def read_to(self, n_units: int, progress: Report | None = None) -> None:
+        """Read on until so many units are in."""
+        units = self.design.units(self.units_read, n_units)
+        bounds = self._reader.source.bounds(*self._reader.rows)
+        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._reader.rows))
+        cuts = list(self.design.cuts(list(units), bounds, block_rows))
+        before = self.done
+
+        def report(now: local.Progress) -> None:
+            self.done = local.Progress(
+                before.rows_done + now.rows_done, before.rows_total + now.rows_total,
+                before.bytes_read + now.bytes_read, before.elapsed_s + now.elapsed_s,
+            )  # fmt: skip
+            if progress is not None:
+                progress(self.done)
+
+        self._reader.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
+        self.units_read = n_units
+        self.rows_decoded += self.design.rows_decoded(cuts, bounds)
+        self._view = self._viewed()
+
+    def widened(self, estimate: Estimate) -> Estimate:
+        """Return RankMe of the rows read as an estimate for the rows wanted; no value where none can be given."""
+        spread = self._view.rankme
+        if isinstance(spread, str):
+            return Estimate(None, reason=spread, details={"sample": estimate.value})
+        return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
+
+    def arithmetic(self, estimate: Estimate) -> float | None:
+        """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
+        spread = self._view.rankme
+        if estimate.half_width is None or isinstance(spread, str):
+            return estimate.half_width
+        return (1.0 + spread.of_rest(self.fraction).noise) * estimate.half_width
+
+    def estimates(
+        self,
+        kind: str,
+        table: Mapping[str, Metric],
+        estimate: Callable[[Spectrum], Mapping[str, Estimate]],
+        n_features: int | None = None,
+    ) -> dict[str, Estimate]:
+        """Return metrics of the rows wanted, each with an interval for arithmetic and sampling.
+
+        Parameters
+        ----------
+        kind
+            ``raw``, or ``unit`` for rows of unit length.
+        table, estimate
+            The metrics, and the function that gives them for a spectrum.
+        n_features
+            Take the first so many features; None takes all.
+        """
+        jackknife = self._view.jackknife(kind, n_features)
+        return self._all(jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.of_rest(self.fraction))
+
+    def of_population(
+        self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
+    ) -> dict[str, Estimate]:
+        """Return metrics of all rows as estimates of what the rows were drawn from.
+
+        From the rows of the sample to all rows, the bias falls like 1/n and the standard error like its root.
+        """
+        times = self.design.n_units / self.units_read
+        jackknife = self._view.jackknife(kind, n_features)
+        return self._all(jackknife, table, exact, lambda spread: spread.of_more(times))
+
+    def _all(
+        self,
+        jackknife: Jackknife,
+        table: Mapping[str, Metric],
+        found: Mapping[str, Estimate],
+        scaled: Callable[[Spread], Spread],
+    ) -> dict[str, Estimate]:
+        rankme = self._view.rankme
+        if isinstance(rankme, str):
+            return {name: Estimate(None, reason=rankme, details=one.details) for name, one in found.items()}
+        if jackknife.has_empty_group:
+            return {name: Estimate(None, reason=_EMPTY_GROUP, details=one.details) for name, one in found.items()}
+        spreads = jackknife.spreads(table)
+        told = {}
+        for name, one in found.items():
+            reason = _not_told(table[name], spreads.get(name))
+            if one.value is None or reason is None:
+                told[name] = self._told(one, spreads.get(name), scaled)
+            else:
+                told[name] = Estimate(None, reason=reason, details=dict(one.details) | {"sample": one.value})
+        return told
+
+    def _told(self, estimate: Estimate, spread: Spread | None, scaled: Callable[[Spread], Spread]) -> Estimate:
+        if estimate.value is None or spread is None:
+            return Estimate(None, reason=estimate.reason, details=estimate.details)
+        return with_spread(estimate, scaled(spread), confidence=self.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was sampled and how, as JSON types."""
+        return {
+            "unit_rows": self.design.unit_rows,
+            "units": self.design.n_units,
+            "units_read": self.units_read,
+            "groups": sample_design.N_GROUPS,
+            "seed": self.design.seed,
+            "confidence": self.confidence,
+            "population": self.population,
+            "effective_rows": self.whole.lengths.effective_rows,
+            "rows_decoded": self.rows_decoded,
+        }

@@ -1,0 +1,128 @@
+"""Results that were kept in files: state files, and the JSON of ``rankme score --json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankme_stream import errors
+from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.measuring.api import measure, measure_state
+from rankme_stream.passes.state.pass_state import State, load_state
+from rankme_stream.results.measurement import SCHEMA_VERSION
+
+_STATE_FILE = b"rankme-state"  # how one begins
+
+
+def read_results(file: str) -> State | list[dict[str, Any]]:
+    """Return the state that a file holds, or its results in their JSON form: one, or one a line.
+
+    Raises
+    ------
+    SourceError
+        If there is no such file, or it holds neither.
+    StateError
+        If it is a state file and damaged.
+    """
+    try:
+        with open(file, "rb") as opened:
+            is_state = opened.read(len(_STATE_FILE)) == _STATE_FILE
+        text = "" if is_state else Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"{file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
+    if is_state:
+        return load_state(file)
+    documents = _documents(file, text)
+    for document in documents:
+        if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+            raise SourceFormatError(f"{file} is no result of rankme score --json, or of a newer version")
+    return documents
+
+
+def _documents(file: str, text: str) -> list[Any]:
+    try:
+        return [json.loads(text)]
+    except json.JSONDecodeError:
+        pass  # a document a line, perhaps
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise SourceFormatError(f"{file} is not JSON: {error}") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run as a comparison is given it, before anything is measured.
+
+    Attributes
+    ----------
+    uri, place
+        Of the dump, and where its result comes from: the dump itself, a file, or ``FILE:N`` of several results.
+    content
+        Its result, or the error that took its place; a state; None where the dump is to be measured.
+    """
+
+    uri: str
+    place: str
+    content: State | Mapping[str, Any] | None = field(repr=False)
+
+    def document(self, *, tolerance: float, dims: tuple[int, ...], **options: Any) -> Mapping[str, Any]:
+        """Return the result in its JSON form; options are those of ``measure``, for dumps alone.
+
+        Raises
+        ------
+        RankMeError
+            If the dump is refused, or was when it was scored.
+        """
+        if self.content is None:
+            return measure(self.uri, tolerance=tolerance, dims=dims, **options).to_dict()
+        if isinstance(self.content, State):
+            return measure_state(self.content, tolerance=tolerance, dims=dims).to_dict()
+        if "error" in self.content:
+            raise _kept_error(self.content["error"])
+        return self.content
+
+
+def _kept_error(error: Mapping[str, Any]) -> RankMeError:
+    kind = getattr(errors, str(error["type"]), None)
+    if isinstance(kind, type) and issubclass(kind, RankMeError):
+        return kind(error["message"])
+    return SourceError(error["message"])
+
+
+def entries(source: str) -> list[Entry]:
+    """Return the runs that an argument names: those of a file of results or of a state file; else a dump.
+
+    Raises
+    ------
+    SourceError, StateError
+        If a file of results is damaged.
+    """
+    if not _has_results(source):
+        return [Entry(source, source, None)]
+    found = read_results(source)
+    if isinstance(found, State):
+        return [Entry(found.source["uri"], source, found)]
+    try:
+        return [
+            Entry(one["source"]["uri"], source if len(found) == 1 else f"{source}:{number}", one)
+            for number, one in enumerate(found, 1)
+        ]
+    except (KeyError, TypeError) as error:
+        raise SourceFormatError(f"{source} is damaged: {error} is absent or of another type") from None
+
+
+def _has_results(source: str) -> bool:
+    if source.endswith((".json", ".jsonl")):
+        return True
+    try:
+        with open(source, "rb") as opened:
+            beginning = opened.read(len(_STATE_FILE))
+    except OSError:
+        return False  # a folder, a URI, an array inside a store, or nothing: opening the dump tells
+    return beginning == _STATE_FILE or beginning.startswith(b"{")

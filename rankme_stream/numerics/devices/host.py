@@ -1,0 +1,233 @@
+"""BLAS and LAPACK on the host, called without the GIL.
+
+numpy's products release it. SciPy's Python wrappers hold it while they compute; the function pointers that it publishes
+for Cython do not when they are called through ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cython_lapack
+
+from rankme_stream.errors import DeviceError
+from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType, stored_type
+
+_REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
+
+
+def _pointer(module: Any, name: str, n_arguments: int) -> Any:
+    capsule = module.__pyx_capi__[name]
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address = get_pointer(capsule, get_name(capsule))
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
+
+
+_dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
+
+
+def _int(value: int) -> Any:
+    return ctypes.byref(ctypes.c_int(value))
+
+
+def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
+    """Write ``left.T @ right`` into ``out``.
+
+    Parameters
+    ----------
+    left, right
+        Shape ``(rows, m)`` and ``(rows, n)``: columns of one panel in C order, float64 or float32. The same columns
+        take half the work.
+    out
+        Shape ``(m, n)``, C order, same type: that of the arithmetic.
+
+    Notes
+    -----
+    2 rows m n flops, or rows m^2; releases the GIL. numpy brings a newer BLAS than SciPy, as fast or faster at every
+    width measured (benchmarks/results/speed.md).
+    """
+    with np.errstate(all="ignore"):  # float32 may overflow, which is found afterwards
+        np.matmul(left.T, right, out=out)
+
+
+def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, scratch: Any) -> None:
+    """Replace ``r`` by the R factor of ``[r; below]``, destroying ``below``.
+
+    Parameters
+    ----------
+    r
+        Shape ``(n, n)``, Fortran order, upper triangular.
+    below
+        Shape ``(rows, n)``, Fortran order.
+    triangular_rows
+        How many of the last rows of ``below`` are upper trapezoidal: 0 for a full block, n for a triangle.
+
+    Notes
+    -----
+    2 rows n^2 flops for a full block, 2/3 n^3 for a triangle; releases the GIL. LAPACK ``dtpqrt``.
+    """
+    rows, n = below.shape
+    block = min(_REFLECTORS, n)
+    t = scratch.array("tpqrt_t", (block, n), order="F")
+    work = scratch.array("tpqrt_work", (block * n,))
+    info = ctypes.c_int(0)
+    _dtpqrt(
+        _int(rows), _int(n), _int(triangular_rows), _int(block), r.ctypes.data, _int(n),
+        below.ctypes.data, _int(below.strides[1] // 8), t.ctypes.data, _int(block), work.ctypes.data,
+        ctypes.byref(info),
+    )  # fmt: skip
+    assert info.value == 0, f"dtpqrt refused argument {-info.value}"
+
+
+def eigenvalues(lower: FloatArray) -> FloatArray:
+    """Eigenvalues, descending, of the symmetric matrix whose lower triangle is given; 4/3 n^3 flops, one copy."""
+    values: FloatArray = np.linalg.eigvalsh(lower, UPLO="L")[::-1].astype(np.float64)
+    return values
+
+
+def singular_values(matrix: FloatArray) -> FloatArray:
+    """Singular values, descending, of a matrix of about D x D (never of the rows themselves)."""
+    values: FloatArray = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
+    return values
+
+
+class Host:
+    """Arrays of numpy: `rankme_stream.numerics.devices.registry.Device` says what each operation does."""
+
+    name = "cpu"
+    xp: Any = np
+    block_columns = 512  # products of so many run as fast as wider ones, and more of the triangle is left out
+
+    def __reduce__(self) -> str:
+        """Pickle and copy as the only one."""
+        return "HOST"
+
+    def describe(self) -> dict[str, str]:
+        """Return nothing: the machine is described elsewhere."""
+        return {}
+
+    def free_bytes(self) -> int:
+        """Return 0: the machine's memory is told elsewhere."""
+        return 0
+
+    def multiplies_exactly(self, kind: StoredType) -> bool:
+        """Return False: no BLAS of the host has such a product."""
+        return False
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Array:
+        """Return an array of zeros."""
+        return np.zeros(shape, dtype=dtype, order=order)
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Return an array of the type of another."""
+        return np.empty(shape, like.dtype)
+
+    def upload(self, values: Array) -> Array:
+        """Return the values themselves."""
+        return values
+
+    def download(self, values: Array) -> Array:
+        """Return the values themselves."""
+        return values
+
+    def stored_type(self, rows: Array, uri: str) -> StoredType:
+        """Return the number type of an array."""
+        return stored_type(rows.dtype, uri=uri)
+
+    def rows(self, stored: Array, kind: StoredType) -> Array:
+        """Return the stored rows themselves."""
+        return stored
+
+    def nonfinite_rows(self, rows: Array, kind: StoredType) -> Array | None:
+        """Return a mask of the rows that hold NaN or infinity; None where none does."""
+        return kind.nonfinite_rows(rows)
+
+    def zero_rows(self, rows: Array, kind: StoredType) -> Array:
+        """Return the indices of the rows that are zero throughout."""
+        return kind.zero_rows(rows)
+
+    def largest_magnitude(self, rows: Array, kind: StoredType) -> float:
+        """Return the largest absolute value of float64 data; 0.0 for every other type."""
+        return kind.largest_magnitude(rows)
+
+    def without(self, rows: Array, out: Array) -> Array:
+        """Return the rows with those of a mask set to zero."""
+        return np.where(out[:, None], rows.dtype.type(0), rows)
+
+    def cast(self, rows: Array, kind: StoredType, out: Array, scratch: Any) -> None:
+        """Write the values of finite rows into ``out``."""
+        kind.to_float64(rows, out, scratch.room("cast", rows.shape, np.int32))
+
+    def squared_lengths(self, rows: Array) -> Array:
+        """Return the sum of the squares of each row."""
+        return np.asarray(np.einsum("ij,ij->i", rows, rows))
+
+    def scale(self, rows: Array, scales: Array, out: Array) -> None:
+        """Write each row of a float64 array, times its scale, into ``out``."""
+        np.multiply(rows, scales[:, None], out=out)
+
+    def narrow(self, panel: Array, out: Array) -> None:
+        """Write a float64 array into a float32 one."""
+        with np.errstate(over="ignore"):
+            out[...] = panel
+
+    def set_product(self, left: FloatArray, right: FloatArray, out: FloatArray) -> None:
+        """Write ``left.T @ right`` into ``out``."""
+        cross_product(left, right, out)
+
+    def add_product(self, left: FloatArray, right: FloatArray, out: FloatArray, scratch: Any) -> None:
+        """Add ``left.T @ right`` to ``out``."""
+        product = scratch.room("product", out.shape)
+        cross_product(left, right, product)
+        out += product
+
+    def stack_rows(self, r: FloatArray, panel: FloatArray, scratch: Any) -> None:
+        """Replace ``r`` by the R factor of ``[r; panel]``."""
+        below = scratch.array("tsqr_panel", panel.shape, order="F")
+        below[...] = panel
+        stack_triangle(r, below, 0, scratch)
+
+    def stack_triangle(self, r: FloatArray, other: FloatArray, scratch: Any) -> None:
+        """Replace ``r`` by the R factor of ``[r; other]``."""
+        stack_triangle(r, other.copy(order="F"), len(other), scratch)
+
+    def reflected_rows(self, rows: int, n: int) -> int:
+        """Return the rows below: the zeros of R are left alone."""
+        return rows
+
+    def r_factor(self, matrix: FloatArray) -> FloatArray:
+        """Return the R factor of a tall matrix."""
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
+
+    def eigenvectors(self, symmetric: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the eigenvalues, ascending, and the eigenvectors."""
+        values, vectors = np.linalg.eigh(symmetric)
+        return values, vectors
+
+    def eigenvalues(self, lower: FloatArray) -> FloatArray:
+        """Return the eigenvalues, descending."""
+        return eigenvalues(lower)
+
+    def singular_values(self, matrix: FloatArray) -> FloatArray:
+        """Return the singular values, descending."""
+        return singular_values(matrix)
+
+
+HOST = Host()
+
+
+def memory_errors() -> tuple[type[Exception], ...]:
+    """Return nothing beside ``MemoryError``."""
+    return ()
+
+
+def open_device(index: int) -> Host:
+    """Return the host."""
+    if index:
+        raise DeviceError("there is one host: leave the number out")
+    return HOST

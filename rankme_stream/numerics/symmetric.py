@@ -1,0 +1,171 @@
+"""The lower triangle of a symmetric matrix, in blocks that different threads can add to at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device, Workspace
+from rankme_stream.numerics.dtypes import FloatArray
+
+Place = tuple[int, int]  # row and column of a block
+
+
+class Triangle:
+    """A symmetric matrix of zeros to begin with: blocks on and below the diagonal, those on it whole.
+
+    Parameters
+    ----------
+    n
+        Rows and columns.
+    dtype
+        ``float64`` or ``float32``.
+    device
+        Where the blocks are.
+
+    Attributes
+    ----------
+    places
+        Of the blocks, those with most work first.
+
+    Notes
+    -----
+    The blocks depend on ``n`` and the device alone: whoever adds to them, and in whatever order of blocks, gives the
+    same bits.
+    """
+
+    def __init__(self, n: int, dtype: Any = np.float64, device: Device = HOST) -> None:
+        self.n, self.dtype, self.device = n, np.dtype(dtype), device
+        edges = _edges(n, device.block_columns)
+        self._cuts = [slice(low, high) for low, high in pairwise(edges)]
+        count = len(self._cuts)
+        self.places: list[Place] = [(i, j) for i in range(count) for j in range(i)] + [(i, i) for i in range(count)]
+        sizes = [cut.stop - cut.start for cut in self._cuts]
+        self._blocks: dict[Place, Any] = {(i, j): device.zeros((sizes[i], sizes[j]), dtype) for i, j in self.places}
+
+    @classmethod
+    def of(cls, lower: Any, dtype: Any = np.float64, device: Device = HOST) -> Triangle:
+        """Return the triangle of a matrix there, shape ``(n, n)``, of which the lower triangle is right."""
+        made = cls(lower.shape[0], dtype, device)
+        for place, block in made._blocks.items():
+            rows, columns = made._slices(place)
+            block[...] = lower[rows, columns]
+            if place[0] == place[1]:
+                block[...] = device.xp.tril(block) + device.xp.tril(block, k=-1).T
+        return made
+
+    def _slices(self, place: Place) -> tuple[slice, slice]:
+        return self._cuts[place[0]], self._cuts[place[1]]
+
+    def set_product(self, place: Place, panel: Any) -> None:
+        """Make the block at ``place`` that of ``panel.T @ panel``, ``panel`` of shape ``(rows, n)``, C order.
+
+        Notes
+        -----
+        2 rows flops an entry, half of that on the diagonal. Every entry is one chain of at most ``rows`` products and
+        additions.
+        """
+        rows, columns = self._slices(place)
+        self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[place])
+
+    def add_product(self, place: Place, panel: Any, workspace: Workspace) -> None:
+        """Add what ``set_product`` would set: a product, then one addition to each entry."""
+        rows, columns = self._slices(place)
+        self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[place], workspace)
+
+    def add(self, other: Triangle) -> None:
+        """Add another triangle of the same size to this one."""
+        for place, block in self._blocks.items():
+            block += other._blocks[place]
+
+    def __add__(self, other: Triangle) -> Triangle:
+        """Return the sum; neither changes."""
+        made: Triangle = type(self).__new__(type(self))
+        made.n, made.dtype, made.device = self.n, self.dtype, self.device
+        made._cuts, made.places = self._cuts, self.places
+        made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
+        return made
+
+    @property
+    def corner(self) -> float:
+        """The entry in the first row and column."""
+        return float(self._blocks[0, 0][0, 0])
+
+    def diagonal(self) -> FloatArray:
+        """The diagonal on the host, shape ``(n,)``."""
+        diagonals = (self.device.xp.linalg.diagonal(self._blocks[i, i]) for i in range(len(self._cuts)))
+        return np.concatenate([self.device.download(one) for one in diagonals])
+
+    def first_column(self) -> FloatArray:
+        """The entries of the first column on the host, shape ``(n,)``."""
+        return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._cuts))])
+
+    def lower(self) -> Any:
+        """Return a fresh matrix there, shape ``(n, n)``, with this lower triangle; what is above it has no meaning."""
+        dense = self.device.zeros((self.n, self.n), self.dtype)
+        for place, block in self._blocks.items():
+            dense[self._slices(place)] = block
+        return dense
+
+    def times(self, dense: Any) -> Any:
+        """Return the product with a float64 matrix there of shape ``(n, k)``, in float64; 2 n^2 k flops."""
+        xp, out = self.device.xp, self.device.zeros(dense.shape)
+        for place, block in self._blocks.items():
+            rows, columns = self._slices(place)
+            wide = xp.astype(block, xp.float64, copy=False)
+            out[rows, :] += wide @ dense[columns, :]
+            if place[0] != place[1]:
+                out[columns, :] += wide.T @ dense[rows, :]
+        return out
+
+    def prefix(self, n: int) -> Triangle:
+        """Return the triangle of the first ``n`` rows and columns."""
+        return Triangle.of(self.lower()[:n, :n], self.dtype, self.device)
+
+    def to_array(self) -> FloatArray:
+        """Return the entries on and below the diagonal, row by row, on the host, shape ``(n (n + 1) / 2,)``."""
+        blocks = {place: self.device.download(block) for place, block in self._blocks.items()}
+        packed = np.empty(self.n * (self.n + 1) // 2, dtype=blocks[0, 0].dtype)
+        for row, place, there in self._pieces():
+            packed[there] = blocks[place][row, : there.stop - there.start]
+        return packed
+
+    def _pieces(self) -> Iterator[tuple[int, Place, slice]]:
+        """Yield row of a block, block, and where that row, up to the diagonal, lies in ``to_array``."""
+        start = 0
+        for i, rows in enumerate(self._cuts):
+            for row in range(rows.stop - rows.start):
+                for j, columns in enumerate(self._cuts[: i + 1]):
+                    stop = start + (row + 1 if i == j else columns.stop - columns.start)
+                    yield row, (i, j), slice(start, stop)
+                    start = stop
+
+    @classmethod
+    def from_array(cls, packed: FloatArray, device: Device = HOST) -> Self:
+        """Return the triangle that ``to_array`` described, there."""
+        n = (math.isqrt(8 * packed.size + 1) - 1) // 2
+        made = cls(n, packed.dtype, device)
+        blocks = {place: np.zeros(tuple(block.shape), packed.dtype) for place, block in made._blocks.items()}
+        for row, place, there in made._pieces():
+            piece = packed[there]
+            blocks[place][row, : len(piece)] = piece
+            if place[0] == place[1]:
+                blocks[place][: len(piece), row] = piece
+        made._blocks = {place: device.upload(block) for place, block in blocks.items()}
+        return made
+
+
+def triangle_bytes(n: int, itemsize: int = 8) -> int:
+    """Bytes that a triangle of the host holds: about half of the square, and half a block's width more."""
+    edges = _edges(n, HOST.block_columns)
+    return itemsize * sum((high - low) * high for low, high in pairwise(edges))
+
+
+def _edges(n: int, widest: int) -> list[int]:
+    count = -(-n // widest)
+    return [n * k // count for k in range(count + 1)]

@@ -1,0 +1,1 @@
+"""One pass over the rows: planned, run, merged and stored."""

@@ -1,0 +1,1 @@
+"""Engines run a plan: thin adapters over the one loop."""

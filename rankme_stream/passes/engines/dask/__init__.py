@@ -1,0 +1,1 @@
+"""A pass on the workers of a Dask cluster; the only package that imports distributed."""

@@ -1,0 +1,207 @@
+"""The one loop: segment -> blocks -> panels -> accumulators."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.errors import MagnitudeError, NonFiniteError
+from rankme_stream.groups.grouped_rows import Division
+from rankme_stream.groups.partition import Groups
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device, Workspace
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.loop.block_reader import Blocks
+from rankme_stream.passes.loop.panel_feed import Feed
+from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.row_norms import Lengths, rows_error, scale_rows
+from rankme_stream.sources import Source
+
+LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays below the end of float64
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a pass reads, by which rules, into what.
+
+    Attributes
+    ----------
+    make_accumulator
+        Called with the width and a workspace, and ``rows_error`` for unit rows.
+    normalize
+        Accumulate the rows scaled to unit length as well.
+    weigh
+        Note how long the rows are.
+    device
+        Where the panels and accumulators are.
+    basis
+        What an earlier pass found, where the accumulators multiply by it.
+    groups
+        Which rows are kept apart as well; None where none are.
+    """
+
+    source: Source
+    plan: Plan
+    make_accumulator: Callable[..., Accumulator]
+    normalize: bool = False
+    missing: Literal["error", "skip", "fill"] = "error"
+    nonfinite: Literal["error", "skip"] = "error"
+    weigh: bool = False
+    device: Device = HOST
+    basis: Basis | None = None
+    groups: Groups | None = None
+
+    @property
+    def panel_type(self) -> str:
+        """float64; or the type of 16-bit rows that the device multiplies exactly, where float32 sums are asked for and
+        nothing else is made of the rows.
+        """
+        is_fast = self.plan.method == "gram" and self.plan.precision == "float32"
+        is_alone, kind = not self.normalize and not self.weigh, self.source.stored
+        return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
+    """The pass was told to stop."""
+
+
+def run_segment(
+    task: Task,
+    blocks: Blocks,
+    segment: int,
+    feed: Feed,
+    stop: threading.Event,
+    progress: Callable[[int], None],
+) -> Partial:
+    """Read one segment and return what it came to.
+
+    Parameters
+    ----------
+    feed
+        Of the thread that calls.
+    stop
+        Looked at between slabs, runs of whole panels that are filled at once; when set, ``Interrupted`` is raised.
+    progress
+        Called with the number of rows after each slab, from the thread that calls.
+    """
+    plan = task.plan
+    n_features, grid = plan.n_features, plan.grid
+    first = max(plan.row_start, segment * grid.segment_rows)
+    last = min(plan.row_stop, (segment + 1) * grid.segment_rows)
+    accumulators = {"raw": task.make_accumulator(n_features, feed.workspace)}
+    if task.normalize:
+        accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
+    audit, lengths, device = Audit(), Lengths(), feed.workspace.device
+    shape = (plan.slab_rows, n_features + 1)
+    division = None
+    if task.groups is not None:
+        division = Division(
+            task.groups, task.source.stored, first, last, n_features, feed.workspace, plan.segments_at_once
+        )  # fmt: skip
+    for start, end in grid.slabs(first, last, plan.slab_rows):
+        if stop.is_set():
+            raise Interrupted
+        panels = feed.panels(list(accumulators), shape, task.panel_type)
+        slabs = dict(zip(accumulators, panels, strict=True))
+        for row, stored in blocks.rows(start, end):
+            piece = slice(row - start, row - start + stored.shape[0])
+            place = slabs["raw"][piece, :]
+            found = fill(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
+            audit = audit.merge(found)
+            if division is not None:
+                division.take(row, stored, place)
+        if task.weigh:
+            lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start, :], device))
+        if task.normalize:
+            scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :], device)
+        for low, high in grid.panels(start, end):
+            for key, accumulator in accumulators.items():
+                feed.update(accumulator, slabs[key][low - start : high - start, :], low)
+        progress(end - start)
+    feed.finish()
+    return Partial(accumulators, audit, lengths, None if division is None else division.divided())
+
+
+def fill(
+    source: Source,
+    row: int,
+    stored: Any,
+    piece: Any,
+    workspace: Workspace,
+    missing: Literal["error", "skip", "fill"] = "error",
+    nonfinite: Literal["error", "skip"] = "error",
+) -> Audit:
+    """Audit stored rows and write them into their place in a panel; rows left out become zeros.
+
+    Parameters
+    ----------
+    row
+        Number of the first of them.
+    stored
+        As the source gave them.
+    piece
+        Shape ``(rows, 1 + D)``, of the panel.
+    missing, nonfinite
+        As ``measure`` takes them.
+
+    Raises
+    ------
+    NonFiniteError, MagnitudeError
+        With the place.
+    """
+    device, kind = workspace.device, source.stored
+    n_rows = stored.shape[0]
+    audit = Audit()
+    out: Array | None = None  # rows left out; most slabs have none, and every numpy call costs a turn at the GIL
+    gaps = source.missing(row, row + n_rows)
+    if gaps:
+        audit = Audit(rows_missing=sum(end - start for start, end in gaps), first_missing=gaps[0][0])
+        if missing == "skip":
+            out = np.zeros(n_rows, dtype=bool)
+            for start, end in gaps:
+                out[start - row : end - row] = True
+    try:
+        rows = device.rows(stored, kind)
+        bad = device.nonfinite_rows(rows, kind)
+        if bad is not None and out is not None:
+            bad &= ~out
+        if bad is not None and bad.any():
+            n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
+            if nonfinite == "error":
+                raise NonFiniteError(
+                    f"{source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
+                    f"{row:,}-{row + n_rows - 1:,}, where reading stopped); pass --nonfinite skip to leave them out "
+                    "and have them counted"
+                )
+            audit = audit.merge(Audit(rows_nonfinite=n_bad, first_nonfinite=first))
+            out = bad if out is None else out | bad
+        zeros = device.zero_rows(rows, kind)
+        if out is not None:
+            zeros = zeros[~out[zeros]]
+        if zeros.size:
+            audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
+        kept = rows if out is None else device.without(rows, out)
+        magnitude = device.largest_magnitude(kept, kind)
+        if magnitude > LARGEST_MAGNITUDE:
+            place = row + int(np.argmax((np.abs(device.download(kept)) > LARGEST_MAGNITUDE).any(axis=1)))
+            raise MagnitudeError(
+                f"{source.uri}: row {place:,} holds values beyond 2^480, whose squares overflow; scale the embeddings "
+                "by a power of two, which changes no rank"
+            )
+        piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
+        device.cast(kept, kind, piece[:, 1:], workspace)
+    except MagnitudeError:
+        raise
+    except OverflowError as error:
+        raise MagnitudeError(
+            f"{source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold exactly"
+        ) from None
+    return replace(audit, largest_magnitude=magnitude) if magnitude else audit

@@ -1,0 +1,135 @@
+"""What groups hold at most while a pass runs, from where their rows lie; pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from rankme_stream.groups.partition import N_BATCHES, Groups
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.numerics.symmetric import triangle_bytes
+from rankme_stream.passes.planning.grid import Grid
+
+_PIECE_BYTES = 250  # of an array in Python, beside its values
+_GROUP_BYTES = 700  # of an open group in a node
+_CLOSED_BYTES = 2500
+_PANEL_ROWS = 1024
+_FRAGMENTS = 1.1  # small arrays of all sizes come and go
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Bytes.
+
+    Attributes
+    ----------
+    passing
+        While rows are read and partial results merged.
+    held
+        Of that, by partial results that nobody works on: what a state file is written from.
+    node
+        Of the groups of one partial result at most.
+    telling
+        While scores are worked out.
+    """
+
+    passing: int
+    held: int
+    node: int
+    telling: int
+
+
+@dataclass(frozen=True)
+class _Level:
+    """How many nodes there are, and what the fullest hold: rows and Grams of open groups, scatters of closed ones."""
+
+    n_nodes: int
+    rows: int
+    grams: int
+    scatters: int
+    n_open: int
+
+    @property
+    def matrices(self) -> int:
+        return self.grams + self.scatters
+
+
+def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int) -> Holdings:
+    """Return what groups hold in a pass over their rows.
+
+    Parameters
+    ----------
+    itemsize
+        Bytes of a value in the rows that are kept.
+    at_once, workers
+        Segments that run at once; threads.
+
+    Notes
+    -----
+    A group is open in the nodes of the merge tree that hold some of its rows and not all. It has its rows there while
+    they are no more than the features, else a Gram. One node of each level is held, and two segments a worker that are
+    finished before their siblings; every worker may be merging two nodes into a third. Rows are there once, whoever
+    holds them.
+    """
+    row_bytes, square = n_features * itemsize, 8 * n_features**2
+    levels = _levels(groups, grid, n_features, itemsize)
+    leaf, root, below = levels[0], levels[-1], levels[:-1]
+    n_rows = int(groups.counts.sum())
+    in_flight = min(2 * at_once, leaf.n_nodes)
+    rows = min(sum(level.rows for level in below) + in_flight * leaf.rows, n_rows * row_bytes)
+    leaves = groups.last // grid.segment_rows - groups.first // grid.segment_rows + 1
+    rows += int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES
+    rows += (sum(level.n_open for level in below) + in_flight * leaf.n_open) * _GROUP_BYTES
+    closed = int((8 * n_features + 48 * np.minimum(groups.counts, n_features) + _CLOSED_BYTES).sum())
+    held = int(_FRAGMENTS * (rows + closed)) + in_flight * leaf.matrices + sum(level.matrices for level in below)
+    merges = [
+        lower.matrices + upper.matrices + upper.scatters + upper.n_open * _GROUP_BYTES  # what was closed, and with it
+        for lower, upper in pairwise(levels)
+        for _ in range(min(at_once, upper.n_nodes))
+    ]
+    merging = sum(sorted(merges)[-at_once:]) if merges else root.matrices
+    buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
+    panels = 8 * (_PANEL_ROWS + n_features) * n_features
+    scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # closing, in workers and in the merge they share
+    return Holdings(
+        passing=held + merging + buffers + scratch,
+        held=held,
+        node=max(level.rows + level.grams for level in levels) + closed + root.scatters,
+        telling=int(_FRAGMENTS * closed) + root.scatters
+        + (2 + 3 * min(workers, N_BATCHES)) * 8 * len(groups) * n_features
+        + (4 + 8 * min(workers, N_BATCHES)) * square,
+    )  # fmt: skip
+
+
+def _levels(groups: Groups, grid: Grid, n_features: int, itemsize: int) -> list[_Level]:
+    first, last = groups.first // grid.segment_rows, groups.last // grid.segment_rows
+    begin, end = groups.row_start // grid.segment_rows, (groups.row_stop - 1) // grid.segment_rows
+    kept = np.minimum(groups.counts, n_features) * (n_features * itemsize)
+    gram, scatter = triangle_bytes(n_features + 1), triangle_bytes(n_features)
+    levels: list[_Level] = []
+    for level in range((end ^ begin).bit_length() + 1):
+        low, high, offset = first >> level, last >> level, begin >> level
+        n_nodes, node_rows = (end >> level) - offset + 1, grid.segment_rows << level
+        is_open, is_big = low < high, groups.counts > n_features
+
+        def per_node(which: Array, weight: Array, low: Array = low - offset, high: Array = high - offset,
+                     n_nodes: int = n_nodes) -> Array:  # fmt: skip
+            """Sum a weight of groups over the nodes that each reaches over."""
+            steps = np.zeros(n_nodes + 1)
+            np.add.at(steps, low[which], weight[which])
+            np.add.at(steps, high[which] + 1, -weight[which])
+            return np.asarray(np.cumsum(steps)[:-1])
+
+        ones = np.ones(len(groups))
+        in_rows = np.minimum(per_node(is_open, kept), node_rows * n_features * itemsize)
+        in_grams = np.minimum(per_node(is_open & is_big, ones), node_rows // (n_features + 1))
+        n_closed = int(np.bincount((low - offset)[~is_open], minlength=1).max())
+        levels.append(
+            _Level(
+                n_nodes, int(in_rows.max()), int(in_grams.max()) * gram, min(N_BATCHES, n_closed) * scatter,
+                int(min(per_node(is_open, ones).max(), node_rows)),
+            )
+        )  # fmt: skip
+    return levels

@@ -1,0 +1,130 @@
+"""What some rows came to: accumulators, audit and lengths, which merge, travel and are stored together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
+from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
+from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.groups.grouped_rows import Grouped
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.planning.grid import Method, Precision
+from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.row_norms import Lengths
+from rankme_stream.spectra.spectrum import Spectrum
+
+Rung = tuple[Method, Precision]
+
+_GROUPS = "groups"  # among the names of accumulators in a record
+
+ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
+    ("gram", "float32"): Float32GramAccumulator,
+    ("gram", "float64"): GramAccumulator,
+    ("tsqr", "float64"): TsqrAccumulator,
+    ("rsvd", "float64"): NystromAccumulator,
+    ("frequent-directions", "float64"): DirectionsAccumulator,
+    ("row-sketch", "float64"): RowSketchAccumulator,
+}
+
+
+def accumulator_of(plan: Plan, basis: Basis | None = None) -> Callable[..., Accumulator]:
+    """Return what makes the accumulators of a plan, called with the width and a workspace."""
+    kind: Callable[..., Accumulator] = ACCUMULATORS[plan.method, plan.precision]
+    if not plan.columns:
+        return kind
+    kind = partial(kind, columns=plan.columns, seed=plan.seed)
+    return kind if basis is None else partial(kind, turn=plan.turn, basis=basis)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a segment, or several merged, came to.
+
+    Attributes
+    ----------
+    accumulators
+        ``raw``, and ``unit`` for rows of unit length where they were asked for.
+    groups
+        The same rows by their labels; None where none were asked for. Always on the host.
+    """
+
+    accumulators: dict[str, Accumulator]
+    audit: Audit
+    lengths: Lengths
+    groups: Grouped | None = None
+
+    def merge(self, other: Partial) -> Partial:
+        """Return both joined; neither changes."""
+        merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = self.groups.merge(other.groups)
+        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
+
+    def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
+        """Return the spectrum of an accumulator; what a row sketch tells is to hold with that confidence."""
+        found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
+        return found if found.raw.folds is None else replace(found, confidence=confidence)
+
+    def on(self, device: Device, rung: Rung) -> Partial:
+        """Return the same on a device; itself where it is there already."""
+        if all(accumulator.device is device for accumulator in self.accumulators.values()):
+            return self
+        return Partial.from_record(rung, *self.to_record(), device)
+
+    def on_basis(self, basis: Basis | None) -> Partial:
+        """Return the same with the directions that an earlier pass found, which are not stored with it; itself if none.
+
+        They are one for the rows and the rows of unit length.
+        """
+        if basis is None:
+            return self
+        accumulators = {
+            key: one.on_basis(basis) if isinstance(one, NystromAccumulator) else one
+            for key, one in self.accumulators.items()
+        }
+        return replace(self, accumulators=accumulators)
+
+    def directions(self) -> Basis:
+        """Return what the next pass of a randomized SVD multiplies by."""
+        raw = self.accumulators["raw"]
+        assert isinstance(raw, NystromAccumulator)  # nothing else takes several passes
+        return raw.directions()
+
+    def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return it as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
+        plain = {"audit": asdict(self.audit), "lengths": asdict(self.lengths)}
+        arrays = {
+            f"{key}/{name}": array
+            for key, accumulator in self.accumulators.items()
+            for name, array in accumulator.to_arrays().items()
+        }
+        if self.groups is not None:
+            plain["groups"], held = self.groups.to_record()
+            arrays |= {f"{_GROUPS}/{path}": array for path, array in held.items()}
+        return plain, arrays
+
+    @classmethod
+    def from_record(
+        cls, rung: Rung, plain: Mapping[str, Any], arrays: Mapping[str, Array], device: Device = HOST
+    ) -> Partial:
+        """Return the partial result, by that arithmetic, that ``to_record`` described, on a device."""
+        parts: dict[str, dict[str, Array]] = {}
+        for path, array in arrays.items():
+            key, _, name = path.partition("/")
+            parts.setdefault(key, {})[name] = array
+        held = parts.pop(_GROUPS, {})
+        groups = Grouped.from_record(plain["groups"], held) if held else None
+        accumulators = {key: ACCUMULATORS[rung].from_arrays(part, device) for key, part in parts.items()}
+        return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]), groups)

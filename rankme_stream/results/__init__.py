@@ -1,0 +1,1 @@
+"""The result of a measurement, its JSON and table, and the comparison of several results."""

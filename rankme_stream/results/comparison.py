@@ -1,0 +1,222 @@
+"""Runs side by side: the result of a comparison, its JSON form and its table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rankme_stream.results.downstream_scores import Score
+from rankme_stream.results.measurement import SCHEMA_VERSION, shown
+from rankme_stream.results.ranking import Selection, Standing
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep: its standing, where it comes from, and its line in the file of scores."""
+
+    standing: Standing
+    uri: str
+    place: str
+    score: Score | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        one = self.standing
+        plain: dict[str, Any] = {
+            "rank": one.rank,
+            "name": one.name,
+            "uri": self.uri,
+            "result": self.place,
+            "estimate": dict(one.number.estimate),
+            "groups": list(one.groups),
+            "overlaps": list(one.overlaps),
+            "tied_with_best": one.is_tied_with_best,
+        }
+        if self.score is not None:
+            plain |= {"score": self.score.score, "hyperparameter": self.score.hyperparameter}
+        return plain
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs that are ranked with each other; the best first, those without a value last."""
+
+    name: str | None
+    members: Sequence[Member]
+    selection: Selection | None
+    statistics: Mapping[str, Any] | None
+
+    @property
+    def selected(self) -> Member | None:
+        """The run selected."""
+        if self.selection is None:
+            return None
+        return next(one for one in self.members if one.standing.name == self.selection.names[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "sweep": self.name,
+            "runs": [member.to_dict() for member in self.members],
+            "selection": None if self.selection is None else self._selected(self.selection),
+            "statistics": None if self.statistics is None else dict(self.statistics),
+        }
+
+    def _selected(self, selection: Selection) -> dict[str, Any]:
+        assert self.selected is not None
+        return {
+            "rule": "highest",
+            "name": selection.names[0],
+            "uri": self.selected.uri,
+            "decided_by": selection.decided_by,
+            "equal": list(selection.names[1:]),
+            "tied": list(selection.tied),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` came to.
+
+    Attributes
+    ----------
+    metric, definition
+        What was compared, and its formula; None where runs differ in it and that was allowed.
+    mixed
+        What forbids the comparison and was allowed.
+    remarks
+        What differs besides.
+    sweeps
+        One without a name where there are no scores, or their file has no such column.
+    overall
+        Statistics of the runs of several sweeps together.
+    left_out
+        Sources without a result, as ``rankme score`` writes them: ``source`` and ``error``.
+    """
+
+    metric: str
+    definition: str | None
+    mixed: Sequence[str]
+    remarks: Sequence[str]
+    sweeps: Sequence[Sweep]
+    overall: Mapping[str, Any] | None
+    left_out: Sequence[Mapping[str, Any]]
+
+    @property
+    def selected(self) -> Sequence[str]:
+        """URI of the run selected of each sweep; where several results are of it, the file of the result."""
+        uses = Counter(member.uri for sweep in self.sweeps for member in sweep.members)
+        found = [sweep.selected for sweep in self.sweeps if sweep.selected is not None]
+        return [one.uri if uses[one.uri] == 1 else one.place for one in found]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types, as docs/comparing.md describes."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "metric": self.metric,
+            "definition": self.definition,
+            "mixed": list(self.mixed),
+            "remarks": list(self.remarks),
+            "left_out": [dict(one) for one in self.left_out],
+            "sweeps": [sweep.to_dict() for sweep in self.sweeps],
+            "overall": None if self.overall is None else dict(self.overall),
+        }
+
+    def __str__(self) -> str:
+        """Return the table that ``rankme compare`` prints."""
+        lines = [f"{self.metric}: {self.definition or 'by several definitions'}; the highest first"]
+        for sweep in self.sweeps:
+            lines += ["", *_ranking_lines(sweep, self.metric)]
+        lines += ["", *_notes(self)]
+        for sweep in self.sweeps:
+            if sweep.statistics is not None:
+                title = "Against the scores" + ("" if sweep.name is None else f", sweep {sweep.name}")
+                lines += ["", *_statistics_lines(title, sweep.statistics)]
+        if self.overall is not None:
+            title = f"Against the scores, {self.overall['sweeps']} sweeps together; lost: the mean over sweeps"
+            lines += ["", *_statistics_lines(title, self.overall)]
+        return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Set rows in columns, the first row being their titles; columns that hold nothing below it are left out."""
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    wide = [[cell.ljust(max(map(len, column))) for cell in column] for column in kept]
+    return [f"  {'  '.join(row)}".rstrip() for row in zip(*wide, strict=True)]
+
+
+def _ranking_lines(sweep: Sweep, metric: str) -> list[str]:
+    ranked = [one.standing for one in sweep.members if one.standing.rank is not None]
+    is_certain = all(one.number.estimate["confidence"] == 1.0 for one in ranked)
+    rows = [("rank", "run", metric, "interval", "confidence", "groups", "hyperparameter", "score")]
+    for member in sweep.members:
+        one = member.standing
+        value, interval = shown(one.number.estimate)
+        score = member.score
+        rows.append(
+            (
+                "-" if one.rank is None else str(one.rank),
+                one.name,
+                value,
+                interval or ("" if one.rank is not None else str(one.number.estimate["reason"])),
+                "" if is_certain or one.rank is None else _confidence(one.number.estimate["confidence"]),
+                " ".join(one.groups),
+                "" if score is None or score.hyperparameter is None else f"{score.hyperparameter:g}",
+                "" if score is None else f"{score.score:g}",
+            )
+        )
+    title = [] if sweep.name is None else [f"Sweep {sweep.name}"]
+    selected = [] if sweep.selection is None else ["", f"  Selected: {_reasons(sweep.selection)}"]
+    return [*title, *_columns(rows), *selected]
+
+
+def _confidence(confidence: float | None) -> str:
+    return "none stated" if confidence is None else f"{confidence:g}"
+
+
+def _reasons(selection: Selection) -> str:
+    name, others = selection.names[0], len(selection.tied) - 1
+    match selection.decided_by:
+        case "interval":
+            return f"{name}, above all others."
+        case "hyperparameter":
+            return f"{name}, of the smallest hyperparameter among the best and the {others} that its interval overlaps."
+        case "value":
+            return f"{name}, of the highest value; undecided within the intervals, {others} of which overlap its own."
+        case "order":
+            equal = ", ".join(selection.names[1:])
+            return f"{name}, named first; undecided: {equal} of the same value."
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    members = [member.standing for sweep in comparison.sweeps for member in sweep.members]
+    lines = []
+    if any(one.groups for one in members):
+        lines.append("  Runs with a letter in common cannot be told apart: their intervals overlap.")
+    if len(members) > 1 and not any(one.groups for one in members):
+        lines.append("  No two intervals overlap.")
+    lines += [f"  Compared all the same: {line}." for line in comparison.mixed]
+    lines += [f"  Note: {line}." for line in comparison.remarks]
+    lines += [f"  Left out: {one['source']['uri']}: {one['error']['message']}." for one in comparison.left_out]
+    return lines
+
+
+def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:
+    rows = [("metric", "Spearman", "", "Kendall", "", "lost", "")]
+    for metric, one in statistics["metrics"].items():
+        spearman, kendall = _correlation(one["spearman"]), _correlation(one["kendall"])
+        lost = "-" if one["lost"] is None else f"{one['lost']:.4g}"
+        rows.append((metric, *spearman, *kendall, lost, one["spearman"].get("reason", "")))
+    oracle = f" of the oracle's {statistics['oracle_score']:.6g}" if "oracle_score" in statistics else ""
+    return [
+        f"{title}: {statistics['runs']} runs",
+        *_columns(rows),
+        f"  A run drawn at random loses {statistics['lost_by_chance']:.4g}{oracle} on average.",
+    ]
+
+
+def _correlation(one: Mapping[str, Any]) -> tuple[str, str]:
+    value = "-" if one["value"] is None else f"{one['value']:.3f}"
+    return value, "" if one["lower"] is None else f"[{one['lower']:.3f}, {one['upper']:.3f}]"

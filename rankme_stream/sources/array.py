@@ -1,0 +1,99 @@
+"""Rows that are in memory already, of this machine or of a card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from rankme_stream.errors import SourceFormatError
+from rankme_stream.numerics.devices import registry
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.dtypes import StoredType, stored_type
+
+
+class ArraySource:
+    """A two-dimensional array of numpy, in any order and byte order, or of a library that lends its memory (DLPack).
+
+    Parameters
+    ----------
+    array
+        Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
+    uri
+        Named in errors and records.
+
+    Attributes
+    ----------
+    device
+        Where the rows are, and stay.
+
+    Raises
+    ------
+    SourceFormatError
+        Not two-dimensional, empty, masked, of a dtype that has no singular values here, or where nothing computes.
+    """
+
+    integrity = "none"
+    chunks_missing = 0
+    first_missing: str | None = None
+
+    def __init__(self, array: Any, uri: str = "<array>") -> None:
+        if isinstance(array, np.ma.MaskedArray):
+            raise SourceFormatError(f"{uri} is a masked array: fill it or leave the masked rows out first")
+        self.device, array, declared = registry.adopted(array, uri)
+        if array.ndim != 2 or 0 in array.shape:
+            raise SourceFormatError(
+                f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
+            )
+        self.uri = uri
+        self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
+        if self.device is not HOST:
+            self.stored: StoredType = self.device.stored_type(array, uri)
+            self._array, self._is_view = array, True
+            return
+        self.stored = stored_type(array.dtype, uri=uri, declared=declared)
+        self._array = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+        self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
+
+    def bounds(self, start: int, stop: int) -> Sequence[int]:
+        """Row offsets strictly inside ``(start, stop)`` where a read may begin: all of them."""
+        return range(start + 1, stop)
+
+    def read(self, start: int, stop: int, out: Any = None) -> Any:
+        """Return rows ``[start, stop)``; where the layout allows it a view, read-only on the host, despite ``out``."""
+        rows = self._array[start:stop, :]
+        if self._is_view:
+            if self.device is HOST:
+                rows.flags.writeable = False
+            return rows
+        if out is None:
+            out = np.empty(rows.shape, self.stored.dtype)
+        out[...] = rows
+        return out
+
+    def read_memory(self, n_rows: int) -> int:
+        """Bytes that a read of ``n_rows`` rows needs: none for a view."""
+        return 0 if self._is_view else n_rows * self.shape[1] * self.stored.dtype.itemsize
+
+    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Row ranges known to be unwritten: none."""
+        return []
+
+    @property
+    def tail_start(self) -> int:
+        """First row that might be written again when rows are added: any."""
+        return 0
+
+    def reopen(self) -> None:
+        """Return None: the rows live in this process."""
+
+    def identity(self) -> dict[str, object]:
+        """What two sources must share to be one data set."""
+        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
+
+    def fingerprint(self, start: int, stop: int) -> str:
+        """Hash of shape and dtype; the values are not looked at."""
+        text = f"{self.shape} {self.stored.name} {start} {stop}"
+        return "memory-" + blake2b(text.encode(), digest_size=16).hexdigest()

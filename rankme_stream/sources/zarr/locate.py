@@ -1,0 +1,118 @@
+"""From a path, a URL or an opened array to a zarr store and the array inside it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from typing import Any, NoReturn
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
+
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
+
+METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+_LISTED = 20
+_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # asks our store for every chunk, whatever is configured
+
+
+def is_zarr_node(source: object) -> bool:
+    """Tell whether ``source`` is an opened zarr array or group."""
+    return isinstance(source, zarr.Array | zarr.Group)
+
+
+def locate(source: object) -> tuple[Store, str, str]:
+    """Return the store, the path of the array in it, and what to call both."""
+    if isinstance(source, zarr.Array | zarr.Group):
+        store = source.store_path.store
+        if not store.read_only:
+            store = store.with_read_only(True)
+        return store, source.path, f"{source.store}::{source.path}" if source.path else str(source.store)
+    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else source
+    if not isinstance(uri, str):
+        raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}")
+    location, _, path = uri.partition("::")
+    path = path.strip("/")
+    try:
+        if "://" in location:
+            return FsspecStore.from_url(location, read_only=True), path, uri
+        os.stat(location)
+        with os.scandir(location) if os.path.isdir(location) else open(location, "rb"):
+            pass
+        if os.path.isdir(location):
+            return LocalStore(location, read_only=True), path, uri
+        if not zipfile.is_zipfile(location):
+            raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
+        return ZipStore(location, mode="r", read_only=True), path, uri
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceNotFoundError(f"there is no {location}") from error
+    except PermissionError as error:
+        raise SourcePermissionError(f"{location} may not be read: check its permissions") from error
+    except ImportError as error:
+        raise SourceFormatError(f"{uri} needs fsspec and the package for its protocol: {error}") from error
+    except (ValueError, OSError) as error:
+        raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
+
+
+def place_of(source: object, store: Store, path: str) -> Any:
+    """Return what opens the same array in another process, picklable; None where the store lives in this one."""
+    if type(store) is LocalStore:
+        location = os.path.abspath(store.root)
+        return f"{location}::{path}" if path else location
+    if isinstance(store, ZipStore):
+        location = os.path.abspath(store.path)
+        return f"{location}::{path}" if path else location
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return None if isinstance(store, MemoryStore) else source
+
+
+def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
+    """Open the array at a path of a store, or say what is there instead."""
+    try:
+        with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
+            node = zarr.open(store=store, path=path, mode="r")
+    except SourcePermissionError:
+        raise
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        raise SourceNotFoundError(f"there is no zarr array at {uri}: check the path after '::'") from error
+    except (*METADATA_ERRORS, OSError, RuntimeError) as error:
+        refuse_metadata(uri, error)
+    if isinstance(node, zarr.Array):
+        return node
+    raise SourceFormatError(_group_message(node, path, uri))
+
+
+def _group_message(group: Any, path: str, uri: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZarrUserWarning)  # of things beside the arrays; this names the arrays
+            members = [member for _, member in group.members(max_depth=None) if isinstance(member, zarr.Array)]
+    except METADATA_ERRORS as error:
+        return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
+    if not members:
+        return f"{uri} is a group without arrays: check the path"
+    store = uri.partition("::")[0]
+    listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
+    more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
+    fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]
+    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is a two-dimensional array of numbers"
+    return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
+
+
+def refuse_metadata(uri: str, error: BaseException) -> NoReturn:
+    """Raise what says that the metadata cannot be read."""
+    if isinstance(error, SourceFormatError):
+        raise error
+    raise SourceFormatError(f"{uri} has metadata that cannot be read here: {in_one_line(error)}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return type and text of an error, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Singular values, the values that the true ones may have, and the metrics computed from them."""

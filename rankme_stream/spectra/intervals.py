@@ -1,0 +1,342 @@
+"""The exact extremes of the metrics over a box of singular values, rounded outward.
+
+Every function takes the box of the singular values and returns ``(lower, upper)``: no vector in the box gives less or
+more, and for all but the functions that say so some vector gives each end. The entropies and the participation ratio
+are symmetric and quasi-concave, and Schur-concave for a fixed sum, hence
+
+- the largest value is at ``clip(t, lower, upper)`` for one level t, found by bisection on the sign of the derivative
+  (never by comparing values, which have plateaus);
+- the smallest is at one of the m + 1 vertices ``upper[:j], lower[j:]``: at a fixed sum that vector, with one entry in
+  between, majorises every other, and along that entry a quasi-concave function is least at an end.
+
+Ends move outward by a relative ``(2048 + 16 m) 2^-53``, above what evaluating them rounds away: a few units for each of
+the m terms of a running sum, and the flat top of an entropy where rounding hides the sign of the derivative.
+
+References
+----------
+A. W. Marshall, I. Olkin, B. C. Arnold, Inequalities: Theory of Majorization and Its Applications, 2nd ed., Springer
+2011, for Schur-concavity and majorisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.spectra import majorization, metrics
+from rankme_stream.spectra.spectrum import Box, Tail
+
+Interval = tuple[float, float]
+
+_VERTICES = 8192  # of a sketch, above which their m^2 terms take longer than a pass
+_SLAB_TERMS = 2**17  # terms of the vertex search evaluated together: 1 MiB an array
+EVERYTHING: Interval = (-math.inf, math.inf)
+
+
+def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares: bool = False) -> Interval:
+    r"""Extremes of :math:`\exp(-\sum p_k \ln p_k)`, :math:`p_k = x_k/(\sum_j x_j + m\epsilon_s) + \epsilon`.
+
+    Parameters
+    ----------
+    box
+        Of the singular values s; ``upper[0] > 0``.
+    eps
+        Added outside the fraction; exact for every ``eps >= 0``.
+    eps_in_sum
+        Added to each value in the sum, in the unit of the embeddings.
+    squares
+        Take x = s^2 instead of x = s.
+
+    Notes
+    -----
+    O(m) for eps = 0, otherwise O(m^2) in slabs; O(m log m) where the energy is known, whose lower end is safe and not
+    always attained.
+    """
+    lower, upper, shift = _scaled(box, keep_small=eps_in_sum > 0.0)
+    inside = math.ldexp(eps_in_sum, -shift)
+    energy = _scaled_energy(box, shift)
+    if squares:
+        lower, upper = lower * lower, upper * upper
+    m = lower.size
+
+    def slope_is_positive(x: FloatArray, t: float) -> bool:
+        total = float(x.sum()) + m * inside
+        if total == 0.0:
+            return True
+        level = t / total + eps
+        if level == 0.0:
+            return True
+        q = x / total
+        return float((q * (_log(q + eps) + 1.0)).sum()) > math.log(level) + 1.0
+
+    def value(x: FloatArray) -> float:
+        return metrics.exp_entropy(x / (math.fsum(x) + m * inside) + eps)
+
+    is_known = energy is not None and not squares
+    least = 0.0
+    if not is_known or m <= _VERTICES:
+        first = 0 if lower[0] > 0.0 else 1
+        if eps == 0.0 and inside == 0.0:
+            sums, logs = _vertex_sums(lower, upper, lambda x: x * _log(x))
+            place = first + int(np.argmin(np.log(sums[first:]) - logs[first:] / sums[first:]))
+        else:
+            place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
+        least = value(_vertex(lower, upper, place))
+    levels = _levels(lower, upper, slope_is_positive)
+    tail = _scaled_tail(box, shift)
+    if energy is not None and squares:
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
+        if tail is not None and inside == 0.0:
+            shares = majorization.squares_majorant(np.sqrt(lower), np.sqrt(upper), energy, tail)
+            least = max(least, metrics.exp_entropy(shares + eps))
+    elif energy is not None:
+        shares, ends = majorization.majorant(lower, upper, energy, tail)
+        # at a given sum p = q sum / (sum + m eps_s) + eps of shares q; concave in that factor, so least at an end
+        factors = [total / (total + m * inside) for total in ends if total > 0.0]
+        least = max(least, min(metrics.exp_entropy(shares * factor + eps) for factor in factors))
+    if energy is not None:
+        levels = _within(levels, lower, upper, energy, squares=not squares)
+    return _outward(least, max(value(x) for x in levels), m)
+
+
+def participation_ratio(box: Box) -> Interval:
+    r"""Extremes of :math:`(\sum s_k^2)^2 / \sum s_k^4`; O(m)."""
+    lower, upper, shift = _scaled(box)
+    lower, upper = lower * lower, upper * upper
+
+    def value(x: FloatArray) -> float:
+        x = x / x[0]
+        return math.fsum(x) ** 2 / math.fsum(x * x)
+
+    first = 0 if lower[0] > 0.0 else 1
+    sums, squares = _vertex_sums(lower, upper, lambda x: x * x)
+    place = first + int(np.argmin(sums[first:] ** 2 / squares[first:]))
+    least = value(_vertex(lower, upper, place))
+    most = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
+    energy = _scaled_energy(box, shift)
+    if energy is not None:
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)), energy[0] ** 2 / _fourth(box, shift))
+        most = _within(most, lower, upper, energy)
+    return _outward(least, max(value(x) for x in most), lower.size)
+
+
+def isoscore(box: Box, *, n_features: int) -> Interval:
+    """Extremes of (participation ratio - 1)/(D - 1), an increasing function of it; absolute rounding near 0."""
+    least, most = participation_ratio(box)
+    return max(0.0, _down((least - 1.0) / (n_features - 1))), _up((most - 1.0) / (n_features - 1))
+
+
+def stable_rank(box: Box) -> Interval:
+    r"""Extremes of :math:`\sum s_k^2 / s_1^2`, raw or centred; O(m).
+
+    The largest value has s_1 at its lower end and no other above it, the smallest s_1 at its upper end and every other
+    at its lower one.
+    """
+    lower, upper, shift = _scaled(box)
+    least = 1.0 + math.fsum((lower[1:] / upper[0]) ** 2)
+    most = 1.0 + (math.fsum((np.minimum(upper[1:], lower[0]) / lower[0]) ** 2) if lower[0] > 0.0 else lower.size - 1.0)
+    energy = _scaled_energy(box, shift)
+    if energy is not None:
+        least = max(least, energy[0] / float(upper[0]) ** 2)
+        most = min(most, energy[1] / float(lower[0]) ** 2) if lower[0] > 0.0 else most
+    return _outward(least, most, lower.size)
+
+
+def numerical_rank(box: Box, *, unit_roundoff: float) -> Interval:
+    """Counts of s_k > u |Z|_F that are certain and possible; an enclosure, not always attained."""
+    lower, upper, shift = _scaled(box)
+    slack = 1.0 + _rounding(lower.size)
+    energy = _scaled_energy(box, shift)
+    least, most = energy or (math.fsum(lower * lower), math.fsum(upper * upper))
+    threshold = unit_roundoff * math.sqrt(least) / slack
+    certain = np.count_nonzero(lower > unit_roundoff * math.sqrt(most) * slack)
+    possible = int(np.count_nonzero(upper > threshold))
+    if energy is not None:  # every value above the threshold takes at least its square
+        taken = np.cumsum(np.maximum(lower, threshold) ** 2 - lower * lower) + math.fsum(lower * lower)
+        possible = min(possible, int(np.count_nonzero(taken <= most * slack)))
+    return float(certain), float(possible)
+
+
+def condition_number(box: Box) -> Interval:
+    """Extremes of s_1 / s_m; infinite where the smallest may be zero."""
+    if box.lower.size == 1:
+        return 1.0, 1.0
+    largest, smallest = (box.lower[0], box.upper[0]), (box.lower[-1], box.upper[-1])
+    least = _down(float(largest[0]) / float(smallest[1])) if smallest[1] > 0.0 else math.inf
+    most = _up(float(largest[1]) / float(smallest[0])) if smallest[0] > 0.0 else math.inf
+    return max(1.0, least), most
+
+
+def alpha_req(box: Box) -> Interval:
+    """Extremes of the decay exponent: it is linear in ln s, so each value sits at the end that its weight's sign asks.
+
+    Everything when a value in the range of the fit may be zero, for then the range itself is not known.
+    """
+    last = min(metrics.ALPHA_LAST, int(np.count_nonzero(box.lower)))
+    if last != min(metrics.ALPHA_LAST, int(np.count_nonzero(box.upper))):
+        return EVERYTHING
+    first = metrics.ALPHA_FIRST
+    weights = metrics.alpha_weights(first, last)
+    reference = math.log(box.upper[first - 1])
+    low, high = 2.0 * (np.log(np.stack([box.lower, box.upper])[:, first - 1 : last]) - reference)
+    slack = _rounding(weights.size) * math.fsum(np.abs(weights) * (1.0 + np.abs(low) + abs(reference)))
+    least = math.fsum(np.where(weights > 0.0, weights * low, weights * high))
+    most = math.fsum(np.where(weights > 0.0, weights * high, weights * low))
+    return least - slack, most + slack
+
+
+def self_cluster(box: Box, *, n_rows: int, n_features: int) -> Interval:
+    """Extremes of the self-clustering index of unit rows, increasing in Q = sum of the fourth powers of s."""
+    slack = 1.0 + _rounding(box.lower.size)
+    least, most = (math.fsum(end**4) for end in (box.lower, box.upper))
+    if box.energy is not None:
+        lower, upper = box.lower**2, box.upper**2
+        least = max(least, math.fsum(majorization.levelled(lower, upper, box.energy[0]) ** 2))
+        most = min(most, math.fsum(majorization.packed(lower, upper, box.energy[1]) ** 2), _fourth(box, 0))
+    return (
+        _down(float(metrics.self_cluster_of(Fraction(least / slack), n_rows, n_features))),
+        _up(float(metrics.self_cluster_of(Fraction(most * slack), n_rows, n_features))),
+    )
+
+
+def cosine_anisotropy(row_sum: Interval, *, n_rows: int) -> Interval:
+    """Extremes of the mean cosine between different rows, increasing in the norm of the sum of the unit rows."""
+    return (
+        _down(float(metrics.cosine_anisotropy_of(Fraction(row_sum[0]) ** 2, n_rows))),
+        _up(float(metrics.cosine_anisotropy_of(Fraction(row_sum[1]) ** 2, n_rows))),
+    )
+
+
+def _scaled(box: Box, keep_small: bool = False) -> tuple[FloatArray, FloatArray, int]:
+    """Divide both ends by the power of two of the largest; with ``keep_small`` never multiply."""
+    shift = math.frexp(float(box.upper[0]))[1] - 1
+    if keep_small:
+        shift = max(shift, 0)
+    return np.ldexp(box.lower, -shift), np.ldexp(box.upper, -shift), shift
+
+
+def _scaled_energy(box: Box, shift: int) -> Interval | None:
+    if box.energy is None:
+        return None
+    return math.ldexp(box.energy[0], -2 * shift), math.ldexp(box.energy[1], -2 * shift)
+
+
+def _scaled_tail(box: Box, shift: int) -> Tail | None:
+    return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.norm, -2 * shift))
+
+
+def _fourth(box: Box, shift: int) -> float:
+    """Return the most that the fourth powers of the scaled values can add up to, by what is known of the tail."""
+    tail = _scaled_tail(box, shift)
+    if tail is None:
+        return math.inf
+    return math.fsum(np.ldexp(box.upper[: tail.start], -shift) ** 4) + tail.norm**2
+
+
+def _packed(lower: FloatArray, upper: FloatArray, energy: Interval) -> list[FloatArray]:
+    """Return the squares that majorise all others, for the least and most energy and what ends in between.
+
+    At a given sum such a vector gives the least of a Schur-concave function; as the sum grows, one entry does, along
+    which a quasi-concave function is least at an end.
+    """
+    sums, _ = _vertex_sums(lower, upper, lambda x: x)
+    corners = np.flatnonzero((sums > energy[0]) & (sums < energy[1]))
+    ends = [majorization.packed(lower, upper, total) for total in energy]
+    return [*ends, *(_vertex(lower, upper, int(place)) for place in corners)]
+
+
+def _within(
+    levels: list[FloatArray], lower: FloatArray, upper: FloatArray, energy: Interval, *, squares: bool = False
+) -> list[FloatArray]:
+    """Return the levels nearest those given at which the sum (of the squares) is as the energy says.
+
+    Along the levels a function rises up to those given and falls after them, so the nearest allowed is the largest.
+    """
+
+    def total(x: FloatArray) -> float:
+        return float((x * x if squares else x).sum())
+
+    if max(map(total, levels)) > energy[1]:
+        return [majorization.levelled(lower, upper, energy[1], squares=squares)]
+    if min(map(total, levels)) < energy[0]:
+        return [majorization.levelled(lower, upper, energy[0], squares=squares), *levels]
+    return levels
+
+
+def _vertex(lower: FloatArray, upper: FloatArray, place: int) -> FloatArray:
+    return np.concatenate([upper[:place], lower[place:]])
+
+
+def _vertex_sums(
+    lower: FloatArray, upper: FloatArray, term: Callable[[FloatArray], FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Sums of x and of ``term(x)`` over each of the m + 1 vertices."""
+
+    def sums(low: FloatArray, high: FloatArray) -> FloatArray:
+        heads = np.concatenate([[0.0], np.cumsum(high)])
+        tails = np.concatenate([np.cumsum(low[::-1])[::-1], [0.0]])
+        both: FloatArray = heads + tails
+        return both
+
+    return sums(lower, upper), sums(term(lower), term(upper))
+
+
+def _vertex_entropies(lower: FloatArray, upper: FloatArray, eps: float, inside: float) -> FloatArray:
+    """Entropy at each of the m + 1 vertices, for p with an epsilon."""
+    m = lower.size
+    sums, _ = _vertex_sums(lower, upper, lambda x: x)
+    sums = np.maximum(sums + m * inside, np.finfo(float).tiny)
+    found = np.empty(m + 1)
+    step = max(1, _SLAB_TERMS // m)
+    columns = np.arange(m)
+    for start in range(0, m + 1, step):
+        places = np.arange(start, min(m + 1, start + step))
+        p = np.where(columns < places[:, None], upper, lower) / sums[places, None] + eps
+        found[places] = -(p * _log(p)).sum(axis=1)
+    return found
+
+
+def _levels(
+    lower: FloatArray, upper: FloatArray, slope_is_positive: Callable[[FloatArray, float], bool]
+) -> list[FloatArray]:
+    """Return ``clip(t, lower, upper)`` for the two neighbouring doubles t between which the slope changes sign."""
+    low, high = (int(np.float64(end).view(np.int64)) for end in (lower[-1], upper[0]))  # ordered as the doubles are
+
+    def clipped(bits: int) -> tuple[FloatArray, float]:
+        t = float(np.int64(bits).view(np.float64))
+        return np.clip(t, lower, upper), t
+
+    while high - low > 1:
+        middle = (low + high) // 2
+        if slope_is_positive(*clipped(middle)):
+            low = middle
+        else:
+            high = middle
+    return [x for x in (clipped(low)[0], clipped(high)[0]) if x[0] > 0.0]
+
+
+def _log(values: FloatArray) -> FloatArray:
+    """Natural logarithm, with 0 for 0: it only ever multiplies that 0."""
+    logs: FloatArray = np.log(np.where(values > 0.0, values, 1.0))
+    return logs
+
+
+def _rounding(m: int) -> float:
+    return (2048 + 16 * m) * 2.0**-53
+
+
+def _outward(least: float, most: float, m: int) -> Interval:
+    slack = _rounding(m)
+    return least * (1.0 - slack), most * (1.0 + slack)
+
+
+def _down(value: float) -> float:
+    return math.nextafter(value, -math.inf)
+
+
+def _up(value: float) -> float:
+    return math.nextafter(value, math.inf)

@@ -1,0 +1,141 @@
+"""Singular values of the rows, raw and centred, with the set that the true ones lie in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from rankme_stream.accumulators.row_sketch.folding import Folds
+from rankme_stream.numerics.dtypes import FloatArray
+
+Basis = Literal["certified", "measured", "empirical"]
+
+
+class Tail(NamedTuple):
+    """The squares of the singular values past the first ``start`` have no larger Euclidean norm than ``norm``."""
+
+    start: int
+    norm: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
+
+    ``energy``, where it says more than these, holds the least and the most that the squares of all add up to; ``tail``
+    bounds the fourth powers of some, and is known beside the energy alone.
+    """
+
+    lower: FloatArray
+    upper: FloatArray
+    energy: tuple[float, float] | None = None
+    tail: Tail | None = None
+
+    @classmethod
+    def around(cls, values: FloatArray, error: float) -> Box:
+        """Return the box of singular values known to within ``error``, ends rounded outward."""
+        return cls(np.maximum(_down(values - error), 0.0), _up(values + error))
+
+    @classmethod
+    def around_squares(cls, squares: FloatArray, error: float) -> Box:
+        """Return the box of singular values whose squares are known to within ``error``, ends rounded outward."""
+        lower, upper = np.maximum(_down(squares - error), 0.0), np.maximum(_up(squares + error), 0.0)
+        return cls(np.maximum(_down(np.sqrt(lower)), 0.0), _up(np.sqrt(upper)))
+
+    def first(self, count: int) -> Box:
+        """Return the box of the largest ``count`` values."""
+        energy, rest = None, Box(self.lower[count:], self.upper[count:])
+        if self.energy is not None:
+            least = max(self.energy[0] - float((rest.upper**2).sum()), float((self.lower[:count] ** 2).sum()))
+            energy = (least, max(least, self.energy[1] - float((rest.lower**2).sum())))
+        tail = self.tail if self.tail is not None and self.tail.start < count else None
+        return Box(self.lower[:count], self.upper[:count], energy, tail)
+
+    def with_zeros(self, n_zeros: int) -> Box:
+        """Return the box in which the last ``n_zeros`` values are zero exactly."""
+        if n_zeros <= 0:
+            return self
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[-n_zeros:] = upper[-n_zeros:] = 0.0
+        return Box(lower, upper, self.energy, self.tail)
+
+
+@dataclass(frozen=True)
+class SingularValues:
+    """Computed singular values and what the true ones may be.
+
+    Attributes
+    ----------
+    values
+        Shape ``(m,)``, descending, unit of the embeddings; inside both boxes.
+    consistent
+        The set that intervals are taken over.
+    worst_case
+        The set by a worst-case theorem where ``consistent`` is sharper and rests on experience; otherwise None.
+    folds
+        Of a row sketch, whose ``values`` are off by what these tell; otherwise None.
+    """
+
+    values: FloatArray
+    consistent: Box
+    worst_case: Box | None = None
+    folds: Folds | None = None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of the rows read, with what is needed to read them rightly.
+
+    Attributes
+    ----------
+    raw, centered
+        Of the rows, and of the rows less their mean; m = min(n_rows, n_features) values each.
+    n_rows, n_features
+        Shape of the matrix; rows left out are not counted.
+    unit_roundoff
+        Of the *stored* type: relative error with which the embeddings were rounded when they were written.
+    row_sum
+        Lower and upper end of the Euclidean norm of the sum of all rows.
+    basis
+        What the consistent sets rest on: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
+        empirical for every basis), ``measured`` (the error was measured with random probes) or ``empirical``.
+    confidence
+        Probability that the consistent sets hold the truth; None where no theorem gives one.
+    grounds
+        The same in a sentence.
+    covers
+        Which errors the consistent sets hold.
+    """
+
+    raw: SingularValues
+    centered: SingularValues
+    n_rows: int
+    n_features: int
+    unit_roundoff: float
+    row_sum: tuple[float, float]
+    basis: Basis
+    confidence: float | None
+    grounds: str
+    covers: tuple[str, ...] = ("arithmetic",)
+
+    @property
+    def singular_values(self) -> FloatArray:
+        """The raw values, shape ``(m,)``, descending."""
+        return self.raw.values
+
+    @property
+    def centered_singular_values(self) -> FloatArray:
+        """The centred values, shape ``(m,)``, descending."""
+        return self.centered.values
+
+
+def _down(values: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.nextafter(values, -np.inf)
+    return rounded
+
+
+def _up(values: FloatArray) -> FloatArray:
+    rounded: FloatArray = np.nextafter(values, np.inf)
+    return rounded
