@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from rankme_stream.errors import ToleranceWarning as ToleranceWarning
     from rankme_stream.measuring.api import measure as measure
     from rankme_stream.measuring.api import measure_state as measure_state
+    from rankme_stream.measuring.api import plan as plan
+    from rankme_stream.measuring.api import segment as segment
     from rankme_stream.measuring.batch import measure_each as measure_each
     from rankme_stream.measuring.estimator import RankMe as RankMe
-    from rankme_stream.measuring.execute import plan as plan
-    from rankme_stream.measuring.execute import segment as segment
     from rankme_stream.passes.state.pass_state import State as State
     from rankme_stream.passes.state.pass_state import load_state as load_state
     from rankme_stream.passes.state.pass_state import merge_states as merge_states

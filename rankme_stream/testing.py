@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.errors import UsageError
-from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.sources import Source, open_source
 

@@ -11,9 +11,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 import rankme_stream as rs
+from rankme_stream.accumulators.methods import SKETCHES
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices import registry
-from rankme_stream.passes.planning.grid import SKETCHES
 from tests.test_state import rows_like, store
 
 PAGE = (Path(__file__).parents[1] / "docs" / "combinations.md").read_text(encoding="utf-8")

@@ -33,8 +33,8 @@ from rankme_stream.errors import (
 from rankme_stream.numerics.devices import cuda_settings, registry
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.cupy import CupyDevice
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST, Host
-from rankme_stream.numerics.devices.registry import Workspace
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.spectra import intervals
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones

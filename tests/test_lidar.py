@@ -13,8 +13,8 @@ from scipy.stats import binom
 
 import rankme_stream as rs
 from rankme_stream.groups.partition import groups_of
-from rankme_stream.measuring.sampling.replicates import standard_error
-from rankme_stream.results.measurement import table
+from rankme_stream.results.table import table
+from rankme_stream.spectra.jackknife import standard_error
 
 DELTA, EPSILON, U = 1e-4, 1e-7, 2.0**-53
 

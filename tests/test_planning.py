@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankme_stream.errors import LimitError
+from rankme_stream.passes.planning.block_layout import whole_cuts
 from rankme_stream.passes.planning.grid import grid_for
-from rankme_stream.passes.planning.plan import make_plan, whole_cuts
+from rankme_stream.passes.planning.plan import make_plan
 
 
 def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):

@@ -16,8 +16,9 @@ from rankme_stream.accumulators.row_sketch import folding
 from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
 from rankme_stream.cli.commands import cli
 from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST, Host
-from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.spectra import extrapolation
 from rankme_stream.testing import AccumulatorLaws, with_ones
 from tests.test_cli import SCHEMA
 from tests.test_state import same_bits, store
@@ -145,8 +146,8 @@ def test_what_is_quadratic_in_the_meetings_is_told_exactly():
     def told(noise: float, confidence: float = 0.95):
         x = (0.1, 0.19, 0.37)
         halves = tuple((number(x[1], noise), number(x[1], -noise)) for _ in range(8))
-        folds = folding.Folds(halves, (number(x[2]),) * 4, x, 0.0)
-        return folds.told(number(x[0]), lambda values: float(values[0]), folding.ITSELF, 1, confidence)
+        folds = extrapolation.Folds(halves, (number(x[2]),) * 4, x, 0.0)
+        return folds.told(number(x[0]), lambda values: float(values[0]), extrapolation.ITSELF, 1, confidence)
 
     value, lower, upper, _ = told(0.0)
     line = number(0.1)[0] + (number(0.1) - number(0.19))[0] * 0.1 / 0.09
@@ -156,14 +157,16 @@ def test_what_is_quadratic_in_the_meetings_is_told_exactly():
     off = 2.3646242515927844 * 0.01 * (0.1 / 0.09) ** 0.5  # t with 7 degrees of freedom
     assert (lower, upper) == pytest.approx((min(3.0, line) - off, max(3.0, line) + off), rel=1e-9)
     halves = [(number(0.19, 0.02 * pair), number(0.19, 0.02 * pair)) for pair in range(-4, 4)]  # that differ by pairs
-    folds = folding.Folds(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
-    _, lower, upper, _ = folds.told(number(0.1), lambda values: float(values[0]), folding.ITSELF, 1, 0.95)
+    folds = extrapolation.Folds(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
+    _, lower, upper, _ = folds.told(number(0.1), lambda values: float(values[0]), extrapolation.ITSELF, 1, 0.95)
     assert upper - lower > 2 * 2.36 * 0.02 * 6.0**0.5 * 2.0**0.5  # 6 is the variance of the integers -4 to 3
     _, lower, upper, _ = told(0.01, 0.5)
     assert upper - lower < abs(3.0 - line) + off
 
 
-@pytest.mark.parametrize("scale", [folding.ITSELF, folding.LOGARITHM, folding.INVERSE, folding.OF_RATIO])
+@pytest.mark.parametrize(
+    "scale", [extrapolation.ITSELF, extrapolation.LOGARITHM, extrapolation.INVERSE, extrapolation.OF_RATIO]
+)
 def test_scales_lead_back(scale):
     for value in (0.3, 1.0, 7.0):
         assert scale.back(scale.there(value, 9), 9) == pytest.approx(value, rel=1e-14)

@@ -25,6 +25,7 @@ from rankme_stream.measuring.sampling import replicates
 from rankme_stream.numerics import counter_rng
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.spectra.estimates import METRICS, estimate_all
+from rankme_stream.spectra.jackknife import Spread
 from rankme_stream.testing import with_ones
 
 D = 64
@@ -170,11 +171,11 @@ def test_a_bias_of_second_order_is_taken_off_whole(fraction):
     n, count = 4.0, 16
     bias = (count - 1) * (rankme(n * (count - 1) / count) - rankme(n))
     left = count / (count - 2) * (2 * rankme(n) - rankme(n / 2) - (rankme(n) - bias))
-    spread = replicates.Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
+    spread = Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
     wanted = rankme(n / fraction) if fraction else 100.0
     assert rankme(n) - spread.bias != pytest.approx(wanted, rel=1e-6)
     assert rankme(n) - spread.bias - spread.left == pytest.approx(wanted, rel=1e-12)
-    every = replicates.Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
+    every = Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
     assert rankme(5 * n) - every.bias - every.left == pytest.approx(100.0, rel=1e-12)
 
 

@@ -17,8 +17,8 @@ from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.measuring import pass_runner
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.passes.engines import local
-from rankme_stream.results.measurement import table
+from rankme_stream.passes.engines.engine import Progress
+from rankme_stream.results.table import table
 from rankme_stream.spectra import intervals, majorization
 from rankme_stream.spectra.metrics import effective_rank
 from rankme_stream.spectra.spectrum import Box, Tail
@@ -192,7 +192,7 @@ class TestSchedules:
         path, kept = tmp_path / "1000.zarr", tmp_path / "kept.state"
         last, seen = 0, 0
 
-        def stop(now: local.Progress) -> None:
+        def stop(now: Progress) -> None:
             nonlocal last, seen
             seen += now.rows_done - last if now.rows_done >= last else now.rows_done
             last = now.rows_done

@@ -14,8 +14,8 @@ from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.errors import ArithmeticCheckError, LimitError, UsageError
 from rankme_stream.numerics.devices import host
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import Host
-from rankme_stream.numerics.devices.registry import Workspace
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.test_state import same_bits, store
 from tests.toy_device import TOY

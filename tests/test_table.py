@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankme_stream.results.measurement import shown
+from rankme_stream.results.table import shown
 
 
 def estimate(value, lower, upper):

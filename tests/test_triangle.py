@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Workspace
 from rankme_stream.numerics.symmetric import Triangle, triangle_bytes
 
 WIDEST_BLOCK = HOST.block_columns

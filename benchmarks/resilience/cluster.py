@@ -27,16 +27,17 @@ import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, table
 from benchmarks.harness.synthetic_stores import Layout
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.methods import ACCUMULATORS
 from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.engine import DaskEngine
 from rankme_stream.passes.engines.dask.schedule import Schedule, schedule_for
-from rankme_stream.passes.engines.local import Progress
+from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.passes.loop.segment import Task
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import checkpoint
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import ACCUMULATORS, Partial
+from rankme_stream.passes.state.partial_result import Partial
 from rankme_stream.passes.state.row_norms import Lengths
 
 _WANTED_SPEED, _WANTED_BUSY, _WANTED_CHECKPOINT = 0.9, 0.2, 0.02

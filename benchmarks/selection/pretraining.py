@@ -1,8 +1,8 @@
 """Small networks trained on images without labels, and what they make of images, stored as zarr.
 
-``python -m benchmarks.selection.pretraining FOLDER PART PARTS`` makes every so many of the trainings in ``FOLDER/trainings.json``
-and prints a line of JSON for each dump. Everything runs on one thread and follows from the seed: the same bits every
-time on one machine.
+``python -m benchmarks.selection.pretraining FOLDER PART PARTS`` makes every so many of the trainings in
+``FOLDER/trainings.json`` and prints a line of JSON for each dump. Everything runs on one thread and follows
+from the seed: the same bits every time on one machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a pass over a zarr store must cost at least: decoding, casting and multiplying every row, and nothing else.
 
 Each part is timed alone with one thread a core running it at once, by every candidate known to be fast; the limit is
-the sum of the fastest candidates' CPU seconds over the number of cores. ``python -m benchmarks.speed.lower_limits URI`` prints one
-as JSON. Reads are warm: what is read was read before, so it comes from the page cache.
+the sum of the fastest candidates' CPU seconds over the number of cores. ``python -m
+benchmarks.speed.lower_limits URI`` prints one as JSON. Reads are warm: what is read was read
+before, so it comes from the page cache.
 """
 
 from __future__ import annotations

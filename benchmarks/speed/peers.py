@@ -1,7 +1,8 @@
 """What else gives the singular values of a zarr array, each as its users would write it, and ours beside them.
 
-``python -m benchmarks.speed.peers NAME URI`` runs one in a process of its own and prints a line of JSON: its RankMe, and the
-seconds from the opened array to that number. Imports, and a run over a few rows that starts threads, are not counted.
+``python -m benchmarks.speed.peers NAME URI`` runs one in a process of its own and prints a line of JSON: its
+RankMe, and the seconds from the opened array to that number. Imports, and a run over a few rows that
+starts threads, are not counted.
 """
 
 from __future__ import annotations

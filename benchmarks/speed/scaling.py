@@ -1,8 +1,9 @@
 """How the time and memory of a pass grow with rows, width, type, arithmetic, workers and chunks; and their limit.
 
 ``python -m benchmarks scaling`` lets the command score zarr stores, each in a process of its own, and sets the time
-beside what decoding, casting and multiplying cost at least (``benchmarks/speed/lower_limits.py``) and the peak beside the plan. Units
-of a store (chunks, or shards) are hard links to a few distinct ones, so all reads come from the page cache.
+beside what decoding, casting and multiplying cost at least (``benchmarks/speed/lower_limits.py``) and the
+peak beside the plan. Units of a store (chunks, or shards) are hard links to a few distinct ones, so all reads come from
+the page cache.
 """
 
 from __future__ import annotations
@@ -339,9 +340,9 @@ def markdown(result: dict[str, Any]) -> str:
     )  # fmt: skip
     lines += [
         "",
-        "Model: decoding, casting and multiplying by the fastest candidates of `benchmarks/speed/lower_limits.py` on all cores, then "
-        "solving (eigenvalues, raw and centred at once, and metrics). A row is without solving. Products take D^2 a "
-        "row, the rest D.",
+        "Model: decoding, casting and multiplying by the fastest candidates of `benchmarks/speed/lower_limits.py` "
+        "on all cores, then solving (eigenvalues, raw and centred at once, and metrics). A row is without solving. "
+        "Products take D^2 a row, the rest D.",
         "",
         f"CPU time a row grows with the width to the power of {fitted['CPU a row, narrow']:.2f} from {low:,} to "
         f"{middle:,} features (model {fitted['model, narrow']:.2f}) and {fitted['CPU a row, wide']:.2f} from there to "

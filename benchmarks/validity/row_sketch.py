@@ -26,9 +26,9 @@ import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, table
 from benchmarks.harness.synthetic_stores import Layout
 from benchmarks.validity import coverage
+from rankme_stream.accumulators.methods import columns_for
 from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
 from rankme_stream.numerics import machine
-from rankme_stream.passes.planning.grid import columns_for
 from rankme_stream.passes.state.row_norms import rows_error, scale_rows
 from rankme_stream.spectra.estimates import METRICS, NORMALIZED, estimate_all, estimate_normalized
 from rankme_stream.testing import with_ones

@@ -18,9 +18,9 @@ import numpy as np
 import rankme_stream as rs
 from benchmarks.harness import processes
 from benchmarks.harness.experiment import Experiment, table
+from rankme_stream.accumulators.methods import Method
 from rankme_stream.errors import LimitError
 from rankme_stream.numerics.dtypes import StoredType
-from rankme_stream.passes.planning.grid import Method
 from rankme_stream.spectra import metrics
 
 _MEMORY = 4 * 10**9

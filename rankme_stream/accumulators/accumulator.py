@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics import counter_rng
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.symmetric import Triangle
 

@@ -10,8 +10,8 @@ import numpy as np
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
 from rankme_stream.spectra.spectrum import Spectrum

@@ -11,8 +11,8 @@ from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, Probes
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import check_trace, gamma
 from rankme_stream.numerics.symmetric import Place, Triangle

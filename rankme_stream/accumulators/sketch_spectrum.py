@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from rankme_stream.accumulators.nystrom.complement_bounds import Unseen
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U
@@ -144,3 +145,31 @@ def _slope(floor: FloatArray) -> float:
     heights = np.log(floor[first:last])
     ranks -= ranks.mean()
     return max(0.0, -float((ranks * heights).sum() / (ranks * ranks).sum()))
+
+
+class Unseen(NamedTuple):
+    """What is known of the eigenvalues beside their floors and their sum.
+
+    Attributes
+    ----------
+    ceilings
+        Most that each of the first can be, as many as there are directions.
+    largest
+        Most that each of the others can be.
+    start
+        How many of the first are surely above all that is not seen.
+    norm, likely
+        Most that the Euclidean norm of those past them is, and what it is likely to be.
+    """
+
+    ceilings: FloatArray
+    largest: float
+    start: int
+    norm: float
+    likely: float
+
+    def scaled(self, factor: float) -> Unseen:
+        """Return the same of a matrix so many times as large."""
+        return Unseen(
+            self.ceilings * factor, self.largest * factor, self.start, self.norm * factor, self.likely * factor
+        )

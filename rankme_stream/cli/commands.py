@@ -18,6 +18,7 @@ from rankme_stream import __version__
 from rankme_stream.cli import console
 from rankme_stream.cli import options as shared
 from rankme_stream.cli.signals import Signal, Signals
+from rankme_stream.cli.tables import plan_table, state_table
 from rankme_stream.errors import (
     CheckpointWarning,
     LimitError,
@@ -83,7 +84,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.json_option
 def plan(source: str, json_file: str | None, debug: bool, threads: int | None, **options: Any) -> None:
     """Print what scoring SOURCE would read and hold; reads metadata only."""
-    from rankme_stream.measuring.execute import plan as make_plan
+    from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
 
     if threads is not None:
@@ -93,7 +94,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
-        console.print_out(console.plan_table(source, document))
+        console.print_out(plan_table(source, document))
     else:
         console.write(json_file, json.dumps(document, indent=2) + "\n")
 
@@ -115,7 +116,7 @@ def segment(
     **options: Any,
 ) -> None:  # fmt: skip
     """Read one part of SOURCE into a state file, for `rankme merge`; goes on from the file where there is one."""
-    from rankme_stream.measuring.execute import segment as read_segment
+    from rankme_stream.measuring.api import segment as read_segment
 
     with console.Reporter(quiet, check) as progress:
         found = read_segment(source, part=part, state=state_file, progress=progress, **options)
@@ -173,7 +174,7 @@ def _show_state(state: State) -> None:
     from rankme_stream.measuring.api import measure_state
 
     if state.missing:
-        console.print_out(console.state_table(state))
+        console.print_out(state_table(state))
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)  # no tolerance was asked for
@@ -181,7 +182,7 @@ def _show_state(state: State) -> None:
 
 
 def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
-    from rankme_stream.results.measurement import table
+    from rankme_stream.results.table import table
 
     for number, document in enumerate(documents):
         if number:
@@ -342,14 +343,14 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
 
 
 def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
-    from rankme_stream.measuring.execute import plan as make_plan
+    from rankme_stream.measuring.api import plan as make_plan
 
     asked = (
         "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
         "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
-    return console.plan_table(source, planned.to_dict())
+    return plan_table(source, planned.to_dict())
 
 
 def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:

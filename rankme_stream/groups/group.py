@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.groups.row_gram import FewRows
 from rankme_stream.groups.within_scatter import Scatter
-from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import Spectrum
 
 _PANEL_ROWS = 1024
 _GROUNDS = "certified: worst case of the sums, margin of the eigensolver"
@@ -133,81 +132,4 @@ class Closed:
     spectrum: Spectrum | None
 
 
-def pack_open(groups: Sequence[Open], n_features: int) -> dict[str, Array]:
-    """Return open groups as arrays; ``unpack_open`` gives the same bits back."""
-    pieces = [piece for group in groups for piece in group.pieces]
-    grams = [group.gram.to_arrays() for group in groups if group.gram is not None]
-    kept = [-1 if group.gram is not None else group.n_rows for group in groups]
-    packed = (n_features + 1) * (n_features + 2) // 2
-    return {
-        "counts": np.array([(one.batch, one.n_expected, one.n_seen) for one in groups], np.int64).reshape(-1, 3),
-        "kept": np.array(kept, np.int64),
-        "rows": np.concatenate(pieces) if pieces else np.empty((0, n_features), np.float32),
-        "chains": np.array([one["chain"] for one in grams], np.int64),
-        "grams": np.array([one["gram"] for one in grams]).reshape(-1, packed),
-        "nonzero": np.array([one["nonzero"] for one in grams], bool).reshape(-1, n_features),
-    }
-
-
-def unpack_open(arrays: dict[str, Array]) -> list[Open]:
-    """Return the groups that ``pack_open`` described."""
-    groups, start, n_grams = [], 0, 0
-    n_features = arrays["nonzero"].shape[1]
-    for (batch, n_expected, n_seen), n_kept in zip(arrays["counts"].tolist(), arrays["kept"].tolist(), strict=True):
-        if n_kept < 0:
-            described = {name: arrays[key][n_grams] for name, key in _GRAM}
-            described |= {"n_features": np.array(n_features), "rows_error": np.array(0.0)}
-            groups.append(Open(batch, n_expected, n_seen, (), GramAccumulator.from_arrays(described)))
-            n_grams += 1
-            continue
-        piece = arrays["rows"][start : start + n_kept].copy()  # a slice would keep all rows alive
-        groups.append(Open(batch, n_expected, n_seen, (piece,) if n_kept else ()))
-        start += n_kept
-    return groups
-
-
 _GRAM = (("chain", "chains"), ("gram", "grams"), ("nonzero", "nonzero"))
-
-
-def pack_closed(groups: Sequence[Closed], n_features: int) -> dict[str, Array]:
-    """Return closed groups as arrays; ``unpack_closed`` gives the same bits back."""
-    found = [group.spectrum for group in groups if group.spectrum is not None]
-    sides = {"raw": [one.raw for one in found], "centered": [one.centered for one in found]}
-    return {
-        "counts": np.array([(one.batch, one.n_rows) for one in groups], np.int64).reshape(-1, 2),
-        "means": np.array([one.mean for one in groups]).reshape(-1, n_features),
-        "mean_errors": np.array([one.mean_error for one in groups]),
-        "row_sums": np.array([one.row_sum for one in found]).reshape(-1, 2),
-        "unit_roundoffs": np.array([one.unit_roundoff for one in found]),
-    } | {
-        side: np.concatenate(
-            [np.stack([one.values, one.consistent.lower, one.consistent.upper]) for one in values]
-            or [np.empty((3, 0))],
-            axis=1,
-        )
-        for side, values in sides.items()
-    }  # fmt: skip
-
-
-def unpack_closed(arrays: dict[str, Array]) -> list[Closed]:
-    """Return the groups that ``pack_closed`` described."""
-    groups: list[Closed] = []
-    n_features, start, place = arrays["means"].shape[1], 0, 0
-    for number, (batch, n_rows) in enumerate(arrays["counts"].tolist()):
-        spectrum = None
-        if n_rows:
-            stop = start + min(n_rows, n_features)
-            raw, centered = (arrays[side][:, start:stop].copy() for side in ("raw", "centered"))
-            low, high = arrays["row_sums"][place].tolist()
-            spectrum = Spectrum(
-                _side(raw), _side(centered), n_rows, n_features, float(arrays["unit_roundoffs"][place]), (low, high),
-                "certified", 1.0, _GROUNDS,
-            )  # fmt: skip
-            start, place = stop, place + 1
-        mean, error = arrays["means"][number].copy(), float(arrays["mean_errors"][number])
-        groups.append(Closed(batch, n_rows, mean, error, spectrum))
-    return groups
-
-
-def _side(packed: FloatArray) -> SingularValues:
-    return SingularValues(packed[0], Box(packed[1], packed[2]))

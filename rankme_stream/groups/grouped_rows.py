@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.groups.group import Closed, Open, pack_closed, pack_open, unpack_closed, unpack_open
+from rankme_stream.groups.group import Closed, Open
+from rankme_stream.groups.packing import pack_closed, pack_open, unpack_closed, unpack_open
 from rankme_stream.groups.partition import Groups
 from rankme_stream.groups.within_scatter import Scatter, joined
 from rankme_stream.numerics import blas_threads
-from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
 
 _ROWS_AT_ONCE = 1024

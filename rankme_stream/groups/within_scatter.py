@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.numerics.devices.registry import Workspace
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, gamma
 from rankme_stream.numerics.symmetric import Triangle

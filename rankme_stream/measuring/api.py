@@ -7,17 +7,26 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
-from rankme_stream.errors import CheckpointWarning, ToleranceWarning
+from rankme_stream.accumulators.methods import check_rows, columns_for
+from rankme_stream.errors import CheckpointWarning, OutputError, ToleranceWarning, UsageError
 from rankme_stream.groups import lidar
-from rankme_stream.measuring.execute import Read, read, read_state
-from rankme_stream.measuring.request import Method, Precision, Request
+from rankme_stream.measuring.escalation import rungs_for
+from rankme_stream.measuring.execute import Read, _check_device, _groups, _row_range, read, read_state
+from rankme_stream.measuring.pass_runner import Reader
+from rankme_stream.measuring.placement import device_for
+from rankme_stream.measuring.request import Method, Precision, Request, check_passes
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_told
-from rankme_stream.passes.engines import local
-from rankme_stream.passes.state.pass_state import State, are_alike
+from rankme_stream.numerics.machine import are_alike
+from rankme_stream.passes.engines.engine import Progress, Report
+from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.planning.sample_design import design
+from rankme_stream.passes.state.pass_state import State
 from rankme_stream.results.measurement import Measurement
+from rankme_stream.sources import open_source
 from rankme_stream.spectra.estimates import definitions
 
 
@@ -47,7 +56,7 @@ def measure(
     oversampling: int = 10,
     passes: int = 1,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Callable[[local.Progress], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Read every row, or a part of them, and return the metrics of their singular values, each with an interval.
 
@@ -222,3 +231,154 @@ def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, An
         "bits_reproducible": are_alike(workers),
         "workers": [dict(one) for one in workers],
     }
+
+
+def plan(
+    source: Any,
+    *,
+    method: Method = "auto",
+    precision: Precision = "float64",
+    sample: bool = False,
+    normalize: bool = False,
+    rows: tuple[int | None, int | None] | None = None,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    rank: int | None = None,
+    oversampling: int = 10,
+    passes: int = 1,
+    seed: int = 0,
+    groups: Any = None,
+    device: str = "cpu",
+) -> Plan:
+    """Return what a pass would read and hold; reads metadata only.
+
+    Parameters
+    ----------
+    source
+        A path or URI, an array, or anything that satisfies ``Source``.
+    method
+        ``gram``; ``tsqr``, which never squares; ``auto``: ``gram``, then ``tsqr`` where the interval is too wide; or a
+        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``; or
+        ``row-sketch``, for more rows than there is time to multiply.
+    precision
+        Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
+        which the interval fits the tolerance. What is planned is the first pass.
+    sample
+        Plan for reading a part; where the rows are too few for one, for all.
+    normalize
+        Accumulate the rows scaled to unit length as well.
+    rows
+        Rows [A, B) to read; None is all of them, and None for an end is that end.
+    workers
+        Threads; None takes one a core, fewer when memory asks for it.
+    memory_limit
+        Bytes that this process may hold; None is half of what the machine or its cgroup offers.
+    checkpoint
+        File that is to keep what was read; its size is planned, and nothing is looked up in it.
+    rank, oversampling, passes, seed
+        Of a sketch, as for ``measure``; of several passes the last is planned, which holds most.
+    groups
+        As for ``measure``; labels are read.
+    device
+        As for ``measure``; what a card holds is planned for what it has free now.
+
+    Raises
+    ------
+    SourceError
+        If the source cannot be opened.
+    LimitError
+        If no schedule fits; the text says what would.
+    UsageError
+        For options that do not go together.
+    """
+    if sample and groups is not None:
+        raise UsageError("groups are of every row: leave sample out, or groups")
+    opened = open_source(source)
+    rung = rungs_for(method, "float64" if precision == "auto" else precision)[0]
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers} and must be at least 1")
+    row_range = _row_range(rows, opened.shape[0])
+    columns = columns_for(method, rank, oversampling, opened.shape[1])
+    check_passes(method, passes)
+    check_rows(method, row_range[1] - row_range[0], columns)
+    reader = Reader(
+        opened, row_range, normalize, workers, memory_limit, "error", "error", device=device_for(opened, device),
+        columns=columns, seed=seed, groups=_groups(groups, opened, row_range),
+    )  # fmt: skip
+    _check_device(reader)
+    drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
+    has_sample = sample and any(drawn.looks())
+    return reader.plan(
+        rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None, turn=passes - 1
+    )  # fmt: skip
+
+
+def segment(
+    source: Any,
+    *,
+    part: tuple[int, int],
+    state: str | os.PathLike[str],
+    method: Method = "auto",
+    precision: Precision = "float64",
+    normalize: bool = False,
+    rows: tuple[int | None, int | None] | None = None,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+    missing: Literal["error", "skip", "fill"] = "error",
+    nonfinite: Literal["error", "skip"] = "error",
+    device: str = "cpu",
+    rank: int | None = None,
+    oversampling: int = 10,
+    seed: int = 0,
+    groups: Any = None,
+    progress: Report | None = None,
+) -> State:
+    """Read one part of a pass into a state file, for ``merge_states`` to put together.
+
+    Parameters
+    ----------
+    part
+        ``(i, n)``: the i-th of n parts, counted from 0. Parts are runs of whole segments, of nearly equal size.
+    state
+        The file; where it exists, reading goes on from it.
+    method, precision
+        As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+        As for ``measure``.
+    rank, oversampling, seed, groups
+        As for ``measure``.
+
+    Returns
+    -------
+    State
+        What the file holds.
+
+    Raises
+    ------
+    SourceError, LimitError, UsageError, OutputError
+        As ``measure``; also if the file holds other rows than the part's.
+    """
+    number, count = part
+    if not 0 <= number < count:
+        raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
+    rungs = rungs_for(method, "float64" if precision == "auto" else precision)
+    opened = open_source(source)
+    row_range = _row_range(rows, opened.shape[0])
+    reader = Reader(
+        opened, row_range, normalize, workers, memory_limit, missing, nonfinite, Path(state),
+        device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
+        groups=_groups(groups, opened, row_range),
+    )  # fmt: skip
+    _check_device(reader)
+    check_rows(method, reader.rows[1] - reader.rows[0], reader.columns)
+    planned = reader.plan(reader.rungs_left(rungs[:1])[0])
+    every = planned.all_segments
+    mine = every[len(every) * number // count : len(every) * (number + 1) // count]
+    first, last = planned.rows_of(mine)
+    fingerprint = reader.fingerprint((first, last)) if mine else ""
+    with blas_threads.one_thread(), memory_told():
+        found = reader.read_segments(planned, mine, fingerprint, progress)
+    if reader.unkept is not None:
+        raise OutputError(reader.unkept)
+    return found

@@ -6,12 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from rankme_stream.accumulators import sketch_spectrum
+from rankme_stream.accumulators.methods import ACCUMULATORS, SKETCHES, Rung, columns_for
 from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError
 from rankme_stream.measuring.completed_pass import Pass
 from rankme_stream.measuring.pass_runner import Reader
-from rankme_stream.measuring.placement import Report
-from rankme_stream.passes.planning.grid import SKETCHES, columns_for
-from rankme_stream.passes.state.partial_result import ACCUMULATORS, Rung
+from rankme_stream.passes.engines.engine import Report
 from rankme_stream.spectra import intervals
 
 _FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save

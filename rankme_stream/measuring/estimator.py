@@ -12,10 +12,11 @@ from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import MagnitudeError, UsageError
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace, adopted, is_array, on_host
+from rankme_stream.numerics.devices.registry import adopted, is_array, on_host
 from rankme_stream.numerics.dtypes import FloatArray, stored_type
-from rankme_stream.passes.loop.segment import fill
+from rankme_stream.passes.loop.panels import fill
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectra.estimates import Estimate, estimate_all

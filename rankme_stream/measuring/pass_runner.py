@@ -7,23 +7,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.groups.grouped_rows import kept_dtype
 from rankme_stream.groups.partition import Groups
 from rankme_stream.measuring.completed_pass import Pass, check_count
-from rankme_stream.measuring.placement import Engine, Report
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.engines import local
+from rankme_stream.passes.engines.engine import Engine, Progress, Report
 from rankme_stream.passes.loop.block_reader import missing_message
 from rankme_stream.passes.loop.segment import Task
-from rankme_stream.passes.planning.plan import Cut, Plan, make_plan
+from rankme_stream.passes.planning.block_layout import Cut
+from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_GROUPS, Design
 from rankme_stream.passes.state.checkpoint import Checkpoint, begun, checked, held_pass, taken_up
 from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial, Rung, accumulator_of
-from rankme_stream.passes.state.pass_state import State, basis_of, joined_workers, load_state, save_state
+from rankme_stream.passes.state.partial_result import Partial, accumulator_of
+from rankme_stream.passes.state.pass_state import State, basis_of, load_state, save_state
 from rankme_stream.sources import Source
 
 
@@ -254,7 +257,7 @@ class Reader:
         before = sum(stop - start for start, stop in state.covered)
         kept = Checkpoint(self.checkpoint, state, forest, lambda: self._machines(plan))
 
-        def report(now: local.Progress) -> None:
+        def report(now: Progress) -> None:
             kept.tick()
             if progress is not None:
                 progress(replace(now, rows_before=before, checkpoint_age_s=kept.age_s))

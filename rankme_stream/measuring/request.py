@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rankme_stream.accumulators.methods import SKETCHES
 from rankme_stream.errors import UsageError
-from rankme_stream.passes.planning.grid import SKETCHES
 
 Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
 Precision = Literal["float64", "float32", "auto"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from typing import Literal
 
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.errors import LimitError
 from rankme_stream.measuring.completed_pass import Pass
 from rankme_stream.measuring.escalation import check_not_empty
 from rankme_stream.measuring.pass_runner import Reader
-from rankme_stream.measuring.placement import Report
 from rankme_stream.numerics import machine
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device
-from rankme_stream.passes.engines import local
+from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.passes.planning.plan import Plan, make_plan, spanning
 from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial, Rung
+from rankme_stream.passes.state.partial_result import Partial
 from rankme_stream.sources import BlockStream, Window
 
 
@@ -67,7 +67,7 @@ def read_blocks(
         plan = max(plan, planned, key=lambda one: one.predicted_peak_bytes)
         bytes_read += n_bytes
         if progress is not None:
-            progress(local.Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
+            progress(Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
     whole, forest = forest.total(), Forest[Partial]()  # and let go of what it was merged from
     done = Pass.of(whole, spanning(plan, stream.n_rows), stream.stored.unit_roundoff, "error", confidence)
     check_not_empty(done, stream.uri)

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -116,3 +117,21 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.peak_bytes = max(self.peak_bytes, resident_bytes())
+
+
+def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return all machines, those that are alike counted together: the most that were at work at once."""
+    found: dict[str, dict[str, Any]] = {}
+    for worker in (worker for workers in listed for worker in workers):
+        before = found.setdefault(_kind(worker), dict(worker))
+        before["count"] = max(before["count"], worker["count"])
+    return list(found.values())
+
+
+def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether machines give the same bits: one kind of processor, one BLAS, the same versions."""
+    return len(set(map(_kind, workers))) < 2
+
+
+def _kind(worker: Mapping[str, Any]) -> str:
+    return repr(sorted((name, value) for name, value in worker.items() if name != "count"))

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import FloatArray
 
 Place = tuple[int, int]  # row and column of a block

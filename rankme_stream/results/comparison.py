@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankme_stream.results.downstream_scores import Score
-from rankme_stream.results.measurement import SCHEMA_VERSION, shown
+from rankme_stream.results.measurement import SCHEMA_VERSION
 from rankme_stream.results.ranking import Selection, Standing
+from rankme_stream.results.table import shown
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.devices import registry
+from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.sources.array import ArraySource
 
 
@@ -61,7 +62,7 @@ class BlockStream:
         self.uri = uri
         self.n_rows = self.n_features = 0
         self._rest: Any = None
-        self._first: registry.Adopted | None = None  # and a block of no row may be it
+        self._first: Adopted | None = None  # and a block of no row may be it
         self._blocks = self._checked(blocks)
         self._rest = next(self._blocks, None)
         if self._rest is None:
@@ -69,7 +70,7 @@ class BlockStream:
         held = self._as_held(self._rest)
         self.device, self.stored = held.device, ArraySource(held, uri).stored
 
-    def _as_held(self, rows: Any) -> registry.Adopted:
+    def _as_held(self, rows: Any) -> Adopted:
         """Return rows as the first block was held."""
         assert self._first is not None
         return self._first._replace(rows=rows)
@@ -133,5 +134,5 @@ class BlockStream:
         return Window(self._as_held(rows[:filled, :]), start, self.uri)
 
 
-def _type_of(block: registry.Adopted) -> str:
+def _type_of(block: Adopted) -> str:
     return block.declared or str(block.rows.dtype).rpartition(".")[2]

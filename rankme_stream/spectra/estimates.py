@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.accumulators.row_sketch import folding
 from rankme_stream.errors import SpectrumError
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.spectra import intervals, metrics
+from rankme_stream.spectra import extrapolation, intervals, metrics
 from rankme_stream.spectra.intervals import Interval
 from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
 
@@ -83,7 +82,7 @@ class Metric:
     takes_box: bool = True
     of_a_sample: bool = True
     largest_bias: float = math.inf
-    scale: folding.Scale | None = None
+    scale: extrapolation.Scale | None = None
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
@@ -92,7 +91,7 @@ def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool
 
     return Metric(
         definition, centered, compute, lambda box, _: intervals.entropy_rank(box, eps=eps, squares=squares),
-        scale=folding.LOGARITHM,
+        scale=extrapolation.LOGARITHM,
     )  # fmt: skip
 
 
@@ -126,7 +125,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "participation_ratio": Metric(
             "(sum s^2)^2 / sum s^4, centred", True,
             lambda values, _: metrics.participation_ratio(values),
-            lambda box, _: intervals.participation_ratio(box), scale=folding.INVERSE,
+            lambda box, _: intervals.participation_ratio(box), scale=extrapolation.INVERSE,
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
@@ -139,7 +138,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "isoscore": Metric(
             "(participation_ratio - 1)/(D - 1), centred", True,
             lambda values, spectrum: metrics.isoscore(values, n_features=spectrum.n_features),
-            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features), scale=folding.OF_RATIO,
+            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features), scale=extrapolation.OF_RATIO,
         ),
         "numerical_rank": Metric(
             "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
@@ -171,7 +170,7 @@ NORMALIZED: Mapping[str, Metric] = MappingProxyType(
             lambda box, spectrum: intervals.self_cluster(
                 box, n_rows=spectrum.n_rows, n_features=spectrum.n_features
             ),
-            scale=folding.ITSELF,
+            scale=extrapolation.ITSELF,
         ),
         "cosine_anisotropy": Metric(
             "(|sum u_i|^2 - N) / (N(N-1)), unit rows u_i", False,
@@ -198,7 +197,7 @@ _PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
 def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
     return Metric(
         preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b),
-        scale=folding.LOGARITHM,
+        scale=extrapolation.LOGARITHM,
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rankme_stream.accumulators.row_sketch.folding import Folds
 from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.spectra.extrapolation import Folds
 
 Basis = Literal["certified", "measured", "empirical"]
 

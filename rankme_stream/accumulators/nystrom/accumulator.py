@@ -13,12 +13,12 @@ import numpy as np
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
-from rankme_stream.accumulators.nystrom.complement_bounds import Unseen
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis, TestVectors
+from rankme_stream.accumulators.sketch_spectrum import Unseen
 from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import Totals, U
 from rankme_stream.spectra.spectrum import SingularValues, Spectrum
@@ -222,7 +222,10 @@ class NystromAccumulator:
     ) -> Spectrum:  # fmt: skip
         turn = self.vectors.turn
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
-        margin = f"margin {eigenvalue_floors.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
+        margin = (
+            f"margin {eigenvalue_floors.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that "
+            "falls as a power"
+        )
         basis: Literal["measured", "certified"] = "measured" if turn else "certified"
         confidence = 1.0 - complement_bounds.CHANCE if turn else 1.0
         if turn:

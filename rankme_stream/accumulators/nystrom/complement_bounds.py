@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaincinv
 
+from rankme_stream.accumulators.sketch_spectrum import Unseen
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U, gamma
 
@@ -36,34 +37,6 @@ _SIDES = 4  # for which it is said: the rows and those of unit length, each raw 
 _MARGIN = 8.0  # of eigenvalues, in units of (rows + 32) u: empirical, as for every eigensolver here
 _GROUPS = 16  # of directions, for each of which the ceilings are solved for once
 _HALVINGS = 200
-
-
-class Unseen(NamedTuple):
-    """What is known of the eigenvalues beside their floors and their sum.
-
-    Attributes
-    ----------
-    ceilings
-        Most that each of the first can be, as many as there are directions.
-    largest
-        Most that each of the others can be.
-    start
-        How many of the first are surely above all that is not seen.
-    norm, likely
-        Most that the Euclidean norm of those past them is, and what it is likely to be.
-    """
-
-    ceilings: FloatArray
-    largest: float
-    start: int
-    norm: float
-    likely: float
-
-    def scaled(self, factor: float) -> Unseen:
-        """Return the same of a matrix so many times as large."""
-        return Unseen(
-            self.ceilings * factor, self.largest * factor, self.start, self.norm * factor, self.likely * factor
-        )
 
 
 def told(

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U, gamma
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.numerics import counter_rng
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 
 PROBES = 64  # test vectors of every pass but the first that are drawn anew, and tell of what the others do not see

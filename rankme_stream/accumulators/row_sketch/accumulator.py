@@ -10,12 +10,13 @@ import numpy as np
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.accumulators.row_sketch import signed_runs
-from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, Folds, folded, meetings
+from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
 from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
+from rankme_stream.spectra.extrapolation import Folds
 from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
 
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow

@@ -9,15 +9,17 @@ from functools import cached_property
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.measuring.pass_runner import Reader
-from rankme_stream.measuring.placement import Report
-from rankme_stream.measuring.sampling.replicates import Jackknife, Spread, merged, with_spread
-from rankme_stream.passes.engines import local
+from rankme_stream.measuring.sampling.replicates import Jackknife, merged
+from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning import sample_design
-from rankme_stream.passes.planning.plan import Plan, largest_unit
+from rankme_stream.passes.planning.block_layout import largest_unit
+from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.planning.sample_design import Design
-from rankme_stream.passes.state.partial_result import Partial, Rung
+from rankme_stream.passes.state.partial_result import Partial
 from rankme_stream.spectra.estimates import Estimate, Metric
+from rankme_stream.spectra.jackknife import Spread, with_spread
 from rankme_stream.spectra.spectrum import Spectrum
 
 # Of RankMe, relative to it. Rows of a flat Gaussian spectrum leave D/(8 n), so 8 a feature leave 1/64; a larger
@@ -132,7 +134,7 @@ class Sample:
     def __init__(self, reader: Reader, rung: Rung, design: Design, *, confidence: float, population: bool) -> None:
         self.design, self.confidence, self.population = design, confidence, population
         self.units_read = self.rows_decoded = 0
-        self.done = local.Progress(0, 0, 0, 0.0)
+        self.done = Progress(0, 0, 0, 0.0)
         self.plan: Plan = reader.plan(rung, design)
         self._reader = reader
         self._groups: dict[int, Partial] = {}
@@ -164,8 +166,8 @@ class Sample:
         cuts = list(self.design.cuts(list(units), bounds, block_rows))
         before = self.done
 
-        def report(now: local.Progress) -> None:
-            self.done = local.Progress(
+        def report(now: Progress) -> None:
+            self.done = Progress(
                 before.rows_done + now.rows_done, before.rows_total + now.rows_total,
                 before.bytes_read + now.bytes_read, before.elapsed_s + now.elapsed_s,
             )  # fmt: skip

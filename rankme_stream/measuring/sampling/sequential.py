@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.errors import LimitError, MagnitudeError, UsageError
 from rankme_stream.measuring.pass_runner import Reader
-from rankme_stream.measuring.placement import Report
 from rankme_stream.measuring.sampling.sample import Sample
+from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.passes.planning.sample_design import Design
-from rankme_stream.passes.state.partial_result import Rung
 from rankme_stream.spectra.estimates import Estimate, estimate_rankme
 
 # met: the tolerance; blunt: a better arithmetic is needed; all: every row had better be read; spent: no row is left
@@ -116,8 +116,8 @@ def read_sample(
         least = design.first_look * design.unit_rows
         raise UsageError(
             f"max_rows is {max_rows:,}, and an interval takes {least:,} rows of these: 10 a feature, in "
-            f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample out "
-            "and read every row"
+            f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample "
+            "out and read every row"
         )
     reading: Reading | None = None
     for rung in rungs:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from rankme_stream.errors import DeviceError
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import StoredType
 
 _TF32 = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE")

@@ -10,7 +10,7 @@ import numpy as np
 from rankme_stream.errors import DeviceError
 from rankme_stream.numerics.devices import cuda_settings
 from rankme_stream.numerics.devices.array_api import StandardDevice
-from rankme_stream.numerics.devices.registry import Adopted
+from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
 
 _TYPES = (

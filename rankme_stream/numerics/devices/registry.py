@@ -5,185 +5,25 @@ A new device is one module here and one line in ``MODULES``.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rankme_stream.errors import DeviceError, LimitError, SourceFormatError, UsageError
+from rankme_stream.numerics.devices.device import Adopted, Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
-
-T = TypeVar("T")
+from rankme_stream.numerics.dtypes import Array, StoredType
 
 MODULES: dict[str, tuple[str, ...]] = {  # of a kind of device, those that serve it: the first that can
     "cpu": ("rankme_stream.numerics.devices.host",),
     "cuda": ("rankme_stream.numerics.devices.cupy", "rankme_stream.numerics.devices.torch"),
 }
 _DLPACK_KINDS = {1: "cpu", 2: "cuda", 3: "cpu", 13: "cuda"}  # 3 is pinned memory of the host, 13 managed memory
-
-
-class Device(Protocol):
-    """Arrays of one device, and the operations on them that the array API standard lacks.
-
-    Arrays are those of the namespace ``xp``. Slices of them share their memory, as those of every library here do.
-    *Rows* are stored rows as ``rows`` returned them. A *panel* has shape ``(rows, 1 + D)``, float64; or of the type of
-    16-bit rows, where the device says that it ``multiplies_exactly`` and float32 products are asked for.
-
-    Attributes
-    ----------
-    name
-        As ``--device`` takes it: ``cpu``, ``cuda:0``.
-    xp
-        Namespace of the array API standard.
-    block_columns
-        Columns and rows of a block of a triangular matrix at most, which threads share out.
-    """
-
-    name: str
-    xp: Any
-    block_columns: int
-
-    def __hash__(self) -> int: ...
-
-    def describe(self) -> dict[str, str]:
-        """Return what the bits of a result depend on: card, driver, library."""
-
-    def free_bytes(self) -> int:
-        """Return the memory that is free there, beside that of the host; 0 where that is not known."""
-
-    def multiplies_exactly(self, kind: StoredType) -> bool:
-        """Whether ``set_product`` takes rows of a 16-bit type as they are and adds up their products in float32."""
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
-        """Return an array of zeros; ``dtype`` may be a name, ``order`` is for devices that care."""
-
-    def empty(self, shape: tuple[int, ...], like: Any) -> Any:
-        """Return an array of the type of another."""
-
-    def upload(self, values: Array) -> Any:
-        """Return values of the host there."""
-
-    def download(self, values: Any) -> Array:
-        """Return values from there on the host."""
-
-    def stored_type(self, rows: Any, uri: str) -> StoredType:
-        """Return the number type of an array of this device, or refuse it."""
-
-    def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows there: as they are where the device has their type, exactly converted otherwise.
-
-        Raises
-        ------
-        OverflowError
-            As ``cast``.
-        """
-
-    def nonfinite_rows(self, rows: Any, kind: StoredType) -> Array | None:
-        """Return a mask on the host of the rows that hold NaN or infinity; None where none does."""
-
-    def zero_rows(self, rows: Any, kind: StoredType) -> Array:
-        """Return the indices, on the host, of the rows that are zero throughout."""
-
-    def largest_magnitude(self, rows: Any, kind: StoredType) -> float:
-        """Return the largest absolute value of float64 data; 0.0 for every other type."""
-
-    def without(self, rows: Any, out: Array) -> Any:
-        """Return the rows with those of a mask on the host set to zero."""
-
-    def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Workspace) -> None:
-        """Write the values of finite rows into ``out``, of the type of a panel and of the same shape, exactly.
-
-        Raises
-        ------
-        OverflowError
-            Integers beyond 2**53; the argument is the index of the first row that holds one.
-        """
-
-    def squared_lengths(self, rows: Any) -> Any:
-        """Return the sum of the squares of each row of a float64 array."""
-
-    def scale(self, rows: Any, scales: Any, out: Any) -> None:
-        """Write each row of a float64 array, times its scale, into ``out``."""
-
-    def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 array into a float32 one of the same shape; what overflows becomes infinite."""
-
-    def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of ``out``."""
-
-    def add_product(self, left: Any, right: Any, out: Any, scratch: Workspace) -> None:
-        """Add ``left.T @ right`` to ``out``: a product, then one addition to each entry."""
-
-    def stack_rows(self, r: Any, panel: Any, scratch: Workspace) -> None:
-        """Replace the R factor ``r``, shape ``(n, n)``, by that of ``[r; panel]``."""
-
-    def stack_triangle(self, r: Any, other: Any, scratch: Workspace) -> None:
-        """Replace the R factor ``r`` by that of ``[r; other]``, both of shape ``(n, n)``."""
-
-    def reflected_rows(self, rows: int, n: int) -> int:
-        """Return how many rows, beside its own, a Householder vector of such a step passes through."""
-
-    def r_factor(self, matrix: Any) -> Any:
-        """Return the R factor of a tall matrix, there, shape ``(n, n)``."""
-
-    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there, one a column."""
-
-    def eigenvalues(self, lower: Any) -> FloatArray:
-        """Return the eigenvalues, on the host, descending, of the symmetric matrix with that lower triangle."""
-
-    def singular_values(self, matrix: Any) -> FloatArray:
-        """Return the singular values, on the host, descending, of a matrix of about D x D."""
-
-
-class Adopted(NamedTuple):
-    """Somebody's array as one of ours: where it is, and ``"bfloat16"`` where it holds the bit patterns of those."""
-
-    device: Device
-    rows: Any
-    declared: str | None = None
-
-
-class Workspace:
-    """Named scratch on one device that one worker reuses, so that no page is faulted in twice."""
-
-    def __init__(self, device: Device = HOST) -> None:
-        self.device = device
-        self._kept: dict[tuple[Any, ...], Any] = {}
-        self._rooms: dict[tuple[str, Any], tuple[int, Any]] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy the device alone: scratch is nobody else's."""
-        return Workspace, (self.device,)
-
-    def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Any:
-        """Return the array of that name and shape, made of zeros at first use, then holding what was left there."""
-        return self.kept((name, shape, order, dtype), lambda: self.device.zeros(shape, dtype, order))
-
-    def room(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-        """Return an array of the host, of that shape, in memory that grows to the largest asked for."""
-        wanted = math.prod(shape)
-        size, flat = self._rooms.get((name, dtype), (-1, None))
-        if size < wanted:
-            self._rooms.pop((name, dtype), None)
-            flat = self.device.zeros((wanted,), dtype)
-            self._rooms[name, dtype] = wanted, flat
-        return flat[:wanted].reshape(shape)
-
-    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """Return what is kept under a key, made at first use; the newest alone of those with the same first part."""
-        if key not in self._kept:
-            for other in [other for other in self._kept if other[0] == key[0]]:
-                del self._kept[other]
-            self._kept[key] = make()
-        found: T = self._kept[key]
-        return found
 
 
 def device_named(name: str) -> Device:

@@ -11,8 +11,8 @@ import numpy as np
 from rankme_stream.errors import DeviceError, SourceFormatError
 from rankme_stream.numerics.devices import cuda_settings
 from rankme_stream.numerics.devices.array_api import StandardDevice
+from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Adopted
 from rankme_stream.numerics.dtypes import Array, StoredType
 
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")

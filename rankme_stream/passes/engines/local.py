@@ -7,38 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics import blas_threads, machine
+from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.passes.loop.block_reader import Blocks
 from rankme_stream.passes.loop.panel_feed import Feed
 from rankme_stream.passes.loop.segment import Interrupted, Task, run_segment
-from rankme_stream.passes.planning.plan import Cut, whole_cuts
+from rankme_stream.passes.planning.block_layout import Cut, whole_cuts
 from rankme_stream.passes.state.merge_tree import Forest
 from rankme_stream.passes.state.partial_result import Partial
 
 _TICK_S = 0.1
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a pass is: rows of how many, bytes decoded, seconds since the first read.
-
-    ``rankme`` is RankMe and the ends of its interval, those of them that are known, where a sample was just looked at.
-    ``rows_before`` came from a checkpoint and are counted in neither number of rows; ``checkpoint_age_s`` is how old
-    the checkpoint of this pass is.
-    """
-
-    rows_done: int
-    rows_total: int
-    bytes_read: int
-    elapsed_s: float
-    rankme: tuple[float | None, float | None, float | None] | None = None
-    rows_before: int = 0
-    checkpoint_age_s: float | None = None
 
 
 class _Run:

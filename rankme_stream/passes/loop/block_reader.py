@@ -13,7 +13,8 @@ import numpy as np
 
 from rankme_stream.errors import MissingChunksError, RankMeError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.passes.planning.plan import Cut, Plan
+from rankme_stream.passes.planning.block_layout import Cut
+from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.sources import Source
 
 _READS_JUDGED = 16  # the first reads of a pass tell whether reading waits,

@@ -9,8 +9,8 @@ from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator, Divisible
 from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, Workspace
 
 
 class Feed:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rankme_stream.accumulators.methods import Method, Precision, state_bytes
 from rankme_stream.accumulators.sketch_spectrum import gathered
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.symmetric import triangle_bytes
-from rankme_stream.passes.planning.grid import Grid, Method, Precision
+from rankme_stream.passes.planning.grid import Grid
 
 PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
@@ -132,21 +133,6 @@ def _solving(work: Work, n_groups: int, workers: int) -> int:
     if work.columns:
         return (6 + work.normalize) * work.state + 8 * 8 * gathered(work.columns) ** 2
     return (6 + work.normalize) * work.square
-
-
-def state_bytes(method: Method, n_features: int, columns: int) -> int:
-    """Bytes of an accumulator on the host."""
-    if method == "gram":
-        return triangle_bytes(n_features + 1)
-    return packed_bytes(method, n_features, columns) if columns else 8 * (n_features + 1) ** 2
-
-
-def packed_bytes(method: Method, n_features: int, columns: int) -> int:
-    """Bytes of an accumulator in a file: a triangle, or a sketch."""
-    if not columns:
-        return 4 * (n_features + 1) * (n_features + 2)
-    rows = {"rsvd": 1 + columns, "row-sketch": columns}.get(method, gathered(columns))
-    return 8 * ((n_features + 1) * rows + (columns + 2 * n_features) * (method == "row-sketch"))
 
 
 def live(at_once: int, n_segments: int) -> int:

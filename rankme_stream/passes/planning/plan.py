@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise, product
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
-from rankme_stream.accumulators.sketch_spectrum import gathered
+from rankme_stream.accumulators.methods import Method, Precision, _flops, packed_bytes
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.groups.partition import Groups
-from rankme_stream.passes.planning.grid import Grid, Method, Precision, grid_for
+from rankme_stream.passes.planning.block_layout import largest_unit
+from rankme_stream.passes.planning.grid import Grid, grid_for
 from rankme_stream.passes.planning.group_memory import holdings
 from rankme_stream.passes.planning.memory import (
     PATIENCE,
@@ -20,7 +20,6 @@ from rankme_stream.passes.planning.memory import (
     footprint_of_feeding,
     footprint_on_card,
     live,
-    packed_bytes,
     peak_bytes,
     reading_bytes,
 )
@@ -102,41 +101,6 @@ class Plan:
         fields = dict(plain)
         grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
         return cls(**fields, grid=grid)
-
-
-class Cut(NamedTuple):
-    """A block to read, rows [start, stop), and how many of its rows will be asked for."""
-
-    start: int
-    stop: int
-    n_used: int
-
-
-def whole_cuts(bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int) -> Iterator[Cut]:
-    """Cut rows [start, stop) into blocks that begin and end at natural bounds; every row is used.
-
-    A block holds about ``block_rows`` rows and at least one natural unit. It never runs past the last bound before a
-    segment's end, so that only the unit that straddles two segments is shared by them.
-    """
-    while start < stop:
-        wanted = min(start + block_rows, (start // segment_rows + 1) * segment_rows, stop)
-        place = bisect_right(bounds, wanted)
-        if wanted == stop:
-            end = stop
-        elif place and bounds[place - 1] > start:
-            end = bounds[place - 1]
-        else:
-            end = bounds[place] if place < len(bounds) else stop
-        yield Cut(start, end, end - start)
-        start = end
-
-
-def largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
-    """Return the most rows between neighbouring bounds or ends."""
-    if isinstance(bounds, range):
-        return min(stop - start, abs(bounds.step)) if bounds else stop - start
-    edges = [start, *bounds, stop]
-    return max(later - earlier for earlier, later in pairwise(edges))
 
 
 def make_plan(
@@ -278,17 +242,6 @@ def spanning(plan: Plan, row_stop: int) -> Plan:
 
 def _of_groups(groups: Groups | None, memory: Mapping[str, int]) -> str:
     return "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
-
-
-def _flops(method: Method, n_rows: int, n_features: int, columns: int) -> int:
-    if columns:
-        if method == "rsvd":
-            return 4 * n_rows * n_features * columns
-        if method == "row-sketch":
-            return 6 * n_rows * n_features  # sign, addition, length, sum
-        gather = gathered(columns)
-        return n_rows * ((gather + 2 * columns) * gather * n_features + 9 * gather**3) // (gather - columns)
-    return (1 if method == "gram" else 2) * n_rows * n_features**2
 
 
 def _mebibytes(n_bytes: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from rankme_stream.numerics import counter_rng
-from rankme_stream.passes.planning.plan import Cut, largest_unit
+from rankme_stream.passes.planning.block_layout import Cut, largest_unit
 
 N_GROUPS = 16  # of units: the replicates of the jackknife
 ROWS_A_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated

@@ -12,13 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.accumulators.nystrom.test_vectors import Basis
 from rankme_stream.errors import OutputError, SourceChangedError, UsageError
+from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import Forest, span
-from rankme_stream.passes.state.partial_result import Partial, Rung
-from rankme_stream.passes.state.pass_state import State, Stretch, difference, joined_workers, rung_of, save_state
+from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.pass_state import State, Stretch, difference, rung_of, save_state
 from rankme_stream.sources import Source
 
 _PERIOD_S = 60.0

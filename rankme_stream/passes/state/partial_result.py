@@ -8,34 +8,19 @@ from functools import partial
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.methods import ACCUMULATORS, Rung
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.nystrom.test_vectors import Basis
-from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
-from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.groups.grouped_rows import Grouped
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.passes.planning.grid import Method, Precision
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.row_norms import Lengths
 from rankme_stream.spectra.spectrum import Spectrum
 
-Rung = tuple[Method, Precision]
-
 _GROUPS = "groups"  # among the names of accumulators in a record
-
-ACCUMULATORS: dict[Rung, Any] = {  # cheapest first
-    ("gram", "float32"): Float32GramAccumulator,
-    ("gram", "float64"): GramAccumulator,
-    ("tsqr", "float64"): TsqrAccumulator,
-    ("rsvd", "float64"): NystromAccumulator,
-    ("frequent-directions", "float64"): DirectionsAccumulator,
-    ("row-sketch", "float64"): RowSketchAccumulator,
-}
 
 
 def accumulator_of(plan: Plan, basis: Basis | None = None) -> Callable[..., Accumulator]:

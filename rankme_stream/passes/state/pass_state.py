@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.accumulators.methods import Rung
 from rankme_stream.accumulators.nystrom.test_vectors import Basis
 from rankme_stream.errors import StateError, UsageError
 from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device
+from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import Forest, Node, Runs, span
-from rankme_stream.passes.state.partial_result import Partial, Rung
+from rankme_stream.passes.state.partial_result import Partial
 
 _NAMED = 8  # of what is missing, in a message
 
@@ -159,24 +161,6 @@ def _labelled(plan: Plan) -> str:
 def joined_rules(mine: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
     """Return the rules that both keep: where one refused such rows, it had none."""
     return {what: theirs[what] if rule == "error" else rule for what, rule in mine.items()}
-
-
-def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return all machines, those that are alike counted together: the most that were at work at once."""
-    found: dict[str, dict[str, Any]] = {}
-    for worker in (worker for workers in listed for worker in workers):
-        before = found.setdefault(_kind(worker), dict(worker))
-        before["count"] = max(before["count"], worker["count"])
-    return list(found.values())
-
-
-def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether machines give the same bits: one kind of processor, one BLAS, the same versions."""
-    return len(set(map(_kind, workers))) < 2
-
-
-def _kind(worker: Mapping[str, Any]) -> str:
-    return repr(sorted((name, value) for name, value in worker.items() if name != "count"))
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device
 
 _SMALL_SQUARE = 2.0**-900  # below it squares lose digits to underflow
 _LARGE_EXPONENT = 200

@@ -17,7 +17,7 @@ from rankme_stream.errors import EngineError, RankMeError
 from rankme_stream.groups.partition import Groups
 from rankme_stream.passes.engines.dask.schedule import Schedule
 from rankme_stream.passes.engines.dask.worker import Result, Work, kept, partial_of
-from rankme_stream.passes.engines.local import Progress
+from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.passes.state.merge_tree import Forest, Node, span
 from rankme_stream.passes.state.partial_result import Partial
 from rankme_stream.sources import Source

@@ -14,7 +14,7 @@ from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.client_run import Run
 from rankme_stream.passes.engines.dask.schedule import schedule_for
 from rankme_stream.passes.engines.dask.worker import Result, Work, merge_nodes, read_node
-from rankme_stream.passes.engines.local import Progress
+from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.passes.loop.segment import Task
 from rankme_stream.passes.state.merge_tree import Forest
 from rankme_stream.passes.state.partial_result import Partial

@@ -13,8 +13,9 @@ from rankme_stream.accumulators.nystrom.test_vectors import Basis
 from rankme_stream.errors import LimitError, SourceChangedError
 from rankme_stream.groups.partition import Groups
 from rankme_stream.numerics import blas_threads, machine
+from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import Device, device_named, memory_told
+from rankme_stream.numerics.devices.registry import device_named, memory_told
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.engines.local import run_into
 from rankme_stream.passes.loop.segment import Task

@@ -1,0 +1,79 @@
+"""A plan and a state file as tables of text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankme_stream.passes.state.pass_state import State
+
+
+def plan_table(source: str, planned: dict[str, Any]) -> str:
+    mebi = 2**20
+    lines = [
+        source,
+        f"  rows        {planned['row_start']:,} to {planned['row_stop']:,} x {planned['n_features']:,} features",
+        f"  method      {planned['method']} in {planned['precision']}, {planned['flops']:.3g} flops"
+        + (", unit rows too" if planned["normalize"] else ""),
+        f"  panels      {planned['panel_rows']:,} rows; "
+        f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
+        f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
+        f"blocks of up to {planned['block_rows']:,} rows" + (", one read ahead" if planned["reads_ahead"] else ""),
+        *_sample_line(planned),
+        f"  workers     {planned['workers']}, {planned['segments_at_once']} segments at once",
+        f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
+        f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
+    ]
+    if "schedule" in planned:
+        lines += _schedule_lines(planned["schedule"])
+    if planned["checkpoint_bytes"]:
+        lines.append(
+            f"  checkpoint  up to {planned['checkpoint_bytes'] / mebi:,.1f} MiB, every minute or, where writing takes "
+            "longer than 1.2 s, so that it takes 2 % of the time at most"
+        )
+    lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
+    if planned["card"]:
+        limit = planned["card_limit_bytes"]
+        free = f", {limit / mebi:,.0f} MiB free" if limit else ""
+        lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
+        lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["card"].items()]
+    return "\n".join(lines)
+
+
+def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
+    node_mebi = schedule["node_bytes"] / 2**20
+    nodes = schedule["nodes_gathered"]
+    return [
+        f"  tasks       {schedule['tasks']:,} of {1 << schedule['task_level']:,} segments, about "
+        f"{schedule['task_s']:.0f} s each, {schedule['elapsed_s'] / 3600:,.1f} h on {schedule['threads']:,} threads",
+        f"  in flight   {schedule['in_flight']:,}, none started more than {schedule['started_ahead']:,} after another",
+        f"  live        {schedule['live_nodes']:,} partial results of {node_mebi:,.1f} MiB at most, "
+        f"{schedule['live_nodes'] * node_mebi / schedule['threads']:,.1f} MiB a thread",
+        f"  traffic     up to {nodes:,} of them to the client every {schedule['gather_s']:.0f} s, "
+        f"{nodes * node_mebi / schedule['gather_s']:,.0f} MiB/s",
+        f"  at risk     {schedule['lost_s']:.0f} s of work, where everything but the state file dies",
+    ]
+
+
+def state_table(state: State) -> str:
+    """Return what a state file holds of a pass that is not whole."""
+    plan, done = state.plan, sum(stop - start for start, stop in state.covered)
+    n_rows = plan.row_stop - plan.row_start
+    gaps = [f"    {start:,} to {stop - 1:,}" for start, stop in state.missing]
+    return "\n".join(
+        [
+            state.source["uri"],
+            f"  method      {plan.method} in {plan.precision}" + (", unit rows too" if plan.normalize else ""),
+            f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); no number is given before the rest is:",
+            *gaps,
+        ]
+    )
+
+
+def _sample_line(planned: dict[str, Any]) -> list[str]:
+    if not planned["sample_rows"]:
+        return []
+    return [
+        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['segment_rows']:,} rows; "
+        "flops and MiB are those of all rows"
+    ]

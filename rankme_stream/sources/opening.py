@@ -1,0 +1,50 @@
+"""A path, an array or a store opened as a source of rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from rankme_stream.errors import SourceFormatError
+from rankme_stream.numerics.devices.registry import is_array
+from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.source import Source
+from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
+
+
+def open_source(source: object) -> Source:
+    """Open rows for reading.
+
+    Parameters
+    ----------
+    source
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
+        numpy or of a library that lends its memory (torch, CuPy, JAX: DLPack); a ``zarr.Array``; or a `Source`, which
+        is returned as it is.
+
+    Raises
+    ------
+    SourceError
+        Nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
+    """
+    if isinstance(source, str | os.PathLike):
+        uri = os.fspath(source)
+        if not isinstance(uri, str):
+            raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
+        return NpySource(uri) if uri.endswith(".npy") else ZarrSource(uri)
+    if is_zarr_node(source):
+        return ZarrSource(source)
+    if isinstance(source, Source):
+        return source
+    if is_array(source):
+        return ArraySource(source)
+    raise SourceFormatError(
+        f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
+    )
+
+
+def is_blocks(source: object) -> bool:
+    """Whether something is an iterable of blocks of rows rather than rows that can be read in any order."""
+    is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
+    return isinstance(source, Iterable) and not is_rows and not is_array(source) and not is_zarr_node(source)
