@@ -11,7 +11,7 @@ import pytest
 import rankme_stream as rs
 from rankme_stream.accumulators import error_probes
 from rankme_stream.accumulators import gram as gram_module
-from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, Probes
+from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator, step_error
 from rankme_stream.errors import ArithmeticCheckError
@@ -110,7 +110,7 @@ def rank_one_errors(safety: float, trials: int) -> int:
     error = np.zeros((n_features + 1, n_features + 1))
     error[1:, 1:] = np.outer([1.0, 2.0, -2.0], [1.0, 2.0, -2.0])
     for seed in range(trials):
-        measured = Probes(n_features, seed=seed)
+        measured = ErrorProbes(n_features, seed=seed)
         measured.observe(panel, Triangle.of(error), 0, share=1.0, worst_case=1e9)
         misses += np.linalg.norm(error) > safety * measured.errors()[0]
     return misses
@@ -140,7 +140,7 @@ def test_probes_estimate_the_error_that_float32_really_makes():
     assert frobenius / 2 <= estimate <= 2 * frobenius
     assert np.linalg.norm(gram[1:, 0] - rows.sum(axis=0)) == pytest.approx(sums, rel=1e-6, abs=1e-12)
     spectrum = fast.spectrum(unit_roundoff=2.0**-11)
-    assert (spectrum.basis, spectrum.confidence) == ("measured", CONFIDENCE)
+    assert (spectrum.evidence, spectrum.confidence) == ("measured", CONFIDENCE)
     exact = np.linalg.svd(rows, compute_uv=False)
     assert np.all(spectrum.raw.consistent.lower <= exact)
     assert np.all(exact <= spectrum.raw.consistent.upper)
@@ -153,7 +153,7 @@ def test_sampled_panels_state_no_confidence_and_are_named(monkeypatch):
     everything = absorbed(Float32GramAccumulator, rows)
     assert 40 <= everything.probes.n_probed <= 120  # 80 of 400 expected
     spectrum = everything.spectrum(unit_roundoff=2.0**-53)
-    assert (spectrum.basis, spectrum.confidence) == ("measured", None)
+    assert (spectrum.evidence, spectrum.confidence) == ("measured", None)
     assert f"on {everything.probes.n_probed} of 400 panels" in spectrum.grounds
     truth = rows.T @ rows
     error = np.tril(everything._gram.lower()[1:, 1:] - truth)
@@ -162,7 +162,7 @@ def test_sampled_panels_state_no_confidence_and_are_named(monkeypatch):
 
 
 def test_the_first_and_outlying_panels_are_always_probed():
-    measured = Probes(4)
+    measured = ErrorProbes(4)
     for place in range(200):
         panel = with_ones(np.full((2, 4), 100.0 if place in (50, 150) else 1.0))
         before = measured.n_probed
@@ -240,7 +240,7 @@ def test_intervals_are_as_narrow_as_is_promised(spectrum, method, precision, hal
 
 def test_a_sample_that_happens_to_hold_every_panel_is_still_a_sample():
     for seed in range(100):
-        measured = Probes(4, seed=seed)
+        measured = ErrorProbes(4, seed=seed)
         panel = with_ones(np.ones((2, 4)))
         measured.observe(panel, Triangle.of(panel.T @ panel), 0, share=0.5, worst_case=1.0)
         assert measured.is_complete

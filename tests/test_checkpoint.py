@@ -28,7 +28,7 @@ from rankme_stream.errors import (
     UsageError,
 )
 from rankme_stream.passes.state import checkpoint
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.partial_result import PartialResult
 from tests.test_state import PASSES, rows_like, same_bits, store
 
 N_ROWS = 800_000
@@ -267,7 +267,7 @@ def test_rows_counted_twice_or_not_at_all_are_found(source, tmp_path):
     rs.measure(source, checkpoint=tmp_path / "kept")
     state = rs.load_state(tmp_path / "kept")
     node = max(state.nodes)
-    doubled: Partial = state.nodes[node].merge(state.nodes[node])
+    doubled: PartialResult = state.nodes[node].merge(state.nodes[node])
     state.nodes[node] = doubled
     rs.save_state(tmp_path / "kept", state)
     with pytest.raises(rs.RankMeError, match="rows counted and rows read do not agree"):

@@ -17,7 +17,7 @@ from scipy import stats
 import rankme_stream as rs
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError
 from rankme_stream.measuring.saved_results import entries
-from rankme_stream.results.comparable_run import Number, Run, check_metric, names_of, options_for
+from rankme_stream.results.comparable_run import ComparableRun, Number, check_metric, names_of, options_for
 from rankme_stream.results.compare import compare
 from rankme_stream.results.correlations import N_RESAMPLES, Scored, losses
 from rankme_stream.results.downstream_scores import Score, matched, read_scores
@@ -75,7 +75,7 @@ def run_like(documents, uri, **changed):
             document[name] = (document[name] or {}) | value
         else:
             document[name] = value
-    return Run.of(document, uri)
+    return ComparableRun.of(document, uri)
 
 
 # --- the order, and what cannot be told apart
@@ -107,7 +107,7 @@ def test_a_sample_tells_less_apart_than_every_row_does():
         for name, scale in (("a", 1.0), ("b", 1.01), ("c", 4.0))
     }
     for options, wanted in (({}, set()), ({"sample": True, "tolerance": 5e-2}, {"a", "b"})):
-        found = compare([Run.of(rs.measure(rows, **options).to_dict(), name) for name, rows in dumps.items()])
+        found = compare([ComparableRun.of(rs.measure(rows, **options).to_dict(), name) for name, rows in dumps.items()])
         assert {one.standing.name for one in found.sweeps[0].members if one.standing.groups} == wanted
     assert all(
         "  0.95  " in line for line in str(found).splitlines()[3:5]
@@ -179,10 +179,12 @@ def test_quiet_selection_prints_what_was_selected_and_nothing_else(folder, docum
     pair = [folder / "d.npy", folder / "e.npy"]
     done = rankme("compare", *pair, folder / "h.npy", "--select", "highest", "--quiet")
     assert done.stdout.strip() in map(str, pair) and done.stderr == ""
-    found = compare([Run.of(documents[name], f"{name}.json") for name in "deh"], selects=True)
+    found = compare([ComparableRun.of(documents[name], f"{name}.json") for name in "deh"], selects=True)
     assert "undecided within the intervals, 1 of which overlap" in str(found)
     assert found.selected[0] in map(str, pair)
-    of_one = [Run.of({**documents[name], "source": documents["d"]["source"]}, f"{name}.json") for name in "gha"]
+    of_one = [
+        ComparableRun.of({**documents[name], "source": documents["d"]["source"]}, f"{name}.json") for name in "gha"
+    ]
     assert compare(of_one, selects=True).selected == ["a.json"]
 
 
@@ -313,7 +315,7 @@ def unit(rows):
 def test_unit_rows_beside_others_are_found_by_their_lengths():
     rows = np.random.default_rng(3).standard_normal((300, 16))
     found = {
-        stored: Run.of(rs.measure(array).to_dict(), stored).has_unit_rows
+        stored: ComparableRun.of(rs.measure(array).to_dict(), stored).has_unit_rows
         for stored, array in {
             "other": rows, "unit": unit(rows), "unit16": unit(rows).astype(np.float16),
             "with zeros": np.concatenate([unit(rows), np.zeros((90, 16))]), "nearly": 1.01 * unit(rows),
@@ -380,7 +382,7 @@ def test_dumps_results_and_states_of_the_same_rows_give_the_same_numbers(folder,
     runs = json.loads(done.stdout)["sweeps"][0]["runs"]
     assert [one["name"] for one in runs] == ["a.npy", "a.json", "a.state", "both.jsonl:2", "b.npy"]
     assert len({json.dumps(one["estimate"]) for one in runs[:4]}) == 1
-    twice = [Run.of(documents["a"], "a.npy") for _ in range(2)]
+    twice = [ComparableRun.of(documents["a"], "a.npy") for _ in range(2)]
     with pytest.raises(UsageError, match=r"a\.npy is given 2 times"):
         compare(twice)
 
@@ -431,7 +433,7 @@ def test_damaged_and_foreign_results_are_refused(documents, tmp_path):
     broken = copy.deepcopy(documents["a"])
     del broken["estimates"]["rankme"]["lower"]
     with pytest.raises(SourceFormatError, match="x is damaged: 'lower' is absent"):
-        Run.of(broken, "x")
+        ComparableRun.of(broken, "x")
     for name, text, message in (
         ("x.json", '{"schema_version": 1}', "x.json is damaged: 'source' is absent"),
         ("plan", '{"method": "gram"}', "no result of rankme score"),

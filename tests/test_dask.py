@@ -44,11 +44,11 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.engines.dask import engine
 from rankme_stream.passes.engines.dask import schedule as schedules
-from rankme_stream.passes.engines.dask.client_run import Run
+from rankme_stream.passes.engines.dask.client_run import ClientRun
 from rankme_stream.passes.engines.dask.engine import DaskEngine
-from rankme_stream.passes.engines.dask.worker import Work
-from rankme_stream.passes.loop.segment import Task
-from rankme_stream.passes.state.merge_tree import Forest, span
+from rankme_stream.passes.engines.dask.worker import WorkerPass
+from rankme_stream.passes.loop.segment import PassSpec
+from rankme_stream.passes.state.merge_tree import MergeTree, span
 from rankme_stream.sources import ZarrSource
 from tests.test_state import PASSES, rows_like, same_bits, store
 from tests.toy_device import TOY
@@ -351,7 +351,7 @@ def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gathe
     monkeypatch.setattr(schedules, "_GATHER_S", gather_s)
     engine = Forgetful(client)
     planned = rs.plan(source, workers=1)
-    task = Task(ZarrSource(str(source)), planned, GramAccumulator)
+    task = PassSpec(ZarrSource(str(source)), planned, GramAccumulator)
     submit = client.submit
     futures = []
 
@@ -366,10 +366,10 @@ def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gathe
             finished[-1].cancel(force=True)
 
     monkeypatch.setattr(client, "submit", submitted)
-    forest = Forest()
+    forest = MergeTree()
     engine(forest, task, planned.all_segments, lose)
     assert engine.lost
-    wanted = Forest()
+    wanted = MergeTree()
     local.run_into(wanted, task, planned.all_segments)
     mine, theirs = forest.total().to_record()[1], wanted.total().to_record()[1]
     assert {name: array.tobytes() for name, array in mine.items()} == {
@@ -422,10 +422,10 @@ class ScriptedCluster:
 def test_a_failure_waits_for_rows_before_it_though_their_worker_dies(source):
     """Those are read again, and then the first failure in row order is raised."""
     planned = rs.plan(source, workers=1)
-    work = Work(b"", "run", "dump", {}, planned, "error", "error")
+    work = WorkerPass(b"", "run", "dump", {}, planned, "error", "error")
     schedule = schedules.Schedule(2, 0, 20, 1.0, 4, 16, 20.0, 8)
     cluster = ScriptedCluster()
-    run = Run(cluster, Forest(), ZarrSource(str(source)), work, schedule, planned.all_segments, None)
+    run = ClientRun(cluster, MergeTree(), ZarrSource(str(source)), work, schedule, planned.all_segments, None)
 
     def play() -> None:
         while len(cluster.submitted) < 4:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rankme_stream.spectra import intervals, majorization, metrics
-from rankme_stream.spectra.spectrum import Box
+from rankme_stream.spectra.spectrum import ConsistentSet
 
 METRICS = {
     "rankme": (lambda box: intervals.entropy_rank(box, eps=1e-7), metrics.rankme),
@@ -30,7 +30,7 @@ METRICS = {
 }  # fmt: skip
 
 
-def floor_set(generator: np.random.Generator, m: int) -> Box:
+def floor_set(generator: np.random.Generator, m: int) -> ConsistentSet:
     """Floors of every shape, with some energy to give away and, now and then, a ceiling."""
     floor = np.sort(generator.random(m) ** generator.choice([0.3, 1.0, 4.0]))[::-1].copy()
     floor[int(generator.integers(1, m + 1)) :] = 0.0
@@ -41,10 +41,10 @@ def floor_set(generator: np.random.Generator, m: int) -> Box:
     ceiling = np.minimum(np.sqrt(floor**2 + rise), level[1:] / np.arange(1, m + 1))
     ceiling = np.maximum(floor, np.minimum.accumulate(ceiling))
     top = min(energy, float((ceiling**2).sum()))
-    return Box(floor, ceiling, (top, top))
+    return ConsistentSet(floor, ceiling, (top, top))
 
 
-def members(generator: np.random.Generator, box: Box, count: int) -> np.ndarray:
+def members(generator: np.random.Generator, box: ConsistentSet, count: int) -> np.ndarray:
     """Random spectra of the set: energy given out in random order, to a few, to many or evenly."""
     found = []
     room = box.upper**2 - box.lower**2
@@ -64,7 +64,7 @@ def members(generator: np.random.Generator, box: Box, count: int) -> np.ndarray:
     return np.array(found)
 
 
-def is_allowed(values: np.ndarray, box: Box) -> bool:
+def is_allowed(values: np.ndarray, box: ConsistentSet) -> bool:
     return bool(np.all(values >= box.lower * (1 - 1e-12)) and np.all(values <= box.upper * (1 + 1e-12)))
 
 
@@ -137,6 +137,6 @@ def test_heads_are_those_of_a_search():
 
 
 def test_the_first_values_of_a_box_keep_what_is_known_of_their_energy():
-    box = Box(np.array([3.0, 1.0, 0.0]), np.array([4.0, 2.0, 1.0]), (12.0, 15.0))
+    box = ConsistentSet(np.array([3.0, 1.0, 0.0]), np.array([4.0, 2.0, 1.0]), (12.0, 15.0))
     assert box.first(2).energy == (11.0, 15.0)
     assert box.with_zeros(1).energy == (12.0, 15.0)

@@ -18,9 +18,9 @@ from zarr.errors import UnstableSpecificationWarning
 import rankme_stream as rs
 from rankme_stream.errors import LimitError, MissingChunksError, SourceFormatError, StateError, UsageError
 from rankme_stream.groups import partition as rooms
-from rankme_stream.groups.partition import groups_of
+from rankme_stream.groups.partition import partition_of
 from rankme_stream.passes.planning.grid import Grid
-from rankme_stream.passes.planning.group_memory import holdings
+from rankme_stream.passes.planning.group_memory import predict_group_memory
 from tests.test_checkpoint import stopped
 from tests.test_state import store
 
@@ -229,7 +229,7 @@ def test_labels_may_be_strings_of_any_kind(kind, tmp_path):
         "U": labels, "S": np.char.encode(labels, "utf-8"), "object": labels.astype(object), "list": labels.tolist(),
         "npy": tmp_path / "l.npy", "zip": tmp_path / "l.zip",
     }.get(kind, path)  # fmt: skip
-    found = groups_of(source, 1000, (0, 1000))
+    found = partition_of(source, 1000, (0, 1000))
     is_number = kind in ("sharded", "zip", "v2")
     assert list(found.names) == ([str(number) for number in range(4)] if is_number else STRINGS.tolist())
     assert found.of(0, 1000).tolist() == (np.arange(1000) % 4).tolist()
@@ -269,7 +269,7 @@ def test_labels_that_tell_nothing_are_refused(spec, error, text, monkeypatch):
 @pytest.mark.parametrize("kind", ["contiguous", "shuffled", "many"])
 def test_the_rows_of_groups_are_counted_and_their_ends_known(kind):
     labels = labelled(kind, 300_000)
-    found = groups_of(labels, 300_000, (1000, 299_000))
+    found = partition_of(labels, 300_000, (1000, 299_000))
     for place in range(0, len(found), max(1, len(found) // 50)):
         mine = 1000 + np.flatnonzero(labels[1000:299_000] == int(found.names[place]))
         assert (found.counts[place], found.first[place], found.last[place]) == (len(mine), mine[0], mine[-1])
@@ -279,10 +279,10 @@ def test_the_rows_of_groups_are_counted_and_their_ends_known(kind):
 def test_large_groups_in_runs_cost_no_more_than_a_few_and_shuffled_ones_are_refused():
     """A group is closed as soon as its last row is in."""
     grid, n_rows = Grid(1024, 16_384), 20_000_000
-    runs = groups_of("rows:10000", n_rows, (0, n_rows))
-    contiguous = holdings(runs, grid, 512, 2, 2, 2)
+    runs = partition_of("rows:10000", n_rows, (0, n_rows))
+    contiguous = predict_group_memory(runs, grid, 512, 2, 2, 2)
     labels = np.arange(n_rows) % len(runs)
-    shuffled = holdings(groups_of(labels, n_rows, (0, n_rows)), grid, 512, 2, 2, 2)
+    shuffled = predict_group_memory(partition_of(labels, n_rows, (0, n_rows)), grid, 512, 2, 2, 2)
     assert contiguous.passing < 2**30
     assert shuffled.passing > len(runs) * 4 * 512**2
     with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give --memory \d+MiB"):

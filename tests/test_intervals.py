@@ -16,7 +16,7 @@ from benchmarks.validity import ball_arithmetic, planted
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import MagnitudeError
 from rankme_stream.spectra import intervals, metrics
-from rankme_stream.spectra.spectrum import Box
+from rankme_stream.spectra.spectrum import ConsistentSet
 from rankme_stream.testing import with_ones
 
 
@@ -28,7 +28,7 @@ def entropy_rank(x: np.ndarray, eps: float, eps_in_sum: float, squares: bool) ->
         return np.exp(-np.where(p > 0.0, p * np.log(p), 0.0).sum(axis=-1))
 
 
-CASES: dict[str, tuple[Callable[[Box], intervals.Interval], Callable[[np.ndarray], np.ndarray]]] = {
+CASES: dict[str, tuple[Callable[[ConsistentSet], intervals.Interval], Callable[[np.ndarray], np.ndarray]]] = {
     f"entropy eps={eps:g} in sum {inside:g} squares {squares}": (
         partial(intervals.entropy_rank, eps=eps, eps_in_sum=inside, squares=squares),
         partial(entropy_rank, eps=eps, eps_in_sum=inside, squares=squares),
@@ -49,18 +49,18 @@ CASES: dict[str, tuple[Callable[[Box], intervals.Interval], Callable[[np.ndarray
 each_case = pytest.mark.parametrize(("extremes", "function"), CASES.values(), ids=CASES.keys())
 
 
-def boxes(m: int, seed: int, *, positive: bool = False) -> Box:
+def boxes(m: int, seed: int, *, positive: bool = False) -> ConsistentSet:
     """A box of some shape: narrow, wide, reaching zero, flat, graded."""
     generator = np.random.default_rng(seed)
     center = np.sort(generator.random(m) ** generator.integers(1, 8))[::-1] + (1e-3 if positive else 0.0)
     width = 10.0 ** generator.uniform(-4, 0) * generator.random()
     floor = 1e-3 if positive else 0.0
     if seed % 4 == 0:  # of squares: wide for the small values only
-        return Box(np.maximum(np.sqrt(np.maximum(center**2 - width, 0.0)), floor), np.sqrt(center**2 + width))
-    return Box(np.maximum(center - width, floor), center + width)
+        return ConsistentSet(np.maximum(np.sqrt(np.maximum(center**2 - width, 0.0)), floor), np.sqrt(center**2 + width))
+    return ConsistentSet(np.maximum(center - width, floor), center + width)
 
 
-def levels(box: Box) -> np.ndarray:
+def levels(box: ConsistentSet) -> np.ndarray:
     """Candidates for the largest value: a dense sweep of clip(t, lower, upper) over every t but zero."""
     t = np.unique(np.concatenate([box.lower, box.upper, np.linspace(box.lower[-1], box.upper[0], 20_001)]))
     return np.clip(t[t > 0.0, None], box.lower, box.upper)
@@ -123,18 +123,18 @@ def test_the_exponent_is_extreme_where_each_weight_asks():
 
 def test_an_exponent_over_values_that_may_be_zero_is_everything():
     values = np.ones(60)
-    box = Box(np.where(np.arange(60) < 50, 0.9, 0.0), values * 1.1)
+    box = ConsistentSet(np.where(np.arange(60) < 50, 0.9, 0.0), values * 1.1)
     assert intervals.alpha_req(box) == intervals.EVERYTHING
 
 
 def test_counts_over_a_box_are_the_certain_and_the_possible():
-    box = Box(np.array([1.0, 0.2, 0.05, 0.0]), np.array([1.1, 0.3, 0.2, 0.01]))
+    box = ConsistentSet(np.array([1.0, 0.2, 0.05, 0.0]), np.array([1.1, 0.3, 0.2, 0.01]))
     assert intervals.numerical_rank(box, unit_roundoff=0.1) == (2.0, 3.0)
 
 
 def test_a_point_box_gives_the_metric_itself():
     values = np.sort(np.random.default_rng(2).random(300))[::-1]
-    box = Box(values, values)
+    box = ConsistentSet(values, values)
     for name, function in (
         ("rankme", partial(intervals.entropy_rank, eps=1e-7)),
         ("variance_effective_rank", partial(intervals.entropy_rank, squares=True)),
@@ -149,7 +149,7 @@ def test_a_point_box_gives_the_metric_itself():
 @pytest.mark.parametrize("exponent", [-1000, -540, 500, 1000])
 def test_scale_changes_no_interval(exponent):
     box = boxes(30, 3)
-    scaled = Box(np.ldexp(box.lower, exponent), np.ldexp(box.upper, exponent))
+    scaled = ConsistentSet(np.ldexp(box.lower, exponent), np.ldexp(box.upper, exponent))
     for function in (intervals.entropy_rank, intervals.participation_ratio, intervals.stable_rank):
         assert function(scaled) == pytest.approx(function(box), rel=1e-12)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankme_stream.errors import UsageError
-from rankme_stream.passes.state.merge_tree import Forest
+from rankme_stream.passes.state.merge_tree import MergeTree
 
 
 class Node:
@@ -22,7 +22,7 @@ class Node:
 def test_any_order_of_segments_gives_one_tree(first, count, data):
     indices = range(first, first + count)
     order = data.draw(st.permutations(indices))
-    in_order, shuffled = Forest(), Forest()
+    in_order, shuffled = MergeTree(), MergeTree()
     for index in indices:
         in_order.add(index, Node(str(index)))
     for index in order:
@@ -33,14 +33,14 @@ def test_any_order_of_segments_gives_one_tree(first, count, data):
 
 
 def test_siblings_merge_at_once_so_that_few_values_live():
-    forest = Forest()
+    forest = MergeTree()
     for index in range(1000):
         forest.add(index, Node("x"))
         assert forest.n_live == (index + 1).bit_count()
 
 
 def test_a_segment_counts_once():
-    forest = Forest()
+    forest = MergeTree()
     for index in range(4):
         forest.add(index, Node("x"))
     with pytest.raises(UsageError, match="in already"):
@@ -49,4 +49,4 @@ def test_a_segment_counts_once():
 
 def test_an_empty_forest_has_no_total():
     with pytest.raises(UsageError, match="no segment"):
-        Forest().total()
+        MergeTree().total()

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from scipy.stats import binom
 
 import rankme_stream as rs
-from rankme_stream.groups.partition import groups_of
+from rankme_stream.groups.partition import partition_of
 from rankme_stream.results.table import table
 from rankme_stream.spectra.jackknife import standard_error
 
@@ -127,7 +127,7 @@ def test_what_lidar_cannot_tell_has_a_reason(labels, text):
 def test_the_interval_over_groups_is_the_jackknife_by_brute_force(sizes):
     rows, labels = shuffled(*planted(sizes, 12))
     found = rs.measure(rows, groups=labels, confidence=0.9)["lidar"]
-    table = groups_of(labels, len(labels), (0, len(labels)))
+    table = partition_of(labels, len(labels), (0, len(labels)))
     batch_of = {int(name): int(batch) for name, batch in zip(table.names, table.batches, strict=True)}
     batches = np.array([batch_of[label] for label in labels.tolist()])
     kept = [label for label in np.unique(labels) if (labels == label).sum() > 1]

@@ -15,11 +15,11 @@ from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.errors import CorruptChunkError
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.loop import block_reader as reading_of_blocks
-from rankme_stream.passes.loop.block_reader import Blocks
-from rankme_stream.passes.loop.panel_feed import Feed
-from rankme_stream.passes.loop.segment import Task
+from rankme_stream.passes.loop.block_reader import BlockReader
+from rankme_stream.passes.loop.panel_feed import PanelFeed
+from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning import plan
-from rankme_stream.passes.state.merge_tree import Forest
+from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.sources import ArraySource
 from rankme_stream.testing import with_ones
 
@@ -57,16 +57,16 @@ def plan_for(source: Chunked, *, block_rows: int, **changes) -> plan.Plan:
     return replace(rs.plan(source, workers=2), block_rows=block_rows, **changes)
 
 
-def blocks_of(source: Chunked, plan: plan.Plan) -> Blocks:
+def blocks_of(source: Chunked, plan: plan.Plan) -> BlockReader:
     bounds = source.bounds(0, len(source._array))
-    return Blocks(source, plan, plan.whole_cuts(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
+    return BlockReader(source, plan, plan.whole_cuts(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
 
 
 @pytest.mark.parametrize("reads_ahead", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_chunk_is_read_once(source, reads_ahead, workers):
     plan = plan_for(source, block_rows=3000, reads_ahead=reads_ahead, workers=workers, segments_at_once=workers)
-    local.run_into(Forest(), Task(source, plan, GramAccumulator))
+    local.run_into(MergeTree(), PassSpec(source, plan, GramAccumulator))
     edges = sorted(source.reads)
     assert [start for start, _ in edges] == [0, *(stop for _, stop in edges[:-1])]
     assert edges[-1][1] == len(source._array)
@@ -94,7 +94,7 @@ def test_threads_read_for_themselves_until_reading_is_seen_to_wait(source, waits
         monkeypatch.setattr(reading_of_blocks, "_WAITING_SHARE", 1.0)  # whatever else this machine does meanwhile
     source.waits_s = waits_s
     plan = plan_for(source, block_rows=3000)
-    local.run_into(Forest(), Task(source, plan, GramAccumulator))
+    local.run_into(MergeTree(), PassSpec(source, plan, GramAccumulator))
     assert len(source.readers) > 60
     judged = reading_of_blocks._READS_JUDGED
     assert all(name.startswith("rankme_") for name in source.readers[:judged])
@@ -118,7 +118,7 @@ class Held(Chunked):
 def test_a_few_long_reads_are_enough_to_see_that_reading_waits(source, monkeypatch):
     monkeypatch.setattr(reading_of_blocks, "_JUDGED_AFTER_S", 0.03)
     source.waits_s = 0.02
-    local.run_into(Forest(), Task(source, plan_for(source, block_rows=25_000), GramAccumulator))
+    local.run_into(MergeTree(), PassSpec(source, plan_for(source, block_rows=25_000), GramAccumulator))
     assert len(source.readers) < reading_of_blocks._READS_JUDGED
     assert all(name.startswith("rankme_") for name in source.readers[:2])
     assert all(name.startswith("rankme-read_") for name in source.readers[6:])
@@ -181,7 +181,7 @@ def test_a_gram_shared_by_threads_has_the_bits_of_one_thread(monkeypatch):
 
 
 def test_shared_updates_keep_the_order_of_panels_in_every_part(monkeypatch):
-    feed = Feed(3)
+    feed = PanelFeed(3)
     seen: dict[object, list[float]] = {}
     lock = threading.Lock()
 

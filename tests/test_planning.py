@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankme_stream.errors import LimitError
-from rankme_stream.passes.planning.block_layout import whole_cuts
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.passes.planning.plan import make_plan
 
@@ -53,7 +53,7 @@ def test_a_segment_is_a_power_of_two_of_panels(n_features, method):
 )
 def test_blocks_cover_every_row_once_and_cut_no_chunk(n_rows, unit, block_rows, segment_rows):
     bounds = range(unit, n_rows, unit)
-    cuts = list(whole_cuts(bounds, 0, n_rows, block_rows, segment_rows))
+    cuts = list(block_ranges(bounds, 0, n_rows, block_rows, segment_rows))
     stops = [cut.stop for cut in cuts]
     assert stops[-1] == n_rows
     assert all(cut.n_used == cut.stop - cut.start for cut in cuts)

@@ -35,7 +35,7 @@ class TestLaws(AccumulatorLaws):
 
     @pytest.fixture(autouse=True)
     def chosen(self, columns, device):
-        self.made = lambda n: RowSketchAccumulator(n, Workspace(device) if device else None, columns=columns)
+        self.made = lambda n: RowSketchAccumulator(n, Workspace(device) if device else None, sketch_size=columns)
 
     def make(self, n_features):
         return self.made(n_features)
@@ -46,7 +46,7 @@ def gaussian(n_rows: int, spectrum: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def sketched(rows: np.ndarray, columns: int, seed: int, cuts: tuple[int, ...] = ()) -> np.ndarray:
-    made = RowSketchAccumulator(rows.shape[1], columns=columns, seed=seed)
+    made = RowSketchAccumulator(rows.shape[1], sketch_size=columns, seed=seed)
     edges = [0, *cuts, len(rows)]
     for start, stop in pairwise(edges):
         made.update(with_ones(rows[start:stop]), start)
@@ -108,10 +108,10 @@ def test_the_error_has_mean_zero_and_twice_the_variance_once_folded():
 
 def test_meetings_are_the_share_of_pairs_that_meet():
     rows = np.random.default_rng(0).standard_normal((900, 4))
-    made = RowSketchAccumulator(4, columns=64, seed=1)
+    made = RowSketchAccumulator(4, sketch_size=64, seed=1)
     made.update(with_ones(rows), 0)
     lengths, names = (rows**2).sum(axis=1), with_ones(np.eye(900))
-    places = RowSketchAccumulator(900, columns=64, seed=1)
+    places = RowSketchAccumulator(900, sketch_size=64, seed=1)
     places.update(names, 0)
     place = np.abs(places.to_arrays()["sketch"][:, 1:]).argmax(axis=0)
     found = folding.meetings(made.to_arrays()["energies"], made.weight, seed=1)
@@ -146,7 +146,7 @@ def test_what_is_quadratic_in_the_meetings_is_told_exactly():
     def told(noise: float, confidence: float = 0.95):
         x = (0.1, 0.19, 0.37)
         halves = tuple((number(x[1], noise), number(x[1], -noise)) for _ in range(8))
-        folds = extrapolation.Folds(halves, (number(x[2]),) * 4, x, 0.0)
+        folds = extrapolation.FoldedSketches(halves, (number(x[2]),) * 4, x, 0.0)
         return folds.told(number(x[0]), lambda values: float(values[0]), extrapolation.ITSELF, 1, confidence)
 
     value, lower, upper, _ = told(0.0)
@@ -157,7 +157,7 @@ def test_what_is_quadratic_in_the_meetings_is_told_exactly():
     off = 2.3646242515927844 * 0.01 * (0.1 / 0.09) ** 0.5  # t with 7 degrees of freedom
     assert (lower, upper) == pytest.approx((min(3.0, line) - off, max(3.0, line) + off), rel=1e-9)
     halves = [(number(0.19, 0.02 * pair), number(0.19, 0.02 * pair)) for pair in range(-4, 4)]  # that differ by pairs
-    folds = extrapolation.Folds(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
+    folds = extrapolation.FoldedSketches(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
     _, lower, upper, _ = folds.told(number(0.1), lambda values: float(values[0]), extrapolation.ITSELF, 1, 0.95)
     assert upper - lower > 2 * 2.36 * 0.02 * 6.0**0.5 * 2.0**0.5  # 6 is the variance of the integers -4 to 3
     _, lower, upper, _ = told(0.01, 0.5)
@@ -265,7 +265,7 @@ def test_options_that_do_not_fit_are_refused():
         with pytest.raises(UsageError, match=text):
             measured(rows, **options)
     with pytest.raises(UsageError, match="seed 0"):
-        RowSketchAccumulator(5, columns=8, seed=1).merge(RowSketchAccumulator(5, columns=8, seed=0))
+        RowSketchAccumulator(5, sketch_size=8, seed=1).merge(RowSketchAccumulator(5, sketch_size=8, seed=0))
 
 
 def test_the_answer_does_not_follow_chunks_workers_or_parts(tmp_path):

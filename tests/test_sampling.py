@@ -43,9 +43,11 @@ def rows() -> np.ndarray:
     return rows_like(60_000)
 
 
-def designed(n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D) -> tuple[sample_design.Design, range]:
+def designed(
+    n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D
+) -> tuple[sample_design.SampleDesign, range]:
     bounds = range(chunk_rows, n_rows, chunk_rows)
-    return sample_design.design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
+    return sample_design.draw_design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
 
 
 @given(st.integers(1, 500), st.integers(0, 2**64 - 1))

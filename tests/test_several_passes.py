@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import rankme_stream as rs
 from rankme_stream.accumulators.nystrom import complement_bounds
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis, TestVectors
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
 from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.measuring import pass_runner
@@ -21,7 +21,7 @@ from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.results.table import table
 from rankme_stream.spectra import intervals, majorization
 from rankme_stream.spectra.metrics import effective_rank
-from rankme_stream.spectra.spectrum import Box, Tail
+from rankme_stream.spectra.spectrum import ConsistentSet, Tail
 from rankme_stream.testing import matrix_with_spectrum
 from tests.test_checkpoint import Stop
 from tests.test_floors import METRICS
@@ -54,9 +54,9 @@ def test_intervals_hold_every_metric(name):
         for preset, one in found.presets.items():
             assert one.lower <= exact.presets[preset].upper, preset
             assert exact.presets[preset].lower <= one.upper, preset
-        assert found.plan.turn == passes - 1 or found.tolerance_met
+        assert found.plan.pass_number == passes - 1 or found.tolerance_met
         assert found.rankme.confidence == 1.0 - complement_bounds.CHANCE
-        assert found.spectrum.basis == "measured"
+        assert found.spectrum.evidence == "measured"
 
 
 @pytest.mark.parametrize("shape", [(9, 24), (24, 24), (300, 24), (2, 8), (70, 300)])
@@ -81,7 +81,7 @@ def test_more_passes_tell_more_and_the_value_comes_near():
 def test_passes_end_where_the_tolerance_is_met():
     rows = matrix_with_spectrum(np.array([3.0, 2.0, 1.0]), n_rows=800, n_features=64)
     found = rs.measure(rows, method="rsvd", rank=20, passes=4, tolerance=0.1)
-    assert found.plan.turn == 0
+    assert found.plan.pass_number == 0
     assert len(found.passes) == 1
 
 
@@ -112,7 +112,7 @@ class TestLimits:
         assert complement_bounds.limits(0.0, 0.0, PROBES, complement_bounds.CHANCE) == (0.0, 0.0)
 
 
-def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:
+def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, ConsistentSet]:
     """A spectrum and a set that holds it, with a bound on the fourth powers of its tail."""
     true = np.sort(generator.random(m) ** generator.choice([0.1, 1.0, 5.0]))[::-1].copy()
     true[int(generator.integers(1, m + 1)) :] *= generator.choice([0.0, 1e-3, 0.5, 1.0])
@@ -126,7 +126,7 @@ def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Box]:
     energy = float((true**2).sum())
     slack = float(generator.choice([1e-12, 1e-3]))
     norm = float(np.linalg.norm(true[start:] ** 2)) * generator.choice([1.0 + 1e-9, 1.05, 1.7]) + 1e-150
-    return true, Box(lower, upper, (energy * (1 - slack), energy * (1 + slack)), Tail(start, norm))
+    return true, ConsistentSet(lower, upper, (energy * (1 - slack), energy * (1 + slack)), Tail(start, norm))
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 24, 90])
@@ -154,18 +154,21 @@ def test_a_known_tail_brings_the_least_near_what_some_spectrum_has():
         energy = float((true**2).sum())
         lower = np.concatenate([head, np.zeros(300)])
         upper = np.concatenate([head, np.full(300, 0.12)])
-        box = Box(lower, upper, (energy, energy), Tail(100, float(np.linalg.norm(rest**2))))
+        box = ConsistentSet(lower, upper, (energy, energy), Tail(100, float(np.linalg.norm(rest**2))))
         least, most = intervals.entropy_rank(box)
         assert least <= effective_rank(np.sort(true)[::-1]) <= most
         assert least > 0.97 * effective_rank(np.sort(true)[::-1])  # which is the least: no tail is more packed
 
 
 def test_probes_are_new_in_every_pass_and_the_same_on_every_machine():
-    first, second = (TestVectors(1500, PROBES, 0, turn, Basis(np.zeros((0, 1500)))).on(HOST)[1:, 1:] for turn in (1, 2))
+    first, second = (
+        TestVectors(1500, PROBES, 0, pass_number, OrthonormalBasis(np.zeros((0, 1500)))).on(HOST)[1:, 1:]
+        for pass_number in (1, 2)
+    )
     assert not np.any(first == second)
     scale = TestVectors(1500, PROBES, 0, 1).probe_scale
     assert (first / scale).std() == pytest.approx(1.0, abs=0.02)
-    whole = TestVectors(4000, PROBES, 0, 1, Basis(np.zeros((0, 4000))))
+    whole = TestVectors(4000, PROBES, 0, 1, OrthonormalBasis(np.zeros((0, 4000))))
     assert np.array_equal(whole.on(HOST)[1:, 1:1025] / whole.probe_scale, first[:, :1024] / scale)
 
 
@@ -202,8 +205,8 @@ class TestSchedules:
         with pytest.raises(Stop):
             rs.measure(path, workers=1, checkpoint=kept, progress=stop, **self.options)
         held = rs.load_state(kept)
-        assert held.plan.turn == (0 if share < 1 else 1 if share < 2 else held.plan.turn)
-        assert (held.basis is None) == (held.plan.turn == 0)
+        assert held.plan.pass_number == (0 if share < 1 else 1 if share < 2 else held.plan.pass_number)
+        assert (held.basis is None) == (held.plan.pass_number == 0)
         again = rs.measure(path, workers=2, checkpoint=kept, **self.options)
         assert same_bits(again, whole)
         assert [one.get("turn", 0) for one in again.passes] == [0, 1, 2]
@@ -241,7 +244,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(UsageError, match="leave sample, population, rows, passes"):
         rs.measure(iter([rows]), method="rsvd", rank=4, passes=2)
     planned = rs.plan(rows, method="rsvd", rank=4, passes=2)
-    assert planned.columns == 4 + 10 + PROBES
+    assert planned.sketch_size == 4 + 10 + PROBES
     with pytest.raises(LimitError):  # before a row is read
         rs.measure(rows, method="rsvd", rank=4, passes=2, memory_limit=planned.predicted_peak_bytes // 2)
 
@@ -293,21 +296,23 @@ def test_the_smallest_and_largest_rows_are_scored(passes):
 def test_a_second_pass_that_finds_no_memory_leaves_the_first(monkeypatch):
     rows = np.random.default_rng(0).standard_normal((400, 100))
     whole = rs.measure(rows, **SKETCH | {"passes": 1})
-    plan = pass_runner.Reader._plan
+    plan = pass_runner.PassRunner._plan
 
-    def short(self, *arguments, turn=0, **options):
-        if turn and self.passes:
+    def short(self, *arguments, pass_number=0, **options):
+        if pass_number and self.passes:
             raise LimitError("the pass needs more")
-        return plan(self, *arguments, turn=turn, **options)
+        return plan(self, *arguments, pass_number=pass_number, **options)
 
-    monkeypatch.setattr(pass_runner.Reader, "_plan", short)
+    monkeypatch.setattr(pass_runner.PassRunner, "_plan", short)
     with pytest.warns(rs.ToleranceWarning, match="the next arithmetic was not tried: the pass needs more"):
         found = rs.measure(rows, **SKETCH)
     assert same_bits(found, whole)
 
 
 def test_sketches_of_two_bases_do_not_join():
-    bases = [Basis(np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 3)))[0].T) for seed in (0, 1)]
-    one, other = (NystromAccumulator(20, columns=3 + PROBES, turn=1, basis=basis) for basis in bases)
+    bases = [
+        OrthonormalBasis(np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 3)))[0].T) for seed in (0, 1)
+    ]
+    one, other = (NystromAccumulator(20, sketch_size=3 + PROBES, pass_number=1, basis=basis) for basis in bases)
     with pytest.raises(UsageError, match="two different bases"):
         one.merge(other)

@@ -10,7 +10,7 @@ import pytest
 import rankme_stream as rs
 from benchmarks.validity.planted import FAMILIES
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
+from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.errors import ArithmeticCheckError, LimitError, UsageError
 from rankme_stream.numerics.devices import host
@@ -20,7 +20,7 @@ from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_on
 from tests.test_state import same_bits, store
 from tests.toy_device import TOY
 
-SKETCHES = {"rsvd": NystromAccumulator, "frequent-directions": DirectionsAccumulator}
+SKETCHES = {"rsvd": NystromAccumulator, "frequent-directions": FrequentDirectionsAccumulator}
 pytestmark = pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
 
 
@@ -32,7 +32,7 @@ class TestLaws(AccumulatorLaws):
 
     @pytest.fixture(autouse=True)
     def chosen(self, kind, columns, device):
-        self.made = lambda n: kind(n, Workspace(device) if device else None, columns=columns)
+        self.made = lambda n: kind(n, Workspace(device) if device else None, sketch_size=columns)
 
     def make(self, n_features):
         return self.made(n_features)
@@ -128,7 +128,7 @@ def test_arithmetic_that_is_wrong_is_an_error(monkeypatch):
     with pytest.raises(ArithmeticCheckError, match="the trace is"):
         measured(rows, "frequent-directions", rank=6)
     with pytest.raises(ArithmeticCheckError, match="floors of the eigenvalues add up to"):
-        sketch_spectrum.told(np.array([6.0, 4.0, 2.0]), (10.0, 10.0), 4, 0)
+        sketch_spectrum.singular_values_from_floors(np.array([6.0, 4.0, 2.0]), (10.0, 10.0), 4, 0)
 
 
 @pytest.mark.parametrize("method", SKETCHES)
@@ -159,7 +159,7 @@ def test_the_answer_does_not_follow_chunks_workers_or_parts(method, tmp_path):
         other = rs.measure(paths[0], seed=1, **options)
         assert other.rankme.lower != whole.rankme.lower
         with pytest.raises(UsageError, match="seed 0"):
-            NystromAccumulator(5, columns=2, seed=1).merge(NystromAccumulator(5, columns=2, seed=0))
+            NystromAccumulator(5, sketch_size=2, seed=1).merge(NystromAccumulator(5, sketch_size=2, seed=0))
 
 
 def test_a_sketch_says_what_it_cannot_do():
@@ -197,7 +197,7 @@ def test_where_no_gram_fits_a_sketch_is_named(tmp_path):
 
 @pytest.mark.parametrize("kind", SKETCHES.values())
 def test_rows_of_zeros_and_of_one_direction(kind):
-    sketch = kind(8, columns=2)
+    sketch = kind(8, sketch_size=2)
     sketch.update(with_ones(np.zeros((5, 8))), 0)
     spectrum = sketch.spectrum(unit_roundoff=2.0**-53)
     assert not spectrum.raw.consistent.upper.any()

@@ -263,7 +263,7 @@ def test_a_file_is_read_as_it_was_checked_though_another_takes_its_place(tmp_pat
     path = small_state(tmp_path)
     wanted = rs.load_state(path)
     wide = store(tmp_path / "wide.zarr", rows_like(500, 40))
-    with state_file.Container(path) as held:
+    with state_file.StateFile(path) as held:
         rs.segment(wide, part=(0, 1), state=tmp_path / "wide.state")
         (tmp_path / "wide.state").replace(path)
         ((_, arrays),) = held.records()

@@ -32,13 +32,13 @@ from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.engine import DaskEngine
 from rankme_stream.passes.engines.dask.schedule import Schedule, schedule_for
 from rankme_stream.passes.engines.engine import Progress
-from rankme_stream.passes.loop.segment import Task
+from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import checkpoint
 from rankme_stream.passes.state.audit import Audit
-from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial
-from rankme_stream.passes.state.row_norms import Lengths
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.row_norms import RowNorms
 
 _WANTED_SPEED, _WANTED_BUSY, _WANTED_CHECKPOINT = 0.9, 0.2, 0.02
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -101,7 +101,7 @@ class Nothing:
 
 
 def _do_nothing(*_: Any) -> dict[str, Any]:
-    plain, arrays = Partial({"raw": GramAccumulator(1)}, Audit(), Lengths()).to_record()
+    plain, arrays = PartialResult({"raw": GramAccumulator(1)}, Audit(), RowNorms()).to_record()
     return {"plain": plain, "arrays": arrays, "bytes": 0, "workers": {}, "missing": {}}
 
 
@@ -138,10 +138,10 @@ class Lap:
 def push(n_tasks: int) -> dict[str, Any]:
     """Push so many tasks of the plan, and their merges, through a scheduler; seconds of the processor each."""
     plan, schedule = huge_plan()
-    engine_task = Task(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]  # nobody reads it
+    engine_task = PassSpec(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]  # nobody reads it
     last = min(plan.all_segments.stop, n_tasks << schedule.task_level)
     with _scheduler() as (scheduler, address), Client(address) as client:
-        forest, began, laps = Forest[Partial](), time.perf_counter(), list[Lap]()
+        forest, began, laps = MergeTree[PartialResult](), time.perf_counter(), list[Lap]()
 
         def take_lap(done: float) -> None:
             elapsed_s = time.perf_counter() - began

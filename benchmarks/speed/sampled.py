@@ -26,7 +26,7 @@ from benchmarks.speed.billion import Dump
 from rankme_stream.measuring.sampling import sequential
 from rankme_stream.numerics import machine
 from rankme_stream.numerics.devices import host
-from rankme_stream.passes.planning.sample_design import Design
+from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.spectra import metrics
 
 _TOLERANCE = 5e-3
@@ -94,7 +94,7 @@ def _chunk_rows_needed(uri: str, found: rs.Measurement) -> int:
     source = rs.open_source(uri)
     stop, told = source.shape[0], found.sampling
     assert told is not None
-    drawn = Design(0, stop, source.shape[1], told["unit_rows"], told["seed"])
+    drawn = SampleDesign(0, stop, source.shape[1], told["unit_rows"], told["seed"])
     bounds = source.bounds(0, stop)
     assert isinstance(bounds, range)
     chunks = {

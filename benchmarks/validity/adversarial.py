@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness.experiment import Experiment, Size, table
-from rankme_stream.accumulators.frequent_directions import DirectionsAccumulator
+from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES
 from rankme_stream.spectra import estimates, metrics
@@ -33,13 +33,13 @@ def accumulated(rows: np.ndarray, method: str, rank: int, seed: int) -> Any:
     """Return the accumulator of rows after the last of its passes."""
     n_features = rows.shape[1]
     if method == "frequent directions":
-        sketch: Any = DirectionsAccumulator(n_features, columns=rank)
+        sketch: Any = FrequentDirectionsAccumulator(n_features, sketch_size=rank)
         sketch.update(with_ones(rows), 0)
         return sketch
     basis = None
-    for turn in range(1 if method == "rsvd" else int(method.split()[1])):
-        columns = rank + (PROBES if turn else 0)
-        sketch = NystromAccumulator(n_features, columns=columns, seed=seed, turn=turn, basis=basis)
+    for pass_number in range(1 if method == "rsvd" else int(method.split()[1])):
+        columns = rank + (PROBES if pass_number else 0)
+        sketch = NystromAccumulator(n_features, sketch_size=columns, seed=seed, pass_number=pass_number, basis=basis)
         sketch.update(with_ones(rows), 0)
         basis = sketch.directions()
     return sketch
@@ -156,7 +156,7 @@ def open_set(method: str, seed: int, n_features: int, n_searched: int) -> dict[s
 def _alike(rows: np.ndarray, sketch: Any, generator: np.random.Generator, count: int) -> Iterator[np.ndarray]:
     """Yield Gram matrices that have the same sketch: what it holds, and the energy it lacks put where it cannot see."""
     gram = rows.T @ rows
-    if isinstance(sketch, DirectionsAccumulator):
+    if isinstance(sketch, FrequentDirectionsAccumulator):
         held = np.asarray(sketch._rows[: sketch.filled])
         floor, free, most = held.T @ held, np.eye(len(gram)), sketch.shrunk
     else:

@@ -25,7 +25,7 @@ from rankme_stream.measuring.escalation import Reader
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.measuring.sampling.sequential import look_at
 from rankme_stream.numerics import machine
-from rankme_stream.passes.planning.sample_design import design
+from rankme_stream.passes.planning.sample_design import draw_design
 from rankme_stream.sources import open_source
 from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import METRICS, estimate_all, estimate_rankme
@@ -185,7 +185,7 @@ def trial(rows: np.ndarray, seed: int, tolerance: float) -> dict[str, Any]:
     truth = metrics.rankme(np.linalg.svd(exact.T @ exact, compute_uv=False) ** 0.5)
     source = open_source(rows)
     reader = Reader(source, (0, len(rows)), False, 1, None, "error", "error")
-    drawn = design(rows=(0, len(rows)), n_features=rows.shape[1], bounds=source.bounds(0, len(rows)), seed=seed)
+    drawn = draw_design(rows=(0, len(rows)), n_features=rows.shape[1], bounds=source.bounds(0, len(rows)), seed=seed)
     sample = Sample(reader, ("gram", "float64"), drawn, confidence=_CONFIDENCE, population=False)
     looks = []
     for n_units in drawn.looks(64 * rows.shape[1]):

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, table
 from benchmarks.validity import ball_arithmetic, planted, sharpness
-from rankme_stream.accumulators.error_probes import CONFIDENCE, Probes
+from rankme_stream.accumulators.error_probes import CONFIDENCE, ErrorProbes
 from rankme_stream.spectra import metrics
 from rankme_stream.testing import matrix_with_spectrum
 
@@ -197,7 +197,7 @@ def probing_cost(n_rows: int, n_features: int, repeats: int) -> dict[str, Any]:
     rows = np.tile(piece, (n_rows // len(piece), 1))
     seconds: dict[str, list[float]] = {"float32": [], "probes": [], "float64": []}
     spent: list[float] = []
-    observe = Probes.observe
+    observe = ErrorProbes.observe
 
     def timed(*arguments: Any, **options: Any) -> None:
         began = time.thread_time()
@@ -207,7 +207,7 @@ def probing_cost(n_rows: int, n_features: int, repeats: int) -> dict[str, Any]:
     _measured(rows[: len(piece)], "gram", "float32")
     for _ in range(repeats):
         spent.clear()
-        with mock.patch.object(Probes, "observe", timed):
+        with mock.patch.object(ErrorProbes, "observe", timed):
             seconds["float32"].append(_measured(rows, "gram", "float32")[0])
         seconds["probes"].append(sum(spent))
         seconds["float64"].append(_measured(rows, "gram", "float64")[0])

@@ -136,8 +136,8 @@ def trials(name: str, rows_a_feature: int, seeds: range, size: Size) -> list[dic
     made = []
     for seed in seeds:
         columns = columns_for("row-sketch", max(256, rows_a_feature * n_features), 0, n_features)
-        raw = RowSketchAccumulator(n_features, columns=columns, seed=seed)
-        unit = RowSketchAccumulator(n_features, columns=columns, seed=seed, rows_error=rows_error(n_features))
+        raw = RowSketchAccumulator(n_features, sketch_size=columns, seed=seed)
+        unit = RowSketchAccumulator(n_features, sketch_size=columns, seed=seed, rows_error=rows_error(n_features))
         scaled = np.empty((_PANEL_ROWS, 1 + n_features))
         for start in range(0, len(panel), _PANEL_ROWS):
             rows = panel[start : start + _PANEL_ROWS]
@@ -215,7 +215,7 @@ def timed(layout: Layout, n_runs: int) -> dict[str, Any]:
 
 def _telling(n_features: int) -> float:
     """Seconds to fold and solve."""
-    sketch = RowSketchAccumulator(n_features, columns=8 * n_features)
+    sketch = RowSketchAccumulator(n_features, sketch_size=8 * n_features)
     for start in range(0, 64 * n_features, 1024):
         sketch.update(with_ones(np.random.default_rng(start).standard_normal((1024, n_features))), start)
     began = time.perf_counter()

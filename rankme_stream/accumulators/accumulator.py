@@ -13,6 +13,9 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum
 
+# Names that state files and JSON have used since version 1 for what the code calls otherwise.
+FILE_KEYS = {"sketch_size": "columns", "pass_number": "turn"}
+
 
 @runtime_checkable
 class Accumulator(Protocol):

@@ -34,7 +34,7 @@ _OUTLYING = 4.0  # a panel with a trace so many times the mean of those before i
 _IMPOSSIBLE = 3.0  # P(chi-square_8 > 9 x 8) < 1e-11: an estimate so many times the worst case is no bad luck
 
 
-class Probes:
+class ErrorProbes:
     """Sums of probe residuals over panels; merges by addition.
 
     Parameters
@@ -129,9 +129,9 @@ class Probes:
         gram, sums = np.sqrt(total).tolist()
         return gram, sums
 
-    def merge(self, other: Probes) -> Probes:
+    def merge(self, other: ErrorProbes) -> ErrorProbes:
         """Return the probes of both sets of panels; neither changes."""
-        merged = Probes(len(self._residual) - 1, self.seed)
+        merged = ErrorProbes(len(self._residual) - 1, self.seed)
         for name, mine in vars(self).items():
             if name != "seed":
                 setattr(merged, name, mine + getattr(other, name))
@@ -142,7 +142,7 @@ class Probes:
         return {f"probes{name}": np.array(value) for name, value in vars(self).items()}
 
     @classmethod
-    def from_arrays(cls, n_features: int, arrays: dict[str, Array]) -> Probes:
+    def from_arrays(cls, n_features: int, arrays: dict[str, Array]) -> ErrorProbes:
         """Return the probes that ``to_arrays`` described."""
         probes = cls(n_features)
         for name, value in vars(probes).items():

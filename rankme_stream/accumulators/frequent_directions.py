@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
+from rankme_stream.accumulators.accumulator import FILE_KEYS, check_device, mark_nonzero
 from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -17,10 +17,10 @@ from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
 from rankme_stream.spectra.spectrum import Spectrum
 
 _MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
-_COUNTS = ("n_features", "columns", "n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
+_COUNTS = ("n_features", "sketch_size", "n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
 
 
-class DirectionsAccumulator:
+class FrequentDirectionsAccumulator:
     r"""Rows B with 0 <= Z'Z - B'B <= shrunk.
 
     Rows are gathered until there are 2 ell, or ell + 64; then the squares of their singular values are lowered by the
@@ -34,7 +34,7 @@ class DirectionsAccumulator:
         Width D of the rows.
     workspace
         Scratch shared with other accumulators of the same worker.
-    columns
+    sketch_size
         ell, the directions kept; at most D/2.
 
     Attributes
@@ -55,17 +55,17 @@ class DirectionsAccumulator:
     """
 
     def __init__(
-        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0,
+        self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
         rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.n_features, self.columns = n_features, columns
+        self.n_features, self.sketch_size = n_features, sketch_size
         self.n_rows = self.chain = self.filled = 0
         self.rows_error = rows_error
         self.energy = self.shrunk = self.rounding = 0.0
         self._workspace = workspace or Workspace()
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
         self._sums: FloatArray = np.zeros(n_features)
-        self._rows: Any = self.device.zeros((sketch_spectrum.gathered(columns), n_features))
+        self._rows: Any = self.device.zeros((sketch_spectrum.gathered_rows(sketch_size), n_features))
 
     @property
     def device(self) -> Device:
@@ -103,28 +103,31 @@ class DirectionsAccumulator:
         trace = math.fsum(self.device.download(xp.linalg.diagonal(products)).tolist())
         squares, directions = self.device.eigenvectors(products)
         found = squares[::-1]
-        lowered = max(0.0, float(found[self.columns]))
-        kept = np.maximum(found[: self.columns], 0.0)
+        lowered = max(0.0, float(found[self.sketch_size]))
+        kept = np.maximum(found[: self.sketch_size], 0.0)
         factors = np.sqrt(np.maximum(kept - lowered, 0.0) / np.where(kept > 0.0, kept, 1.0))
         n_rows = self._rows.shape[0]
-        order = self.device.upload(np.arange(n_rows - 1, n_rows - 1 - self.columns, -1))
+        order = self.device.upload(np.arange(n_rows - 1, n_rows - 1 - self.sketch_size, -1))
         some = xp.take(directions, order, axis=1) * self.device.upload(factors)[None, :]
         left = some.T @ self._rows
-        self._rows[: self.columns, :] = left
-        self._rows[self.columns :, :] = 0.0
-        self.filled = self.columns
+        self._rows[: self.sketch_size, :] = left
+        self._rows[self.sketch_size :, :] = 0.0
+        self.filled = self.sketch_size
         self.shrunk += lowered
         largest = max(float(found[0]), 0.0)
         margin = _MARGIN * (n_rows + 32) * U * largest
         check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
         inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
-        self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.columns * trace * largest)
+        self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.sketch_size * trace * largest)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
-        if type(other) is not type(self) or (other.n_features, other.columns) != (self.n_features, self.columns):
+        if type(other) is not type(self) or (other.n_features, other.sketch_size) != (
+            self.n_features,
+            self.sketch_size,
+        ):
             raise UsageError(
-                f"{other.columns} directions of width {other.n_features} cannot join {self.columns} of width "
+                f"{other.sketch_size} directions of width {other.n_features} cannot join {self.sketch_size} of width "
                 f"{self.n_features}"
             )
         check_device(self.device, other.device)
@@ -175,10 +178,14 @@ class DirectionsAccumulator:
             self._check_loss(float(squares.sum()), off, is_centered)
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
             rise = self.shrunk + 2.0 * off
-            sides.append(sketch_spectrum.told(floor, totals.ends(centered=is_centered), size, zeros, rise=rise))
+            sides.append(
+                sketch_spectrum.singular_values_from_floors(
+                    floor, totals.ends(centered=is_centered), size, zeros, rise=rise
+                )
+            )
         grounds = (
-            f"certified: {self.columns:,} frequent directions, none off by more than {self.shrunk:.3g} in the square, "
-            f"and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a "
+            f"certified: {self.sketch_size:,} frequent directions, none off by more than {self.shrunk:.3g} in the "
+            f"square, and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a "
             "tail that falls as a power"
         )
         return Spectrum(
@@ -209,15 +216,15 @@ class DirectionsAccumulator:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
+        counts = {FILE_KEYS.get(name, name): np.array(getattr(self, name)) for name in _COUNTS}
         rows = np.array(self.device.download(self._rows[: max(1, self.filled), :]))
         return counts | {"rows": rows, "sums": self._sums.copy(), "nonzero": self._nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
-        counts = {name: arrays[name].item() for name in _COUNTS}
-        made = cls(counts["n_features"], Workspace(device), columns=counts["columns"])
+        counts = {name: arrays[FILE_KEYS.get(name, name)].item() for name in _COUNTS}
+        made = cls(counts["n_features"], Workspace(device), sketch_size=counts["sketch_size"])
         for name, value in counts.items():
             setattr(made, name, value)
         held = np.array(arrays["rows"])

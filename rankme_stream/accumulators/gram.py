@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
-from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, Probes
+from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -16,7 +16,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import check_trace, gamma
 from rankme_stream.numerics.symmetric import Place, Triangle
-from rankme_stream.spectra.spectrum import Basis, Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
@@ -138,7 +138,7 @@ class GramSums:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
             values, margin = raw.result() if raw is not None else self._eigenvalues(gram, computed_trace)
-        basis, confidence, grounds = self._grounds()
+        evidence, confidence, grounds = self._grounds()
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)
         return Spectrum(
@@ -148,7 +148,7 @@ class GramSums:
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
             row_sum=(max(0.0, sums_norm - sums_error), sums_norm + sums_error),
-            basis=basis,
+            evidence=evidence,
             confidence=confidence,
             grounds=grounds,
         )
@@ -210,7 +210,7 @@ class GramSums:
             )
         return error
 
-    def _grounds(self) -> tuple[Basis, float | None, str]:
+    def _grounds(self) -> tuple[Evidence, float | None, str]:
         return (
             "certified", 1.0,
             f"certified: worst case of sums of {self.chain:,} operations, margin (D + 32) u for the eigensolver",
@@ -279,7 +279,7 @@ class Float32GramAccumulator(GramSums):
 
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
         super().__init__(n_features, workspace, rows_error=rows_error)
-        self.probes = Probes(n_features)
+        self.probes = ErrorProbes(n_features)
 
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, as the float64 Gram does, and compare the product with the panel."""
@@ -326,7 +326,7 @@ class Float32GramAccumulator(GramSums):
         """Return the error, or a larger one where a negative eigenvalue shows that too little was measured."""
         return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
 
-    def _grounds(self) -> tuple[Basis, float | None, str]:
+    def _grounds(self) -> tuple[Evidence, float | None, str]:
         probes = self.probes
         if probes.is_complete:
             return "measured", CONFIDENCE, f"measured with {N_PROBES} Gaussian probes on every panel, times {SAFETY:g}"
@@ -344,7 +344,7 @@ class Float32GramAccumulator(GramSums):
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
         accumulator = super().from_arrays(arrays, device)
-        accumulator.probes = Probes.from_arrays(accumulator.n_features, arrays)
+        accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays)
         return accumulator
 
 
@@ -354,6 +354,6 @@ def _worst_case(rows: int) -> float:
 
 
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
-    box = Box.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+    box = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
     values = np.sqrt(np.maximum(squares, 0.0))
     return SingularValues(np.clip(values, box.lower, box.upper), box)

@@ -10,7 +10,7 @@ from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra import majorization
-from rankme_stream.spectra.spectrum import Box, SingularValues, Tail
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Tail
 
 _FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of the floors that are known
 _HALVINGS = 200
@@ -18,18 +18,18 @@ _STEEPEST, _SLOPES = 16.0, 40  # exponents tried, and how often their range is h
 _TAIL_SLACK = 2.0**-30  # of fourth powers, above what sums of them are rounded by
 
 
-def gathered(columns: int) -> int:
+def gathered_rows(sketch_size: int) -> int:
     """Return how many rows Frequent Directions gather before they shrink to so many: twice as many, and 64 more."""
-    return columns + max(columns, 64)
+    return sketch_size + max(sketch_size, 64)
 
 
 def nothing(size: int) -> SingularValues:
     """Return singular values that are all zero."""
     zeros = np.zeros(size)
-    return SingularValues(zeros, Box(zeros, zeros, (0.0, 0.0)))
+    return SingularValues(zeros, ConsistentSet(zeros, zeros, (0.0, 0.0)))
 
 
-def expected(size: int, columns: int) -> SingularValues:
+def expected(size: int, sketch_size: int) -> SingularValues:
     """Return what a one-pass sketch by so many test vectors tells of singular values that fall as k^-1/2.
 
     The energy that floors leave over is, in the mean, at most (1 + k/(r - k - 1)) times what the values past the k-th
@@ -38,21 +38,21 @@ def expected(size: int, columns: int) -> SingularValues:
     """
     squares = 1.0 / np.arange(1, size + 1)
     rest = squares.sum() - np.cumsum(squares)
-    k = np.arange(1, min(max(2, columns - 1), size + 1))
-    left = float(((1.0 + k / np.maximum(columns - k - 1.0, 1.0)) * rest[k - 1]).min())
-    floor = squares[: int(np.searchsorted(np.cumsum(squares), squares.sum() - left)) + 1][:columns]
+    k = np.arange(1, min(max(2, sketch_size - 1), size + 1))
+    left = float(((1.0 + k / np.maximum(sketch_size - k - 1.0, 1.0)) * rest[k - 1]).min())
+    floor = squares[: int(np.searchsorted(np.cumsum(squares), squares.sum() - left)) + 1][:sketch_size]
     total = float(squares.sum())
-    return told(floor, (total, total), size, 0)
+    return singular_values_from_floors(floor, (total, total), size, 0)
 
 
-def told(
+def singular_values_from_floors(
     floor: FloatArray,
     energy: tuple[float, float],
     size: int,
     zeros: int,
     *,
     rise: float | None = None,
-    unseen: Unseen | None = None,
+    unseen: ComplementBounds | None = None,
 ) -> SingularValues:
     """Return the consistent set of floors and energy, and the member with a tail that falls as a power.
 
@@ -99,7 +99,7 @@ def told(
     values = np.clip(np.sqrt(_tailed(squares, middle, upper**2, second)), lower, upper)
     values = np.maximum.accumulate(values[::-1])[::-1]
     padding = np.zeros(zeros)
-    box = Box(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy, tail)
+    box = ConsistentSet(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy, tail)
     return SingularValues(np.concatenate([values, padding]), box)
 
 
@@ -147,7 +147,7 @@ def _slope(floor: FloatArray) -> float:
     return max(0.0, -float((ranks * heights).sum() / (ranks * ranks).sum()))
 
 
-class Unseen(NamedTuple):
+class ComplementBounds(NamedTuple):
     """What is known of the eigenvalues beside their floors and their sum.
 
     Attributes
@@ -168,8 +168,8 @@ class Unseen(NamedTuple):
     norm: float
     likely: float
 
-    def scaled(self, factor: float) -> Unseen:
+    def scaled(self, factor: float) -> ComplementBounds:
         """Return the same of a matrix so many times as large."""
-        return Unseen(
+        return ComplementBounds(
             self.ceilings * factor, self.largest * factor, self.start, self.norm * factor, self.likely * factor
         )

@@ -14,7 +14,7 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import U
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 # Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
 # every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
@@ -166,7 +166,7 @@ class TsqrAccumulator:
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
             row_sum=(max(0.0, row_sum - row_sum_error), row_sum + row_sum_error),
-            basis="empirical",
+            evidence="empirical",
             confidence=None,
             grounds=f"empirical: {growth:,.0f} u |Z|_F for {self.steps:,} QR steps, several times the growth ever seen",
         )
@@ -216,5 +216,7 @@ def _rows_of_triangle(width: int) -> Iterator[slice]:
 
 
 def _singular_values(values: FloatArray, practical: float, worst: float, zeros: int) -> SingularValues:
-    likely, certain = (Box.around(values, error).with_zeros(zeros) for error in (practical, max(practical, worst)))
+    likely, certain = (
+        ConsistentSet.around(values, error).with_zeros(zeros) for error in (practical, max(practical, worst))
+    )
     return SingularValues(np.clip(values, likely.lower, likely.upper), likely, certain)

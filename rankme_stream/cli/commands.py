@@ -31,7 +31,7 @@ from rankme_stream.errors import (
 if TYPE_CHECKING:
     from rankme_stream.measuring.saved_results import Entry
     from rankme_stream.passes.state.pass_state import State
-    from rankme_stream.results.comparable_run import Run
+    from rankme_stream.results.comparable_run import ComparableRun
     from rankme_stream.results.measurement import Measurement
 
 Check = Callable[[], None]  # raises for a signal that arrived
@@ -247,17 +247,17 @@ def compare(
 
 def _runs(
     entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
-) -> tuple[dict[int, Run], list[dict[str, Any]], int]:
+) -> tuple[dict[int, ComparableRun], list[dict[str, Any]], int]:
     """Return the runs by their place among the entries, what has no result as an error, and the exit code."""
-    from rankme_stream.results.comparable_run import Run
+    from rankme_stream.results.comparable_run import ComparableRun
 
-    runs: dict[int, Run] = {}
+    runs: dict[int, ComparableRun] = {}
     left_out, worst = [], 0
     for place, entry in enumerate(entries):
         try:
             with console.Reporter(quiet, check) as progress, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                runs[place] = Run.of(entry.document(progress=progress, **options), entry.place)
+                runs[place] = ComparableRun.of(entry.document(progress=progress, **options), entry.place)
         except RankMeError as error:
             if len(entries) == 1 or debug:
                 raise

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.groups.row_gram import FewRows
-from rankme_stream.groups.within_scatter import Scatter
+from rankme_stream.groups.row_gram import RowGram
+from rankme_stream.groups.within_scatter import WithinScatter
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum
@@ -18,7 +18,7 @@ _GROUNDS = "certified: worst case of the sums, margin of the eigensolver"
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenGroup:
     """A group some rows of which are still to come.
 
     A group keeps its rows, as they are stored, as long as there are no more of them than features, and its Gram matrix
@@ -52,7 +52,7 @@ class Open:
         """Rows kept, or in the Gram."""
         return sum(map(len, self.pieces)) if self.gram is None else self.gram.n_rows
 
-    def settled(self, n_features: int, scratch: Workspace) -> Open:
+    def settled(self, n_features: int, scratch: Workspace) -> OpenGroup:
         """Return the same with a Gram, where the rows are more than the features."""
         if self.gram is not None or self.n_rows <= n_features:
             return self
@@ -77,7 +77,7 @@ class Open:
     def _rows(self, n_features: int) -> Array:
         return np.concatenate(self.pieces) if self.pieces else np.empty((0, n_features), np.float32)
 
-    def merge(self, other: Open, n_features: int, scratch: Workspace) -> Open:
+    def merge(self, other: OpenGroup, n_features: int, scratch: Workspace) -> OpenGroup:
         """Return both joined, those of ``other`` behind; neither changes."""
         n_seen = self.n_seen + other.n_seen
         if self.gram is None and other.gram is None:
@@ -86,7 +86,7 @@ class Open:
         gram = self._gram(n_features, scratch).merge(other._gram(n_features, scratch))
         return replace(self, n_seen=n_seen, pieces=(), gram=gram)
 
-    def close(self, n_features: int, scatter: Scatter, unit_roundoff: float) -> tuple[Closed, FloatArray]:
+    def close(self, n_features: int, scatter: WithinScatter, unit_roundoff: float) -> tuple[ClosedGroup, FloatArray]:
         """Return what all rows of the group came to, and count them in a scatter.
 
         Also the rows less their mean, for the caller to add to the scatter; none where a Gram was added.
@@ -98,11 +98,11 @@ class Open:
             scatter.count(self.gram.n_rows)
             mean, mean_error = self.gram.sums() / self.gram.n_rows, self.gram.mean_error
             spectrum = self.gram.spectrum(unit_roundoff=unit_roundoff)
-            return Closed(self.batch, self.gram.n_rows, mean, mean_error, spectrum), nothing
+            return ClosedGroup(self.batch, self.gram.n_rows, mean, mean_error, spectrum), nothing
         if self.n_rows == 0:
-            return Closed(self.batch, 0, np.zeros(n_features), 0.0, None), nothing
-        few = FewRows(self._rows(n_features).astype(np.float64))
-        closed = Closed(
+            return ClosedGroup(self.batch, 0, np.zeros(n_features), 0.0, None), nothing
+        few = RowGram(self._rows(n_features).astype(np.float64))
+        closed = ClosedGroup(
             self.batch, few.n_rows, few.mean, few.mean_error, few.spectrum(unit_roundoff=unit_roundoff)
         )  # fmt: skip
         if few.n_rows == 1:  # the row is the mean: nothing is known of how others would lie about it
@@ -112,7 +112,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedGroup:
     """A group all rows of which are in.
 
     Attributes

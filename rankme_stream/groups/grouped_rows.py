@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
-from rankme_stream.groups.group import Closed, Open
+from rankme_stream.groups.group import ClosedGroup, OpenGroup
 from rankme_stream.groups.packing import pack_closed, pack_open, unpack_closed, unpack_open
-from rankme_stream.groups.partition import Groups
-from rankme_stream.groups.within_scatter import Scatter, joined
+from rankme_stream.groups.partition import Partition
+from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 1024
 
 _MANY = 64  # groups to close, from which on threads share them
 
-_Make = Callable[[Workspace], Open]  # a group that is made when its turn comes
+_Make = Callable[[Workspace], OpenGroup]  # a group that is made when its turn comes
 
 
 def kept_dtype(stored: StoredType) -> np.dtype[Any]:
@@ -34,7 +34,7 @@ def kept_dtype(stored: StoredType) -> np.dtype[Any]:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class GroupedRows:
     """The groups of some rows.
 
     Attributes
@@ -54,8 +54,8 @@ class Grouped:
 
     n_features: int
     unit_roundoff: float
-    groups: Mapping[str, Open | Closed]
-    scatters: Mapping[int, Scatter]
+    groups: Mapping[str, OpenGroup | ClosedGroup]
+    scatters: Mapping[int, WithinScatter]
     n_all: int
     threads: int = 1
 
@@ -65,11 +65,11 @@ class Grouped:
         rows: Array,
         is_kept: Array,
         start: int,
-        table: Groups,
+        table: Partition,
         unit_roundoff: float,
         scratch: Workspace,
         threads: int = 1,
-    ) -> Grouped:
+    ) -> GroupedRows:
         """Divide the rows of a segment.
 
         Parameters
@@ -94,13 +94,13 @@ class Grouped:
         groups, scatters = cls(n_features, unit_roundoff, {}, {}, len(table))._made_anew(made, [], scratch)
         return cls(n_features, unit_roundoff, groups, scatters, len(table), threads)
 
-    def merge(self, other: Grouped) -> Grouped:
+    def merge(self, other: GroupedRows) -> GroupedRows:
         """Return those of both sets of rows, ``other``'s behind; neither changes."""
         made: dict[str, tuple[int, _Make]] = {}
         n_whole = 0
         for name, theirs in other.groups.items():
             mine = self.groups.get(name)
-            if isinstance(mine, Open) and isinstance(theirs, Open):
+            if isinstance(mine, OpenGroup) and isinstance(theirs, OpenGroup):
                 made[name] = mine.batch, partial(mine.merge, theirs, self.n_features)
                 n_whole += mine.n_seen + theirs.n_seen == mine.n_expected
             elif mine is not None:
@@ -108,16 +108,16 @@ class Grouped:
         threads = max(self.threads, other.threads)
         n_shared = threads if n_whole >= max(_MANY, self.n_all // 2 + 1) else 1
         both = {**self.groups, **other.groups}
-        whole = Grouped(self.n_features, self.unit_roundoff, both, self.scatters, self.n_all, n_shared)
+        whole = GroupedRows(self.n_features, self.unit_roundoff, both, self.scatters, self.n_all, n_shared)
         groups, scatters = whole._made_anew(made, [other.scatters], None)
-        return Grouped(self.n_features, self.unit_roundoff, groups, scatters, self.n_all, threads)
+        return GroupedRows(self.n_features, self.unit_roundoff, groups, scatters, self.n_all, threads)
 
     def _made_anew(
         self,
         made: Mapping[str, tuple[int, _Make]],
-        others: Sequence[Mapping[int, Scatter]],
+        others: Sequence[Mapping[int, WithinScatter]],
         scratch: Workspace | None,
-    ) -> tuple[dict[str, Open | Closed], dict[int, Scatter]]:
+    ) -> tuple[dict[str, OpenGroup | ClosedGroup], dict[int, WithinScatter]]:
         """Return the groups with some made anew and closed where complete, and the scatters with those of others.
 
         Of each batch one group at a time, so that few are whole and not closed, in an order that hangs on names alone.
@@ -140,22 +140,22 @@ class Grouped:
             parts = [held[batch] for held in (self.scatters, *others) if batch in held]
             parts += [fresh] if fresh is not None else []
             if parts:
-                scatters[batch] = joined(parts)
+                scatters[batch] = join_scatters(parts)
         return groups, scatters
 
     def _closed(
         self, made: Mapping[str, _Make], scratch: Workspace
-    ) -> tuple[dict[str, Open | Closed], Scatter | None]:  # fmt: skip
+    ) -> tuple[dict[str, OpenGroup | ClosedGroup], WithinScatter | None]:  # fmt: skip
         """Make groups of one batch; return them, and how the rows of those that were closed lie about their means."""
-        groups: dict[str, Open | Closed] = {}
-        fresh: Scatter | None = None
+        groups: dict[str, OpenGroup | ClosedGroup] = {}
+        fresh: WithinScatter | None = None
         waiting: list[FloatArray] = []
         for name, make in made.items():
             group = make(scratch)
             if not group.is_complete:
                 groups[name] = group
                 continue
-            fresh = fresh or Scatter(self.n_features)
+            fresh = fresh or WithinScatter(self.n_features)
             groups[name], centered = group.close(self.n_features, fresh, self.unit_roundoff)
             waiting += [centered] if len(centered) else []
             if sum(map(len, waiting)) >= _ROWS_AT_ONCE:  # small groups share a product
@@ -166,17 +166,17 @@ class Grouped:
         return groups, fresh if fresh is not None and fresh.n_groups else None
 
     @property
-    def closed(self) -> dict[str, Closed]:
+    def closed(self) -> dict[str, ClosedGroup]:
         """The groups, all of which must be closed, in the order of their names: numbers as numbers."""
-        found = {name: group for name, group in self.groups.items() if isinstance(group, Closed)}
+        found = {name: group for name, group in self.groups.items() if isinstance(group, ClosedGroup)}
         if len(found) != len(self.groups):
             raise ArithmeticCheckError("rows of some groups were not met although all were read; please report this")
         return {name: found[name] for name in in_order(found)}
 
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return them as JSON types and arrays; ``from_record`` gives the same bits back."""
-        still = {name: group for name, group in self.groups.items() if isinstance(group, Open)}
-        done = {name: group for name, group in self.groups.items() if isinstance(group, Closed)}
+        still = {name: group for name, group in self.groups.items() if isinstance(group, OpenGroup)}
+        done = {name: group for name, group in self.groups.items() if isinstance(group, ClosedGroup)}
         plain = {
             "n_features": self.n_features, "unit_roundoff": self.unit_roundoff, "open": list(still),
             "closed": list(done), "scatters": sorted(self.scatters), "n_all": self.n_all,
@@ -187,23 +187,23 @@ class Grouped:
         return plain, {f"{key}/{name}": array for key, arrays in packed.items() for name, array in arrays.items()}
 
     @classmethod
-    def from_record(cls, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> Grouped:
+    def from_record(cls, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> GroupedRows:
         """Return what ``to_record`` described."""
         parts: dict[str, dict[str, Array]] = {}
         for path, array in arrays.items():
             key, _, name = path.partition("/")
             parts.setdefault(key, {})[name] = array
-        groups: dict[str, Open | Closed] = dict(zip(plain["open"], unpack_open(parts["open"]), strict=True))
+        groups: dict[str, OpenGroup | ClosedGroup] = dict(zip(plain["open"], unpack_open(parts["open"]), strict=True))
         groups |= zip(plain["closed"], unpack_closed(parts["closed"]), strict=True)
-        scatters = {batch: Scatter.from_arrays(parts[f"scatter {batch}"]) for batch in plain["scatters"]}
+        scatters = {batch: WithinScatter.from_arrays(parts[f"scatter {batch}"]) for batch in plain["scatters"]}
         return cls(plain["n_features"], plain["unit_roundoff"], groups, scatters, plain["n_all"])
 
 
-def _taken(batch: int, n_expected: int, rows: Array, mine: Array, is_kept: Array, scratch: Workspace) -> Open:
+def _taken(batch: int, n_expected: int, rows: Array, mine: Array, is_kept: Array, scratch: Workspace) -> OpenGroup:
     """Return the group of some of the rows, those left out counted."""
     kept = mine[is_kept[mine]]
     pieces = (rows[kept],) if kept.size else ()
-    return Open(batch, n_expected, len(mine), pieces).settled(rows.shape[1], scratch)
+    return OpenGroup(batch, n_expected, len(mine), pieces).settled(rows.shape[1], scratch)
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
@@ -231,7 +231,7 @@ class Division:
 
     def __init__(
         self,
-        table: Groups,
+        table: Partition,
         stored: StoredType,
         start: int,
         stop: int,
@@ -252,9 +252,9 @@ class Division:
         self._rows[place, :] = stored if self._is_as_stored else panel[:, 1:]
         self._is_kept[place] = panel[:, 0] != 0.0
 
-    def divided(self) -> Grouped:
+    def divided(self) -> GroupedRows:
         """Return the groups."""
-        return Grouped.of(
+        return GroupedRows.of(
             self._rows, self._is_kept, self._start, self._table, self._stored.unit_roundoff, self._scratch,
             self._threads,
         )  # fmt: skip

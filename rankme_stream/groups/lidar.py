@@ -24,10 +24,10 @@ from scipy.linalg import eigh
 from scipy.special import stdtrit
 
 from rankme_stream.errors import SpectrumError
-from rankme_stream.groups.group import Closed
+from rankme_stream.groups.group import ClosedGroup
 from rankme_stream.groups.group_scores import _NO_ROW
-from rankme_stream.groups.grouped_rows import Grouped
-from rankme_stream.groups.within_scatter import Scatter, joined
+from rankme_stream.groups.grouped_rows import GroupedRows
+from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -35,7 +35,7 @@ from rankme_stream.numerics.rounding import U, gamma
 from rankme_stream.spectra import intervals, metrics
 from rankme_stream.spectra.estimates import METRICS, Estimate, estimate_all
 from rankme_stream.spectra.jackknife import standard_error
-from rankme_stream.spectra.spectrum import Box
+from rankme_stream.spectra.spectrum import ConsistentSet
 
 DELTA, EPSILON = 1e-4, 1e-7
 DEFINITION = (
@@ -49,7 +49,7 @@ class _Eigenvalues(NamedTuple):
     """The l, descending, shape ``(D,)``, and what they may be."""
 
     values: FloatArray
-    box: Box
+    box: ConsistentSet
 
     @property
     def lidar(self) -> float:
@@ -63,7 +63,7 @@ class _Groups:
     means: FloatArray
     errors: FloatArray
     batches: Array
-    scatters: Mapping[int, Scatter]
+    scatters: Mapping[int, WithinScatter]
 
     def without(self, batch: int) -> _Groups:
         """Return the groups that are not in a batch."""
@@ -106,7 +106,7 @@ class _Groups:
         zeros = max(0, n_features - n_groups + 1)
         lower = np.maximum(np.nextafter((found - phi) / (1.0 + eta), -np.inf), 0.0)
         upper = np.nextafter((found + phi) / (1.0 - eta), np.inf)
-        box = Box(lower, upper).with_zeros(zeros)
+        box = ConsistentSet(lower, upper).with_zeros(zeros)
         if box.lower[0] == 0.0:
             raise SpectrumError("the means of all groups are the same to within the arithmetic")
         return _Eigenvalues(np.clip(found, box.lower, box.upper), box)
@@ -122,14 +122,14 @@ class _Groups:
 
     def _within(self) -> tuple[FloatArray, float]:
         """Return S_w, of which the lower triangle is right, and a bound on the Frobenius norm of its error."""
-        scatter = joined(self.scatters[batch] for batch in sorted(self.scatters))
+        scatter = join_scatters(self.scatters[batch] for batch in sorted(self.scatters))
         within = scatter.lower() / scatter.n_rows
         within[np.diag_indices_from(within)] += DELTA
         trace = float(np.trace(within))
         return within, (scatter.error / scatter.n_rows + 3.0 * U * trace) * (1.0 + 2.0**-20)
 
 
-def estimate_lidar(grouped: Grouped, *, confidence: float, workers: int) -> Estimate:
+def estimate_lidar(grouped: GroupedRows, *, confidence: float, workers: int) -> Estimate:
     """Return LiDAR of the groups of all rows.
 
     ``lower`` and ``upper`` hold the error of the arithmetic for these rows. ``details`` has the parameters, and the
@@ -203,7 +203,7 @@ class GroupScores(Mapping[str, Mapping[str, Estimate]]):
     memory beside their singular values.
     """
 
-    def __init__(self, groups: Mapping[str, Closed]) -> None:
+    def __init__(self, groups: Mapping[str, ClosedGroup]) -> None:
         self._groups = groups
 
     def __getitem__(self, name: str) -> Mapping[str, Estimate]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.groups.group import _GRAM, _GROUNDS, Closed, Open
+from rankme_stream.groups.group import _GRAM, _GROUNDS, ClosedGroup, OpenGroup
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 
-def pack_open(groups: Sequence[Open], n_features: int) -> dict[str, Array]:
+def pack_open(groups: Sequence[OpenGroup], n_features: int) -> dict[str, Array]:
     """Return open groups as arrays; ``unpack_open`` gives the same bits back."""
     pieces = [piece for group in groups for piece in group.pieces]
     grams = [group.gram.to_arrays() for group in groups if group.gram is not None]
@@ -28,7 +28,7 @@ def pack_open(groups: Sequence[Open], n_features: int) -> dict[str, Array]:
     }
 
 
-def unpack_open(arrays: dict[str, Array]) -> list[Open]:
+def unpack_open(arrays: dict[str, Array]) -> list[OpenGroup]:
     """Return the groups that ``pack_open`` described."""
     groups, start, n_grams = [], 0, 0
     n_features = arrays["nonzero"].shape[1]
@@ -36,16 +36,16 @@ def unpack_open(arrays: dict[str, Array]) -> list[Open]:
         if n_kept < 0:
             described = {name: arrays[key][n_grams] for name, key in _GRAM}
             described |= {"n_features": np.array(n_features), "rows_error": np.array(0.0)}
-            groups.append(Open(batch, n_expected, n_seen, (), GramAccumulator.from_arrays(described)))
+            groups.append(OpenGroup(batch, n_expected, n_seen, (), GramAccumulator.from_arrays(described)))
             n_grams += 1
             continue
         piece = arrays["rows"][start : start + n_kept].copy()  # a slice would keep all rows alive
-        groups.append(Open(batch, n_expected, n_seen, (piece,) if n_kept else ()))
+        groups.append(OpenGroup(batch, n_expected, n_seen, (piece,) if n_kept else ()))
         start += n_kept
     return groups
 
 
-def pack_closed(groups: Sequence[Closed], n_features: int) -> dict[str, Array]:
+def pack_closed(groups: Sequence[ClosedGroup], n_features: int) -> dict[str, Array]:
     """Return closed groups as arrays; ``unpack_closed`` gives the same bits back."""
     found = [group.spectrum for group in groups if group.spectrum is not None]
     sides = {"raw": [one.raw for one in found], "centered": [one.centered for one in found]}
@@ -65,9 +65,9 @@ def pack_closed(groups: Sequence[Closed], n_features: int) -> dict[str, Array]:
     }  # fmt: skip
 
 
-def unpack_closed(arrays: dict[str, Array]) -> list[Closed]:
+def unpack_closed(arrays: dict[str, Array]) -> list[ClosedGroup]:
     """Return the groups that ``pack_closed`` described."""
-    groups: list[Closed] = []
+    groups: list[ClosedGroup] = []
     n_features, start, place = arrays["means"].shape[1], 0, 0
     for number, (batch, n_rows) in enumerate(arrays["counts"].tolist()):
         spectrum = None
@@ -81,9 +81,9 @@ def unpack_closed(arrays: dict[str, Array]) -> list[Closed]:
             )  # fmt: skip
             start, place = stop, place + 1
         mean, error = arrays["means"][number].copy(), float(arrays["mean_errors"][number])
-        groups.append(Closed(batch, n_rows, mean, error, spectrum))
+        groups.append(ClosedGroup(batch, n_rows, mean, error, spectrum))
     return groups
 
 
 def _side(packed: FloatArray) -> SingularValues:
-    return SingularValues(packed[0], Box(packed[1], packed[2]))
+    return SingularValues(packed[0], ConsistentSet(packed[1], packed[2]))

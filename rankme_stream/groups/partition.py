@@ -21,7 +21,7 @@ _AT_ONCE = 2**17  # labels read and told apart at once
 
 
 @dataclass(frozen=True)
-class Groups:
+class Partition:
     """Rows [row_start, row_stop) of a source, each in one group.
 
     Attributes
@@ -62,13 +62,13 @@ class Groups:
             return np.arange(start, stop) // self.run_rows - self.row_start // self.run_rows
         return self.codes[start - self.row_start : stop - self.row_start]
 
-    def part(self, start: int, stop: int) -> Groups:
+    def part(self, start: int, stop: int) -> Partition:
         """Return the same groups, able to tell those of rows ``[start, stop)`` alone: what a worker needs."""
         codes = self.codes if self.run_rows else self.of(start, stop)
         return replace(self, row_start=self.row_start if self.run_rows else start, codes=codes)
 
 
-def groups_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Groups:
+def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
     """Return the groups that are asked for, of rows ``[A, B)`` of a source of ``n_rows``.
 
     Parameters
@@ -101,17 +101,17 @@ def groups_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Groups:
     return _told_apart(labels, rows)
 
 
-def _runs(run_rows: int, rows: tuple[int, int]) -> Groups:
+def _runs(run_rows: int, rows: tuple[int, int]) -> Partition:
     start, stop = rows
     runs = np.arange(start // run_rows, -(-stop // run_rows), dtype=np.int64)
     _check_count(len(runs))
     first, ends = np.maximum(runs * run_rows, start), np.minimum((runs + 1) * run_rows, stop)
     names = [f"{low}:{high}" for low, high in zip(first.tolist(), ends.tolist(), strict=True)]
     digest = _digest(names, np.empty(0, np.uint8))
-    return Groups(start, stop, names, ends - first, first, ends - 1, _dealt(names), digest, run_rows)
+    return Partition(start, stop, names, ends - first, first, ends - 1, _dealt(names), digest, run_rows)
 
 
-def _told_apart(labels: Labels, rows: tuple[int, int]) -> Groups:
+def _told_apart(labels: Labels, rows: tuple[int, int]) -> Partition:
     start, stop = rows
     places: dict[Any, int] = {}
     codes = np.empty(stop - start, np.uint8)
@@ -135,7 +135,7 @@ def _told_apart(labels: Labels, rows: tuple[int, int]) -> Groups:
         last[here[inverse]] = np.arange(low, high)  # of several, the last one stays
         counts[here] += np.bincount(inverse, minlength=len(listed))
     names = [str(value) for value in places]
-    return Groups(start, stop, names, counts, first, last, _dealt(names), _digest(names, codes), 0, codes)
+    return Partition(start, stop, names, counts, first, last, _dealt(names), _digest(names, codes), 0, codes)
 
 
 def _roomier(codes: Array, n_groups: int, n_filled: int) -> Array:

@@ -11,12 +11,12 @@ from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U, gamma
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 _SHORTEST = 2.0**-537  # its root
 
 
-class FewRows:
+class RowGram:
     """Some rows Z, about their mean as well.
 
     Parameters
@@ -80,7 +80,7 @@ class FewRows:
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
             row_sum=(max(0.0, norm - error), norm + error),
-            basis="certified",
+            evidence="certified",
             confidence=1.0,
             grounds=f"certified: worst case of sums of {self.n_features:,} operations, margin (n + 32) u for the "
             "eigensolver",
@@ -99,5 +99,5 @@ class FewRows:
                 f"eigenvalues of a group of {self.n_rows:,} rows add up to {math.fsum(squares)!r}, the least is "
                 f"{float(squares[-1]):.3g}, the trace is {trace!r}: BLAS, LAPACK or the machine is at fault"
             )
-        box = Box.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+        box = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
         return SingularValues(np.clip(np.sqrt(np.maximum(squares, 0.0)), box.lower, box.upper), box)

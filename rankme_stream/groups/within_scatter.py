@@ -16,7 +16,7 @@ from rankme_stream.numerics.symmetric import Triangle
 _PANEL_ROWS = 1024
 
 
-class Scatter:
+class WithinScatter:
     """Sum over groups of (Z - mean)'(Z - mean), of zeros to begin with.
 
     Parameters
@@ -61,9 +61,9 @@ class Scatter:
         self.n_rows += n_rows
         self.given_error += error
 
-    def merge(self, other: Scatter) -> Scatter:
+    def merge(self, other: WithinScatter) -> WithinScatter:
         """Return the sum of both; neither changes."""
-        made = Scatter.__new__(Scatter)
+        made = WithinScatter.__new__(WithinScatter)
         made.n_features = self.n_features
         made.n_groups, made.n_rows = self.n_groups + other.n_groups, self.n_rows + other.n_rows
         made.chain = max(self.chain, other.chain) + 1
@@ -89,7 +89,7 @@ class Scatter:
         return {"counts": counts, "given_error": np.array(self.given_error), "sums": self._sums.to_array()}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Scatter:
+    def from_arrays(cls, arrays: dict[str, Array]) -> WithinScatter:
         """Return what ``to_arrays`` described."""
         made = cls.__new__(cls)
         made.n_groups, made.n_rows, made.chain = arrays["counts"].tolist()
@@ -98,7 +98,7 @@ class Scatter:
         return made
 
 
-def joined(scatters: Iterable[Scatter]) -> Scatter:
+def join_scatters(scatters: Iterable[WithinScatter]) -> WithinScatter:
     """Return the sum of some, from left to right."""
     whole, *others = scatters
     for other in others:

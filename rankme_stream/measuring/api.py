@@ -10,20 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import check_rows, columns_for
+from rankme_stream.accumulators.methods import check_rows, sketch_size_for
 from rankme_stream.errors import CheckpointWarning, OutputError, ToleranceWarning, UsageError
 from rankme_stream.groups import lidar
-from rankme_stream.measuring.escalation import rungs_for
-from rankme_stream.measuring.execute import Read, _check_device, _groups, _row_range, read, read_state
-from rankme_stream.measuring.pass_runner import Reader
+from rankme_stream.measuring.escalation import arithmetics_for
+from rankme_stream.measuring.execute import Execution, _check_device, _groups, _row_range, execute, execute_state
+from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.placement import device_for
 from rankme_stream.measuring.request import Method, Precision, Request, check_passes
 from rankme_stream.numerics import blas_threads, machine
-from rankme_stream.numerics.devices.registry import memory_told
+from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import are_alike
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.planning.sample_design import design
+from rankme_stream.passes.planning.sample_design import draw_design
 from rankme_stream.passes.state.pass_state import State
 from rankme_stream.results.measurement import Measurement
 from rankme_stream.sources import open_source
@@ -148,8 +148,8 @@ def measure(
     )  # fmt: skip
     asked.check()
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_told():
-        done = read(source, asked, progress)
+    with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
+        done = execute(source, asked, progress)
         measured = {
             "elapsed_s": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
@@ -180,8 +180,8 @@ def measure_state(
         If rows are missing; the text names them.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_told():
-        done = read_state(state, tolerance, dims, confidence)
+    with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
+        done = execute_state(state, tolerance, dims, confidence)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_if_too_wide(measurement, done.remedy)
@@ -195,7 +195,7 @@ def _warn_if_too_wide(measurement: Measurement, remedy: str) -> None:
         warnings.warn(text, ToleranceWarning, stacklevel=3)
 
 
-def _measurement(done: Read, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
+def _measurement(done: Execution, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
     found = done.found
     return Measurement(
         source=done.source,
@@ -295,22 +295,22 @@ def plan(
     if sample and groups is not None:
         raise UsageError("groups are of every row: leave sample out, or groups")
     opened = open_source(source)
-    rung = rungs_for(method, "float64" if precision == "auto" else precision)[0]
+    arithmetic = arithmetics_for(method, "float64" if precision == "auto" else precision)[0]
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers} and must be at least 1")
     row_range = _row_range(rows, opened.shape[0])
-    columns = columns_for(method, rank, oversampling, opened.shape[1])
+    sketch_size = sketch_size_for(method, rank, oversampling, opened.shape[1])
     check_passes(method, passes)
-    check_rows(method, row_range[1] - row_range[0], columns)
-    reader = Reader(
+    check_rows(method, row_range[1] - row_range[0], sketch_size)
+    reader = PassRunner(
         opened, row_range, normalize, workers, memory_limit, "error", "error", device=device_for(opened, device),
-        columns=columns, seed=seed, groups=_groups(groups, opened, row_range),
+        sketch_size=sketch_size, seed=seed, groups=_groups(groups, opened, row_range),
     )  # fmt: skip
     _check_device(reader)
-    drawn = design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
+    drawn = draw_design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
     has_sample = sample and any(drawn.looks())
     return reader.plan(
-        rung, drawn if has_sample else None, has_checkpoint=checkpoint is not None, turn=passes - 1
+        arithmetic, drawn if has_sample else None, has_checkpoint=checkpoint is not None, pass_number=passes - 1
     )  # fmt: skip
 
 
@@ -362,22 +362,22 @@ def segment(
     number, count = part
     if not 0 <= number < count:
         raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
-    rungs = rungs_for(method, "float64" if precision == "auto" else precision)
+    arithmetics = arithmetics_for(method, "float64" if precision == "auto" else precision)
     opened = open_source(source)
     row_range = _row_range(rows, opened.shape[0])
-    reader = Reader(
+    reader = PassRunner(
         opened, row_range, normalize, workers, memory_limit, missing, nonfinite, Path(state),
-        device=device_for(opened, device), columns=columns_for(method, rank, oversampling, opened.shape[1]), seed=seed,
-        groups=_groups(groups, opened, row_range),
+        device=device_for(opened, device), sketch_size=sketch_size_for(method, rank, oversampling, opened.shape[1]),
+        seed=seed, groups=_groups(groups, opened, row_range),
     )  # fmt: skip
     _check_device(reader)
-    check_rows(method, reader.rows[1] - reader.rows[0], reader.columns)
-    planned = reader.plan(reader.rungs_left(rungs[:1])[0])
+    check_rows(method, reader.rows[1] - reader.rows[0], reader.sketch_size)
+    planned = reader.plan(reader.arithmetics_left(arithmetics[:1])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
     first, last = planned.rows_of(mine)
     fingerprint = reader.fingerprint((first, last)) if mine else ""
-    with blas_threads.one_thread(), memory_told():
+    with blas_threads.one_thread(), memory_errors_as_limits():
         found = reader.read_segments(planned, mine, fingerprint, progress)
     if reader.unkept is not None:
         raise OutputError(reader.unkept)

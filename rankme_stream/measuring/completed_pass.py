@@ -7,23 +7,25 @@ from typing import Any
 
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.spectra.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
-class Pass:
+class CompletedPass:
     """What one pass over the rows came to."""
 
     plan: Plan
-    partial: Partial
+    partial: PartialResult
     spectrum: Spectrum
     rankme: Estimate
     confidence: float
 
     @classmethod
-    def of(cls, partial: Partial, plan: Plan, unit_roundoff: float, missing: str, confidence: float) -> Pass:
+    def of(
+        cls, partial: PartialResult, plan: Plan, unit_roundoff: float, missing: str, confidence: float
+    ) -> CompletedPass:
         """Return the pass that came to that, every row of the plan counted."""
         check_count(partial, plan.row_stop - plan.row_start, missing)
         spectrum = partial.spectrum("raw", unit_roundoff, confidence)
@@ -36,10 +38,10 @@ class Pass:
     def describe(self) -> dict[str, Any]:
         """Return its arithmetic and what it left open."""
         told = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
-        return told | ({"turn": self.plan.turn} if self.plan.turn else {})
+        return told | ({"turn": self.plan.pass_number} if self.plan.pass_number else {})
 
 
-def check_count(partial: Partial, n_rows: int, missing: str) -> None:
+def check_count(partial: PartialResult, n_rows: int, missing: str) -> None:
     """Raise if not every row is either in or counted as left out."""
     audit = partial.audit
     left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)

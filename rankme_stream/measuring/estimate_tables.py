@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rankme_stream.groups.lidar import GroupScores, estimate_lidar
-from rankme_stream.measuring.completed_pass import Pass
+from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import (
     METRICS,
     NORMALIZED,
@@ -24,11 +24,11 @@ from rankme_stream.spectra.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
-class Findings:
+class EstimateTables:
     """What the rows read came to: the plan, the accumulators, and every number asked for."""
 
     plan: Plan
-    partial: Partial
+    partial: PartialResult
     spectrum: Spectrum
     estimates: dict[str, Estimate]
     presets: dict[str, Estimate]
@@ -37,13 +37,13 @@ class Findings:
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
-def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> Findings:
+def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> EstimateTables:
     """Return the numbers of a pass over every row."""
     accumulators, groups = done.partial.accumulators, done.partial.groups
     estimates = estimate_all(done.spectrum)
     if groups is not None:
         estimates["lidar"] = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
-    return Findings(
+    return EstimateTables(
         done.plan,
         done.partial,
         done.spectrum,
@@ -55,9 +55,9 @@ def of_all(done: Pass, unit_roundoff: float, normalize: bool, dims: Sequence[int
     )
 
 
-def of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> Findings:
+def tables_of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> EstimateTables:
     """Return the numbers of a sample, for the rows that it stands for."""
-    return Findings(
+    return EstimateTables(
         part.plan,
         part.whole,
         part.spectrum,
@@ -68,7 +68,7 @@ def of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> Findings:
     )
 
 
-def of_population(found: Findings, answer: Sample | None, reason: str) -> Findings:
+def tables_of_population(found: EstimateTables, answer: Sample | None, reason: str) -> EstimateTables:
     """Return the numbers of every row as estimates of what the rows were drawn from.
 
     ``answer`` tells how they vary; where there is none, ``reason`` says why.

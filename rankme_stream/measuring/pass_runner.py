@@ -7,31 +7,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import Rung
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis
+from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.groups.grouped_rows import kept_dtype
-from rankme_stream.groups.partition import Groups
-from rankme_stream.measuring.completed_pass import Pass, check_count
+from rankme_stream.groups.partition import Partition
+from rankme_stream.measuring.completed_pass import CompletedPass, check_count
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.engines.engine import Engine, Progress, Report
 from rankme_stream.passes.loop.block_reader import missing_message
-from rankme_stream.passes.loop.segment import Task
-from rankme_stream.passes.planning.block_layout import Cut
+from rankme_stream.passes.loop.segment import PassSpec
+from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan, make_plan
-from rankme_stream.passes.planning.sample_design import N_GROUPS, Design
-from rankme_stream.passes.state.checkpoint import Checkpoint, begun, checked, held_pass, taken_up
-from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial, accumulator_of
-from rankme_stream.passes.state.pass_state import State, basis_of, load_state, save_state
+from rankme_stream.passes.planning.sample_design import N_GROUPS, SampleDesign
+from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, held_pass, new_state, resume_state
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
+from rankme_stream.passes.state.pass_state import State, load_state, read_basis, save_state
 from rankme_stream.sources import Source
 
 
 @dataclass
-class Reader:
+class PassRunner:
     """Rows of one source, and how to read them, as often as it takes.
 
     Attributes
@@ -40,9 +40,9 @@ class Reader:
         File that is kept up to date with a pass, and taken up where there is one.
     device
         Where the rows are computed with.
-    columns, seed, turns
+    sketch_size, seed, max_passes
         Of a sketch: test vectors, seed and most passes; 0, and one pass, for other methods.
-    turn, basis
+    pass_number, basis
         Number of the pass that is next, from 0, and what the one before found for it.
     groups
         Rows that passes keep apart as well; pilots do not.
@@ -72,10 +72,10 @@ class Reader:
     checkpoint: Path | None = None
     engine: Engine = field(default_factory=local.LocalEngine)
     device: Device = HOST
-    columns: int = 0
+    sketch_size: int = 0
     seed: int = 0
-    turns: int = 1
-    groups: Groups | None = None
+    max_passes: int = 1
+    groups: Partition | None = None
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
@@ -85,9 +85,9 @@ class Reader:
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
         self._base_bytes: int | None = None
-        self.turn = 0
-        self.basis: Basis | None = None
-        self._held: Rung | None = None
+        self.pass_number = 0
+        self.basis: OrthonormalBasis | None = None
+        self._held: Arithmetic | None = None
         if self.checkpoint is not None:
             if self.source.reopen() is None:
                 raise UsageError(
@@ -96,12 +96,12 @@ class Reader:
                 )
             held = held_pass(self.checkpoint)
             if held is not None:
-                self._held, self.turn = held
-                self.basis = basis_of(self.checkpoint) if self.turn else None
-                if self.turn >= self.turns:
+                self._held, self.pass_number = held
+                self.basis = read_basis(self.checkpoint) if self.pass_number else None
+                if self.pass_number >= self.max_passes:
                     raise UsageError(
-                        f"{self.checkpoint} holds pass {self.turn + 1}, and {self.turns} are asked for: give --passes "
-                        f"{self.turn + 1} or more, or another file"
+                        f"{self.checkpoint} holds pass {self.pass_number + 1}, and {self.max_passes} are asked for: give "
+                        f"--passes {self.pass_number + 1} or more, or another file"
                     )
 
     @property
@@ -110,7 +110,12 @@ class Reader:
         return {"missing": self.missing, "nonfinite": self.nonfinite}
 
     def plan(
-        self, rung: Rung, drawn: Design | None = None, *, has_checkpoint: bool | None = None, turn: int | None = None
+        self,
+        arithmetic: Arithmetic,
+        drawn: SampleDesign | None = None,
+        *,
+        has_checkpoint: bool | None = None,
+        pass_number: int | None = None,
     ) -> Plan:
         """Return the plan of the next pass by that arithmetic, or of a sample; or of another pass of a sketch.
 
@@ -124,47 +129,49 @@ class Reader:
         engine = local.LocalEngine() if drawn else self.engine  # samples are read here
         groups = None if drawn else self.groups
         return self._plan(
-            engine, rung, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None,
-            turn=self.turn if turn is None else turn, groups=groups,
+            engine, arithmetic, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None,
+            pass_number=self.pass_number if pass_number is None else pass_number, groups=groups,
         )  # fmt: skip
 
-    def plan_pilot(self, rung: Rung, row_stop: int) -> Plan:
+    def plan_pilot(self, arithmetic: Arithmetic, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
-        return self._plan(local.LocalEngine(), rung, (self.rows[0], row_stop), normalize=False)
+        return self._plan(local.LocalEngine(), arithmetic, (self.rows[0], row_stop), normalize=False)
 
     def _plan(
         self,
         engine: Engine,
-        rung: Rung,
+        arithmetic: Arithmetic,
         rows: tuple[int, int],
         normalize: bool,
         sample: tuple[int, int, int] | None = None,
         *,
         has_checkpoint: bool = False,
-        turn: int = 0,
-        groups: Groups | None = None,
+        pass_number: int = 0,
+        groups: Partition | None = None,
     ) -> Plan:
         limits = engine.limits(self.workers, self.memory_limit)
         if self._base_bytes is None:
             self._base_bytes = limits.base_bytes
         planned = make_plan(
-            method=rung[0],
-            precision=rung[1],
+            method=arithmetic.method,
+            precision=arithmetic.precision,
             normalize=normalize,
             rows=rows,
             n_features=self.source.shape[1],
             itemsize=self.source.stored.dtype.itemsize,
             bounds=self.source.bounds(*rows),
             read_memory=self.source.read_memory,
-            base_bytes=self._base_bytes if turn else limits.base_bytes,  # what earlier passes hold is in the plan
+            base_bytes=self._base_bytes
+            if pass_number
+            else limits.base_bytes,  # what earlier passes hold is in the plan
             memory_limit_bytes=limits.memory_limit_bytes,
             workers=limits.workers,
             cores=limits.cores,
             sample=sample,
             has_checkpoint=has_checkpoint and limits.keeps_state,
-            columns=self.columns + (PROBES if turn else 0),
+            sketch_size=self.sketch_size + (PROBES if pass_number else 0),
             seed=self.seed,
-            turn=turn,
+            pass_number=pass_number,
             groups=groups,
             kept_itemsize=kept_dtype(self.source.stored).itemsize,
             has_card=self.device is not HOST or engine.device not in (None, "cpu"),
@@ -173,16 +180,16 @@ class Reader:
         )
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
-    def go_on(self, rung: Rung, done: Pass) -> bool:
+    def go_on(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
         """Take what a pass found for the next one of a sketch; say whether there is one, and memory for it."""
-        if self.turn + 1 >= self.turns:
+        if self.pass_number + 1 >= self.max_passes:
             return False
         try:
-            self.plan(rung, turn=self.turn + 1)
+            self.plan(arithmetic, pass_number=self.pass_number + 1)
         except LimitError as error:
             self.refused = str(error)
             return False
-        self.turn += 1
+        self.pass_number += 1
         self.basis = done.partial.directions()
         return True
 
@@ -202,7 +209,7 @@ class Reader:
                 f"{self.source.uri} changed while it was read; no number is given, run again when nothing writes to it"
             )
 
-    def rungs_left(self, rungs: list[Rung]) -> list[Rung]:
+    def arithmetics_left(self, arithmetics: list[Arithmetic]) -> list[Arithmetic]:
         """Return the arithmetics that are still to be tried: from that of the checkpoint on, where there is one.
 
         Raises
@@ -211,37 +218,37 @@ class Reader:
             If the checkpoint is of an arithmetic that was not asked for.
         """
         if self._held is None:
-            return rungs
-        if self._held not in rungs:
+            return arithmetics
+        if self._held not in arithmetics:
             method, precision = self._held
             raise UsageError(
                 f"{self.checkpoint} holds a pass by {method} in {precision}, which is not what is asked for; give the "
                 "method and precision it was made with, or another file"
             )
-        return rungs[rungs.index(self._held) :]
+        return arithmetics[arithmetics.index(self._held) :]
 
-    def holds(self, rung: Rung | None = None) -> bool:
+    def holds(self, arithmetic: Arithmetic | None = None) -> bool:
         """Whether a checkpoint is there to go on from, by that arithmetic or any."""
-        return self._held is not None and rung in (None, self._held)
+        return self._held is not None and arithmetic in (None, self._held)
 
-    def read(self, plan: Plan, progress: Report | None) -> Pass:
+    def read(self, plan: Plan, progress: Report | None) -> CompletedPass:
         """Read all rows of a plan in this process, keeping no file."""
-        forest = Forest[Partial]()
+        forest = MergeTree[PartialResult]()
         self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments, progress)
-        return Pass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
+        return CompletedPass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
 
-    def read_pass(self, rung: Rung, fingerprint: str, progress: Report | None) -> Pass:
+    def read_pass(self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None) -> CompletedPass:
         """Read all rows by that arithmetic, on from the checkpoint where there is one."""
-        plan = self.plan(rung)
+        plan = self.plan(arithmetic)
         if self.checkpoint is None:
-            forest = Forest[Partial]()
+            forest = MergeTree[PartialResult]()
             self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
         else:
             forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
         self.machines = joined_workers(self.machines, self._machines(plan))
         whole = forest.total().on_basis(self.basis)
         del forest  # what it was merged from
-        return Pass.of(whole, plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
+        return CompletedPass.of(whole, plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
         """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.
@@ -264,7 +271,7 @@ class Reader:
 
         try:
             self.bytes_read += self.engine(forest, self._task(plan), segments, report)
-            done, changed = checked(kept.state, self.source)
+            done, changed = drop_changed_rows(kept.state, self.source)
             kept.save(done)
         except BaseException as error:
             kept.save()
@@ -281,12 +288,12 @@ class Reader:
 
     def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
         """Return the state to begin with: from the file where there is one, which is made where there is none."""
-        wanted = begun(self.source, plan, segments, fingerprint, self.rules, self.passes, self.basis)
-        if not self.holds(wanted.rung):
+        wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.passes, self.basis)
+        if not self.holds(wanted.arithmetic):
             if not path.exists():
                 save_state(path, wanted)  # fails now, if it does, and not after hours
             return wanted
-        state = taken_up(load_state(path), wanted, self.source, path)
+        state = resume_state(load_state(path), wanted, self.source, path)
         self._held = None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
@@ -304,13 +311,13 @@ class Reader:
         self,
         plan: Plan,
         units: Sequence[int],
-        cuts: Sequence[Cut],
-        add: Callable[[int, Partial], None],
+        cuts: Sequence[BlockRange],
+        add: Callable[[int, PartialResult], None],
         progress: Report | None,
     ) -> None:
         """Read some units of a sample, which are the segments of its plan."""
 
-        def counted(unit: int, partial: Partial) -> None:
+        def counted(unit: int, partial: PartialResult) -> None:
             start, stop = plan.rows_of(range(unit, unit + 1))
             check_count(partial, stop - start, self.missing)
             add(unit, partial)
@@ -318,15 +325,15 @@ class Reader:
         task = self._task(plan, weigh=True)
         self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
 
-    def read_into(self, forest: Forest[Partial], plan: Plan) -> None:
+    def read_into(self, forest: MergeTree[PartialResult], plan: Plan) -> None:
         """Read the rows of a plan into a forest."""
         self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments)
 
     def _machines(self, plan: Plan) -> list[dict[str, Any]]:
         return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
 
-    def _task(self, plan: Plan, *, weigh: bool = False) -> Task:
-        return Task(
+    def _task(self, plan: Plan, *, weigh: bool = False) -> PassSpec:
+        return PassSpec(
             self.source, plan, accumulator_of(plan, self.basis), plan.normalize, self.missing, self.nonfinite, weigh,
             self.device, self.basis, self.groups if plan.n_groups else None,
         )  # fmt: skip

@@ -41,7 +41,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparableRun:
     """A result, by what comparing needs of it.
 
     Attributes
@@ -70,7 +70,7 @@ class Run:
     definitions: Mapping[str, str] = field(repr=False)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any], place: str) -> Run:
+    def of(cls, document: Mapping[str, Any], place: str) -> ComparableRun:
         """Return the run of a result in its JSON form.
 
         Raises
@@ -159,7 +159,7 @@ def options_for(metric: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return needed
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
+def names_of(runs: Sequence[ComparableRun]) -> list[str]:
     """Return what each run is shown as: the shortest end of its URI, cut at slashes, that no other has.
 
     Where several results are of one URI, the place that they came from stands for it.
@@ -184,7 +184,7 @@ def _ends(label: str) -> list[str]:
     return ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
 
 
-def mixture(runs: Sequence[Run], names: Sequence[str], metric: str) -> list[str]:
+def mixture(runs: Sequence[ComparableRun], names: Sequence[str], metric: str) -> list[str]:
     """Return why a metric of these runs must not be compared; empty where it may.
 
     Notes
@@ -206,7 +206,7 @@ def mixture(runs: Sequence[Run], names: Sequence[str], metric: str) -> list[str]
         differences.append(("normalisations", stored))
     if metric == LIDAR:
         differences.append(("groups", [_groups(run.numbers[metric].estimate["details"]) for run in runs]))
-    return _told(differences, names)
+    return _describe_differences(differences, names)
 
 
 def _groups(details: Mapping[str, Any]) -> str:
@@ -214,10 +214,10 @@ def _groups(details: Mapping[str, Any]) -> str:
     return f"{details['groups']:,} groups of {least:,} to {most:,} rows, delta {details['delta']:g}"
 
 
-def remarks(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+def remarks(runs: Sequence[ComparableRun], names: Sequence[str]) -> list[str]:
     """Return what differs between runs and does not forbid a comparison."""
     rows = [f"{run.rows:,.0f} rows" for run in runs]
-    return _told(
+    return _describe_differences(
         [
             ("numbers of rows", rows),
             ("stored types", [run.dtype for run in runs]),
@@ -227,7 +227,7 @@ def remarks(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     )
 
 
-def _told(differences: Sequence[tuple[str, Sequence[str]]], names: Sequence[str]) -> list[str]:
+def _describe_differences(differences: Sequence[tuple[str, Sequence[str]]], names: Sequence[str]) -> list[str]:
     """Return a line for everything that is not the same throughout, with an example of each kind."""
     lines = []
     for what, kinds in differences:

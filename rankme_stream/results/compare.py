@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankme_stream.errors import UsageError
-from rankme_stream.results.comparable_run import LIDAR, Run, check_metric, mixture, names_of, remarks
+from rankme_stream.results.comparable_run import LIDAR, ComparableRun, check_metric, mixture, names_of, remarks
 from rankme_stream.results.comparison import Comparison, Member, Sweep
 from rankme_stream.results.correlations import Correlation, Scored, losses
 from rankme_stream.results.downstream_scores import Score
@@ -23,7 +23,7 @@ class Named:
     """Some runs that are compared with each other."""
 
     sweep: str | None
-    runs: Sequence[Run] = field(repr=False)
+    runs: Sequence[ComparableRun] = field(repr=False)
     names: Sequence[str]
     scores: Sequence[Score] | None
 
@@ -44,7 +44,7 @@ class Named:
 
 
 def compare(
-    runs: Sequence[Run],
+    runs: Sequence[ComparableRun],
     *,
     metric: str = "rankme",
     scores: Sequence[Score] | None = None,

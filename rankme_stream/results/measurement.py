@@ -121,7 +121,7 @@ class Measurement:
                 "kind": _kind(self.spectrum.raw),
                 **_side_to_dict(self.spectrum.raw, ""),
                 **_side_to_dict(self.spectrum.centered, "centered_"),
-                "basis": self.spectrum.basis,
+                "basis": self.spectrum.evidence,
                 "confidence": self.spectrum.confidence,
                 "grounds": self.spectrum.grounds,
             },

@@ -15,7 +15,7 @@ from rankme_stream.errors import SpectrumError
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra import extrapolation, intervals, metrics
 from rankme_stream.spectra.intervals import Interval
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Metric:
     definition: str
     centered: bool
     compute: Callable[[FloatArray, Spectrum], Any]
-    extremes: Callable[[Box, Spectrum], Interval]
+    extremes: Callable[[ConsistentSet, Spectrum], Interval]
     takes_box: bool = True
     of_a_sample: bool = True
     largest_bias: float = math.inf
@@ -181,7 +181,7 @@ NORMALIZED: Mapping[str, Metric] = MappingProxyType(
     }
 )  # fmt: skip
 
-_PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
+_PRESET_EXTREMES: Mapping[str, Callable[[ConsistentSet], Interval]] = MappingProxyType(
     {
         "paper": lambda box: intervals.entropy_rank(box, eps=1e-7),
         "roy-vetterli": intervals.entropy_rank,
@@ -194,7 +194,7 @@ _PRESET_EXTREMES: Mapping[str, Callable[[Box], Interval]] = MappingProxyType(
 )
 
 
-def _preset_metric(preset: metrics.Preset, extremes: Callable[[Box], Interval]) -> Metric:
+def _preset_metric(preset: metrics.Preset, extremes: Callable[[ConsistentSet], Interval]) -> Metric:
     return Metric(
         preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b),
         scale=extrapolation.LOGARITHM,
@@ -296,6 +296,6 @@ def _of_row_sketch(
         spectrum.n_features,
         spectrum.confidence,
     )
-    ends = metric.extremes(Box.around_squares(side.values**2, side.folds.error), spectrum)
+    ends = metric.extremes(ConsistentSet.around_squares(side.values**2, side.folds.error), spectrum)
     rounding = noise * max(ends[1] - sketched, sketched - ends[0])
     return Estimate(value, lower - rounding, upper + rounding, spectrum.confidence, spectrum.covers, details=details)

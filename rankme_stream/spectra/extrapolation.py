@@ -46,7 +46,7 @@ OF_RATIO = Scale(  # the inverse of the participation ratio r that (r - 1)/(D - 
 
 
 @dataclass(frozen=True)
-class Folds:
+class FoldedSketches:
     r"""Singular values of a row sketch that was folded, and what they are to be read with.
 
     Rows that share a row of the sketch put G + E in place of G, E of mean zero and of a size that grows with the share

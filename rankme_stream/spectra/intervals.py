@@ -28,7 +28,7 @@ import numpy as np
 
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra import majorization, metrics
-from rankme_stream.spectra.spectrum import Box, Tail
+from rankme_stream.spectra.spectrum import ConsistentSet, Tail
 
 Interval = tuple[float, float]
 
@@ -37,7 +37,7 @@ _SLAB_TERMS = 2**17  # terms of the vertex search evaluated together: 1 MiB an a
 EVERYTHING: Interval = (-math.inf, math.inf)
 
 
-def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares: bool = False) -> Interval:
+def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares: bool = False) -> Interval:
     r"""Extremes of :math:`\exp(-\sum p_k \ln p_k)`, :math:`p_k = x_k/(\sum_j x_j + m\epsilon_s) + \epsilon`.
 
     Parameters
@@ -103,7 +103,7 @@ def entropy_rank(box: Box, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares
     return _outward(least, max(value(x) for x in levels), m)
 
 
-def participation_ratio(box: Box) -> Interval:
+def participation_ratio(box: ConsistentSet) -> Interval:
     r"""Extremes of :math:`(\sum s_k^2)^2 / \sum s_k^4`; O(m)."""
     lower, upper, shift = _scaled(box)
     lower, upper = lower * lower, upper * upper
@@ -124,13 +124,13 @@ def participation_ratio(box: Box) -> Interval:
     return _outward(least, max(value(x) for x in most), lower.size)
 
 
-def isoscore(box: Box, *, n_features: int) -> Interval:
+def isoscore(box: ConsistentSet, *, n_features: int) -> Interval:
     """Extremes of (participation ratio - 1)/(D - 1), an increasing function of it; absolute rounding near 0."""
     least, most = participation_ratio(box)
     return max(0.0, _down((least - 1.0) / (n_features - 1))), _up((most - 1.0) / (n_features - 1))
 
 
-def stable_rank(box: Box) -> Interval:
+def stable_rank(box: ConsistentSet) -> Interval:
     r"""Extremes of :math:`\sum s_k^2 / s_1^2`, raw or centred; O(m).
 
     The largest value has s_1 at its lower end and no other above it, the smallest s_1 at its upper end and every other
@@ -146,7 +146,7 @@ def stable_rank(box: Box) -> Interval:
     return _outward(least, most, lower.size)
 
 
-def numerical_rank(box: Box, *, unit_roundoff: float) -> Interval:
+def numerical_rank(box: ConsistentSet, *, unit_roundoff: float) -> Interval:
     """Counts of s_k > u |Z|_F that are certain and possible; an enclosure, not always attained."""
     lower, upper, shift = _scaled(box)
     slack = 1.0 + _rounding(lower.size)
@@ -161,7 +161,7 @@ def numerical_rank(box: Box, *, unit_roundoff: float) -> Interval:
     return float(certain), float(possible)
 
 
-def condition_number(box: Box) -> Interval:
+def condition_number(box: ConsistentSet) -> Interval:
     """Extremes of s_1 / s_m; infinite where the smallest may be zero."""
     if box.lower.size == 1:
         return 1.0, 1.0
@@ -171,7 +171,7 @@ def condition_number(box: Box) -> Interval:
     return max(1.0, least), most
 
 
-def alpha_req(box: Box) -> Interval:
+def alpha_req(box: ConsistentSet) -> Interval:
     """Extremes of the decay exponent: it is linear in ln s, so each value sits at the end that its weight's sign asks.
 
     Everything when a value in the range of the fit may be zero, for then the range itself is not known.
@@ -189,7 +189,7 @@ def alpha_req(box: Box) -> Interval:
     return least - slack, most + slack
 
 
-def self_cluster(box: Box, *, n_rows: int, n_features: int) -> Interval:
+def self_cluster(box: ConsistentSet, *, n_rows: int, n_features: int) -> Interval:
     """Extremes of the self-clustering index of unit rows, increasing in Q = sum of the fourth powers of s."""
     slack = 1.0 + _rounding(box.lower.size)
     least, most = (math.fsum(end**4) for end in (box.lower, box.upper))
@@ -211,7 +211,7 @@ def cosine_anisotropy(row_sum: Interval, *, n_rows: int) -> Interval:
     )
 
 
-def _scaled(box: Box, keep_small: bool = False) -> tuple[FloatArray, FloatArray, int]:
+def _scaled(box: ConsistentSet, keep_small: bool = False) -> tuple[FloatArray, FloatArray, int]:
     """Divide both ends by the power of two of the largest; with ``keep_small`` never multiply."""
     shift = math.frexp(float(box.upper[0]))[1] - 1
     if keep_small:
@@ -219,17 +219,17 @@ def _scaled(box: Box, keep_small: bool = False) -> tuple[FloatArray, FloatArray,
     return np.ldexp(box.lower, -shift), np.ldexp(box.upper, -shift), shift
 
 
-def _scaled_energy(box: Box, shift: int) -> Interval | None:
+def _scaled_energy(box: ConsistentSet, shift: int) -> Interval | None:
     if box.energy is None:
         return None
     return math.ldexp(box.energy[0], -2 * shift), math.ldexp(box.energy[1], -2 * shift)
 
 
-def _scaled_tail(box: Box, shift: int) -> Tail | None:
+def _scaled_tail(box: ConsistentSet, shift: int) -> Tail | None:
     return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.norm, -2 * shift))
 
 
-def _fourth(box: Box, shift: int) -> float:
+def _fourth(box: ConsistentSet, shift: int) -> float:
     """Return the most that the fourth powers of the scaled values can add up to, by what is known of the tail."""
     tail = _scaled_tail(box, shift)
     if tail is None:

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.spectra.extrapolation import Folds
+from rankme_stream.spectra.extrapolation import FoldedSketches
 
-Basis = Literal["certified", "measured", "empirical"]
+Evidence = Literal["certified", "measured", "empirical"]
 
 
 class Tail(NamedTuple):
@@ -21,7 +21,7 @@ class Tail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Box:
+class ConsistentSet:
     """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
 
     ``energy``, where it says more than these, holds the least and the most that the squares of all add up to; ``tail``
@@ -34,32 +34,32 @@ class Box:
     tail: Tail | None = None
 
     @classmethod
-    def around(cls, values: FloatArray, error: float) -> Box:
+    def around(cls, values: FloatArray, error: float) -> ConsistentSet:
         """Return the box of singular values known to within ``error``, ends rounded outward."""
         return cls(np.maximum(_down(values - error), 0.0), _up(values + error))
 
     @classmethod
-    def around_squares(cls, squares: FloatArray, error: float) -> Box:
+    def around_squares(cls, squares: FloatArray, error: float) -> ConsistentSet:
         """Return the box of singular values whose squares are known to within ``error``, ends rounded outward."""
         lower, upper = np.maximum(_down(squares - error), 0.0), np.maximum(_up(squares + error), 0.0)
         return cls(np.maximum(_down(np.sqrt(lower)), 0.0), _up(np.sqrt(upper)))
 
-    def first(self, count: int) -> Box:
+    def first(self, count: int) -> ConsistentSet:
         """Return the box of the largest ``count`` values."""
-        energy, rest = None, Box(self.lower[count:], self.upper[count:])
+        energy, rest = None, ConsistentSet(self.lower[count:], self.upper[count:])
         if self.energy is not None:
             least = max(self.energy[0] - float((rest.upper**2).sum()), float((self.lower[:count] ** 2).sum()))
             energy = (least, max(least, self.energy[1] - float((rest.lower**2).sum())))
         tail = self.tail if self.tail is not None and self.tail.start < count else None
-        return Box(self.lower[:count], self.upper[:count], energy, tail)
+        return ConsistentSet(self.lower[:count], self.upper[:count], energy, tail)
 
-    def with_zeros(self, n_zeros: int) -> Box:
+    def with_zeros(self, n_zeros: int) -> ConsistentSet:
         """Return the box in which the last ``n_zeros`` values are zero exactly."""
         if n_zeros <= 0:
             return self
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[-n_zeros:] = upper[-n_zeros:] = 0.0
-        return Box(lower, upper, self.energy, self.tail)
+        return ConsistentSet(lower, upper, self.energy, self.tail)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class SingularValues:
     """
 
     values: FloatArray
-    consistent: Box
-    worst_case: Box | None = None
-    folds: Folds | None = None
+    consistent: ConsistentSet
+    worst_case: ConsistentSet | None = None
+    folds: FoldedSketches | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Spectrum:
         Of the *stored* type: relative error with which the embeddings were rounded when they were written.
     row_sum
         Lower and upper end of the Euclidean norm of the sum of all rows.
-    basis
+    evidence
         What the consistent sets rest on: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
         empirical for every basis), ``measured`` (the error was measured with random probes) or ``empirical``.
     confidence
@@ -115,7 +115,7 @@ class Spectrum:
     n_features: int
     unit_roundoff: float
     row_sum: tuple[float, float]
-    basis: Basis
+    evidence: Evidence
     confidence: float | None
     grounds: str
     covers: tuple[str, ...] = ("arithmetic",)

@@ -14,8 +14,8 @@ from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, Basis, TestVectors
-from rankme_stream.accumulators.sketch_spectrum import Unseen
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
+from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -39,11 +39,11 @@ class NystromAccumulator:
         Width D of the rows.
     workspace
         Scratch shared with other accumulators of the same worker.
-    columns
+    sketch_size
         Number of test vectors r.
     seed
         Of the signs and probes.
-    turn, basis
+    pass_number, basis
         Number of the pass, from 0, and the directions that the one before found. In every pass but the first
         ``PROBES`` of the test vectors are probes, which bound what the others do not see (``unseen``).
 
@@ -66,18 +66,18 @@ class NystromAccumulator:
     """
 
     def __init__(
-        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0, turn: int = 0,
-        basis: Basis | None = None, rows_error: float = 0.0,
+        self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
+        pass_number: int = 0, basis: OrthonormalBasis | None = None, rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.vectors = TestVectors(n_features, columns, seed, turn, basis)
-        self.n_features, self.columns = n_features, columns
+        self.vectors = TestVectors(n_features, sketch_size, seed, pass_number, basis)
+        self.n_features, self.sketch_size = n_features, sketch_size
         self.chain = 0
         self.rows_error = rows_error
         self.energy = 0.0
         self._workspace = workspace or Workspace()
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
         # one row a test vector, the first of which picks the column of ones: its row is N and the sums
-        self._sketch: Any = self.device.zeros((1 + columns, 1 + n_features))
+        self._sketch: Any = self.device.zeros((1 + sketch_size, 1 + n_features))
 
     @property
     def device(self) -> Device:
@@ -100,8 +100,8 @@ class NystromAccumulator:
     @property
     def parts(self) -> Sequence[tuple[int, int]]:
         """Independent parts of an update: runs of test vectors."""
-        count = -(-self.columns // _PART_COLUMNS)
-        edges = [1 + self.columns * k // count for k in range(count + 1)]
+        count = -(-self.sketch_size // _PART_COLUMNS)
+        edges = [1 + self.sketch_size * k // count for k in range(count + 1)]
         edges[0] = 0
         return list(pairwise(edges))
 
@@ -121,7 +121,7 @@ class NystromAccumulator:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if type(other) is not type(self) or self.vectors.key != other.vectors.key:
             mine, theirs = (
-                f"width {one.n_features} by {one.columns} vectors of seed {one.seed} in pass {one.turn + 1}"
+                f"width {one.n_features} by {one.sketch_size} vectors of seed {one.seed} in pass {one.pass_number + 1}"
                 for one in (self.vectors, other.vectors)
             )
             raise UsageError(f"a sketch of {theirs} cannot join one of {mine}")
@@ -138,13 +138,13 @@ class NystromAccumulator:
         merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
         return merged
 
-    def on_basis(self, basis: Basis) -> Self:
+    def on_basis(self, basis: OrthonormalBasis) -> Self:
         """Return the same with the directions that it was made with, which are not stored with it."""
         made = type(self).__new__(type(self))
         made.__dict__ |= self.__dict__ | {"vectors": replace(self.vectors, basis=basis)}
         return made
 
-    def directions(self) -> Basis:
+    def directions(self) -> OrthonormalBasis:
         """Return what the next pass multiplies by: as many directions as this one had, in which it saw most.
 
         Notes
@@ -153,7 +153,7 @@ class NystromAccumulator:
         """
         images = self.device.download(self._sketch[1:, 1:])
         _, _, rows = np.linalg.svd(np.ldexp(images, -self._shift), full_matrices=False)
-        return Basis(rows[: self.vectors.n_directions])
+        return OrthonormalBasis(rows[: self.vectors.n_directions])
 
     @property
     def _shift(self) -> int:
@@ -187,7 +187,7 @@ class NystromAccumulator:
             return self._told((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
         frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
-        sides, left_out = [], self.columns
+        sides, left_out = [], self.sketch_size
         for is_centered in (False, True):
             images = whole[1:, 1:]
             if is_centered:
@@ -197,49 +197,51 @@ class NystromAccumulator:
             floor = eigenvalue_floors.floors(
                 images * scale, frame, self.device, energy=energy, entries=entries, rows=totals.rows * scale
             )
-            left_out = min(left_out, self.columns - floor.size)
+            left_out = min(left_out, self.sketch_size - floor.size)
             zeros = max(dead, int(is_centered and n_rows <= self.n_features))
             past = self._unseen(images * scale, (error + totals.rows + totals.lost) * scale)
             past = None if past is None else past.scaled(1.0 / scale)
             sides.append(
-                sketch_spectrum.told(floor / scale, totals.ends(centered=is_centered), size, zeros, unseen=past)
+                sketch_spectrum.singular_values_from_floors(
+                    floor / scale, totals.ends(centered=is_centered), size, zeros, unseen=past
+                )
             )
         return self._told((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
 
-    def _unseen(self, images: Any, error: float) -> Unseen | None:
+    def _unseen(self, images: Any, error: float) -> ComplementBounds | None:
         """Return what the probes tell of what the other test vectors do not see; None in the first pass."""
-        if self.vectors.turn == 0:
+        if self.vectors.pass_number == 0:
             return None
         first, vectors = self.vectors.n_directions, self.vectors.on(self.device)[1:, 1:]
-        return complement_bounds.told(
+        return complement_bounds.bound_complement(
             vectors[:first, :], images[:first, :], vectors[first:, :], images[first:, :],
-            scale=self.vectors.probe_scale, error=error, turn=self.vectors.turn, device=self.device,
+            scale=self.vectors.probe_scale, error=error, pass_number=self.vectors.pass_number, device=self.device,
         )  # fmt: skip
 
     def _told(
         self, sides: tuple[SingularValues, SingularValues], row_sum: tuple[float, float], unit_roundoff: float,
         left_out: int,
     ) -> Spectrum:  # fmt: skip
-        turn = self.vectors.turn
+        pass_number = self.vectors.pass_number
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
         margin = (
             f"margin {eigenvalue_floors.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that "
             "falls as a power"
         )
-        basis: Literal["measured", "certified"] = "measured" if turn else "certified"
-        confidence = 1.0 - complement_bounds.CHANCE if turn else 1.0
-        if turn:
+        evidence: Literal["measured", "certified"] = "measured" if pass_number else "certified"
+        confidence = 1.0 - complement_bounds.CHANCE if pass_number else 1.0
+        if pass_number:
             grounds = (
-                f"measured: floors from {self.columns:,} test vectors of pass {turn + 1}{without}, and the energy of "
-                f"all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the seed, {margin}"
+                f"measured: floors from {self.sketch_size:,} test vectors of pass {pass_number + 1}{without}, and the "
+                f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the seed, {margin}"
             )
         else:
             grounds = (
-                f"certified: floors from a one-pass sketch by {self.columns:,} test vectors{without}, and the energy "
-                f"of all rows, {margin}"
+                f"certified: floors from a one-pass sketch by {self.sketch_size:,} test vectors{without}, and the "
+                f"energy of all rows, {margin}"
             )
         return Spectrum(
-            *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, basis, confidence, grounds,
+            *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, evidence, confidence, grounds,
             ("arithmetic", "approximation"),
         )  # fmt: skip
 
@@ -253,8 +255,8 @@ class NystromAccumulator:
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
         key = [arrays[name].item() if name in arrays else 0 for name in _KEY]
-        n_features, columns, seed, turn = key
-        made = cls(n_features, Workspace(device), columns=columns, seed=seed, turn=turn)
+        n_features, sketch_size, seed, pass_number = key
+        made = cls(n_features, Workspace(device), sketch_size=sketch_size, seed=seed, pass_number=pass_number)
         for name in _COUNTS:
             setattr(made, name, arrays[name].item())
         made._sketch[...] = device.upload(np.array(arrays["sketch"]))

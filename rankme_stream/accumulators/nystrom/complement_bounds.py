@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaincinv
 
-from rankme_stream.accumulators.sketch_spectrum import Unseen
+from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
@@ -39,9 +39,10 @@ _GROUPS = 16  # of directions, for each of which the ceilings are solved for onc
 _HALVINGS = 200
 
 
-def told(
-    basis: Any, images: Any, probes: Any, probe_images: Any, *, scale: float, error: float, turn: int, device: Device
-) -> Unseen:  # fmt: skip
+def bound_complement(
+    basis: Any, images: Any, probes: Any, probe_images: Any, *, scale: float, error: float, pass_number: int,
+    device: Device,
+) -> ComplementBounds:  # fmt: skip
     """Return what images of a basis and of probes tell.
 
     Parameters
@@ -52,7 +53,7 @@ def told(
         Shape ``(k, D)``: standard normal numbers times ``scale``, drawn without regard to the basis, and their images.
     error
         Images are off by no more than this times the Frobenius norm of what they are images of.
-    turn
+    pass_number
         Number of the pass: after the t-th past the first ``CHANCE`` / 2^t is the chance, a quarter of it for each of
         four matrices, so that looking after each pass costs nothing.
 
@@ -82,10 +83,12 @@ def told(
     count = int(probes.shape[0])
     mean_square = (norm(found) + found_off) ** 2 / count / scale**2
     top = math.sqrt(_largest(found, device)) + found_off
-    largest, most = limits(mean_square, (top / scale) ** 2, count, CHANCE * 0.5**turn / _SIDES)
+    largest, most = limits(mean_square, (top / scale) ** 2, count, CHANCE * 0.5**pass_number / _SIDES)
     likely = min(most, norm(found) ** 2 / count / scale**2)
     seen = _Seen(device.download((core + core.T) / 2.0), device.download(residual @ residual.T), off, largest)
-    return Unseen(seen.ceilings(), largest, seen.start, *(math.sqrt(seen.past(rest)) for rest in (most, likely)))
+    return ComplementBounds(
+        seen.ceilings(), largest, seen.start, *(math.sqrt(seen.past(rest)) for rest in (most, likely))
+    )
 
 
 def limits(mean_square: float, top_square: float, count: int, chance: float) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U, gamma
 
-MARGIN = 8.0  # of the factorisations, in units of (columns + 32) u: empirical, as for every eigensolver here
+MARGIN = 8.0  # of the factorisations, in units of (sketch_size + 32) u: empirical, as for every eigensolver here
 _DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
 _NEAR = 0.25  # from the identity, at most, is the scaled core in the directions that are kept
 
@@ -83,7 +83,7 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     -----
     14 D r^2 flops.
     """
-    columns = int(frame.vectors.shape[0])
+    sketch_size = int(frame.vectors.shape[0])
     pushed, core, moved = _turned(images, frame, device, energy=energy, entries=entries)
     lopsided = (core - core.T) / 2.0
     excess = float(np.linalg.norm(lopsided))
@@ -99,7 +99,7 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     weights = (corner / np.sqrt(values)).T * kept.roots
     tall = device.upload(weights) @ pushed[: kept.roots.size, :]
     found = device.singular_values(device.r_factor(tall.T))
-    margin = MARGIN * (columns + 32) * U
+    margin = MARGIN * (sketch_size + 32) * U
     sure = np.maximum(found * (1.0 - 2.0 * margin) - margin * float(found[0]) - kept.off, 0.0)
     return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved - rows, 0.0))
 
@@ -112,12 +112,12 @@ def _turned(
     def norm(matrix: Any) -> float:
         return float(device.xp.linalg.matrix_norm(matrix))
 
-    columns, n_features = frame.vectors.shape
+    sketch_size, n_features = frame.vectors.shape
     core = frame.to_basis.T @ (images @ frame.vectors.T) @ frame.to_basis
     _, turned = device.eigenvectors((core + core.T) / 2.0)
     turned = device.xp.flip(frame.to_basis @ turned, axis=1)
     directions, pushed = turned.T @ frame.vectors, turned.T @ images
-    products = 4.0 * gamma(2 * columns + 8) * frame.inverse * (norm(images) + energy * frame.norm)
+    products = 4.0 * gamma(2 * sketch_size + 8) * frame.inverse * (norm(images) + energy * frame.norm)
     moved = 1.5 * (entries / math.sqrt(frame.least) + products) + _inner(n_features) * norm(pushed) * norm(directions)
     pushed = pushed + moved * directions
     return pushed, device.download(pushed @ directions.T), moved

@@ -20,7 +20,7 @@ _TURN = 2**32  # places of random numbers between those of two passes
 _making = threading.Lock()
 
 
-class Basis:
+class OrthonormalBasis:
     """Orthonormal directions that an earlier pass found, shape ``(r, D)``; two are equal only if they are one."""
 
     def __init__(self, rows: FloatArray) -> None:
@@ -35,11 +35,11 @@ class Basis:
 
 @dataclass(frozen=True)
 class TestVectors:
-    """Test vectors of one pass, ``columns`` of them.
+    """Test vectors of one pass, ``sketch_size`` of them.
 
     Attributes
     ----------
-    turn
+    pass_number
         Number of the pass, from 0.
     basis
         Of every pass but the first: all test vectors but ``PROBES``.
@@ -48,15 +48,15 @@ class TestVectors:
     __test__ = False  # no test of pytest's
 
     n_features: int
-    columns: int
+    sketch_size: int
     seed: int
-    turn: int = 0
-    basis: Basis | None = None
+    pass_number: int = 0
+    basis: OrthonormalBasis | None = None
 
     @property
     def n_directions(self) -> int:
         """How many of them are directions that an earlier pass found, or signs; the others are probes."""
-        return self.columns - (PROBES if self.turn else 0)
+        return self.sketch_size - (PROBES if self.pass_number else 0)
 
     @property
     def probe_scale(self) -> float:
@@ -66,10 +66,10 @@ class TestVectors:
     @property
     def key(self) -> tuple[int, int, int, int]:
         """What must agree for sketches to join, beside the basis."""
-        return self.n_features, self.columns, self.seed, self.turn
+        return self.n_features, self.sketch_size, self.seed, self.pass_number
 
     def on(self, device: Device) -> Any:
-        """Return them, shape ``(1 + columns, 1 + D)``, made by one thread while others wait.
+        """Return them, shape ``(1 + sketch_size, 1 + D)``, made by one thread while others wait.
 
         The first row picks the column of ones.
         """
@@ -80,19 +80,19 @@ class TestVectors:
 @lru_cache(maxsize=1)
 def _made(asked: TestVectors, device: Device) -> Any:
     n_features, first = asked.n_features, 1 + asked.n_directions
-    vectors = np.zeros((1 + asked.columns, 1 + n_features))
+    vectors = np.zeros((1 + asked.sketch_size, 1 + n_features))
     vectors[0, 0] = 1.0
-    if asked.turn:
+    if asked.pass_number:
         assert asked.basis is not None  # a pass after the first is given one
         vectors[1:first, 1:] = asked.basis.rows
     for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
         stop = min(start + _TILE_FEATURES, n_features)
-        if asked.turn:
-            shape, place = (_TILE_FEATURES, PROBES), asked.turn * _TURN + tile
+        if asked.pass_number:
+            shape, place = (_TILE_FEATURES, PROBES), asked.pass_number * _TURN + tile
             drawn = counter_rng.normal(shape, seed=asked.seed, place=place) * asked.probe_scale
             vectors[first:, 1 + start : 1 + stop] = drawn[: stop - start].T
         else:
-            drawn = counter_rng.signs((_TILE_FEATURES, asked.columns), seed=asked.seed, place=tile)
+            drawn = counter_rng.signs((_TILE_FEATURES, asked.sketch_size), seed=asked.seed, place=tile)
             vectors[1:, 1 + start : 1 + stop] = drawn[: stop - start].T
     vectors.flags.writeable = False
     return device.upload(vectors)

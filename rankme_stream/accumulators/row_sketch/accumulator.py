@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
+from rankme_stream.accumulators.accumulator import FILE_KEYS, check_device, mark_nonzero
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
 from rankme_stream.errors import UsageError
@@ -16,15 +16,15 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
-from rankme_stream.spectra.extrapolation import Folds
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.extrapolation import FoldedSketches
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
 _MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
 _LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
 _CONFIDENCE = 0.95
 _COUNTS = (
-    "n_features", "columns", "seed", "n_rows", "chain", "additions", "runs", "rows_error", "weight",
+    "n_features", "sketch_size", "seed", "n_rows", "chain", "additions", "runs", "rows_error", "weight",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ class RowSketchAccumulator:
         Width D of the rows.
     workspace
         Scratch shared with other accumulators of the same worker.
-    columns
+    sketch_size
         Rows of the sketch m, a multiple of four.
     seed
         Of signs and rotations.
@@ -70,18 +70,18 @@ class RowSketchAccumulator:
     """
 
     def __init__(
-        self, n_features: int, workspace: Workspace | None = None, *, columns: int, seed: int = 0,
+        self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
         rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.n_features, self.columns, self.seed = n_features, columns, seed
+        self.n_features, self.sketch_size, self.seed = n_features, sketch_size, seed
         self.n_rows = self.chain = self.additions = self.runs = 0
         self.rows_error = rows_error
         self.weight = 0.0
         self._workspace = workspace or Workspace()
         self._nonzero: Array = np.zeros(n_features, dtype=bool)
         self._sums: FloatArray = np.zeros(n_features)
-        self._energies: FloatArray = np.zeros(columns)
-        self._sketch: Any = self.device.zeros((columns, 1 + n_features))
+        self._energies: FloatArray = np.zeros(sketch_size)
+        self._sketch: Any = self.device.zeros((sketch_size, 1 + n_features))
 
     @property
     def device(self) -> Device:
@@ -101,8 +101,8 @@ class RowSketchAccumulator:
         squares = np.array(device.download(device.squared_lengths(panel[:, 1:])))
         self.weight = math.hypot(self.weight, _norm(squares))
         signs = device.upload(signed_runs.signs(self.seed, start, start + n_rows))
-        signed = self._workspace.array("signed", (signed_runs.run_rows(self.columns), 1 + self.n_features))
-        for piece in signed_runs.pieces(self.seed, self.columns, start, start + n_rows):
+        signed = self._workspace.array("signed", (signed_runs.run_rows(self.sketch_size), 1 + self.n_features))
+        for piece in signed_runs.pieces(self.seed, self.sketch_size, start, start + n_rows):
             rows, places = slice(piece.start - start, piece.stop - start), slice(piece.place, piece.end)
             out = signed[: piece.stop - piece.start, :]
             device.scale(panel[rows, :], signs[rows], out)
@@ -115,8 +115,8 @@ class RowSketchAccumulator:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if type(other) is not type(self) or self._key != other._key:
             raise UsageError(
-                f"a row sketch of width {other.n_features} by {other.columns} rows of seed {other.seed} cannot join "
-                f"one of width {self.n_features} by {self.columns} of seed {self.seed}"
+                f"a row sketch of width {other.n_features} by {other.sketch_size} rows of seed {other.seed} cannot "
+                f"join one of width {self.n_features} by {self.sketch_size} of seed {self.seed}"
             )
         check_device(self.device, other.device)
         merged = type(self).__new__(type(self))
@@ -132,7 +132,7 @@ class RowSketchAccumulator:
 
     @property
     def _key(self) -> tuple[int, int, int]:
-        return self.n_features, self.columns, self.seed
+        return self.n_features, self.sketch_size, self.seed
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: rows weigh by all features together."""
@@ -153,7 +153,7 @@ class RowSketchAccumulator:
         The consistent set is what the energy alone tells.
         """
         n_rows, energy = max(1, self.n_rows), float(self._energies.sum())
-        longest = max(self.chain + self.columns, self.additions)
+        longest = max(self.chain + self.sketch_size, self.additions)
         totals = Totals(n_rows, energy, self._sums, chain=longest, rows_error=self.rows_error)
         scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # squares of squares stay among the doubles
         sketch = self._sketch * scale
@@ -166,8 +166,8 @@ class RowSketchAccumulator:
             ends = totals.ends(centered=is_centered)
             sides.append(self._side(rows, ends, (1.0 + 2.0 * is_centered) * moved, is_centered))
         grounds = (
-            f"measured: a row sketch of {self.columns:,} rows, seed {self.seed}, the bias and the error of which are "
-            "told by folding it; that they hold is proved by simulation"
+            f"measured: a row sketch of {self.sketch_size:,} rows, seed {self.seed}, the bias and the error of which "
+            "are told by folding it; that they hold is proved by simulation"
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
@@ -196,7 +196,7 @@ class RowSketchAccumulator:
         trace = float(squares.sum())
         if trace == 0.0:
             return sketch_spectrum.nothing(size)
-        error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.columns + 8) * trace + margin
+        error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.sketch_size + 8) * trace + margin
 
         def of_energy(found: FloatArray) -> FloatArray:
             """Return singular values whose squares are those, scaled so that they add up to the energy."""
@@ -207,33 +207,38 @@ class RowSketchAccumulator:
         upper = np.sqrt(energy[1] / np.arange(1, size + 1)) * (1.0 + 4.0 * size * U)
         lower = np.zeros(size)
         lower[0] = min(math.sqrt(energy[0] / n_live) * (1.0 - 4.0 * U), values[0])
-        box = Box(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
+        box = ConsistentSet(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
         reason = self._reason(rows, squares, is_centered)
         if reason is not None:
-            return SingularValues(values, box, folds=Folds((), (), (0.0, 0.0, 0.0), 0.0, reason))
+            return SingularValues(values, box, folds=FoldedSketches((), (), (0.0, 0.0, 0.0), 0.0, reason))
         halves, quarters = folded(rows, self.device, self.seed, lambda one: of_energy(_squares(one, self.device)[0]))
         pairs = meetings(self._energies, self.weight, self.seed)
-        return SingularValues(values, box, folds=Folds(halves, quarters, pairs, error * total / trace))
+        return SingularValues(values, box, folds=FoldedSketches(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
         """Say why no number can be told from the sketch; None where it can."""
         energy, gram = float(self._energies.sum()), "read them with --method gram"
         if energy < _SMALL_ENERGY:
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
-        n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.columns
+        n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.sketch_size
         if n_effective < wanted:
             weigh = f"the rows weigh as {n_effective:,.0f} of equal length"
-            return f"{weigh}, and a sketch of {self.columns:,} rows takes {wanted:,} (4 a row of it): {gram}"
+            return f"{weigh}, and a sketch of {self.sketch_size:,} rows takes {wanted:,} (4 a row of it): {gram}"
         if is_centered:  # how the rows weigh about the mean was not counted; a few that do show in the sketch's own
             lengths = np.array(self.device.download(self.device.squared_lengths(rows)))
             spread = 2.0 * float((squares**2).sum()) / float(squares.sum()) ** 2
-            if self.columns * float((lengths**2).sum()) / float(lengths.sum()) ** 2 - 1.0 - spread > _LARGEST_EXCESS:
+            if (
+                self.sketch_size * float((lengths**2).sum()) / float(lengths.sum()) ** 2 - 1.0 - spread
+                > _LARGEST_EXCESS
+            ):
                 return f"about the mean, most of the rows weigh little beside a few: {gram}"
         return None
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts: dict[str, Array] = {name: np.array(getattr(self, name), dtype=_kind(name)) for name in _COUNTS}
+        counts: dict[str, Array] = {
+            FILE_KEYS.get(name, name): np.array(getattr(self, name), dtype=_kind(name)) for name in _COUNTS
+        }
         return counts | {
             "sketch": np.array(self.device.download(self._sketch)), "energies": self._energies.copy(),
             "sums": self._sums.copy(), "nonzero": self._nonzero.copy(),
@@ -242,9 +247,9 @@ class RowSketchAccumulator:
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
-        counts = {name: arrays[name].item() for name in _COUNTS}
+        counts = {name: arrays[FILE_KEYS.get(name, name)].item() for name in _COUNTS}
         made = cls(
-            counts["n_features"], Workspace(device), columns=counts["columns"], seed=counts["seed"],
+            counts["n_features"], Workspace(device), sketch_size=counts["sketch_size"], seed=counts["seed"],
             rows_error=counts["rows_error"],
         )  # fmt: skip
         for name, value in counts.items():

@@ -42,7 +42,7 @@ from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import Metric, values_of
 from rankme_stream.spectra.jackknife import Spread, _bias, standard_error
-from rankme_stream.spectra.spectrum import Box, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 T = TypeVar("T")
 
@@ -163,4 +163,4 @@ def _halved(groups: Sequence[Accumulator]) -> tuple[Sequence[Accumulator], Seque
 
 
 def _exact(values: FloatArray) -> SingularValues:
-    return SingularValues(values, Box(values, values))
+    return SingularValues(values, ConsistentSet(values, values))

@@ -9,15 +9,15 @@ from functools import cached_property
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.methods import Rung
-from rankme_stream.measuring.pass_runner import Reader
+from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.replicates import Jackknife, merged
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.planning.sample_design import Design
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.planning.sample_design import SampleDesign
+from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import Estimate, Metric
 from rankme_stream.spectra.jackknife import Spread, with_spread
 from rankme_stream.spectra.spectrum import Spectrum
@@ -34,14 +34,14 @@ _EMPTY_GROUP = "so many rows were left out that a group has none"
 class _InOrder:
     """Partial results of units, merged into their groups in the order of the units, whoever finishes first."""
 
-    def __init__(self, groups: dict[int, Partial], units: Mapping[int, int]) -> None:
+    def __init__(self, groups: dict[int, PartialResult], units: Mapping[int, int]) -> None:
         self._groups, self._units = groups, units
         self._waiting = iter(units)
         self._next = next(self._waiting, None)
-        self._done: dict[int, Partial] = {}
+        self._done: dict[int, PartialResult] = {}
         self._lock = threading.Lock()
 
-    def add(self, unit: int, partial: Partial) -> None:
+    def add(self, unit: int, partial: PartialResult) -> None:
         with self._lock:
             self._done[unit] = partial
             while self._next is not None and self._next in self._done:
@@ -50,7 +50,7 @@ class _InOrder:
                 self._next = next(self._waiting, None)
 
 
-def _not_told(metric: Metric, spread: Spread | None) -> str | None:
+def _reason_withheld(metric: Metric, spread: Spread | None) -> str | None:
     """Say why a sample does not tell a metric; None where it does."""
     if spread is None:
         return "a part of the rows tells too little of the smallest singular values"
@@ -62,13 +62,13 @@ def _not_told(metric: Metric, spread: Spread | None) -> str | None:
 class _View:
     """What the units read so far tell; nothing is merged or solved twice."""
 
-    def __init__(self, groups: Mapping[int, Partial], workers: int, unit_roundoff: float) -> None:
+    def __init__(self, groups: Mapping[int, PartialResult], workers: int, unit_roundoff: float) -> None:
         self.groups = [groups[group] for group in sorted(groups)]
         self._workers, self._unit_roundoff = workers, unit_roundoff
         self._jackknives: dict[str, Jackknife] = {}
 
     @cached_property
-    def whole(self) -> Partial:
+    def whole(self) -> PartialResult:
         return merged(self.groups)
 
     def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
@@ -113,7 +113,7 @@ class _View:
         return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
 
 
-def _part(partial: Partial, kind: str, n_features: int | None) -> Accumulator:
+def _part(partial: PartialResult, kind: str, n_features: int | None) -> Accumulator:
     accumulator = partial.accumulators[kind]
     return accumulator if n_features is None else accumulator.prefix(n_features)
 
@@ -131,20 +131,22 @@ class Sample:
         Rows, bytes and seconds of reading so far.
     """
 
-    def __init__(self, reader: Reader, rung: Rung, design: Design, *, confidence: float, population: bool) -> None:
+    def __init__(
+        self, reader: PassRunner, arithmetic: Arithmetic, design: SampleDesign, *, confidence: float, population: bool
+    ) -> None:
         self.design, self.confidence, self.population = design, confidence, population
         self.units_read = self.rows_decoded = 0
         self.done = Progress(0, 0, 0, 0.0)
-        self.plan: Plan = reader.plan(rung, design)
+        self.plan: Plan = reader.plan(arithmetic, design)
         self._reader = reader
-        self._groups: dict[int, Partial] = {}
+        self._groups: dict[int, PartialResult] = {}
         self._view = self._viewed()
 
     def _viewed(self) -> _View:
         return _View(self._groups, self.plan.workers, self._reader.source.stored.unit_roundoff)
 
     @property
-    def whole(self) -> Partial:
+    def whole(self) -> PartialResult:
         """What all groups came to."""
         return self._view.whole
 
@@ -186,7 +188,7 @@ class Sample:
             return Estimate(None, reason=spread, details={"sample": estimate.value})
         return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
 
-    def arithmetic(self, estimate: Estimate) -> float | None:
+    def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
         spread = self._view.rankme
         if estimate.half_width is None or isinstance(spread, str):
@@ -240,7 +242,7 @@ class Sample:
         spreads = jackknife.spreads(table)
         told = {}
         for name, one in found.items():
-            reason = _not_told(table[name], spreads.get(name))
+            reason = _reason_withheld(table[name], spreads.get(name))
             if one.value is None or reason is None:
                 told[name] = self._told(one, spreads.get(name), scaled)
             else:

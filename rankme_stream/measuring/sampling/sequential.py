@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import Rung
+from rankme_stream.accumulators.methods import Arithmetic
 from rankme_stream.errors import LimitError, MagnitudeError, UsageError
-from rankme_stream.measuring.pass_runner import Reader
+from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.planning import sample_design
-from rankme_stream.passes.planning.sample_design import Design
+from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.spectra.estimates import Estimate, estimate_rankme
 
 # met: the tolerance; blunt: a better arithmetic is needed; all: every row had better be read; spent: no row is left
@@ -31,7 +31,7 @@ class Look:
 
     rows: int
     rankme: Estimate
-    arithmetic: float | None
+    arithmetic_error: float | None
     is_undetermined: bool
 
     def is_within(self, tolerance: float) -> bool:
@@ -44,15 +44,19 @@ class Look:
         value = self.rankme.details.get("sample")
         if self.is_undetermined:
             return True
-        return self.arithmetic is not None and value is not None and self.arithmetic > tolerance * abs(value) / 2
+        return (
+            self.arithmetic_error is not None
+            and value is not None
+            and self.arithmetic_error > tolerance * abs(value) / 2
+        )
 
     def rows_wanted(self, tolerance: float, n_rows: float) -> float:
         """Rows that the tolerance probably takes, if errors fall like the root of 1/n - 1/N; 0 where none is known."""
         half_width, value = self.rankme.half_width, self.rankme.value
         if value is None or half_width is None:
             return 0.0
-        arithmetic = self.arithmetic or 0.0
-        wanted, now = tolerance * abs(value) - arithmetic, half_width - arithmetic
+        error = self.arithmetic_error or 0.0
+        wanted, now = tolerance * abs(value) - error, half_width - error
         if wanted <= 0.0 or now <= 0.0:
             return math.inf if wanted <= 0.0 else 0.0
         return 1.0 / ((1.0 / self.rows - 1.0 / n_rows) * (wanted / now) ** 2 + 1.0 / n_rows)
@@ -68,11 +72,11 @@ def look_at(sample: Sample) -> Look:
     estimate = estimate_rankme(sample.spectrum)
     is_undetermined = estimate.value is None and bool(sample.spectrum.raw.consistent.upper.any())
     n_rows = sample.whole.accumulators["raw"].n_rows
-    return Look(n_rows, sample.widened(estimate), sample.arithmetic(estimate), is_undetermined)
+    return Look(n_rows, sample.widened(estimate), sample.arithmetic_error(estimate), is_undetermined)
 
 
 @dataclass(frozen=True)
-class Reading:
+class SequentialSample:
     """A sample that was read look by look, and how that ended."""
 
     sample: Sample
@@ -90,16 +94,16 @@ class Reading:
 
 
 def read_sample(
-    reader: Reader,
-    rungs: Sequence[Rung],
-    design: Design,
+    reader: PassRunner,
+    arithmetics: Sequence[Arithmetic],
+    design: SampleDesign,
     *,
     tolerance: float,
     confidence: float,
     population: bool,
     max_rows: int | None,
     progress: Report | None,
-) -> Reading:
+) -> SequentialSample:
     """Read look by look until RankMe's interval is within the tolerance, or it is clear that it will not be.
 
     Where the arithmetic alone leaves too wide an interval, the same rows are read again by the next one. More than half
@@ -119,14 +123,14 @@ def read_sample(
             f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample "
             "out and read every row"
         )
-    reading: Reading | None = None
-    for rung in rungs:
-        is_last = rung is rungs[-1]
+    reading: SequentialSample | None = None
+    for arithmetic in arithmetics:
+        is_last = arithmetic is arithmetics[-1]
         try:
-            sample = Sample(reader, rung, design, confidence=confidence, population=population)
+            sample = Sample(reader, arithmetic, design, confidence=confidence, population=population)
             looks, outcome = _grow(sample, tolerance, max_rows, progress, is_last=is_last)
         except MagnitudeError:
-            if rung[1] == "float64" or is_last:
+            if arithmetic.precision == "float64" or is_last:
                 raise
             continue
         except LimitError as error:
@@ -137,10 +141,10 @@ def read_sample(
         if looks:
             described = {"method": sample.plan.method, "precision": sample.plan.precision}
             reader.passes.append(described | {"half_width": looks[-1].rankme.half_width})
-        reading = Reading(sample, looks, outcome)
+        reading = SequentialSample(sample, looks, outcome)
         if outcome != "blunt":
             break
-    assert reading is not None  # the last rung raises
+    assert reading is not None  # the last arithmetic raises
     return reading
 
 
@@ -166,13 +170,13 @@ def _grow(
 
 
 def sample_for_population(
-    reader: Reader, rung: Rung, design: Design, *, confidence: float, progress: Report | None
+    reader: PassRunner, arithmetic: Arithmetic, design: SampleDesign, *, confidence: float, progress: Report | None
 ) -> Sample | None:
     """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
     wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
     n_units = min(design.n_units, max(wanted, design.first_look)) // sample_design.N_GROUPS * sample_design.N_GROUPS
     if n_units == 0:
         return None
-    sample = Sample(reader, rung, design, confidence=confidence, population=True)
+    sample = Sample(reader, arithmetic, design, confidence=confidence, population=True)
     sample.read_to(n_units, progress)
     return sample

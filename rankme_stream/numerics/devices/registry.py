@@ -51,7 +51,7 @@ def device_named(name: str) -> Device:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def memory_errors_as_limits() -> Iterator[None]:
     """Raise ``LimitError`` where the host or a device has no memory left, whatever its library raises."""
     try:
         yield

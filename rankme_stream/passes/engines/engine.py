@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rankme_stream.numerics import machine
-from rankme_stream.passes.loop.segment import Task
-from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.loop.segment import PassSpec
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,7 @@ class Engine(Protocol):
     def chunks_missing(self) -> int:
         """Chunks that were met without a value there, where the source here may not know of them."""
 
-    def __call__(self, forest: Forest[Partial], task: Task, segments: range, progress: Report | None, /) -> int:
+    def __call__(
+        self, forest: MergeTree[PartialResult], task: PassSpec, segments: range, progress: Report | None, /
+    ) -> int:
         """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""

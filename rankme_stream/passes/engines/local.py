@@ -13,12 +13,12 @@ from typing import Any
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.passes.engines.engine import Progress
-from rankme_stream.passes.loop.block_reader import Blocks
-from rankme_stream.passes.loop.panel_feed import Feed
-from rankme_stream.passes.loop.segment import Interrupted, Task, run_segment
-from rankme_stream.passes.planning.block_layout import Cut, whole_cuts
-from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.loop.block_reader import BlockReader
+from rankme_stream.passes.loop.panel_feed import PanelFeed
+from rankme_stream.passes.loop.segment import Interrupted, PassSpec, run_segment
+from rankme_stream.passes.planning.block_layout import BlockRange, block_ranges
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult
 
 _TICK_S = 0.1
 
@@ -26,15 +26,15 @@ _TICK_S = 0.1
 class _Run:
     """State that the workers of one pass share."""
 
-    def __init__(self, task: Task, cuts: Iterable[Cut], add: Callable[[int, Partial], None]) -> None:
+    def __init__(self, task: PassSpec, cuts: Iterable[BlockRange], add: Callable[[int, PartialResult], None]) -> None:
         self.task, self._add = task, add
-        self.blocks = Blocks(task.source, task.plan, cuts, refuse_missing=task.missing == "error")
+        self.blocks = BlockReader(task.source, task.plan, cuts, refuse_missing=task.missing == "error")
         self.stop = threading.Event()
         self.rows_done = 0
         self._lock = threading.Lock()
-        self._feeds: queue.SimpleQueue[Feed] = queue.SimpleQueue()
+        self._feeds: queue.SimpleQueue[PanelFeed] = queue.SimpleQueue()
         threads = task.plan.workers // task.plan.segments_at_once
-        self._all_feeds = [Feed(threads, task.device) for _ in range(task.plan.segments_at_once)]
+        self._all_feeds = [PanelFeed(threads, task.device) for _ in range(task.plan.segments_at_once)]
         for feed in self._all_feeds:
             self._feeds.put(feed)
 
@@ -57,8 +57,8 @@ class _Run:
 
 
 def run_into(
-    forest: Forest[Partial],
-    task: Task,
+    forest: MergeTree[PartialResult],
+    task: PassSpec,
     segments: range | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> int:
@@ -70,16 +70,16 @@ def run_into(
     bounds = task.source.bounds(plan.row_start, plan.row_stop)
     wanted = forest.missing(plan.all_segments if segments is None else segments)
     rows = [plan.rows_of(run) for run in wanted]
-    cuts = (whole_cuts(bounds, start, stop, plan.block_rows, plan.grid.segment_rows) for start, stop in rows)
+    cuts = (block_ranges(bounds, start, stop, plan.block_rows, plan.grid.segment_rows) for start, stop in rows)
     n_rows = sum(stop - start for start, stop in rows)
     return run_segments(task, chain(*wanted), chain.from_iterable(cuts), forest.add, n_rows, progress)
 
 
 def run_segments(
-    task: Task,
+    task: PassSpec,
     segments: Iterable[int],
-    cuts: Iterable[Cut],
-    add: Callable[[int, Partial], None],
+    cuts: Iterable[BlockRange],
+    add: Callable[[int, PartialResult], None],
     rows_total: int,
     progress: Callable[[Progress], None] | None = None,
 ) -> int:
@@ -170,7 +170,12 @@ class LocalEngine:
         return [machine.worker(workers)]
 
     def __call__(
-        self, forest: Forest[Partial], task: Task, segments: range, progress: Callable[[Progress], None] | None, /
+        self,
+        forest: MergeTree[PartialResult],
+        task: PassSpec,
+        segments: range,
+        progress: Callable[[Progress], None] | None,
+        /,
     ) -> int:
         """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
         return run_into(forest, task, segments, progress)

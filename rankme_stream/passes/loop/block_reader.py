@@ -13,7 +13,7 @@ import numpy as np
 
 from rankme_stream.errors import MissingChunksError, RankMeError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.passes.planning.block_layout import Cut
+from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.sources import Source
 
@@ -25,13 +25,13 @@ _WAITING_SHARE = 0.2  # of the time until then in which the threads of this proc
 class _Block:
     """Consecutive rows, read by whoever starts to first and dropped when every row was used."""
 
-    def __init__(self, number: int, cut: Cut) -> None:
+    def __init__(self, number: int, cut: BlockRange) -> None:
         self.number = number
         self.start, self.stop, self.unused = cut
         self.reading: Future[Array] | None = None
 
 
-class Blocks:
+class BlockReader:
     """Rows of a source, handed out in any ranges near one another; each block is read once.
 
     Whoever asks first for a block reads it, as long as reads only compute: then every core is busy already. Who would
@@ -45,7 +45,7 @@ class Blocks:
         The blocks, in row order; each is dropped when as many rows were used as its cut says.
     """
 
-    def __init__(self, source: Source, plan: Plan, cuts: Iterable[Cut], *, refuse_missing: bool = True) -> None:
+    def __init__(self, source: Source, plan: Plan, cuts: Iterable[BlockRange], *, refuse_missing: bool = True) -> None:
         self._source, self._plan, self._refuse_missing = source, plan, refuse_missing
         self._lock = threading.Lock()
         self._live: deque[_Block] = deque()

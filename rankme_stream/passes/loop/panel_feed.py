@@ -13,7 +13,7 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 
 
-class Feed:
+class PanelFeed:
     """Brings panels to accumulators for one segment after another: on the caller's thread, or shared out over several.
 
     Parameters

@@ -16,7 +16,7 @@ from rankme_stream.sources import Source
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays below the end of float64
 
 
-def fill(
+def fill_panels(
     source: Source,
     row: int,
     stored: Any,

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import Division
-from rankme_stream.groups.partition import Groups
+from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.passes.loop.block_reader import Blocks
-from rankme_stream.passes.loop.panel_feed import Feed
-from rankme_stream.passes.loop.panels import fill
+from rankme_stream.passes.loop.block_reader import BlockReader
+from rankme_stream.passes.loop.panel_feed import PanelFeed
+from rankme_stream.passes.loop.panels import fill_panels
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
-from rankme_stream.passes.state.partial_result import Partial
-from rankme_stream.passes.state.row_norms import Lengths, rows_error, scale_rows
+from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
 from rankme_stream.sources import Source
 
 
 @dataclass(frozen=True)
-class Task:
+class PassSpec:
     """What a pass reads, by which rules, into what.
 
     Attributes
@@ -51,8 +51,8 @@ class Task:
     nonfinite: Literal["error", "skip"] = "error"
     weigh: bool = False
     device: Device = HOST
-    basis: Basis | None = None
-    groups: Groups | None = None
+    basis: OrthonormalBasis | None = None
+    groups: Partition | None = None
 
     @property
     def panel_type(self) -> str:
@@ -69,13 +69,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for
 
 
 def run_segment(
-    task: Task,
-    blocks: Blocks,
+    task: PassSpec,
+    blocks: BlockReader,
     segment: int,
-    feed: Feed,
+    feed: PanelFeed,
     stop: threading.Event,
     progress: Callable[[int], None],
-) -> Partial:
+) -> PartialResult:
     """Read one segment and return what it came to.
 
     Parameters
@@ -94,7 +94,7 @@ def run_segment(
     accumulators = {"raw": task.make_accumulator(n_features, feed.workspace)}
     if task.normalize:
         accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
-    audit, lengths, device = Audit(), Lengths(), feed.workspace.device
+    audit, lengths, device = Audit(), RowNorms(), feed.workspace.device
     shape = (plan.slab_rows, n_features + 1)
     division = None
     if task.groups is not None:
@@ -109,12 +109,12 @@ def run_segment(
         for row, stored in blocks.rows(start, end):
             piece = slice(row - start, row - start + stored.shape[0])
             place = slabs["raw"][piece, :]
-            found = fill(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
+            found = fill_panels(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
             audit = audit.merge(found)
             if division is not None:
                 division.take(row, stored, place)
         if task.weigh:
-            lengths = lengths.merge(Lengths.of(slabs["raw"][: end - start, :], device))
+            lengths = lengths.merge(RowNorms.of(slabs["raw"][: end - start, :], device))
         if task.normalize:
             scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :], device)
         for low, high in grid.panels(start, end):
@@ -122,4 +122,4 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
-    return Partial(accumulators, audit, lengths, None if division is None else division.divided())
+    return PartialResult(accumulators, audit, lengths, None if division is None else division.divided())

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
-class Cut(NamedTuple):
+class BlockRange(NamedTuple):
     """A block to read, rows [start, stop), and how many of its rows will be asked for."""
 
     start: int
@@ -16,7 +16,9 @@ class Cut(NamedTuple):
     n_used: int
 
 
-def whole_cuts(bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int) -> Iterator[Cut]:
+def block_ranges(
+    bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int
+) -> Iterator[BlockRange]:
     """Cut rows [start, stop) into blocks that begin and end at natural bounds; every row is used.
 
     A block holds about ``block_rows`` rows and at least one natural unit. It never runs past the last bound before a
@@ -31,7 +33,7 @@ def whole_cuts(bounds: Sequence[int], start: int, stop: int, block_rows: int, se
             end = bounds[place - 1]
         else:
             end = bounds[place] if place < len(bounds) else stop
-        yield Cut(start, end, end - start)
+        yield BlockRange(start, end, end - start)
         start = end
 
 

@@ -44,18 +44,18 @@ class Grid:
             start = end
 
 
-def grid_for(n_features: int, method: Method, precision: Precision = "float64", columns: int = 0) -> Grid:
+def grid_for(n_features: int, method: Method, precision: Precision = "float64", sketch_size: int = 0) -> Grid:
     """Return the grid of a width, method and precision: segments of some 2^32 flops (N D^2), 2^13 to 2^16 rows.
 
     In float32, twice as fast, they are twice as long: the first panel of each is probed. Those of a sketch take 2^40,
     those of a row sketch 16 times its rows.
     """
-    if columns:
+    if sketch_size:
         wide = max(1, _PANEL_VALUES // n_features)
         panel_rows = min(1024, 1 << (wide.bit_length() - 1))
         if method == "row-sketch":
-            return Grid(panel_rows, 1 << (max(_MIN_SEGMENT_ROWS, _SEGMENT_SKETCHES * columns) - 1).bit_length())
-        rows = _SKETCH_SEGMENT_FLOPS[method] // (4 * n_features * columns)
+            return Grid(panel_rows, 1 << (max(_MIN_SEGMENT_ROWS, _SEGMENT_SKETCHES * sketch_size) - 1).bit_length())
+        rows = _SKETCH_SEGMENT_FLOPS[method] // (4 * n_features * sketch_size)
         rows = min(_MAX_SEGMENT_ROWS, max(_MIN_SEGMENT_ROWS, rows))
         return Grid(panel_rows, 1 << (rows.bit_length() - 1))
     panel_rows = _PANEL_ROWS[method]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rankme_stream.groups.partition import N_BATCHES, Groups
+from rankme_stream.groups.partition import N_BATCHES, Partition
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.numerics.symmetric import triangle_bytes
 from rankme_stream.passes.planning.grid import Grid
@@ -20,7 +20,7 @@ _FRAGMENTS = 1.1  # small arrays of all sizes come and go
 
 
 @dataclass(frozen=True)
-class Holdings:
+class GroupMemory:
     """Bytes.
 
     Attributes
@@ -56,7 +56,9 @@ class _Level:
         return self.grams + self.scatters
 
 
-def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int) -> Holdings:
+def predict_group_memory(
+    groups: Partition, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int
+) -> GroupMemory:
     """Return what groups hold in a pass over their rows.
 
     Parameters
@@ -93,7 +95,7 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
     panels = 8 * (_PANEL_ROWS + n_features) * n_features
     scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # closing, in workers and in the merge they share
-    return Holdings(
+    return GroupMemory(
         passing=held + merging + buffers + scratch,
         held=held,
         node=max(level.rows + level.grams for level in levels) + closed + root.scatters,
@@ -103,7 +105,7 @@ def holdings(groups: Groups, grid: Grid, n_features: int, itemsize: int, at_once
     )  # fmt: skip
 
 
-def _levels(groups: Groups, grid: Grid, n_features: int, itemsize: int) -> list[_Level]:
+def _levels(groups: Partition, grid: Grid, n_features: int, itemsize: int) -> list[_Level]:
     first, last = groups.first // grid.segment_rows, groups.last // grid.segment_rows
     begin, end = groups.row_start // grid.segment_rows, (groups.row_stop - 1) // grid.segment_rows
     kept = np.minimum(groups.counts, n_features) * (n_features * itemsize)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rankme_stream.accumulators.methods import Method, Precision, state_bytes
-from rankme_stream.accumulators.sketch_spectrum import gathered
+from rankme_stream.accumulators.sketch_spectrum import gathered_rows
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.symmetric import triangle_bytes
 from rankme_stream.passes.planning.grid import Grid
@@ -14,14 +14,14 @@ from rankme_stream.passes.planning.grid import Grid
 PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
 
 
-class Work(NamedTuple):
-    """What is summed, by which arithmetic, of how many features; ``columns`` are those of a sketch, or 0."""
+class Workload(NamedTuple):
+    """What is summed, by which arithmetic, of how many features; ``sketch_size`` are those of a sketch, or 0."""
 
     method: Method
     precision: Precision
     normalize: bool
     n_features: int
-    columns: int
+    sketch_size: int
     grid: Grid
     slab_rows: int
 
@@ -43,10 +43,10 @@ class Work(NamedTuple):
     @property
     def state(self) -> int:
         """Bytes of an accumulator on the host."""
-        return state_bytes(self.method, self.n_features, self.columns)
+        return state_bytes(self.method, self.n_features, self.sketch_size)
 
 
-def footprint(work: Work, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
+def host_memory(work: Workload, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
     """Return the bytes, on the host, of accumulators, of panels with scratch beside them, and of solving.
 
     Parameters
@@ -69,22 +69,22 @@ def footprint(work: Work, n_live: int, *, workers: int, at_once: int, n_groups: 
     }
 
 
-def footprint_of_feeding(work: Work, *, at_once: int) -> dict[str, int]:
+def feeding_memory(work: Workload, *, at_once: int) -> dict[str, int]:
     """Return the same where a card computes: rows on their way to it, and what of a sketch comes back."""
-    return {"accumulators": 0, "panels": at_once * work.slab, "solving": 3 * work.state if work.columns else 0}
+    return {"accumulators": 0, "panels": at_once * work.slab, "solving": 3 * work.state if work.sketch_size else 0}
 
 
-def footprint_on_card(work: Work, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
+def card_memory(work: Workload, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
     """Return the same on the card, where matrices are whole, rows are copied as they are stored and every step makes an
     array of its own.
     """
-    state = work.state if work.columns else work.square
+    state = work.state if work.sketch_size else work.square
     if n_groups:
         n_live = _in_flight(at_once) + n_groups + 1
     width = work.n_features + 1
     if work.method == "tsqr":  # R above the panel, what a library makes of it, and Q
         scratch = 3 * (work.panel + work.square) + work.square
-    elif work.columns:
+    elif work.sketch_size:
         scratch = 2 * work.panel + state
     else:
         scratch = 2 * work.square
@@ -95,21 +95,21 @@ def footprint_on_card(work: Work, n_live: int, *, workers: int, at_once: int, n_
         "accumulators": _accumulators(work, n_live, state, at_once * state),
         "rows": at_once * (work.slab + masks),
         "panels": _slabs(work, workers, at_once) + 2 * at_once * work.slab + workers * scratch,
-        "solving": (7 + work.normalize + 4 * n_groups) * state + (0 if work.columns else 8 * work.square),
+        "solving": (7 + work.normalize + 4 * n_groups) * state + (0 if work.sketch_size else 8 * work.square),
     }
 
 
-def _slabs(work: Work, workers: int, at_once: int) -> int:
+def _slabs(work: Workload, workers: int, at_once: int) -> int:
     """Bytes of panels: one more is filled where threads share the products of one."""
     return (1 + work.normalize) * at_once * (1 if at_once == workers else 2) * work.slab
 
 
-def _accumulators(work: Work, n_live: int, state: int, merging: int) -> int:
+def _accumulators(work: Workload, n_live: int, state: int, merging: int) -> int:
     vectors = state if work.method == "rsvd" else 0  # which all share
     return (1 + work.normalize) * (n_live * state + merging) + vectors
 
 
-def _scratch(work: Work) -> int:
+def _scratch(work: Workload) -> int:
     """Bytes that a thread takes beside panels."""
     width = work.n_features + 1
     if work.method == "rsvd":
@@ -117,21 +117,21 @@ def _scratch(work: Work) -> int:
     if work.method == "row-sketch":
         return 8 * 256 * width
     if work.method == "frequent-directions":
-        return 8 * work.columns * work.n_features + 8 * 4 * gathered(work.columns) ** 2
+        return 8 * work.sketch_size * work.n_features + 8 * 4 * gathered_rows(work.sketch_size) ** 2
     scratch = work.panel + 2 * 8 * 64 * width if work.method == "tsqr" else 8 * HOST.block_columns**2
     if work.precision == "float32":
         scratch += triangle_bytes(width, 4) + work.panel // 2 + 16 * work.panel // work.grid.panel_rows * 3
     return scratch
 
 
-def _solving(work: Work, n_groups: int, workers: int) -> int:
+def _solving(work: Workload, n_groups: int, workers: int) -> int:
     if n_groups:  # a jackknife: the groups, those of a prefix and merges of each; a solve a thread
         squares = 8 + 4 * min(workers, n_groups)
         return (4 * n_groups + workers + 4) * work.state + squares * work.square
     if work.method == "row-sketch":
         return (6 + work.normalize) * work.state + 6 * work.square
-    if work.columns:
-        return (6 + work.normalize) * work.state + 8 * 8 * gathered(work.columns) ** 2
+    if work.sketch_size:
+        return (6 + work.normalize) * work.state + 8 * 8 * gathered_rows(work.sketch_size) ** 2
     return (6 + work.normalize) * work.square
 
 

@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from rankme_stream.accumulators.methods import Method, Precision, _flops, packed_bytes
+from rankme_stream.accumulators.accumulator import FILE_KEYS
+from rankme_stream.accumulators.methods import Arithmetic, Method, Precision, _flops, packed_bytes
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.groups.partition import Groups
+from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.grid import Grid, grid_for
-from rankme_stream.passes.planning.group_memory import holdings
+from rankme_stream.passes.planning.group_memory import predict_group_memory
 from rankme_stream.passes.planning.memory import (
     PATIENCE,
-    Work,
-    footprint,
-    footprint_of_feeding,
-    footprint_on_card,
+    Workload,
+    card_memory,
+    feeding_memory,
+    host_memory,
     live,
     peak_bytes,
     reading_bytes,
@@ -37,8 +38,8 @@ class Plan:
 
     ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
-    kept. ``columns`` and ``seed`` are those of a sketch; 0 for other methods. ``turn`` is the number of the pass, from
-    0, where a sketch takes several, and ``basis`` identifies what the one before found. ``n_groups`` groups are told
+    kept. ``sketch_size`` and ``seed`` are those of a sketch; 0 for other methods. ``pass_number`` is the number of
+    the pass, from 0, where a sketch takes several, and ``basis`` identifies what the one before found. ``n_groups`` groups are told
     apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial result may come to. ``card``
     is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it does not tell.
     """
@@ -63,9 +64,9 @@ class Plan:
     flops: int
     sample_rows: int = 0
     checkpoint_bytes: int = 0
-    columns: int = 0
+    sketch_size: int = 0
     seed: int = 0
-    turn: int = 0
+    pass_number: int = 0
     basis: str = ""
     n_groups: int = 0
     groups: str = ""
@@ -75,9 +76,14 @@ class Plan:
     card_limit_bytes: int = 0
 
     @property
+    def arithmetic(self) -> Arithmetic:
+        """Method and precision."""
+        return Arithmetic(self.method, self.precision)
+
+    @property
     def node_bytes(self) -> int:
         """Bytes of one partial result, as it travels and is stored."""
-        return (1 + self.normalize) * packed_bytes(self.method, self.n_features, self.columns) + self.group_bytes
+        return (1 + self.normalize) * packed_bytes(self.method, self.n_features, self.sketch_size) + self.group_bytes
 
     @property
     def all_segments(self) -> range:
@@ -91,14 +97,15 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
-        plain = asdict(self)
+        plain = {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
         grid: dict[str, Any] = plain.pop("grid")
         return plain | grid
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
         """Return the plan that ``to_dict`` described."""
-        fields = dict(plain)
+        names = {key: name for name, key in FILE_KEYS.items()}
+        fields = {names.get(key, key): value for key, value in plain.items()}
         grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
         return cls(**fields, grid=grid)
 
@@ -119,10 +126,10 @@ def make_plan(
     cores: int,
     sample: tuple[int, int, int] | None = None,
     has_checkpoint: bool = False,
-    columns: int = 0,
+    sketch_size: int = 0,
     seed: int = 0,
-    turn: int = 0,
-    groups: Groups | None = None,
+    pass_number: int = 0,
+    groups: Partition | None = None,
     kept_itemsize: int = 8,
     has_card: bool = False,
     has_host: bool = True,
@@ -144,7 +151,7 @@ def make_plan(
         Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
     has_checkpoint
         Whether a state file is kept: what it is written from stays in memory meanwhile.
-    columns, seed, turn
+    sketch_size, seed, pass_number
         Of a sketch.
     groups, kept_itemsize
         Rows that are kept apart, and bytes of a value in them.
@@ -161,7 +168,7 @@ def make_plan(
     start, stop = rows
     if stop <= start:
         raise UsageError(f"rows {start}:{stop} holds no row")
-    grid = grid_for(n_features, method, precision, columns)
+    grid = grid_for(n_features, method, precision, sketch_size)
     n_groups = sample_rows = 0
     if sample is not None:
         unit_rows, n_groups, sample_rows = sample
@@ -171,7 +178,7 @@ def make_plan(
     row_bytes = n_features * itemsize
     slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
     shared = method == "rsvd" or (method == "gram" and precision == "float64" and n_features >= _SHARED_FROM)
-    work = Work(method, precision, normalize, n_features, columns, grid, slab_rows)
+    work = Workload(method, precision, normalize, n_features, sketch_size, grid, slab_rows)
     counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
     least: dict[str, int] = {}
     least_card = 0
@@ -182,14 +189,14 @@ def make_plan(
         n_live = live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
         card: dict[str, int] = {}
         if has_card:
-            card = footprint_on_card(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+            card = card_memory(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
             if has_host:  # which solves as well
                 del card["solving"]
         if has_host:
-            memory = footprint(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
+            memory = host_memory(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
         else:
-            memory = footprint_of_feeding(work, at_once=at_once)
-        if turn:  # the directions that the last pass found, on the host
+            memory = feeding_memory(work, at_once=at_once)
+        if pass_number:  # the directions that the last pass found, on the host
             memory["accumulators"] += work.state
         window = 0 if n_groups else PATIENCE * at_once * grid.segment_rows
         reading = reading_bytes(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
@@ -197,7 +204,7 @@ def make_plan(
         memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
         if has_checkpoint:
             memory["checkpoint"] = (1 + normalize) * (n_live + 1) * work.state
-        held = None if groups is None else holdings(groups, grid, n_features, kept_itemsize, at_once, count)
+        held = None if groups is None else predict_group_memory(groups, grid, n_features, kept_itemsize, at_once, count)
         if held is not None:
             memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
         peak = peak_bytes(memory)
@@ -209,11 +216,11 @@ def make_plan(
             return Plan(
                 method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
                 reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
-                (1 + normalize) * _flops(method, stop - start, n_features, columns), sample_rows,
-                has_checkpoint * ((1 + normalize) * n_live * packed_bytes(method, n_features, columns) + _FILE_BYTES
+                (1 + normalize) * _flops(method, stop - start, n_features, sketch_size), sample_rows,
+                has_checkpoint * ((1 + normalize) * n_live * packed_bytes(method, n_features, sketch_size) + _FILE_BYTES
                                   + (held.held if held is not None else 0)
-                                  + (turn > 0) * packed_bytes(method, n_features, columns)),
-                columns, seed if method in ("rsvd", "row-sketch") else 0, turn, "",
+                                  + (pass_number > 0) * packed_bytes(method, n_features, sketch_size)),
+                sketch_size, seed if method in ("rsvd", "row-sketch") else 0, pass_number, "",
                 *((len(groups), groups.digest, held.node) if groups is not None and held is not None else (0, "", 0)),
                 card, card_peak, card_limit_bytes,
             )  # fmt: skip
@@ -230,17 +237,17 @@ def make_plan(
     )
 
 
-def spanning(plan: Plan, row_stop: int) -> Plan:
+def extend_plan(plan: Plan, row_stop: int) -> Plan:
     """Return a plan for rows [0, ``row_stop``) in place of those at their end, in the same memory."""
     row_bytes = plan.bytes_stored // (plan.row_stop - plan.row_start)
     return replace(
         plan, row_start=0, row_stop=row_stop, segments=len(plan.grid.segments(0, row_stop)),
         bytes_stored=row_stop * row_bytes,
-        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features, plan.columns),
+        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features, plan.sketch_size),
     )  # fmt: skip
 
 
-def _of_groups(groups: Groups | None, memory: Mapping[str, int]) -> str:
+def _of_groups(groups: Partition | None, memory: Mapping[str, int]) -> str:
     return "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
 
 

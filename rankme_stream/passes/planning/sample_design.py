@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from rankme_stream.numerics import counter_rng
-from rankme_stream.passes.planning.block_layout import Cut, largest_unit
+from rankme_stream.passes.planning.block_layout import BlockRange, largest_unit
 
 N_GROUPS = 16  # of units: the replicates of the jackknife
 ROWS_A_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated
@@ -23,7 +23,7 @@ _UNITS_AT_LEAST = 8 * N_GROUPS  # of a dump, where units of a huge chunk would l
 
 
 @dataclass(frozen=True)
-class Design:
+class SampleDesign:
     """Units of some rows in random order, dealt out to groups in turn.
 
     Attributes
@@ -84,20 +84,20 @@ class Design:
         """Return how many rows some units hold."""
         return sum(stop - start for start, stop in map(self.rows, units))
 
-    def cuts(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[Cut]:
+    def cuts(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[BlockRange]:
         """Yield blocks that hold some units, ascending: units of one chunk are read together, so it is decoded once."""
-        block: Cut | None = None
+        block: BlockRange | None = None
         for start, stop in map(self.rows, units):
             if block is not None and stop - block.start <= block_rows and _share_a_chunk(block.stop, start, bounds):
-                block = Cut(block.start, stop, block.n_used + stop - start)
+                block = BlockRange(block.start, stop, block.n_used + stop - start)
                 continue
             if block is not None:
                 yield block
-            block = Cut(start, stop, stop - start)
+            block = BlockRange(start, stop, stop - start)
         if block is not None:
             yield block
 
-    def rows_decoded(self, cuts: Iterable[Cut], bounds: Sequence[int]) -> int:
+    def rows_decoded(self, cuts: Iterable[BlockRange], bounds: Sequence[int]) -> int:
         """Return how many rows the chunks of some blocks hold: what is decoded for them."""
         return sum(
             _edge_after(cut.stop, bounds, self.row_stop) - _edge_before(cut.start, bounds, self.row_start)
@@ -105,7 +105,7 @@ class Design:
         )
 
 
-def design(*, rows: tuple[int, int], n_features: int, bounds: Sequence[int], seed: int) -> Design:
+def draw_design(*, rows: tuple[int, int], n_features: int, bounds: Sequence[int], seed: int) -> SampleDesign:
     """Return the design of a sample.
 
     Parameters
@@ -128,7 +128,7 @@ def design(*, rows: tuple[int, int], n_features: int, bounds: Sequence[int], see
     by_width = min(most, max(least, _power_of_two(n_features // 4)))
     by_chunk = _power_of_two(-(-largest_unit(bounds, start, stop) // DECODED_AT_MOST))
     by_count = _power_of_two((stop - start) // _UNITS_AT_LEAST + 1) // 2
-    return Design(start, stop, n_features, max(by_width, min(by_chunk, by_count)), seed)
+    return SampleDesign(start, stop, n_features, max(by_width, min(by_chunk, by_count)), seed)
 
 
 def _power_of_two(number: int) -> int:

@@ -12,15 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rankme_stream.accumulators.methods import Rung
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import OutputError, SourceChangedError, UsageError
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
-from rankme_stream.passes.state.merge_tree import Forest, span
-from rankme_stream.passes.state.partial_result import Partial
-from rankme_stream.passes.state.pass_state import State, Stretch, difference, rung_of, save_state
+from rankme_stream.passes.state.merge_tree import MergeTree, span
+from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_arithmetic, save_state
 from rankme_stream.sources import Source
 
 _PERIOD_S = 60.0
@@ -28,14 +28,14 @@ _PERIODS_A_WRITE = 50.0  # of the time that the last write took: a write may slo
 _STRETCHES = 16  # of the rows; what changed since is told as finely
 
 
-def begun(
+def new_state(
     source: Source,
     plan: Plan,
     segments: range,
     fingerprint: str,
     rules: Mapping[str, str],
     passes: Sequence[Mapping[str, Any]],
-    basis: Basis | None = None,
+    basis: OrthonormalBasis | None = None,
 ) -> State:
     """Return the state of a pass, some segments of which are about to be read.
 
@@ -80,7 +80,7 @@ def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
-def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
+def resume_state(held: State, wanted: State, source: Source, path: Path) -> State:
     """Return the pass that is wanted with what a file holds of it.
 
     Raises
@@ -117,7 +117,7 @@ def taken_up(held: State, wanted: State, source: Source, path: Path) -> State:
     return replace(wanted, nodes=nodes, passes=held.passes, workers=held.workers if nodes else [])
 
 
-def checked(state: State, source: Source) -> tuple[State, list[Stretch]]:
+def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch]]:
     """Return a state of rows that did not change since their fingerprints were taken, and the stretches that did.
 
     What was read of those is left out.
@@ -136,7 +136,7 @@ def checked(state: State, source: Source) -> tuple[State, list[Stretch]]:
     return replace(state, nodes=nodes, is_checked=not changed), changed
 
 
-def held_pass(path: Path) -> tuple[Rung, int] | None:
+def held_pass(path: Path) -> tuple[Arithmetic, int] | None:
     """Return by which arithmetic the pass in a file is, and its number; None where there is no file.
 
     What killed writers left beside it is removed.
@@ -151,7 +151,7 @@ def held_pass(path: Path) -> tuple[Rung, int] | None:
     state_file.sweep(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
-    return rung_of(path) if path.exists() else None
+    return read_arithmetic(path) if path.exists() else None
 
 
 class Checkpoint:
@@ -171,7 +171,11 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, state: State, forest: Forest[Partial], machines: Callable[[], Sequence[Mapping[str, Any]]]
+        self,
+        path: Path,
+        state: State,
+        forest: MergeTree[PartialResult],
+        machines: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
         self.path = path
         self.failure: OutputError | None = None

@@ -28,7 +28,7 @@ def span(node: Node) -> range:
     return range(index << level, (index + 1) << level)
 
 
-class Runs:
+class IntervalSet:
     """Segments that are in, in runs: ranges of step one, as few as they can be, ascending."""
 
     def __init__(self, spans: Iterable[range] = ()) -> None:
@@ -71,7 +71,7 @@ class Runs:
         return [gap for gap in gaps if gap]
 
 
-class Forest(Generic[T]):
+class MergeTree(Generic[T]):
     """Values of segments, merged with their siblings as soon as both exist.
 
     Node (level, i) is the merge of nodes (level - 1, 2 i) and (level - 1, 2 i + 1), so the shape, and with it every
@@ -87,7 +87,7 @@ class Forest(Generic[T]):
     def __init__(self, tail: int | None = None) -> None:
         self.tail = tail
         self._nodes: dict[Node, T] = {}
-        self._runs = Runs()
+        self._runs = IntervalSet()
         self._lock = threading.Lock()
 
     def add(self, segment: int, value: T) -> None:
@@ -162,7 +162,7 @@ class Forest(Generic[T]):
         UsageError
             If nothing was put in.
         """
-        whole = Forest[T]()
+        whole = MergeTree[T]()
         for node, value in self.snapshot().items():
             whole.add_node(node, value)
         nodes = sorted(whole._nodes.items(), key=lambda node: node[0][1] << node[0][0])

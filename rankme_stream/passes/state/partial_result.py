@@ -8,32 +8,32 @@ from functools import partial
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.methods import ACCUMULATORS, Rung
+from rankme_stream.accumulators.methods import ACCUMULATORS, Arithmetic
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
-from rankme_stream.groups.grouped_rows import Grouped
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
+from rankme_stream.groups.grouped_rows import GroupedRows
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
-from rankme_stream.passes.state.row_norms import Lengths
+from rankme_stream.passes.state.row_norms import RowNorms
 from rankme_stream.spectra.spectrum import Spectrum
 
 _GROUPS = "groups"  # among the names of accumulators in a record
 
 
-def accumulator_of(plan: Plan, basis: Basis | None = None) -> Callable[..., Accumulator]:
+def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callable[..., Accumulator]:
     """Return what makes the accumulators of a plan, called with the width and a workspace."""
-    kind: Callable[..., Accumulator] = ACCUMULATORS[plan.method, plan.precision]
-    if not plan.columns:
+    kind: Callable[..., Accumulator] = ACCUMULATORS[plan.arithmetic]
+    if not plan.sketch_size:
         return kind
-    kind = partial(kind, columns=plan.columns, seed=plan.seed)
-    return kind if basis is None else partial(kind, turn=plan.turn, basis=basis)
+    kind = partial(kind, sketch_size=plan.sketch_size, seed=plan.seed)
+    return kind if basis is None else partial(kind, pass_number=plan.pass_number, basis=basis)
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialResult:
     """What a segment, or several merged, came to.
 
     Attributes
@@ -46,29 +46,29 @@ class Partial:
 
     accumulators: dict[str, Accumulator]
     audit: Audit
-    lengths: Lengths
-    groups: Grouped | None = None
+    lengths: RowNorms
+    groups: GroupedRows | None = None
 
-    def merge(self, other: Partial) -> Partial:
+    def merge(self, other: PartialResult) -> PartialResult:
         """Return both joined; neither changes."""
         merged = {key: mine.merge(other.accumulators[key]) for key, mine in self.accumulators.items()}
         groups = None
         if self.groups is not None and other.groups is not None:
             groups = self.groups.merge(other.groups)
-        return Partial(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
+        return PartialResult(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
 
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
         """Return the spectrum of an accumulator; what a row sketch tells is to hold with that confidence."""
         found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
         return found if found.raw.folds is None else replace(found, confidence=confidence)
 
-    def on(self, device: Device, rung: Rung) -> Partial:
+    def on(self, device: Device, arithmetic: Arithmetic) -> PartialResult:
         """Return the same on a device; itself where it is there already."""
         if all(accumulator.device is device for accumulator in self.accumulators.values()):
             return self
-        return Partial.from_record(rung, *self.to_record(), device)
+        return PartialResult.from_record(arithmetic, *self.to_record(), device)
 
-    def on_basis(self, basis: Basis | None) -> Partial:
+    def on_basis(self, basis: OrthonormalBasis | None) -> PartialResult:
         """Return the same with the directions that an earlier pass found, which are not stored with it; itself if none.
 
         They are one for the rows and the rows of unit length.
@@ -81,7 +81,7 @@ class Partial:
         }
         return replace(self, accumulators=accumulators)
 
-    def directions(self) -> Basis:
+    def directions(self) -> OrthonormalBasis:
         """Return what the next pass of a randomized SVD multiplies by."""
         raw = self.accumulators["raw"]
         assert isinstance(raw, NystromAccumulator)  # nothing else takes several passes
@@ -102,14 +102,14 @@ class Partial:
 
     @classmethod
     def from_record(
-        cls, rung: Rung, plain: Mapping[str, Any], arrays: Mapping[str, Array], device: Device = HOST
-    ) -> Partial:
+        cls, arithmetic: Arithmetic, plain: Mapping[str, Any], arrays: Mapping[str, Array], device: Device = HOST
+    ) -> PartialResult:
         """Return the partial result, by that arithmetic, that ``to_record`` described, on a device."""
         parts: dict[str, dict[str, Array]] = {}
         for path, array in arrays.items():
             key, _, name = path.partition("/")
             parts.setdefault(key, {})[name] = array
         held = parts.pop(_GROUPS, {})
-        groups = Grouped.from_record(plain["groups"], held) if held else None
-        accumulators = {key: ACCUMULATORS[rung].from_arrays(part, device) for key, part in parts.items()}
-        return cls(accumulators, Audit(**plain["audit"]), Lengths(**plain["lengths"]), groups)
+        groups = GroupedRows.from_record(plain["groups"], held) if held else None
+        accumulators = {key: ACCUMULATORS[arithmetic].from_arrays(part, device) for key, part in parts.items()}
+        return cls(accumulators, Audit(**plain["audit"]), RowNorms(**plain["lengths"]), groups)

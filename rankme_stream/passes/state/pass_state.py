@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.accumulators.methods import Rung
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import StateError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
@@ -20,9 +20,13 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
-from rankme_stream.passes.state.merge_tree import Forest, Node, Runs, span
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.merge_tree import IntervalSet, MergeTree, Node, span
+from rankme_stream.passes.state.partial_result import PartialResult
 
+_AGREE = (  # fields of the plans of two parts of one pass
+    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
+    "row_start",
+)  # fmt: skip
 _NAMED = 8  # of what is missing, in a message
 
 
@@ -75,24 +79,24 @@ class State:
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
     workers: Sequence[Mapping[str, Any]]
-    nodes: Mapping[Node, Partial] = field(repr=False)
-    basis: Basis | None = field(default=None, repr=False)
+    nodes: Mapping[Node, PartialResult] = field(repr=False)
+    basis: OrthonormalBasis | None = field(default=None, repr=False)
 
     @property
-    def rung(self) -> Rung:
+    def arithmetic(self) -> Arithmetic:
         """Method and precision."""
-        return self.plan.method, self.plan.precision
+        return self.plan.arithmetic
 
     @property
     def tail_segment(self) -> int:
         """First segment of the tail."""
         return self.tail_start // self.plan.grid.segment_rows
 
-    def forest(self, device: Device = HOST) -> Forest[Partial]:
+    def forest(self, device: Device = HOST) -> MergeTree[PartialResult]:
         """Return what the segments came to, on a device, ready to take more; the tail is merged last."""
-        forest = Forest[Partial](self.tail_segment)
+        forest = MergeTree[PartialResult](self.tail_segment)
         for node, partial in self.nodes.items():
-            forest.add_node(node, partial.on(device, self.rung))
+            forest.add_node(node, partial.on(device, self.arithmetic))
         return forest
 
     @property
@@ -106,12 +110,12 @@ class State:
     @property
     def missing(self) -> list[tuple[int, int]]:
         """Row ranges that were not read yet."""
-        return [self.plan.rows_of(gap) for gap in Runs(map(span, self.nodes)).missing(self.plan.all_segments)]
+        return [self.plan.rows_of(gap) for gap in IntervalSet(map(span, self.nodes)).missing(self.plan.all_segments)]
 
     @property
     def covered(self) -> list[tuple[int, int]]:
         """Row ranges that were read."""
-        return [self.plan.rows_of(run) for run in Runs(map(span, self.nodes))]
+        return [self.plan.rows_of(run) for run in IntervalSet(map(span, self.nodes))]
 
     def content(self) -> str:
         """Hash of what the segments came to: the same for the same bits."""
@@ -126,18 +130,7 @@ class State:
 
 def difference(mine: State, theirs: State) -> str | None:
     """Say what two states differ in that must agree for them to be parts of one pass; None where nothing does."""
-    for what in (
-        "method",
-        "precision",
-        "normalize",
-        "n_features",
-        "columns",
-        "seed",
-        "turn",
-        "basis",
-        "grid",
-        "row_start",
-    ):
+    for what in _AGREE:
         here, there = getattr(mine.plan, what), getattr(theirs.plan, what)
         if here != there:
             return f"{what.replace('_', ' ')} {there} there and {here} here"
@@ -205,35 +198,34 @@ def load_state(path: str | os.PathLike[str]) -> State:
     StateError
         If there is none, or it is damaged, of another kind, or written by a newer version.
     """
-    with state_file.Container(Path(path)) as held:
+    with state_file.StateFile(Path(path)) as held:
         plain = held.plain
         plan = Plan.from_dict(plain["plan"])
-        rung = (plan.method, plan.precision)
-        nodes: dict[Node, Partial] = {}
-        basis: Basis | None = None
+        nodes: dict[Node, PartialResult] = {}
+        basis: OrthonormalBasis | None = None
         for fields, arrays in held.records():
             if "node" in fields:
-                nodes[fields["node"][0], fields["node"][1]] = Partial.from_record(rung, fields, arrays)
+                nodes[fields["node"][0], fields["node"][1]] = PartialResult.from_record(plan.arithmetic, fields, arrays)
             else:
-                basis = Basis(arrays["basis"])
+                basis = OrthonormalBasis(arrays["basis"])
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
         plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
-def rung_of(path: Path) -> tuple[Rung, int]:
+def read_arithmetic(path: Path) -> tuple[Arithmetic, int]:
     """Return method, precision and number of the pass in a file, without what it came to."""
-    with state_file.Container(path) as held:
+    with state_file.StateFile(path) as held:
         plan = held.plain["plan"]
-    return (plan["method"], plan["precision"]), plan.get("turn", 0)
+    return Arithmetic(plan["method"], plan["precision"]), plan.get("turn", 0)
 
 
-def basis_of(path: Path) -> Basis | None:
+def read_basis(path: Path) -> OrthonormalBasis | None:
     """Return what the pass in a file multiplies by, without what it came to."""
-    with state_file.Container(path) as held:
+    with state_file.StateFile(path) as held:
         for _, arrays in held.records():
-            return Basis(arrays["basis"]) if "basis" in arrays else None
+            return OrthonormalBasis(arrays["basis"]) if "basis" in arrays else None
     return None
 
 
@@ -254,7 +246,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
     """
     whole: State | None = None
     contents: dict[str, bool] = {}  # and whether a file of that content is checked
-    forest = Forest[Partial]()
+    forest = MergeTree[PartialResult]()
     with blas_threads.one_thread():  # factors are merged by LAPACK, whose bits follow its threads
         for number, state in enumerate(states):
             name = names[number] if names else f"state {number}"
@@ -297,7 +289,7 @@ def _changed(whole: State, state: State) -> str | None:
     return None
 
 
-def _add(forest: Forest[Partial], state: State, name: str) -> None:
+def _add(forest: MergeTree[PartialResult], state: State, name: str) -> None:
     for node, partial in state.nodes.items():
         if forest.missing(span(node)) != [span(node)]:
             start, stop = state.plan.rows_of(span(node))
@@ -305,7 +297,7 @@ def _add(forest: Forest[Partial], state: State, name: str) -> None:
                 f"{name} holds rows {start:,}-{stop - 1:,}, some of which are in the files before it, alone or merged "
                 "with others: leave one of them out"
             )
-        forest.add_node(node, partial.on(HOST, state.rung))
+        forest.add_node(node, partial.on(HOST, state.arithmetic))
 
 
 def _joined(whole: State, state: State) -> State:

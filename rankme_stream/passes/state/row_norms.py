@@ -16,7 +16,7 @@ _LARGE_EXPONENT = 200
 
 
 @dataclass(frozen=True)
-class Lengths:
+class RowNorms:
     """Sums of |z|^2 and |z|^4 over some rows z, those of rows divided by 2^exponent; two of different rows merge."""
 
     squares: float = 0.0
@@ -24,7 +24,7 @@ class Lengths:
     exponent: int = 0
 
     @classmethod
-    def of(cls, panel: Any, device: Device = HOST) -> Lengths:
+    def of(cls, panel: Any, device: Device = HOST) -> RowNorms:
         """Return those of a panel there, shape ``(rows, 1 + D)``."""
         xp, rows = device.xp, panel[:, 1:]
         exponent = math.frexp(max(float(xp.max(rows)), -float(xp.min(rows))))[1]
@@ -36,18 +36,18 @@ class Lengths:
         squares = device.squared_lengths(rows)
         return cls(float(xp.sum(squares)), float(squares @ squares), exponent)
 
-    def merge(self, other: Lengths) -> Lengths:
+    def merge(self, other: RowNorms) -> RowNorms:
         """Return those of both sets of rows."""
         if not self.squares or not other.squares:
             return other if not self.squares else self
         exponent = max(self.exponent, other.exponent)
         mine, theirs = self.at(exponent), other.at(exponent)
-        return Lengths(mine.squares + theirs.squares, mine.fourth_powers + theirs.fourth_powers, exponent)
+        return RowNorms(mine.squares + theirs.squares, mine.fourth_powers + theirs.fourth_powers, exponent)
 
-    def at(self, exponent: int) -> Lengths:
+    def at(self, exponent: int) -> RowNorms:
         """Return the same for rows divided by another power of two, not a smaller one."""
         shift = 2 * (self.exponent - exponent)
-        return Lengths(math.ldexp(self.squares, shift), math.ldexp(self.fourth_powers, 2 * shift), exponent)
+        return RowNorms(math.ldexp(self.squares, shift), math.ldexp(self.fourth_powers, 2 * shift), exponent)
 
     @property
     def effective_rows(self) -> float:

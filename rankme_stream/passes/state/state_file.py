@@ -127,7 +127,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-class Container:
+class StateFile:
     """A file that ``write`` made, checked; a context, because it stays open: another may take its place any time.
 
     Raises

@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import EngineError, RankMeError
-from rankme_stream.groups.partition import Groups
+from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.engines.dask.schedule import Schedule
-from rankme_stream.passes.engines.dask.worker import Result, Work, kept, partial_of
+from rankme_stream.passes.engines.dask.worker import Result, WorkerPass, kept, partial_of
 from rankme_stream.passes.engines.engine import Progress
-from rankme_stream.passes.state.merge_tree import Forest, Node, span
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
+from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.sources import Source
 
 _TICK_S = 0.2
@@ -48,7 +48,7 @@ class Cluster(Protocol):
         """Take note of who read."""
 
 
-class Run:
+class ClientRun:
     """Nodes of the merge tree on their way into a forest.
 
     A node is **open** while it is being read, **done** when a worker holds it, and in the forest when it was taken in.
@@ -61,8 +61,8 @@ class Run:
     """
 
     def __init__(
-        self, cluster: Cluster, forest: Forest[Partial], source: Source, work: Work, schedule: Schedule,
-        segments: range, progress: Callable[[Progress], None] | None, basis: Basis | None = None,
+        self, cluster: Cluster, forest: MergeTree[PartialResult], source: Source, work: WorkerPass, schedule: Schedule,
+        segments: range, progress: Callable[[Progress], None] | None, basis: OrthonormalBasis | None = None,
     ) -> None:  # fmt: skip
         self.n_bytes = 0
         self._cluster, self._forest, self._source = cluster, forest, source
@@ -84,7 +84,7 @@ class Run:
         self._began = self._looked = self._peopled = time.monotonic()
         self._basis = None if basis is None else self._sent(basis)
 
-    def _sent(self, basis: Basis) -> Any:
+    def _sent(self, basis: OrthonormalBasis) -> Any:
         """Return a task that holds a basis, on which the reads hang; sent once, however many they are."""
         from distributed.client import ClosedClientError
 
@@ -152,7 +152,7 @@ class Run:
 
     def _submit(
         self, node: Node, function: Callable[..., Result], *arguments: Any, priority: int = 0,
-        groups: Groups | None = None,
+        groups: Partition | None = None,
     ) -> None:  # fmt: skip
         from distributed.client import ClosedClientError
 

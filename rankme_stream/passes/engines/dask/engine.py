@@ -11,13 +11,13 @@ from typing import Any
 
 from rankme_stream.errors import EngineError, UsageError
 from rankme_stream.numerics import machine
-from rankme_stream.passes.engines.dask.client_run import Run
+from rankme_stream.passes.engines.dask.client_run import ClientRun
 from rankme_stream.passes.engines.dask.schedule import schedule_for
-from rankme_stream.passes.engines.dask.worker import Result, Work, merge_nodes, read_node
+from rankme_stream.passes.engines.dask.worker import Result, WorkerPass, merge_nodes, read_node
 from rankme_stream.passes.engines.engine import Progress
-from rankme_stream.passes.loop.segment import Task
-from rankme_stream.passes.state.merge_tree import Forest
-from rankme_stream.passes.state.partial_result import Partial
+from rankme_stream.passes.loop.segment import PassSpec
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult
 
 _SHARE = 0.6  # of a worker's memory that a task may take: from there on Dask spills what it holds, later it pauses
 _NO_WORKERS_S = 60
@@ -105,7 +105,11 @@ class DaskEngine:
         return found
 
     def __call__(
-        self, forest: Forest[Partial], task: Task, segments: range, progress: Callable[[Progress], None] | None = None
+        self,
+        forest: MergeTree[PartialResult],
+        task: PassSpec,
+        segments: range,
+        progress: Callable[[Progress], None] | None = None,
     ) -> int:
         """Run segments of a pass that are not in the forest yet, into it; return the bytes decoded.
 
@@ -127,11 +131,11 @@ class DaskEngine:
             pickled = pickle.dumps(place)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise UsageError(f"{task.source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
-        work = Work(
+        work = WorkerPass(
             pickled, f"{time.time_ns():x}", task.source.uri, task.source.identity(), task.plan, task.missing,
             task.nonfinite, task.groups, self.device,
         )  # fmt: skip
-        run = Run(
+        run = ClientRun(
             self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress,
             task.basis,
         )  # fmt: skip

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from rankme_stream.accumulators.nystrom.test_vectors import Basis
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import LimitError, SourceChangedError
-from rankme_stream.groups.partition import Groups
+from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.registry import device_named, memory_told
+from rankme_stream.numerics.devices.registry import device_named, memory_errors_as_limits
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.engines.local import run_into
-from rankme_stream.passes.loop.segment import Task
+from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.merge_tree import Forest, Node, span
-from rankme_stream.passes.state.partial_result import Partial, accumulator_of
+from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
+from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import Source, open_source
 
 Result = dict[str, Any]  # what a node came to, as Dask sends it
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerPass:
     """What a worker needs to know of a pass.
 
     Attributes
@@ -50,7 +50,7 @@ class Work:
     plan: Plan
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
-    groups: Groups | None = None
+    groups: Partition | None = None
     device: str = "cpu"
 
 
@@ -59,7 +59,7 @@ def _opened(place: bytes, run: str) -> Source:
     return open_source(pickle.loads(place))
 
 
-def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> Result:
+def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None) -> Result:
     """Read the segments of a node and return what they came to.
 
     Raises
@@ -78,15 +78,15 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
             f"rows {start:,}-{stop - 1:,} of {work.uri} are not stored there as they were when the pass began: do all "
             "workers see the same files, and does something write to them?"
         )
-    forest = Forest[Partial]()
-    task = Task(
+    forest = MergeTree[PartialResult]()
+    task = PassSpec(
         source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, device=device,
         groups=work.groups,
     )  # fmt: skip
     address, facts = _me(device)
     if device is not HOST:
         _check_card(plan, device, address)
-    with blas_threads.one_thread(), nullcontext() if device is HOST else memory_told():
+    with blas_threads.one_thread(), nullcontext() if device is HOST else memory_errors_as_limits():
         n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
         plain, arrays = forest.total().to_record()
     return {
@@ -95,12 +95,12 @@ def read_node(work: Work, node: Node, fingerprint: str, basis: Basis | None) -> 
     }  # fmt: skip
 
 
-def kept(basis: Basis) -> Basis:
+def kept(basis: OrthonormalBasis) -> OrthonormalBasis:
     """Return a basis: a worker's task that holds it, made again elsewhere if that worker is lost."""
     return basis
 
 
-def merge_nodes(work: Work, left: Result, right: Result) -> Result:
+def merge_nodes(work: WorkerPass, left: Result, right: Result) -> Result:
     """Return two siblings as one."""
     with blas_threads.one_thread():
         plain, arrays = partial_of(work.plan, left).merge(partial_of(work.plan, right)).to_record()
@@ -110,10 +110,10 @@ def merge_nodes(work: Work, left: Result, right: Result) -> Result:
     }  # fmt: skip
 
 
-def partial_of(plan: Plan, result: Result) -> Partial:
+def partial_of(plan: Plan, result: Result) -> PartialResult:
     """Return what a node came to."""
     arrays: Mapping[str, Array] = result["arrays"]
-    return Partial.from_record((plan.method, plan.precision), result["plain"], arrays)
+    return PartialResult.from_record(plan.arithmetic, result["plain"], arrays)
 
 
 def _check_card(plan: Plan, device: Device, address: str) -> None:
