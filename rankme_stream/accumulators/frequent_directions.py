@@ -185,8 +185,8 @@ class FrequentDirectionsAccumulator:
             )
         grounds = (
             f"certified: {self.sketch_size:,} frequent directions, none off by more than {self.shrunk:.3g} in the "
-            f"square, and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that of a "
-            "tail that falls as a power"
+            f"square, and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that "
+            "of a tail that falls as a power"
         )
         return Spectrum(
             sides[0], sides[1], n_rows, self.n_features, unit_roundoff,

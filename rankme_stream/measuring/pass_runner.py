@@ -100,8 +100,8 @@ class PassRunner:
                 self.basis = read_basis(self.checkpoint) if self.pass_number else None
                 if self.pass_number >= self.max_passes:
                     raise UsageError(
-                        f"{self.checkpoint} holds pass {self.pass_number + 1}, and {self.max_passes} are asked for: give "
-                        f"--passes {self.pass_number + 1} or more, or another file"
+                        f"{self.checkpoint} holds pass {self.pass_number + 1}, and {self.max_passes} are asked for: "
+                        f"give --passes {self.pass_number + 1} or more, or another file"
                     )
 
     @property

@@ -233,7 +233,8 @@ class NystromAccumulator:
         if pass_number:
             grounds = (
                 f"measured: floors from {self.sketch_size:,} test vectors of pass {pass_number + 1}{without}, and the "
-                f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the seed, {margin}"
+                f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the "
+                f"seed, {margin}"
             )
         else:
             grounds = (
