@@ -40,7 +40,8 @@ class Plan:
     Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
     kept. ``sketch_size`` and ``seed`` are those of a sketch; 0 for other methods. ``pass_number`` is the number of
     the pass, from 0, where a sketch takes several, and ``basis`` identifies what the one before found.
-    ``n_groups`` groups are told apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial result may come to. ``card``
+    ``n_groups`` groups are told apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial
+    result may come to. ``card``
     is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it does not tell.
     """
 
