@@ -386,7 +386,7 @@ def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypa
     def fail(state, source):
         raise Stop
 
-    monkeypatch.setattr("rankme_stream.measuring.pass_runner.checked", fail)
+    monkeypatch.setattr("rankme_stream.measuring.pass_runner.drop_changed_rows", fail)
     with pytest.raises(Stop):
         rs.measure(source, checkpoint=tmp_path / "kept")
     monkeypatch.undo()
