@@ -29,7 +29,6 @@ PUBLIC_FUNCTIONS = {
     "rankme_stream.measuring.api.measure",
     "rankme_stream.measuring.api.plan",
     "rankme_stream.measuring.api.segment",
-    "rankme_stream.measuring.estimator.RankMe.__init__",
     "rankme_stream.results.compare.compare",
 }
 FORMER_NAMES = {
