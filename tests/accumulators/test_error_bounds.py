@@ -1,4 +1,4 @@
-"""The constants of the bounds derived again, the measured error of float32, and what a broken product looks like."""
+"""The constants of the bounds derived again, the measured error of float32, and the detection of a broken product."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def absorbed(kind: type, rows: np.ndarray, panel_rows: int = 64, **options):
 
 
 def error_of_squares(box) -> float:
-    """How far a box reaches from the middle of the largest squared value."""
+    """Return how far a consistent set reaches from the middle of its largest squared value."""
     return (float(box.upper[0]) ** 2 - float(box.lower[0]) ** 2) / 2
 
 

@@ -67,7 +67,7 @@ def test_intervals_hold_every_metric(method, name, rank):
 
 
 @pytest.mark.parametrize("method", SKETCHES)
-def test_more_directions_tell_more(method):
+def test_more_directions_narrow_the_interval(method):
     rows = matrix_with_spectrum(np.arange(1.0, 129) ** -1.0, n_rows=1500, n_features=128)
     widths = [measured(rows, method, rank=rank).rankme.half_width for rank in (4, 16, 50)]
     assert widths[0] > 1.1 * widths[1] > 1.2 * widths[2], widths
@@ -124,7 +124,7 @@ def test_arithmetic_that_is_wrong_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("method", SKETCHES)
-def test_what_a_sketch_holds_whole_is_told_sharply(method):
+def test_rows_of_a_rank_below_the_sketch_are_scored_closely(method):
     rows = matrix_with_spectrum(np.array([3.0, 2.0, 1.0]), n_rows=800, n_features=64)
     rankme = measured(rows, method, rank=20).rankme
     exact = rs.metrics.rankme(np.array([3.0, 2.0, 1.0]), eps=0.0)

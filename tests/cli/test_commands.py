@@ -1,4 +1,4 @@
-"""The command as people meet it: a process, its exit code, its two streams."""
+"""The command as people run it: a process, its exit code, its two streams."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_numbers_read_back_as_the_same_double(tmp_path):
     jsonschema.validate(again, SCHEMA)
 
 
-def test_what_cannot_be_stated_still_meets_the_schema():
+def test_a_result_without_values_meets_the_schema():
     jsonschema.validate(json.loads(rs.measure(np.zeros((3, 1))).to_json()), SCHEMA)
 
 
@@ -115,7 +115,7 @@ def test_several_sources_give_a_line_each_and_the_highest_code(tmp_path):
     jsonschema.validate(second, SCHEMA)
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_a_file_that_does_not_exist_is_named(tmp_path):
     refused(3, "absent.zarr", "score", tmp_path / "absent.zarr")
     refused(3, "absent.npy", "score", tmp_path / "absent.npy")
     refused(3, "absent.json", "show", tmp_path / "absent.json")

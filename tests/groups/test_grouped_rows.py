@@ -131,7 +131,7 @@ def test_one_row_has_a_rank_of_one_and_no_spread():
 
 
 @pytest.mark.parametrize("method", ["tsqr", "rsvd", "frequent-directions"])
-def test_groups_are_the_same_whatever_reads_the_total(method):
+def test_groups_are_the_same_under_any_method_for_the_total(method):
     rows, labels = planted(40_000), labelled("shuffled", 40_000)
     options = {} if method == "tsqr" else {"rank": 3, "oversampling": 2, "tolerance": 9.0}
     found = rs.measure(rows, groups=labels, method=method, **options)
@@ -259,7 +259,7 @@ def test_labels_of_chunks_that_are_missing_are_refused(layout, tmp_path):
         ("nowhere.zarr::labels", rs.RankMeError, "no nowhere.zarr"),
     ],
 )
-def test_labels_that_tell_nothing_are_refused(spec, error, text, monkeypatch):
+def test_labels_that_cannot_be_used_are_refused(spec, error, text, monkeypatch):
     monkeypatch.setattr(rooms, "MOST_GROUPS", 500)
     with pytest.raises(error, match=text):
         rs.measure(planted(1000), groups=spec)

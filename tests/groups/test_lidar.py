@@ -100,7 +100,7 @@ def test_a_mean_that_drowns_the_spread_is_refused(n_rows):
     assert "is known to within" in found.reason
 
 
-def test_groups_that_collapsed_are_told_with_delta_or_refused():
+def test_lidar_of_collapsed_groups_rests_on_delta_or_is_refused():
     rows, labels = planted(np.full(200, 20), 24, spread=0.0)
     found = rs.measure(rows, groups=labels)["lidar"]  # rows are their means: within is delta
     assert_holds(found, rows, labels)
@@ -116,7 +116,7 @@ def test_groups_that_collapsed_are_told_with_delta_or_refused():
         (np.arange(60) % 2, "means of all groups are the same"),
     ],
 )
-def test_what_lidar_cannot_tell_has_a_reason(labels, text):
+def test_lidar_that_cannot_be_stated_has_a_reason(labels, text):
     rows = np.repeat(np.random.default_rng(0).standard_normal((30, 4)), 2, axis=0)
     found = rs.measure(rows, groups=labels)["lidar"]
     assert found.value is None

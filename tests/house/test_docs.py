@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""The code of the README and of the pages of docs runs; their tables are those of the benchmarks."""
 
 from __future__ import annotations
 

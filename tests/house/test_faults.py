@@ -1,4 +1,4 @@
-"""Whatever fails at whichever read or write ends in the right answer or a named error, with the checkpoint of use."""
+"""A failure at any read or write ends in the right answer or a named error, and the checkpoint stays usable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_ROWS = 100_000
 
 
 class Nth:
-    """Counts calls of any thread, and tells the n-th from the others; none for n = None."""
+    """Counts calls of any thread and picks out the n-th; none for n = None."""
 
     def __init__(self, n: int | None = None) -> None:
         self.n, self.calls = n, 0
@@ -168,7 +168,7 @@ def patch_writes(monkeypatch, nth: Nth, fault) -> None:
 
 @pytest.mark.parametrize("fault", WRITE_FAULTS)
 def test_a_fault_at_any_write_leaves_the_result_and_a_checkpoint_of_use(tmp_path, monkeypatch, fault):
-    """What was written before is kept; a file that is damaged all the same is refused, not believed."""
+    """Rows written before are kept; a file that is damaged all the same is refused, not believed."""
     source = store(tmp_path / "a.zarr", rows_like(N_ROWS, 4), chunk=10_000)
     kept = tmp_path / "kept"
     rs.measure(source, checkpoint=kept, rows=(0, 70_000))
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_while_a_pass_runs_is_tried_again(tmp_path, monkeypatc
     assert same_bits(rs.measure_state(rs.load_state(tmp_path / "kept")), found)
 
 
-def test_what_is_not_checked_by_the_store_is_told(tmp_path):
+def test_a_result_says_whether_the_store_checks_its_chunks(tmp_path):
     """A flipped bit of a raw chunk cannot be seen by anybody: the result says that nothing vouches for the values."""
     raw = rs.measure(store(tmp_path / "raw.zarr", rows_like(1000, 4), compressors=None))
     checked = rs.measure(store(tmp_path / "checked.zarr", rows_like(1000, 4), **LAYOUTS["checked"]))

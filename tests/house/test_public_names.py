@@ -1,4 +1,4 @@
-"""The public names, what they load, and that no module hides one."""
+"""The public names, the modules that they load, and that no module hides one."""
 
 from __future__ import annotations
 

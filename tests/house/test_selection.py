@@ -1,4 +1,4 @@
-"""What `benchmarks selection` says of a metric that chooses, of planted accuracies; and that its trainings repeat."""
+"""`benchmarks selection` judges metrics that select runs, here by planted accuracies; and its trainings repeat."""
 
 from __future__ import annotations
 

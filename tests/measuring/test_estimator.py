@@ -1,4 +1,4 @@
-"""The scikit-learn estimator: scikit-learn's own checks, and what it says against ``measure``."""
+"""The scikit-learn estimator passes scikit-learn's own checks and agrees with ``measure``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_scikit_learn_accepts_it(estimator, check):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_is_what_measure_says(rows, method):
+def test_the_estimator_agrees_with_measure(rows, method):
     wanted = rs.measure(rows, method=method)
     found = rs.RankMe(method).fit(rows)
     assert wanted.rankme.lower <= found.rankme_ <= wanted.rankme.upper
@@ -60,7 +60,7 @@ def test_score_is_of_the_rows_given(rows):
     assert estimator.rankme_ == before
 
 
-def test_it_can_be_cloned_and_says_what_it_does_not_know(rows):
+def test_a_clone_keeps_the_method_and_unknown_methods_are_refused(rows):
     assert clone(rs.RankMe("tsqr")).method == "tsqr"
     with pytest.raises(UsageError, match="method 'svd' is not one of gram, tsqr"):
         rs.RankMe("svd").fit(rows)

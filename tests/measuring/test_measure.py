@@ -1,4 +1,4 @@
-"""One pass over real stores: right numbers, the same bits under any schedule, stated reasons for what is not stated."""
+"""One pass over real stores: right numbers, the same bits under any schedule, reasons where no value is stated."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_metrics_of_unit_rows_that_are_not_defined_say_so(shape):
     assert normalized["vendi"].value == pytest.approx(1.0)
 
 
-def test_the_ladder_reads_again_until_the_tolerance_holds_and_says_so():
+def test_escalation_reads_again_until_the_tolerance_holds_and_says_so():
     k = np.arange(64)
     collapsed = matrix_with_spectrum(np.where(k < 5, 1.0, 1e-9), n_rows=3000, n_features=64)
     wanted = rs.metrics.rankme(np.where(k < 5, 1.0, 1e-9))
@@ -126,7 +126,7 @@ def rows() -> np.ndarray:
 
 
 def least_memory(source, method: str, precision: str) -> int:
-    """The limit that only the smallest blocks fit, and room for what the process itself may come to hold meanwhile."""
+    """Return the limit that only the smallest blocks fit, with room for what the process itself may take meanwhile."""
     with pytest.raises(LimitError, match="give --memory") as refusal:
         rs.plan(source, method=method, precision=precision, workers=1, memory_limit=1)
     return (int(str(refusal.value).split("--memory ")[1].split("MiB")[0]) + 16) * 2**20

@@ -73,7 +73,7 @@ def test_nothing_left_is_refused():
 
 
 @pytest.mark.parametrize("options", [{"sample": True}, {"population": True}, {"rows": (0, 1)}])
-def test_what_needs_any_order_is_refused(options):
+def test_blocks_refuse_options_that_need_rows_out_of_order(options):
     with pytest.raises(UsageError, match="come once and in order"):
         rs.measure(iter([np.ones((2, 3))]), **options)
 
@@ -86,7 +86,7 @@ def test_blocks_cannot_be_read_again_and_it_is_said():
     assert rs.measure(iter([rows]), tolerance=1e-9, method="tsqr").tolerance_met
 
 
-def test_what_is_an_array_is_not_taken_for_blocks():
+def test_an_object_that_is_an_array_is_not_taken_for_blocks():
     class Tensor:
         def __array__(self):
             raise AssertionError("not read")

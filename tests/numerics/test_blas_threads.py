@@ -1,4 +1,4 @@
-"""BLAS is held to one thread while anyone asks, whoever set its threads before, and given back after the last."""
+"""BLAS is held to one thread during a pass, whoever set its threads before, and given back after the last pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same pass in every namespace: the standard alone, torch, a card where there is one; and whose array it is."""
+"""The same pass in every namespace: the standard alone, torch, a card where there is one; and the device of an array."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class Lent:
         return self.kind
 
 
-def test_what_lies_on_two_devices_does_not_mix(named, monkeypatch):
+def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
     rows = rows_of(40, 3)
     here, there = (GramAccumulator(3, Workspace(device)) for device in (HOST, TOY))
     with pytest.raises(UsageError, match="what is on toy:0 cannot join what is on cpu"):
@@ -593,7 +593,7 @@ def test_rows_are_weighed_in_float64_where_they_are_multiplied_in_16_bits(narrow
 
 
 class OfCublas:
-    """What of CuPy a product of float16 rows takes, on the host: a matrix is read by columns."""
+    """The part of CuPy that a product of float16 rows calls, on the host: a matrix is read by columns."""
 
     CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT, CUDA_R_16F, CUDA_R_32F = 0, 1, 68, -1, 2, 0
 
@@ -622,7 +622,7 @@ class AtAnAddress:
 
 
 @pytest.mark.parametrize("n_rows", [1, 5, 64])
-def test_cublas_is_told_the_right_strides(n_rows):
+def test_cublas_gets_the_right_strides(n_rows):
     device, cublas = CupyDevice.__new__(CupyDevice), OfCublas()
     device._cupy = SimpleNamespace(cuda=SimpleNamespace(cublas=cublas, runtime=cublas, device=cublas))
     panel = np.random.default_rng(0).standard_normal((n_rows, 13)).astype(np.float16)

@@ -100,7 +100,7 @@ def test_eight_dumps_come_in_their_true_order_and_the_pair_within_its_intervals_
     assert [name for name in lines if lines[name][-1] == "a"] == [one["name"] for one in runs if one["groups"]]
 
 
-def test_a_sample_tells_less_apart_than_every_row_does():
+def test_a_sample_separates_fewer_runs_than_every_row_does():
     generator = np.random.default_rng(0)
     dumps = {
         name: generator.standard_normal((60_000, 8)) * np.array([scale, *[1.0] * 7])
@@ -138,7 +138,7 @@ def test_two_runs_have_a_letter_in_common_exactly_where_their_intervals_overlap(
     assert not any(one < other for one, other in combinations([m for m in members if m], 2))
 
 
-def test_a_number_without_an_interval_is_told_apart_from_none():
+def test_a_number_without_an_interval_is_distinguished_from_none():
     standings = ranked({"a": number(9, 9, 9), "b": number(5, None, None), "c": number(1, 1, 1)})
     assert [one.overlaps for one in standings] == [("b",), ("a", "c"), ("b",)]
 
@@ -257,7 +257,7 @@ def test_a_correlation_that_is_not_defined_has_a_reason(values, scores, reason):
         assert one.value is None and reason in one.reason
 
 
-def test_what_is_lost_is_counted_against_the_oracle():
+def test_the_loss_of_a_selection_is_counted_against_the_best_score():
     scores = {"a": 60.0, "b": 70.0, "c": 65.0}
     assert losses(scores, ["c"]) == {"selected_score": 65.0, "oracle_score": 70.0, "lost": 5.0, "lost_by_chance": 5.0}
     assert losses(scores, ["a", "b"])["lost"] == 5.0  # either, for all that the metric tells
@@ -337,7 +337,7 @@ def test_unit_rows_beside_others_are_found_by_their_lengths():
         ),
     ],
 )
-def test_what_must_agree_is_refused_or_said(documents, changed, text):
+def test_runs_that_must_agree_are_refused_or_named_as_mixed(documents, changed, text):
     runs = [run_like(documents, "a"), run_like(documents, "b", **changed)]
     with pytest.raises(UsageError, match=f"{text}.*--allow-mixed"):
         compare(runs)
@@ -387,7 +387,7 @@ def test_dumps_results_and_states_of_the_same_rows_give_the_same_numbers(folder,
         compare(twice)
 
 
-def test_what_has_no_result_is_left_out_and_told(folder, documents, tmp_path):
+def test_sources_without_a_result_are_left_out_and_named(folder, documents, tmp_path):
     absent = {"type": "SourceNotFoundError", "message": "there is no file absent.npy", "exit": 3}
     refused_before = {"schema_version": 1, "source": {"uri": "absent.npy"}, "error": absent}
     results = [documents["a"], refused_before, documents["b"]]
@@ -408,7 +408,7 @@ def test_what_has_no_result_is_left_out_and_told(folder, documents, tmp_path):
     ]  # fmt: skip
 
 
-def test_what_a_metric_needs_is_measured(folder):
+def test_options_that_a_metric_needs_are_added(folder):
     done = rankme("compare", folder / "h.npy", folder / "a.npy", "--metric", "dims.8.rankme", "--json", "-")
     assert done.returncode == 0, done.stderr
     assert [one["name"] for one in json.loads(done.stdout)["sweeps"][0]["runs"]] == ["a.npy", "h.npy"]
@@ -446,7 +446,7 @@ def test_damaged_and_foreign_results_are_refused(documents, tmp_path):
         entries(str(tmp_path / "absent.json"))
 
 
-def test_runs_are_shown_by_the_shortest_end_that_tells_them_apart(documents):
+def test_runs_are_shown_by_the_shortest_suffix_that_distinguishes_them(documents):
     uris = ["x/lr1/emb.zarr::img", "x/lr2/emb.zarr::img", "x/other.npy", "emb.zarr::img", "p/k.npy", "q/k.npy"]
     wanted = ["lr1/emb.zarr::img", "lr2/emb.zarr::img", "other.npy", "emb.zarr::img", "p/k.npy", "q/k.npy"]
     assert names_of([run_like(documents, uri) for uri in uris]) == wanted

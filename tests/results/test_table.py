@@ -40,7 +40,7 @@ def test_numbers_are_shown_with_the_digits_that_hold(value, lower, upper, text):
 
 
 @given(st.floats(1e-9, 1e9), st.floats(1e-14, 0.4))
-def test_what_is_printed_holds_the_interval(value, relative):
+def test_the_printed_half_width_holds_the_interval(value, relative):
     lower, upper = value * (1 - relative), value * (1 + relative)
     printed, half_width = shown(estimate(value, lower, upper))
     middle, half = float(printed), float(half_width.removeprefix("± "))

@@ -1,4 +1,4 @@
-"""The laws that third-party sources are held to hold for ours."""
+"""Our sources keep the laws that third-party sources are held to."""
 
 from __future__ import annotations
 

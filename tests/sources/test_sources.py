@@ -746,7 +746,7 @@ def test_a_file_with_another_magic_is_no_npy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [3, None, [[1.0, 2.0]], b"a.zarr", np.ma.masked_array(np.zeros((2, 2)))])
-def test_what_is_no_source_is_refused(other: object) -> None:
+def test_objects_that_are_no_source_are_refused(other: object) -> None:
     with pytest.raises(SourceFormatError):
         open_source(other)
 
@@ -798,7 +798,7 @@ def test_a_chunk_shape_beyond_all_memory_is_an_error_of_the_source(tmp_path: Pat
         ZarrSource(tmp_path / "a.zarr").read(0, 103)
 
 
-def test_a_missing_chunk_leaves_memory_as_foretold(tmp_path: Path) -> None:
+def test_a_missing_chunk_leaves_memory_within_the_prediction(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(1000, 4096), chunks=(1000, 256), dtype="f4")
     array[...] = np.random.default_rng(0).standard_normal(array.shape).astype("f4")
     (tmp_path / "a.zarr/c/0/3").unlink()
@@ -811,7 +811,7 @@ def test_a_missing_chunk_leaves_memory_as_foretold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3-columns", "v3-gzip", "v3-sharded-blosc", "v3-big-endian"])
-def test_reads_stay_within_the_memory_foretold(tmp_path: Path, layout: str) -> None:
+def test_reads_stay_within_the_memory_predicted(tmp_path: Path, layout: str) -> None:
     settings = (
         LAYOUTS[layout] | {"chunks": (1000, 64)} | ({"shards": (4000, 128)} if "shards" in LAYOUTS[layout] else {})
     )

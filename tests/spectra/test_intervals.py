@@ -1,4 +1,4 @@
-"""The extremes over a box against brute force, and every interval against exact truth."""
+"""The extremes over a consistent set against brute force, and every interval against exact truth."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ each_case = pytest.mark.parametrize(("extremes", "function"), CASES.values(), id
 
 
 def boxes(m: int, seed: int, *, positive: bool = False) -> ConsistentSet:
-    """A box of some shape: narrow, wide, reaching zero, flat, graded."""
+    """Return a consistent set of some shape: narrow, wide, reaching zero, flat, graded."""
     generator = np.random.default_rng(seed)
     center = np.sort(generator.random(m) ** generator.integers(1, 8))[::-1] + (1e-3 if positive else 0.0)
     width = 10.0 ** generator.uniform(-4, 0) * generator.random()

@@ -306,7 +306,7 @@ BAD_VALUES = {
 
 @each_function
 @pytest.mark.parametrize(("values", "text"), BAD_VALUES.values(), ids=BAD_VALUES.keys())
-def test_what_is_no_spectrum_is_refused_with_place_and_value(function, values, text):
+def test_values_that_are_no_spectrum_are_refused_with_place_and_value(function, values, text):
     with pytest.raises(SpectrumError, match=text):
         function(np.array(values))
 

@@ -59,7 +59,7 @@ def test_floors_hold_whatever_the_images_are_off_by(name, size):
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_rounding_costs_little_of_what_a_sketch_tells(name):
+def test_rounding_lowers_the_floors_little(name):
     matrix, _, vectors = gram(name)
     frame = eigenvalue_floors.Frame.of(vectors, HOST)
     found = eigenvalue_floors.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
@@ -77,7 +77,7 @@ def test_images_of_no_gram_matrix_are_a_fault():
         eigenvalue_floors.floors(vectors @ matrix, frame, HOST, energy=1.0, entries=1e-13, rows=0.0)
 
 
-def test_images_of_rounding_alone_tell_nothing():
+def test_images_of_rounding_alone_give_floors_of_zero():
     _, _, vectors = gram("flat")
     images = 1e-9 * np.random.default_rng(0).standard_normal(vectors.shape)
     frame = eigenvalue_floors.Frame.of(vectors, HOST)

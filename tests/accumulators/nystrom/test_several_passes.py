@@ -1,4 +1,4 @@
-"""Several passes of the randomized SVD: what probes tell is true, sharper, and the same whatever the schedule."""
+"""Several passes of the randomized SVD: bounds from probes are true, closer, and the same under any schedule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rows_of_any_shape_and_scale_are_held(shape):
         check(rs.measure(rows * scale, **SKETCH | {"rank": 3, "oversampling": 1}), exact)
 
 
-def test_more_passes_tell_more_and_the_value_comes_near():
+def test_more_passes_narrow_the_interval_and_the_value_converges():
     singular_values = np.arange(1.0, 401) ** -0.5
     rows = matrix_with_spectrum(singular_values, n_rows=1200, n_features=400)
     options = {"method": "rsvd", "rank": 100, "tolerance": 1e-9}
@@ -102,13 +102,13 @@ class TestLimits:
         if len(weights) == 1:
             assert failed > 0  # where the first of both bounds is sharp
 
-    def test_many_equal_eigenvalues_are_told_sharply(self):
+    def test_many_equal_eigenvalues_are_bounded_closely(self):
         images = np.random.default_rng(0).standard_normal((500, PROBES))
         mean_square, top_square = float((images**2).sum()) / PROBES, float(np.linalg.norm(images, 2)) ** 2
         _, most = complement_bounds.limits(mean_square, top_square, PROBES, complement_bounds.CHANCE)
         assert 500.0 <= most <= 1.25 * 500.0
 
-    def test_what_is_zero_is_told_as_zero(self):
+    def test_images_of_zero_give_limits_of_zero(self):
         assert complement_bounds.limits(0.0, 0.0, PROBES, complement_bounds.CHANCE) == (0.0, 0.0)
 
 
@@ -145,7 +145,7 @@ def test_no_allowed_spectrum_is_outside(m, monkeypatch):
             assert low - slack <= value <= high + slack, name
 
 
-def test_a_known_tail_brings_the_least_near_what_some_spectrum_has():
+def test_a_known_tail_brings_the_lower_end_near_that_of_a_true_spectrum():
     head, tail = np.arange(1.0, 101) ** -0.25, np.full(300, 0.05)
     for count in (300, 60):  # a tail that is flat, and one of which fewer hold as much
         rest = np.zeros(300)
@@ -232,7 +232,7 @@ class TestSchedules:
         assert same_bits(found, whole)
 
 
-def test_what_does_not_go_together_is_refused():
+def test_options_that_do_not_go_together_are_refused():
     rows = np.random.default_rng(0).standard_normal((500, 40))
     for options, text in (
         ({"method": "gram", "passes": 2}, "method gram takes one pass"),

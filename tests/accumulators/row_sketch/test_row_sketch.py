@@ -106,7 +106,7 @@ def test_the_error_has_mean_zero_and_twice_the_variance_once_folded():
     assert np.all(means < 3.0 * wanted / n_seeds)
 
 
-def test_meetings_are_the_share_of_pairs_that_meet():
+def test_the_collision_share_is_that_of_the_pairs_that_collide():
     rows = np.random.default_rng(0).standard_normal((900, 4))
     made = RowSketchAccumulator(4, sketch_size=64, seed=1)
     made.update(with_ones(rows), 0)
@@ -139,7 +139,7 @@ def test_meetings_are_the_share_of_pairs_that_meet():
     assert found == pytest.approx(wanted, rel=1e-12)
 
 
-def test_what_is_quadratic_in_the_meetings_is_told_exactly():
+def test_extrapolation_is_exact_for_a_quadratic_in_the_collision_share():
     def number(x: float, noise: float = 0.0) -> np.ndarray:
         return np.array([3.0 - 2.0 * x - 5.0 * x**2 + noise])
 
@@ -190,7 +190,7 @@ def test_most_intervals_hold():
             assert bdtr(count, n_seeds, 0.94) > 1e-3, (name, count)
 
 
-def test_what_is_stated_and_what_is_not():
+def test_metrics_of_single_singular_values_have_no_value_and_the_others_hold():
     rows = gaussian(9000, np.arange(1.0, 13) ** -0.5)
     found, exact = measured(rows, normalize=True), rs.measure(rows, normalize=True)
     for name, one in (found.estimates | found.presets | found.normalized).items():
@@ -214,7 +214,7 @@ def test_what_is_stated_and_what_is_not():
     assert measured(rows, rank=1024).rankme.half_width < found.rankme.half_width
 
 
-def test_rows_of_any_scale_tell_the_same():
+def test_rows_of_any_scale_give_the_same_estimates():
     rows = gaussian(1500, np.arange(1.0, 9) ** -1.0)
     wanted = measured(rows)
     for scale in (2.0**300, 2.0**-300, 2.0**-400):

@@ -1,4 +1,4 @@
-"""A part of the rows: what is read, what is said of the rest, and what cannot be said."""
+"""A sample of the rows: which rows are read, the estimates for all rows, and the cases that have no estimate."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(rows, metho
     assert rs.measure(array, seed=1, **options).rankme.value != wanted.rankme.value
 
 
-def test_a_sample_tells_of_all_rows(rows):
+def test_a_sample_estimates_the_metrics_of_all_rows(rows):
     exact = rs.measure(rows, normalize=True, dims=(9,))
     found = rs.measure(rows, sample=True, tolerance=2e-3, normalize=True, dims=(9,))
     assert found.tolerance_met
@@ -134,7 +134,7 @@ def test_a_sample_tells_of_all_rows(rows):
             assert abs(estimate.value - theirs[name].value) < 2 * (estimate.upper - estimate.lower), name
 
 
-def test_what_the_correction_takes_off_is_the_bias(rows):
+def test_the_correction_removes_the_bias(rows):
     exact = rs.measure(rows).rankme.value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)
@@ -230,7 +230,7 @@ def test_rows_that_repeat_one_another_are_not_taken_for_so_many():
     assert "too much to be corrected for" in found.rankme.reason
 
 
-def test_order_is_not_told_where_singular_values_lie_together():
+def test_metrics_that_need_the_order_of_close_singular_values_have_no_value():
     rows = np.random.default_rng(0).standard_normal((30_000, D)).astype(np.float32)
     found = rs.measure(rows, sample=True, tolerance=1e-3)
     assert found.rankme.value is not None
@@ -264,7 +264,7 @@ def test_bad_rows_in_a_sample_are_refused_or_left_out_and_counted(rows):
     assert 0 < found.audit.rows_nonfinite == units - found.rows_read
 
 
-def test_a_group_that_lost_all_its_rows_is_told(rows):
+def test_a_sample_with_an_empty_replicate_has_no_value(rows):
     drawn, bad = designed(len(rows), 1)[0], rows.copy()
     for unit, group in drawn.units(0, drawn.first_look).items():
         if group == 3:
@@ -363,7 +363,7 @@ def test_every_metric_is_of_a_sample_or_says_why_not(rows):
         assert estimate.value is not None or estimate.reason
 
 
-def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
+def test_a_whole_dump_gets_an_interval_for_its_population():
     """The rows are Gaussian, so RankMe of infinitely many is known."""
     truth = rs.metrics.rankme(np.arange(1, D + 1) ** -0.5)
     held, sampled = 0, 0
@@ -380,7 +380,7 @@ def test_a_whole_dump_gets_an_interval_for_what_it_was_drawn_from():
     assert sampled >= 8
 
 
-def test_too_few_rows_tell_nothing_of_what_they_were_drawn_from():
+def test_too_few_rows_give_no_interval_for_their_population():
     for n_rows, text in ((100, "too few"), (400, "weigh as")):
         with pytest.warns(ToleranceWarning, match="more rows are needed"):
             found = rs.measure(rows_like(n_rows), population=True)
@@ -405,7 +405,7 @@ def test_unit_rows_of_a_group_of_zero_rows_are_withheld_alone(rows):
     assert "the first that was read is row" in str(found)
 
 
-def test_one_group_that_holds_everything_is_told(rows):
+def test_a_sample_whose_weight_lies_in_one_replicate_has_no_value(rows):
     drawn = designed(len(rows), 1)[0]
     n_units = 16 * drawn.first_look
     some = np.zeros(rows.shape, np.float32)
@@ -443,7 +443,7 @@ def test_every_number_of_a_sample_is_json():
     assert document["estimates"]["condition_number"]["details"]["sample"] == "inf"
 
 
-def test_the_interval_holds_what_the_correction_makes_of_rounding():
+def test_the_interval_holds_the_rounding_that_the_correction_magnifies():
     """Four rows, repeated: no sampling error at all, and a bias of nothing but rounding."""
     rows = np.tile(np.random.default_rng(0).standard_normal((4, 64)), (10_000, 1))
     exact = rs.measure(rows, method="tsqr").rankme.value

@@ -100,7 +100,7 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     assert found.provenance["bits_reproducible"]
 
 
-def test_a_range_of_rows_and_what_is_left_out_are_the_same(client, tmp_path):
+def test_a_cluster_reads_a_range_and_skips_bad_rows_to_the_same_bits(client, tmp_path):
     rows = rows_like(300_000, 4)
     rows[[5, 150_000]] = np.nan
     rows[7] = 0.0
@@ -109,7 +109,7 @@ def test_a_range_of_rows_and_what_is_left_out_are_the_same(client, tmp_path):
     assert same_bits(rs.measure(source, engine="dask", client=client, **options), rs.measure(source, **options))
 
 
-def test_what_refuses_rows_here_refuses_them_there(client, tmp_path):
+def test_a_cluster_refuses_the_same_rows_as_one_process(client, tmp_path):
     rows = rows_like(900_000, 4)
     rows[[400_000, 800_000]] = np.inf
     source = store(tmp_path / "a.zarr", rows)
@@ -134,7 +134,7 @@ def test_rows_that_change_under_the_workers_are_refused(client, tmp_path):
         rs.measure(Slow(source), engine="dask", client=client, progress=change)
 
 
-def test_what_only_this_process_has_is_refused(client, source):
+def test_a_cluster_refuses_sources_that_live_in_this_process(client, source):
     with pytest.raises(UsageError, match="workers cannot read it: store the rows in a zarr array"):
         rs.measure(rows_like(100, 4), engine="dask", client=client)
     with pytest.raises(UsageError, match="blocks come once"):
@@ -314,7 +314,7 @@ def test_a_plan_of_a_million_million_rows_keeps_to_its_bounds(tmp_path):
 
 
 class Forgetful(engine.DaskEngine):
-    """A cluster that loses what workers hold: every fourth future is cancelled once it is done."""
+    """A cluster that loses results of its workers: every fourth future is cancelled once it is done."""
 
     def __init__(self, client) -> None:
         super().__init__(client)
@@ -441,7 +441,7 @@ def test_workers_in_this_process_give_the_threads_of_blas_back(source):
 
 
 @pytest.mark.parametrize("each", [rs.measure_each, None], ids=["measure_each", "score"])
-def test_a_cluster_of_several_sources_is_told_the_device(monkeypatch, each):
+def test_a_cluster_of_several_sources_gets_the_device(monkeypatch, each):
     asked = []
 
     def connected(*arguments):
@@ -487,7 +487,7 @@ def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_pa
     assert again.rankme == found.rankme
 
 
-def test_a_card_that_a_worker_lacks_or_that_is_full_is_told(client, source):
+def test_a_card_that_a_worker_lacks_or_that_is_full_is_reported(client, source):
     client.run(know_the_toy)
     asked = {"engine": "dask", "client": client, "device": "toy"}
     with pytest.raises(DeviceError, match=r"device toy:1: there is one toy"):

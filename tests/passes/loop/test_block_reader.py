@@ -126,7 +126,7 @@ def test_a_few_long_reads_are_enough_to_see_that_reading_waits(source, monkeypat
 
 
 @pytest.mark.parametrize(("reads_ahead", "wanted"), [(True, [(3000, 6000), (0, 3000)]), (False, [(0, 3000)])])
-def test_who_would_wait_for_a_block_reads_the_next_one(source, reads_ahead, wanted):
+def test_a_thread_that_would_wait_for_a_block_reads_the_next_one(source, reads_ahead, wanted):
     held = Held(source._array)
     blocks = blocks_of(held, plan_for(held, block_rows=3000, reads_ahead=reads_ahead))
     with ThreadPoolExecutor(3) as pool:
@@ -143,7 +143,7 @@ def test_who_would_wait_for_a_block_reads_the_next_one(source, reads_ahead, want
     assert held.reads == wanted
 
 
-def test_what_breaks_in_a_block_read_meanwhile_is_told_to_who_needs_it(source):
+def test_an_error_in_a_block_read_meanwhile_reaches_the_thread_that_needs_it(source):
     held = Held(source._array)
     held.broken = 4000
     blocks = blocks_of(held, plan_for(held, block_rows=3000, reads_ahead=True))
@@ -161,7 +161,7 @@ def test_what_breaks_in_a_block_read_meanwhile_is_told_to_who_needs_it(source):
 
 
 @pytest.mark.parametrize("broken", [0, 66_001, 200_499])
-def test_what_breaks_while_reading_ahead_is_raised_where_it_is_needed(source, broken):
+def test_an_error_while_reading_ahead_is_raised_where_the_block_is_needed(source, broken):
     source.broken = broken
     with pytest.raises(CorruptChunkError, match=f"row {broken} is broken"):
         rs.measure(source)

@@ -195,7 +195,7 @@ def test_a_rule_may_be_eased_after_it_refused(tmp_path):
         rs.measure(source, checkpoint=tmp_path / "kept", nonfinite="error")
 
 
-def test_the_next_arithmetic_goes_on_as_well(tmp_path):
+def test_a_stopped_pass_by_qr_goes_on_as_well(tmp_path):
     """The Gram's interval is too wide, and the pass by QR is stopped."""
     rows = rows_like(N_ROWS, 4)
     rows[:, 2:] *= 1e-8
@@ -228,7 +228,7 @@ def test_a_result_outlives_a_checkpoint_that_cannot_be_written(source, tmp_path)
     assert same_bits(found, rs.measure(source))
 
 
-def test_what_leaves_nothing_to_come_back_to_is_refused(source, tmp_path):
+def test_sources_that_cannot_be_read_again_take_no_checkpoint(source, tmp_path):
     for rows in (rows_like(10, 3), zarr.array(rows_like(10, 3))):
         with pytest.raises(UsageError, match="lives in this process"):
             rs.measure(rows, checkpoint=tmp_path / "kept")
@@ -238,7 +238,7 @@ def test_what_leaves_nothing_to_come_back_to_is_refused(source, tmp_path):
         rs.measure(source, sample=True, checkpoint=tmp_path / "kept")
 
 
-def test_a_plan_tells_the_file_and_the_memory(source, tmp_path):
+def test_a_plan_states_the_size_and_memory_of_the_checkpoint(source, tmp_path):
     without, planned = rs.plan(source), rs.plan(source, checkpoint=tmp_path / "kept")
     assert (without.checkpoint_bytes, "checkpoint" in without.memory) == (0, False)
     rs.measure(source, checkpoint=tmp_path / "kept")
@@ -313,7 +313,7 @@ def test_rows_that_change_after_they_were_read_are_found_and_the_others_kept(sou
 
 
 @pytest.mark.parametrize("kind", ["zip", "file system"])
-def test_a_store_that_is_no_folder_tells_its_dumps_apart(tmp_path, kind):
+def test_dumps_in_stores_that_are_no_folder_are_distinguished(tmp_path, kind):
     """Two dumps of one layout, of which the second takes the place of the first: by size and time, not by name."""
     uris = []
     for seed, name in enumerate("ab"):
@@ -343,7 +343,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_first_row_is_read(s
 
 
 def test_a_pass_goes_on_within_the_memory_it_began_with(tmp_path):
-    """What the file holds is planned once, not as memory that is taken already; in processes of their own."""
+    """Memory for the file's content is planned once, and not counted as taken already; in processes of their own."""
     source = store(tmp_path / "a.zarr", rows_like(60_000, 1024), chunk=1000)
     rankme = [sys.executable, "-m", "rankme_stream"]
     options = ["--workers", "1", "--checkpoint", str(tmp_path / "kept")]

@@ -59,7 +59,7 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path):
         rs.load_state(path)
 
 
-def test_what_is_no_state_file_of_ours_is_said(tmp_path):
+def test_a_file_that_is_no_state_of_this_version_is_refused(tmp_path):
     path = small_state(tmp_path)
     newer = bytearray(path.read_bytes())
     newer[len(b"rankme-state\n") :][:4] = struct.pack("<I", 2)
@@ -151,7 +151,7 @@ def parts(tmp_path) -> list[rs.State]:
     return [rs.segment(source, part=(number, 3), state=tmp_path / f"{number}") for number in range(3)]
 
 
-def test_what_is_missing_is_named(parts):
+def test_rows_missing_from_a_merge_are_named(parts):
     with pytest.raises(StateError, match=r"rows 65,536-196,607 of .*a\.zarr are in none of the files"):
         rs.measure_state(rs.merge_states([parts[2], parts[0]]))
 
@@ -185,7 +185,7 @@ def test_parts_of_different_passes_do_not_join(parts, tmp_path):
         rs.merge_states([parts[1], again])
 
 
-def test_machines_that_differ_are_told(parts):
+def test_machines_that_differ_are_reported(parts):
     other = replace(parts[1], workers=[dict(parts[1].workers[0]) | {"cpu": "another"}])
     found = rs.measure_state(rs.merge_states([parts[0], other, parts[2]]))
     assert not found.provenance["bits_reproducible"]
@@ -267,7 +267,7 @@ def test_a_whole_of_parts_is_a_checkpoint_too(tmp_path):
     assert same_bits(found, rs.measure(source))
 
 
-def test_a_state_that_holds_nothing_or_comes_again_checked_does_not_stand_in_the_way(parts):
+def test_an_empty_state_or_an_unchecked_copy_does_not_hinder_a_merge(parts):
     begun = replace(parts[1], nodes={}, is_checked=False)
     unchecked = replace(parts[0], is_checked=False)
     wanted = rs.measure_state(rs.merge_states(parts))
