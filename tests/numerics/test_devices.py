@@ -1,4 +1,4 @@
-"""The same pass in every namespace: the standard alone, torch, a card where there is one; and the device of an array."""
+"""The same pass in every namespace: the standard, torch, a card where there is one; and the device of an array."""
 
 from __future__ import annotations
 
