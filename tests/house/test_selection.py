@@ -1,4 +1,4 @@
-"""`benchmarks selection` judges metrics that select runs, here by planted accuracies; and its trainings repeat."""
+"""`benchmarks selection` judges metrics of planted accuracies as it should, and its trainings repeat bit for bit."""
 
 from __future__ import annotations
 
