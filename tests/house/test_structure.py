@@ -200,3 +200,15 @@ def test_every_public_name_is_in_the_module_that_is_named_for_it():
     homes = rankme_stream._HOMES
     assert homes.keys() | {"metrics"} == set(rankme_stream.__all__)
     assert [name for name, home in homes.items() if not is_there(f"rankme_stream.{home}.{name}")] == []
+
+
+def test_every_path_that_a_page_or_a_comment_names_exists():
+    texts = [*ROOT.glob("*.md"), ROOT / "Makefile", *(ROOT / "docs").glob("*.md")]
+    path = re.compile(r"(?<![\w/.])(?:benchmarks|docs|rankme_stream|tests)/[\w/.-]*\w")
+    lost = [
+        f"{text.relative_to(ROOT)}: {name}"
+        for text in [*texts, *modules("rankme_stream", "benchmarks", "tests")]
+        for name in path.findall(text.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    ]
+    assert not lost, listed(lost)
