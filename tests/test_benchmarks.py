@@ -52,4 +52,4 @@ def test_the_benchmark_of_cards_runs_without_one_and_says_so(tmp_path):
     result, text = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
     assert result["ours"] and all(one["held"] for one in result["ours"])
     assert all(one["error"] < 1e-6 for one in result["errors"])
-    assert result["is_card"] or ("**No card" in text and "Wanted" not in text)
+    assert result["is_card"] or ("**No card" in text and "Targets" not in text)

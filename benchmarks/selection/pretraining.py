@@ -106,7 +106,7 @@ def vicreg(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
 
 
 def barlow_twins(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
-    """Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): bring the views' cross-correlations to the identity."""
+    """Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): make the views' cross-correlation the identity."""
     standard = [(rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5) for rows in (first, second)]
     correlations = standard[0].T @ standard[1] / len(first)
     alike = (correlations.diagonal() - 1.0).square().sum()

@@ -1,9 +1,8 @@
-"""What a pass over a zarr store must cost at least: decoding, casting and multiplying every row, and nothing else.
+"""Lower limit for the time of a pass over a zarr store: decoding, casting and multiplying every row, and nothing else.
 
-Each part is timed alone with one thread a core running it at once, by every candidate known to be fast; the limit is
-the sum of the fastest candidates' CPU seconds over the number of cores. ``python -m
-benchmarks.speed.lower_limits URI`` prints one as JSON. Reads are warm: what is read was read
-before, so it comes from the page cache.
+Each part is timed alone, on one thread a core at once, by every candidate known to be fast. The limit is the sum of the
+fastest candidates' CPU seconds over the number of cores. ``python -m benchmarks.speed.lower_limits URI`` prints one as
+JSON. Reads are warm: the same rows were read before, so they come from the page cache.
 """
 
 from __future__ import annotations
@@ -40,22 +39,22 @@ _PIPELINES = {
     "zarr-python": "zarr.core.codec_pipeline.BatchedCodecPipeline",
     "zarrs": "zarrs.ZarrsCodecPipeline",
 }
-_UNIT_BYTES = 2 * 10**6  # whole chunks of so much at least are the smallest read
-_UNITS = (1, 4, 8)
-_SLAB_BYTES = 100 * 10**6  # no read larger, unless one unit is
-_WINDOW_BYTES = 256 * 10**6  # rows read in turn, spread over the array: more than a processor's cache holds
+_UNIT_BYTES = 2 * 10**6  # least size of a unit, the smallest read, which is a number of whole chunks
+_UNITS = (1, 4, 8)  # units in one read
+_SLAB_BYTES = 100 * 10**6  # largest read, unless one unit is larger
+_WINDOW_BYTES = 256 * 10**6  # rows that are read in turn, spread over the array: more than a processor caches
 _CAST_ROWS = (256, 1024, 4096)
 _PRODUCT_ROWS = (512, 1024, 2048, 4096)
-_SHIFT_VALUES = 400_000  # at once: more leave the cache, fewer make threads wait for the GIL between short operations
-_SIGN_AND_VALUE = np.int32(-0x7000_2000)  # where the bits of a float16 end up; the shift repeats the sign in between
+_SHIFT_VALUES = 400_000  # at once: more exceed the cache; with fewer, threads wait for the GIL between operations
+_SIGN_AND_VALUE = np.int32(-0x7000_2000)  # final places of a float16's bits; the shift repeats the sign in between
 _SHIFT_SCALE = np.float32(2.0**112)  # between the exponent biases of float16 and float32
 
-Call = Callable[[], int]  # does some work and returns how many rows that was
+Call = Callable[[], int]  # works on some rows and returns their number
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to do a part; ``prepare`` returns the call that a thread with that lane repeats."""
+    """One way to do a part; ``prepare`` returns the call that the thread of a lane repeats."""
 
     part: Literal["decode", "cast", "product"]
     name: str
@@ -63,7 +62,7 @@ class _Candidate:
 
 
 class _Lane:
-    """What one thread reads into, casts from and multiplies, the same for all candidates."""
+    """Buffers of one thread for reading, casting and multiplying, the same for all candidates."""
 
     def __init__(self, index: int, count: int, sample: np.ndarray, slab_rows: int, precision: str) -> None:
         n_features = sample.shape[1]
@@ -74,43 +73,43 @@ class _Lane:
         self.panel[:, 1:] = self.stored[: len(self.panel)]
         self.product = np.zeros((1 + n_features, 1 + n_features), precision)
 
-    def turns(self, places: Sequence[Any]) -> Iterator[Any]:
-        """Go round the places forever, each lane from another one."""
-        first = self.index * len(places) // self.count
-        return cycle([*places[first:], *places[:first]])
+    def rotate(self, items: Sequence[Any]) -> Iterator[Any]:
+        """Cycle through items forever; each lane starts at a different one."""
+        first = self.index * len(items) // self.count
+        return cycle([*items[first:], *items[:first]])
 
 
 def limit(
     uri: str, *, precision: Literal["float64", "float32"] = "float64", seconds: float = 0.12, rounds: int = 5
 ) -> dict[str, Any]:
-    """Return what decoding, casting and multiplying all rows of a two-dimensional zarr array costs at least.
+    """Return the least time for decoding, casting and multiplying all rows of a two-dimensional zarr array.
 
     Parameters
     ----------
     uri
         ``store.zarr`` or ``store.zarr::group/array``, local.
     precision
-        Of the panels and products.
+        Precision of the panels and products.
     seconds
-        How long a candidate runs in each round; at least one call a thread.
+        Time that a candidate runs in each round; at least one call a thread.
     rounds
-        Every candidate runs once a round, so that drift of the machine meets all alike.
+        Number of rounds. Every candidate runs once a round, so that drift of the machine affects all alike.
 
     Returns
     -------
     dict
         JSON types. ``parts`` has for ``decode``, ``cast`` and ``product`` the ``best`` candidate, its ``cpu_s``, and
         all ``candidates`` with ``cpu_s``, ``wall_s`` and the CPU seconds of the ``rounds``: of all threads, for all
-        rows. ``limit_s`` is the sum of the three ``cpu_s`` over ``cores``; ``unavailable`` says which readers did not
-        run, and why.
+        rows. ``limit_s`` is the sum of the three ``cpu_s`` over ``cores``; ``unavailable`` has the readers that did
+        not run, and the reasons.
 
     Notes
     -----
-    A candidate counts with the *median* of its rounds: passes that the limit is compared with are medians as well, and
-    the least of many candidates' least rounds would be a pick of the noise. The cast goes into panels with a column
-    of ones, so it is a copy where the types agree. ``matmul`` is taken without adding what it gives, ``syrk`` adds in
-    place. BLAS is held to one thread, and every lane has buffers of its own: about 100 MB for reading (one chunk of
-    rows if that is more) and 4,096 rows of the precision.
+    A candidate counts by the *median* of its rounds: the limit is compared with medians of passes, and the least of
+    many candidates' least rounds would select noise. The cast goes into panels with a column of ones, so it is a copy
+    where the types agree. ``matmul`` does not add its product to a sum, ``syrk`` adds in place. BLAS runs on one
+    thread, and every lane has its own buffers: about 100 MB for reading (one chunk of rows if that is more) and 4,096
+    rows of the precision.
     """
     array = _open(uri, "zarr-python")
     candidates, unavailable = _readers(uri, array)
@@ -135,17 +134,17 @@ def limit(
 
 
 def _lanes(array: Any, count: int, precision: str) -> list[_Lane]:
-    """Make a lane a thread, and bring what the reads will ask for into the page cache."""
+    """Make one lane a thread, and bring the rows that they read into the page cache."""
     sample_rows = max(_CAST_ROWS[-1], _UNIT_BYTES // (array.shape[1] * array.dtype.itemsize))
     sample = np.asarray(array[:sample_rows]).astype(array.dtype.newbyteorder("="))
     slab_rows = max(_slabs(array)) * array.chunks[0]
-    for start in _places(array, max(_slabs(array))):
+    for start in _starts(array, max(_slabs(array))):
         array[start : start + slab_rows]
     return [_Lane(index, count, sample, slab_rows, precision) for index in range(count)]
 
 
 def _timed(work: Sequence[Call], seconds: float) -> tuple[float, float]:
-    """CPU and wall seconds a row of calls that run at once, one a thread, each repeated for so long."""
+    """Repeat calls for some seconds, one call a thread, all at once; return CPU and wall seconds a row."""
     barrier = threading.Barrier(len(work))
 
     def repeat(call: Call) -> int:
@@ -181,7 +180,9 @@ def _summary(
 
 def _open(uri: str, pipeline: str) -> Any:
     store, _, path = uri.partition("::")
-    with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):  # it is fixed at opening
+    with zarr.config.set(
+        {"codec_pipeline.path": _PIPELINES[pipeline]}
+    ):  # an array keeps the pipeline that it was opened with
         array = zarr.open_array(store, path=path.strip("/"), mode="r")
     if array.ndim != 2:
         raise SystemExit(f"{uri} has shape {array.shape}; (rows, features) is needed")
@@ -189,16 +190,16 @@ def _open(uri: str, pipeline: str) -> Any:
 
 
 def _slabs(array: Any) -> list[int]:
-    """How many chunks of rows a read takes: 1, 4 and 8 units, and a shard where it is no larger than they may be."""
+    """Return the sizes of reads in chunks of rows: 1, 4 and 8 units, and a shard; none larger than a read may be."""
     chunk_rows, row_bytes = array.chunks[0], array.shape[1] * array.dtype.itemsize
     n_chunks, chunk_bytes = -(-array.shape[0] // chunk_rows), chunk_rows * row_bytes
     unit = -(-_UNIT_BYTES // chunk_bytes)
-    wanted = {unit * n for n in _UNITS} | ({array.shards[0] // chunk_rows} if array.shards else set())
-    return sorted({min(n, n_chunks) for n in wanted if n == unit or n * chunk_bytes <= _SLAB_BYTES})
+    sizes = {unit * n for n in _UNITS} | ({array.shards[0] // chunk_rows} if array.shards else set())
+    return sorted({min(n, n_chunks) for n in sizes if n == unit or n * chunk_bytes <= _SLAB_BYTES})
 
 
-def _places(array: Any, n_chunks: int) -> list[int]:
-    """First rows of the reads of that many chunks: all, or what the window holds, spread evenly in largest reads."""
+def _starts(array: Any, n_chunks: int) -> list[int]:
+    """Return the first rows of reads of ``n_chunks`` chunks: all, or as many as the window holds, spread evenly."""
     chunk_rows, largest = array.chunks[0], max(_slabs(array))
     starts = range(0, -(-array.shape[0] // chunk_rows) - largest + 1, largest)
     slab_bytes = largest * chunk_rows * array.shape[1] * array.dtype.itemsize
@@ -217,7 +218,7 @@ def _readers(uri: str, array: Any) -> tuple[list[_Candidate], dict[str, str]]:
         try:
             opened[:1]
         except RuntimeError as error:
-            if pipeline != "zarrs":  # which does not read every layout
+            if pipeline != "zarrs":  # zarrs does not read every layout
                 raise
             unavailable["zarrs"] = str(error)
             continue
@@ -235,10 +236,10 @@ def _readers(uri: str, array: Any) -> tuple[list[_Candidate], dict[str, str]]:
 
 def _select(array: Any, n_chunks: int, lane: _Lane) -> Call:
     n_rows, slab_rows = array.shape[0], n_chunks * array.chunks[0]
-    turns, slab = lane.turns(_places(array, n_chunks)), lane.slab.view(array.dtype)
+    starts, slab = lane.rotate(_starts(array, n_chunks)), lane.slab.view(array.dtype)
 
     def call() -> int:
-        start = next(turns)
+        start = next(starts)
         out = slab[: min(slab_rows, n_rows - start)]
         buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out)
         array.get_basic_selection((slice(start, start + len(out)), slice(None)), out=buffer)
@@ -248,7 +249,7 @@ def _select(array: Any, n_chunks: int, lane: _Lane) -> Call:
 
 
 def _why_not_bare(array: Any) -> str | None:
-    """Say why chunk files cannot be decoded straight into a buffer; None if they can."""
+    """Return the reason why chunk files cannot be decoded straight into a buffer; None if they can."""
     if not isinstance(array.metadata, ArrayV3Metadata) or not isinstance(array.store_path.store, LocalStore):
         return "zarr v3 in a folder only"
     if array.shards:
@@ -264,25 +265,25 @@ def _why_not_bare(array: Any) -> str | None:
 
 
 def _decode(array: Any, lane: _Lane) -> Call:
-    """Read chunk files and decode each into the same buffer, a chunk that splits features as well."""
+    """Read chunk files and decode each into the same buffer, all those of a chunk of rows in one call."""
     (n_rows, n_features), (chunk_rows, chunk_columns) = array.shape, array.chunks
     root = Path(array.store_path.store.root) / array.store_path.path
     key = array.metadata.chunk_key_encoding.encode_chunk_key
     codec = array.metadata.codecs[-1]
     decompress = {ZstdCodec: numcodecs.zstd.decompress, BloscCodec: numcodecs.blosc.decompress}.get(type(codec))
-    places = [
+    reads = [
         (
             min(chunk_rows, n_rows - row),
             [root / key((row // chunk_rows, j)) for j in range(-(-n_features // chunk_columns))],
         )
-        for row in _places(array, 1)
+        for row in _starts(array, 1)
     ]
-    turns = lane.turns(places)
+    lane_reads = lane.rotate(reads)
     chunk = np.empty(chunk_rows * chunk_columns * array.dtype.itemsize, np.uint8)
-    stored = memoryview(bytearray(max(file.stat().st_size for _, files in places for file in files)))
+    stored = memoryview(bytearray(max(file.stat().st_size for _, files in reads for file in files)))
 
     def call() -> int:
-        rows, files = next(turns)
+        rows, files = next(lane_reads)
         for file in files:
             with open(file, "rb", buffering=0) as opened:
                 if decompress is None:
@@ -302,11 +303,11 @@ def _casts(array: Any) -> Iterator[_Candidate]:
 
 
 def _assign(n_rows: int, lane: _Lane) -> Call:
-    turns = lane.turns(range(0, len(lane.stored) - n_rows + 1, n_rows))
+    starts = lane.rotate(range(0, len(lane.stored) - n_rows + 1, n_rows))
     out = lane.panel[:n_rows, 1:]
 
     def call() -> int:
-        start = next(turns)
+        start = next(starts)
         out[...] = lane.stored[start : start + n_rows]
         return n_rows
 
@@ -314,14 +315,14 @@ def _assign(n_rows: int, lane: _Lane) -> Call:
 
 
 def _shift(n_rows: int, lane: _Lane) -> Call:
-    """Move the bits of finite float16 numbers into their places in float32 and scale by a power of two: exact."""
-    turns = lane.turns(range(0, len(lane.stored) - n_rows + 1, n_rows))
+    """Move the bits of finite float16 numbers to their places in float32 and scale by a power of two: exact."""
+    starts = lane.rotate(range(0, len(lane.stored) - n_rows + 1, n_rows))
     stored, out = lane.stored.view(np.int16), lane.panel[:n_rows, 1:]
     step = max(1, _SHIFT_VALUES // out.shape[1])
     bits = np.empty((step, out.shape[1]), np.int32)
 
     def call() -> int:
-        first = next(turns)
+        first = next(starts)
         for start in range(0, n_rows, step):
             stop = min(start + step, n_rows)
             block = bits[: stop - start]
@@ -354,7 +355,7 @@ def _matmul(panel: np.ndarray, product: np.ndarray) -> None:
 
 
 def _syrk(name: str, real: Any) -> Callable[[np.ndarray, np.ndarray], None]:
-    """BLAS ``dsyrk`` or ``ssyrk`` through the pointer that SciPy publishes, which lets go of the GIL."""
+    """Return BLAS ``dsyrk`` or ``ssyrk``, called through the pointer that SciPy publishes, without the GIL."""
     capsule = cython_blas.__pyx_capi__[name]
     get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
@@ -377,7 +378,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.lower_limits", description=__doc__)
     parser.add_argument("uri")
     parser.add_argument("--precision", choices=list(_SYRK), default="float64")
-    parser.add_argument("--seconds", type=float, default=0.12, help="a candidate and round")
+    parser.add_argument("--seconds", type=float, default=0.12, help="time of a candidate in a round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(json.dumps(limit(**vars(arguments))))
