@@ -76,7 +76,7 @@ SCALES = {"float16": (0,), "bfloat16": (0, 30, -30), "float32": (0, 40, -40), "f
 def draw(seed: int, *, max_features: int = 16) -> tuple[np.ndarray, dict[str, Any]]:
     """Return a matrix in float64 with exactly the values of its storage type, and how it was made.
 
-    Shapes run from 1 x 1 to 40 ``max_features`` rows; a fifth has few rows, often fewer than features.
+    Shapes run from 1 x 1 to 40 ``max_features`` rows; a fifth of them have at most one row more than features.
     """
     generator = np.random.default_rng(seed)
     n_features = int(generator.integers(1, max_features + 1))

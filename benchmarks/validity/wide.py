@@ -18,7 +18,7 @@ import numpy as np
 import rankme_stream as rs
 from benchmarks.harness import processes
 from benchmarks.harness.experiment import Experiment, table
-from rankme_stream.accumulators.methods import Method
+from rankme_stream.accumulators.method import MethodName
 from rankme_stream.errors import LimitError
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.spectra import metrics
@@ -113,7 +113,7 @@ def scored(name: str, n_features: int, method: str, rank: int, passes: int = 1) 
     }  # fmt: skip
 
 
-def score(name: str, n_features: int, method: Method, rank: int, passes: int) -> None:
+def score(name: str, n_features: int, method: MethodName, rank: int, passes: int) -> None:
     """Print the estimates of a sketch, its time and its memory as JSON."""
     measurement = rs.measure(
         Walsh(name, n_features), method=method, rank=rank, passes=passes, memory_limit=_MEMORY, tolerance=1e-12
