@@ -63,33 +63,33 @@ PLANS: dict[Size, Plan] = {
 def ceilings(card: Card, size: Plan, n_features: int, kind: str) -> list[dict[str, Any]]:
     """Time products of one panel, alone and with the addition to a float64 sum; flops count the full product."""
     total = torch.zeros((n_features, n_features), dtype=torch.float64, device=card.device)
-    found = []
+    results = []
     for arithmetic in ARITHMETICS:
         for n_rows in size.panels:
             panel = as_taken(arithmetic, card.rows(n_rows, n_features, kind))
             alone_s = card.timed(partial(product, arithmetic, panel), size.seconds)
             added_s = card.timed(partial(add_product, total, arithmetic, panel), size.seconds)
             flops = 2.0 * n_rows * n_features**2
-            found.append({
+            results.append({
                 "features": n_features, "stored": kind, "arithmetic": arithmetic, "panel_rows": n_rows,
                 "alone_flops": flops / alone_s, "added_flops": flops / added_s,
             })  # fmt: skip
-    return found
+    return results
 
 
 def panels(card: Card, size: Plan, n_features: int) -> list[dict[str, Any]]:
     """Time products of the widths that a pass may take, in panels of float16 rows; flops count the features only."""
-    found = []
+    results = []
     for arithmetic in ARITHMETICS:
         rows = as_taken(arithmetic, card.rows(size.panels[0], n_features, "float16"))
         for name, columns in widths(n_features).items():
             panel = rows if columns == n_features else with_ones(rows, columns)
             took = card.timed(partial(product, arithmetic, panel), size.seconds)
-            found.append({
+            results.append({
                 "features": n_features, "arithmetic": arithmetic, "columns": name, "panel_rows": len(panel),
                 "flops": 2.0 * len(panel) * n_features**2 / took,
             })  # fmt: skip
-    return found
+    return results
 
 
 def feeding(card: Card, size: Plan, n_features: int) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def feeding(card: Card, size: Plan, n_features: int) -> list[dict[str, Any]]:
     n_rows = size.n_bytes // 2 // n_features
     on_host = card.rows(n_rows, n_features, "float16").cpu()
     pinned = on_host.pin_memory() if card.is_card else on_host
-    found = []
+    results = []
     for arithmetic in ("float64", "16-bit"):
         first: Tensor | None = None
         for name, (is_pinned, way) in Feeds(card).ways().items():
@@ -111,11 +111,11 @@ def feeding(card: Card, size: Plan, n_features: int) -> list[dict[str, Any]]:
             one_sum = total.clone()
             took = card.timed(partial(way, rows, block_rows, use), 1e-3)
             first = one_sum if first is None else first
-            found.append({
+            results.append({
                 "features": n_features, "arithmetic": arithmetic, "way": name, "bytes": 2 * n_rows * n_features,
                 "s": took, "equal": bool((one_sum == first).all()),
             })  # fmt: skip
-    return found
+    return results
 
 
 def errors(card: Card, size: Plan, n_features: int, kind: str) -> list[dict[str, Any]]:
@@ -124,18 +124,18 @@ def errors(card: Card, size: Plan, n_features: int, kind: str) -> list[dict[str,
     wide = rows.double()
     exact = wide.T @ wide
     largest, true = float(torch.linalg.eigvalsh(exact)[-1]), _rankme(exact)
-    found = []
+    results = []
     for arithmetic in ARITHMETICS:
         for n_rows in size.panels:
             total = torch.zeros_like(exact)
             for start in range(0, len(rows), n_rows):
                 add_product(total, arithmetic, as_taken(arithmetic, rows[start : start + n_rows]))
-            found.append({
+            results.append({
                 "features": n_features, "stored": kind, "arithmetic": arithmetic, "panel_rows": n_rows,
                 "error": float(torch.linalg.matrix_norm(total - exact)) / largest,
                 "rankme_error": abs(_rankme(total) - true) / true,
             })  # fmt: skip
-    return found
+    return results
 
 
 def _rankme(gram: Tensor) -> float:
@@ -188,18 +188,18 @@ def ours(card: Card, size: Plan, n_features: int, kind: str) -> list[dict[str, A
     on_host = rows.cpu()
     pinned = (on_host.pin_memory() if card.is_card else on_host).view(torch.int16).numpy()
     pinned = pinned.view(np.uint16 if kind == "bfloat16" else np.float16)
-    found = []
+    results = []
     for precision in ("float64", "float32"):
         options = {"method": "gram", "precision": precision, "tolerance": 1.0}
-        found.append({"where": "on the card", "precision": precision} | _pass(card, rows, true, options))
+        results.append({"where": "on the card", "precision": precision} | _pass(card, rows, true, options))
         if kind == "float16":
             to_card = options | ({"device": str(card.device)} if card.is_card else {})
-            found.append({"where": "pinned", "precision": precision} | _pass(card, pinned, true, to_card))
+            results.append({"where": "pinned", "precision": precision} | _pass(card, pinned, true, to_card))
             with _in_zarr(pinned) as (path, decode_s):
                 one = _pass(card, path, true, to_card)
-                found.append({"where": "zarr", "precision": precision, "decode_s": decode_s} | one)
+                results.append({"where": "zarr", "precision": precision, "decode_s": decode_s} | one)
     shared = {"features": n_features, "stored": kind, "rows": n_rows, "bytes": 2 * n_rows * n_features, "true": true}
-    return [shared | one for one in found]
+    return [shared | one for one in results]
 
 
 def _pass(card: Card, source: object, true: float, options: dict[str, Any]) -> dict[str, Any]:

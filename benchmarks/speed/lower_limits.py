@@ -128,9 +128,9 @@ def _summary(
             "rounds": [value * n_rows for value in cpu],
         }
     for part in parts.values():
-        found = part["candidates"]
-        part["best"] = min(found, key=lambda name, found=found: found[name]["cpu_s"])
-        part["cpu_s"] = found[part["best"]]["cpu_s"]
+        by_name = part["candidates"]
+        part["best"] = min(by_name, key=lambda name, by_name=by_name: by_name[name]["cpu_s"])
+        part["cpu_s"] = by_name[part["best"]]["cpu_s"]
     return parts
 
 

@@ -112,16 +112,16 @@ def _dask(uri: str, rank: int) -> dict[str, Any]:
 
 def methods(n_features: int) -> list[Method]:
     """Return every way, at the ranks and sizes that suit the number of features."""
-    found = [Method("gram float64", None, partial(_ours, method="gram"))]
+    ways = [Method("gram float64", None, partial(_ours, method="gram"))]
     if n_features <= _EXACT_TO:
-        found += [
+        ways += [
             Method("gram float32", None, partial(_ours, method="gram", precision="float32")),
             Method("tsqr", None, partial(_ours, method="tsqr")),
         ]
     parts = (64, 16) if n_features >= WIDE_FROM else (16, 8, 4)
     is_all = n_features <= ALL_TO
     for rank in (n_features // part for part in parts):
-        found += [
+        ways += [
             Method("rsvd", rank, partial(_ours, method="rsvd", rank=rank)),
             *(
                 Method(f"rsvd, {passes} passes", rank, partial(_ours, method="rsvd", rank=rank, passes=passes))
@@ -131,15 +131,15 @@ def methods(n_features: int) -> list[Method]:
             *[Method("truncated SVD", rank, partial(_truncated, rank=rank))] * (n_features < WIDE_FROM),
         ]
         if is_all or rank == n_features // parts[0]:
-            found += [
+            ways += [
                 Method("scikit-learn randomized_svd", rank, partial(_sklearn, rank=rank)),
                 Method("dask svd_compressed", rank, partial(_dask, rank=rank)),
             ]
     if n_features < WIDE_FROM:
-        found.append(Method("row sketch", 8 * n_features, partial(_ours, method="row-sketch")))
+        ways.append(Method("row sketch", 8 * n_features, partial(_ours, method="row-sketch")))
         for n_rows in (times * n_features for times in (13, 19)):
-            found.append(Method("sample", n_rows, partial(_ours, sample=True, max_rows=n_rows)))
-    return found
+            ways.append(Method("sample", n_rows, partial(_ours, sample=True, max_rows=n_rows)))
+    return ways
 
 
 @contextmanager

@@ -95,9 +95,11 @@ def eigenvalue_ratio(seed: int, max_features: int) -> tuple[float, str]:
 
 
 def _eigenvalue_ratio(gram: np.ndarray, true: Any) -> float:
-    found = host.eigenvalues(gram)
-    error = max(ball_arithmetic.inside_error(number, value) for number, value in zip(true, found.tolist(), strict=True))
-    return error / ((len(gram) + 32) * _U64 * float(found[0]))
+    values = host.eigenvalues(gram)
+    error = max(
+        ball_arithmetic.inside_error(number, value) for number, value in zip(true, values.tolist(), strict=True)
+    )
+    return error / ((len(gram) + 32) * _U64 * float(values[0]))
 
 
 def tsqr_ratios(accumulator: Any, raw: Any, centered: Any) -> dict[str, float]:
@@ -136,14 +138,14 @@ def _largest(bound: str, tried: list[tuple[float, str]]) -> dict[str, Any]:
 
 
 def _sharp_gram(quick: bool) -> list[dict[str, Any]]:
-    found = []
+    lines = []
     for panel in (1, 1024):
         tried = []
         for seed in range(14 if quick else 210):
             rows, label = _piled(seed, panel, 2 if quick else 6, _U64)
             tried.append((gram_ratio(rows, panel), label))
-        found.append(_largest(f"float64 Gram: error over gamma tr, panels of {panel:,}", tried))
-    return found
+        lines.append(_largest(f"float64 Gram: error over gamma tr, panels of {panel:,}", tried))
+    return lines
 
 
 def _sharp_solver(quick: bool) -> list[dict[str, Any]]:
