@@ -28,7 +28,6 @@ from benchmarks.harness import processes
 from benchmarks.harness.experiment import Experiment, table
 from benchmarks.harness.synthetic_stores import Layout
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.engine import DaskEngine
 from rankme_stream.passes.engines.dask.schedule import Schedule, schedule_for
@@ -139,8 +138,7 @@ class Lap:
 def run_idle_tasks(n_tasks: int) -> dict[str, Any]:
     """Send tasks of the plan, and their merges, through a scheduler; return the processor time of both sides."""
     plan, schedule = huge_plan()
-    make_accumulator = METHODS["gram"].accumulator("float64")
-    spec = PassSpec(NoSource(), plan, make_accumulator)  # type: ignore[arg-type]  # its rows are not read
+    spec = PassSpec(NoSource(), plan, GramAccumulator)  # type: ignore[arg-type]  # its rows are not read
     last = min(plan.all_segments.stop, n_tasks << schedule.task_level)
     with _scheduler() as (scheduler, address), Client(address) as client:
         tree, began, laps = MergeTree[PartialResult](), time.perf_counter(), list[Lap]()
