@@ -147,7 +147,7 @@ def test_a_store_of_a_class_of_its_own_is_asked_for_every_chunk(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["gzip", "gzip, v2", "zlib, v2"])
-@pytest.mark.parametrize("tail", [b"garbage!", gzip.compress(b"more"), zlib.compress(b"more")])
+@pytest.mark.parametrize("tail", [b"garbage!", gzip.compress(b"more", mtime=0), zlib.compress(b"more")])
 def test_what_follows_a_deflated_chunk_is_taken_as_zarr_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tail: bytes
 ) -> None:
