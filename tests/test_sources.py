@@ -16,6 +16,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -150,6 +151,43 @@ def test_a_store_of_a_class_of_its_own_is_asked_for_every_chunk(tmp_path: Path) 
     source = ZarrSource(zarr.open_array(TurnedOver(tmp_path / "a.zarr", read_only=True)))
     assert source.decoder == "zarr"
     np.testing.assert_array_equal(source.read(0, 103), ~rows)
+
+
+class HangsUp(LocalStore):
+    """A store that gives indices of shards, and none of their chunks."""
+
+    error: OSError
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Fail where a range is asked for by its start."""
+        if isinstance(byte_range, RangeByteRequest):
+            raise self.error
+        return await super().get(key, prototype, byte_range)
+
+
+@pytest.mark.parametrize(
+    "error, kind", [(PermissionError(13, "no"), SourcePermissionError), (OSError("hung up"), CorruptChunkError)]
+)
+def test_a_failure_inside_a_shard_is_an_error_of_the_source(tmp_path: Path, error: OSError, kind: Any) -> None:
+    path, _ = _write(tmp_path, "v3-sharded")
+    store = HangsUp(path, read_only=True)
+    store.error = error
+    source = ZarrSource(zarr.open_array(store))
+    with pytest.raises(kind, match="c/0/0"):
+        source.read(0, 5)
+
+
+def test_each_chunk_of_a_shard_is_asked_for_alone_and_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
+) -> None:
+    path, rows = _write(tmp_path, "v3-sharded-blosc")
+    source = ZarrSource(path)
+    asked: list[Any] = []
+    inspect = AuditingStore._inspect
+    monkeypatch.setattr(AuditingStore, "_inspect", lambda self, *found: (asked.append(found[2]), inspect(self, *found)))
+    np.testing.assert_array_equal(source.read(5, 10), rows[5:10])
+    ranges = [one for one in asked if isinstance(one, RangeByteRequest)]
+    assert len(ranges) == (3 if decoder == "zarr" else 0)  # a row of three chunks, in two shards
 
 
 @pytest.mark.parametrize("name", ["gzip", "gzip, v2", "zlib, v2"])
