@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ DECODE_ERRORS = (
     struct.error,
 )
 _CHUNK_SLACK_BYTES = 2**16
-_ZARR_SWAPS_BYTES = tuple(int(part) for part in zarr.__version__.split(".")[:2]) >= (3, 3)  # before, numpy did
+_ZARR_SWAPS_BYTES = [int(part) for part in re.findall(r"\d+", zarr.__version__)[:2]] >= [3, 3]
 
 
 def _decoding_chunks(codecs: Sequence[tuple[str, Mapping[str, Any]]], dtype: np.dtype[Any]) -> int:
