@@ -173,7 +173,7 @@ def test_a_failure_inside_a_shard_is_an_error_of_the_source(tmp_path: Path, erro
     store = HangsUp(path, read_only=True)
     store.error = error
     source = ZarrSource(zarr.open_array(store))
-    with pytest.raises(kind, match="c/0/0"):
+    with pytest.raises(kind, match=r"c/0/[01]"):  # of two that are read at once
         source.read(0, 5)
 
 
