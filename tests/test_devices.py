@@ -32,7 +32,7 @@ from rankme_stream.errors import (
     SourceFormatError,
     UsageError,
 )
-from rankme_stream.numerics.devices import cuda_settings, registry
+from rankme_stream.numerics.devices import cuda_settings, host, registry
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.cupy import CupyDevice
 from rankme_stream.numerics.devices.device import Workspace
