@@ -9,7 +9,7 @@ from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.groups.grouped_rows import Division
+from rankme_stream.groups.grouped_rows import SegmentGrouper
 from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
@@ -96,10 +96,10 @@ def run_segment(
         accumulators["unit"] = task.make_accumulator(n_features, feed.workspace, rows_error=rows_error(n_features))
     audit, lengths, device = Audit(), RowNorms(), feed.workspace.device
     shape = (plan.slab_rows, n_features + 1)
-    division = None
+    grouper = None
     if task.groups is not None:
-        division = Division(
-            task.groups, task.source.stored, first, last, n_features, feed.workspace, plan.segments_at_once
+        grouper = SegmentGrouper(
+            task.groups, task.source.stored, (first, last), n_features, feed.workspace, plan.segments_at_once
         )  # fmt: skip
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
@@ -111,8 +111,8 @@ def run_segment(
             place = slabs["raw"][piece, :]
             found = fill_panels(task.source, row, stored, place, feed.workspace, task.missing, task.nonfinite)
             audit = audit.merge(found)
-            if division is not None:
-                division.take(row, stored, place)
+            if grouper is not None:
+                grouper.add(row, stored, place)
         if task.weigh:
             lengths = lengths.merge(RowNorms.of(slabs["raw"][: end - start, :], device))
         if task.normalize:
@@ -122,4 +122,4 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
-    return PartialResult(accumulators, audit, lengths, None if division is None else division.divided())
+    return PartialResult(accumulators, audit, lengths, None if grouper is None else grouper.group())

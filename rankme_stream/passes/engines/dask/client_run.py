@@ -146,7 +146,7 @@ class ClientRun:
 
     def _read(self, node: Node) -> None:
         rows = self._work.plan.rows_of(span(node))
-        groups = None if self._groups is None else self._groups.part(*rows)
+        groups = None if self._groups is None else self._groups.restrict(*rows)
         fingerprint = self._source.fingerprint(*rows)
         self._submit(node, self._cluster.read, node, fingerprint, self._basis, groups=groups)
 
