@@ -655,6 +655,11 @@ def canonical(document: Any, folder: Path) -> Any:
     return _without(json.loads(json.dumps(document, default=_number)), folder, ())
 
 
+# Prose: its English may be mended, so only whether there is any is kept. Of what a command prints, its numbers are.
+_PROSE = {"reason", "grounds", "text", "mixed", "remarks", "notes", "message", "err"}
+_NUMERAL = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
+
+
 def _number(value: Any) -> Any:
     return value.item()
 
@@ -669,6 +674,10 @@ def _without(part: Any, folder: Path, path: tuple[str, ...]) -> Any:
         for key in part:
             if key in ("fingerprint", "anchor", "elapsed_s", "cpu_s", "peak_bytes", "rankme_stream"):
                 part[key] = "varies" if part[key] else part[key]
+            elif key in _PROSE:
+                part[key] = "prose" if part[key] else part[key]
+            elif key == "out":
+                part[key] = " ".join(_NUMERAL.findall(" ".join(part[key])))
             elif key == "stretches":
                 part[key] = [[start, stop, "varies" if mark else mark] for start, stop, mark in part[key]]
             elif key == "workers" and isinstance(part[key], list):  # machines
@@ -796,8 +805,8 @@ def computed(name: str, world: World) -> dict[str, Any]:
         for kind in (ToleranceWarning, CheckpointWarning):
             warnings.filterwarnings("always", category=kind)
         result = CASES[name](world)
-    told = [f"{one.category.__name__}: {one.message}" for one in caught if issubclass(one.category, UserWarning)]
-    document = canonical({"result": result, "warnings": told}, world.folder)
+    warned = [one.category.__name__ for one in caught if issubclass(one.category, UserWarning)]
+    document = canonical({"result": result, "warnings": warned}, world.folder)
     return {
         "skeleton": skeleton(document),
         "figures": dict(figures(document)),
