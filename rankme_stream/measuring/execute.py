@@ -205,7 +205,7 @@ def execute_state(state: State, tolerance: float, dims: Sequence[int], confidenc
     for d in dims:
         if not 1 <= d <= plan.n_features:
             raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
-    whole = state.forest().total().on_basis(state.basis)
+    whole = state.merge_tree().total().on_basis(state.basis)
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
