@@ -19,7 +19,7 @@ from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
 
-_SHARED_FROM = 64  # groups to close at once; from here on threads share them
+_SHARED_FROM = 64  # groups that a merge closes; from here on threads share them
 
 _Group = OpenGroup | ClosedGroup
 _Build = Callable[[Workspace], OpenGroup]  # builds a group only when it is about to be closed, to save memory

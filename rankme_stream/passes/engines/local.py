@@ -102,9 +102,9 @@ def run_segments(
 
     Notes
     -----
-    ``plan.segments_at_once`` segments run at once, one thread each or all threads together. A segment starts only if it
-    is fewer than twice as many places after the oldest unfinished one, which bounds the partial results alive. An
-    interrupt stops the workers at their next slab.
+    ``plan.segments_at_once`` segments run at once, one thread each or all threads together. A segment starts less than
+    twice as many places after the oldest unfinished one, which bounds the partial results alive. An interrupt stops
+    the workers at their next slab.
     """
     shared = _Run(spec, block_ranges, add)
     plan = spec.plan

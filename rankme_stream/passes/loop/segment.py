@@ -67,7 +67,7 @@ class PassSpec:
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
-    """The pass was told to stop."""
+    """The caller stopped the pass."""
 
 
 def run_segment(
@@ -85,7 +85,7 @@ def run_segment(
     feed
         Feed of the calling thread.
     stop
-        Checked between slabs, runs of whole panels that are filled at once; if set, ``Interrupted`` is raised.
+        Checked between slabs, which are whole panels filled together; if set, ``Interrupted`` is raised.
     progress
         Called with the number of rows after each slab, from the calling thread.
     """

@@ -79,7 +79,7 @@ def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
-def resume_state(held: State, wanted: State, source: Source, path: Path) -> State:
+def resume_state(stored: State, wanted: State, source: Source, path: Path) -> State:
     """Return the wanted state with the partial results that a file holds of it.
 
     Raises
@@ -90,30 +90,30 @@ def resume_state(held: State, wanted: State, source: Source, path: Path) -> Stat
         If rows that it covers are stored differently now.
     """
     other = f"give the options and rows it was made with, or another file than {path}"
-    if (differs := difference(wanted, held)) is not None:
+    if (differs := difference(wanted, stored)) is not None:
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
-    for option, rule in held.rules.items():
+    for option, rule in stored.rules.items():
         if rule not in ("error", wanted.rules[option]):
             raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not asked for; {other}")
-    grown = wanted.plan.row_stop - held.plan.row_stop
+    grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
-            f"{path} holds a pass over rows up to {held.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
-            f"or there; {other}"
+            f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
+            f"or stored now; {other}"
         )
-    nodes = dict(held.nodes)
-    if grown or wanted.source["n_rows"] > held.source["n_rows"]:
+    nodes = dict(stored.nodes)
+    if grown or wanted.source["n_rows"] > stored.source["n_rows"]:
         # The last chunk may have been rewritten, and the last segment may be longer now.
-        nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= held.tail_segment}
-    covered = replace(held, nodes=nodes).covered
-    for stretch in held.stretches:
+        nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= stored.tail_segment}
+    covered = replace(stored, nodes=nodes).covered
+    for stretch in stored.stretches:
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
             raise SourceChangedError(
                 f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when {path} "
-                f"covered them ({held.source['uri']} then): delete it to start over"
+                f"covered them ({stored.source['uri']} then): delete it to start over"
             )
-    return replace(wanted, nodes=nodes, passes=held.passes, workers=held.workers if nodes else [])
+    return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
 
 
 def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch]]:

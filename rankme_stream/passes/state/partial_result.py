@@ -59,8 +59,8 @@ class PartialResult:
 
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
         """Return the spectrum of an accumulator; the intervals of a row sketch hold with that confidence."""
-        found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
-        return found if found.raw.folds is None else replace(found, confidence=confidence)
+        spectrum = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
+        return spectrum if spectrum.raw.folds is None else replace(spectrum, confidence=confidence)
 
     def on(self, device: Device, arithmetic: Arithmetic) -> PartialResult:
         """Return the same on a device; itself if it is there already."""

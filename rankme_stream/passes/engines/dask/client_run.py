@@ -26,7 +26,7 @@ _TICK_S = 0.2
 _ATTEMPTS = 4  # of a task whose failure another worker, or time, may mend
 _STOP_S = 10.0  # that an interrupted pass waits for finished tasks
 _ABANDONED_S = 600.0  # without a worker, after which the pass fails
-_GATHERED_BYTES = 2**28  # gathered at once; a pass with less than this left is gathered at once and merged here
+_GATHERED_BYTES = 2**28  # gathered in one call; with less left, results are gathered as they finish and merged here
 _CONNECTION_ERRORS = (OSError, RuntimeError, TimeoutError, CancelledError)  # raised if the scheduler is gone
 
 

@@ -63,11 +63,11 @@ class DaskEngine:
 
     def machines(self, workers: int) -> list[dict[str, Any]]:
         """Return the machines that read so far, equal ones counted together."""
-        found: dict[str, dict[str, Any]] = {}
+        counted: dict[str, dict[str, Any]] = {}
         for one in self._workers.values():
             alike = {name: value for name, value in one.items() if name != "count"}
-            found.setdefault(repr(sorted(alike.items())), alike | {"count": 0})["count"] += one["count"]
-        return list(found.values())
+            counted.setdefault(repr(sorted(alike.items())), alike | {"count": 0})["count"] += one["count"]
+        return list(counted.values())
 
     @property
     def chunks_missing(self) -> int:
@@ -76,12 +76,12 @@ class DaskEngine:
 
     def count_threads(self) -> int:
         """Return the number of threads of the cluster at the moment."""
-        return sum(one["nthreads"] for one in self._known().values())
+        return sum(one["nthreads"] for one in self._known_workers().values())
 
-    def _known(self) -> dict[str, Any]:
+    def _known_workers(self) -> dict[str, Any]:
         """Return the workers that the client knows: none if the scheduler is gone."""
-        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
-        return found
+        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
+        return workers
 
     def record(self, result: Result) -> None:
         """Record the workers that read a result, and the chunks that they found missing."""
@@ -91,18 +91,18 @@ class DaskEngine:
 
     def _wait_for_workers(self) -> dict[str, Any]:
         """Return the workers as soon as there is one."""
-        found: dict[str, Any] = {}
-        while not found:
+        workers: dict[str, Any] = {}
+        while not workers:
             try:
                 self.client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-                found = self._known()
+                workers = self._known_workers()
             except TimeoutError:
                 raise EngineError(
                     f"no worker came to the cluster at {self.address} within {_NO_WORKERS_S} s: start some"
                 ) from None
             except (OSError, RuntimeError) as error:
                 raise EngineError(f"the scheduler at {self.address} is lost ({error})") from error
-        return found
+        return workers
 
     def __call__(
         self,
