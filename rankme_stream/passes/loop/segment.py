@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import SegmentGrouper
 from rankme_stream.groups.partition import Partition
@@ -61,7 +62,7 @@ class PassSpec:
         """Type of the panels: float64; or that of 16-bit rows which the device multiplies exactly, if a float32 Gram is
         all that is made of the rows.
         """
-        is_fast = self.plan.method == "gram" and self.plan.precision == "float32"
+        is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
         return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
 
