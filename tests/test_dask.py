@@ -492,8 +492,9 @@ def know_the_toy(free=0):
     [{}, {"precision": "float32"}, {"method": "tsqr"}, {"method": "rsvd", "rank": 1, "oversampling": 1, "passes": 2}],
     ids=str,
 )
-def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_path):
+def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_path, monkeypatch):
     client.run(know_the_toy)
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))  # names are checked here
     asked = options | {"tolerance": 1e9, "engine": "dask", "client": client}
     found = rs.measure(source, **asked, device="toy", checkpoint=tmp_path / "kept")
     there = rs.measure(source, **asked)
@@ -510,8 +511,9 @@ def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_pa
     assert again.rankme == found.rankme
 
 
-def test_a_card_that_a_worker_lacks_or_that_is_full_is_told(client, source):
+def test_a_card_that_a_worker_lacks_or_that_is_full_is_told(client, source, monkeypatch):
     client.run(know_the_toy)
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))  # names are checked here
     asked = {"engine": "dask", "client": client, "device": "toy"}
     with pytest.raises(DeviceError, match=r"device toy:1: there is one toy"):
         rs.measure(source, **asked | {"device": "toy:1"})
