@@ -14,7 +14,7 @@ from unittest import mock
 import rankme_stream as rs
 
 # Part of a pass and a function that belongs to it. Time in another function of this list counts for that one alone.
-# `tests/test_string_paths.py` resolves the names.
+# `tests/house/test_string_paths.py` resolves the names.
 PARTS = (
     ("check of the chunks", "rankme_stream.sources.zarr.ZarrSource.fingerprint"),
     ("reading and decoding", "rankme_stream.sources.zarr.ZarrSource.read"),
