@@ -132,7 +132,7 @@ def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Consis
 @pytest.mark.parametrize("m", [1, 2, 5, 24, 90])
 def test_no_allowed_spectrum_is_outside(m, monkeypatch):
     if m == 90:  # and where not every head is looked at
-        monkeypatch.setattr(majorization, "_PLACES", 16)
+        monkeypatch.setattr(majorization, "_MAX_HEADS", 16)
     for seed in range(60):
         generator = np.random.default_rng([seed, m])
         true, box = tail_set(generator, m)

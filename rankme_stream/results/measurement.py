@@ -144,7 +144,7 @@ class Measurement:
 
 
 def _kind(side: SingularValues) -> str:
-    if side.folds is not None:
+    if side.folded is not None:
         return "sketch"
     return "box" if side.consistent.energy is None else "floor"
 

@@ -60,7 +60,7 @@ class PartialResult:
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
         """Return the spectrum of an accumulator; what a row sketch tells is to hold with that confidence."""
         found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
-        return found if found.raw.folds is None else replace(found, confidence=confidence)
+        return found if found.raw.folded is None else replace(found, confidence=confidence)
 
     def on(self, device: Device, arithmetic: Arithmetic) -> PartialResult:
         """Return the same on a device; itself where it is there already."""
