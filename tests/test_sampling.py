@@ -298,7 +298,7 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
     jsonschema.validate(document, SCHEMA)
     assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
     assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
-    assert "They hold the error of reading a part as well, for all rows, with probability 0.95" in done.output
+    assert "They also cover the error of reading a part, for all rows, with probability 0.95" in done.output
     for point in document["convergence"]:
         assert f"{point['rows']:,} rows  RankMe" in done.stdout
         assert f"rankme: {point['rows']:,} rows, RankMe" in done.stderr
@@ -353,7 +353,7 @@ def test_an_interval_for_a_population_is_printed_and_written(rows, tmp_path):
     done = CliRunner().invoke(cli, ["score", str(tmp_path / "dump.npy"), *options])
     assert done.exit_code == 0, done.output
     jsonschema.validate(json.loads(result.read_text()), SCHEMA)
-    assert "for what they were drawn from, with probability 0.95" in done.stdout
+    assert "for the population of the rows, with probability 0.95" in done.stdout
 
 
 def test_every_metric_is_of_a_sample_or_says_why_not(rows):

@@ -260,7 +260,7 @@ def test_the_command_takes_several_passes(tmp_path):
     assert document["spectrum"]["kind"] == "floor"
     assert document["spectrum"]["tail"]["norm"] > 0.0
     assert document["plan"]["turn"] == 1
-    likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if what was not seen falls as a power"
+    likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if the values not seen fall as a power"
     assert likely in table(document)
     assert document["estimates"]["rankme"]["confidence"] == 1.0 - complement_bounds.CHANCE
 
