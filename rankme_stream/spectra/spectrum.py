@@ -100,7 +100,7 @@ class Spectrum:
         Lower and upper bound on the Euclidean norm of the sum of all rows.
     evidence
         Evidence for the consistent sets: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
-        empirical for every kind of evidence), ``measured`` (the error was measured with random probes) or ``empirical``.
+        empirical for all three), ``measured`` (the error was measured with random probes) or ``empirical``.
     confidence
         Probability that the consistent sets hold the truth; None where no theorem gives one.
     grounds
