@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
-import numpy as np
-
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -81,16 +79,3 @@ def check_device(mine: Device, other: Device) -> None:
     """Refuse to join what lies on two devices."""
     if mine is not other:
         raise UsageError(f"what is on {other.name} cannot join what is on {mine.name}: bring the rows to one device")
-
-
-def mark_nonzero(seen: Array, panel: Any, device: Device) -> None:
-    """Set ``seen``, shape ``(D,)``, for the features that are nonzero somewhere in ``panel``, shape ``(rows, 1 + D)``.
-
-    Free once every feature was seen, which one row of dense data does. Squares may underflow to zero, so the Gram
-    itself cannot tell.
-    """
-    if not seen.all():
-        seen |= device.download(panel[0, 1:] != 0.0)
-        unseen = np.flatnonzero(~seen)
-        left = device.xp.take(panel, device.upload(1 + unseen), axis=1)
-        seen[unseen] = device.download(device.xp.any(left != 0.0, axis=0))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
+from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
+from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
+from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -20,6 +23,7 @@ from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValu
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
+_NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
 _PROBED_WHOLE = (
     10**7
@@ -27,23 +31,8 @@ _PROBED_WHOLE = (
 _PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that: probing then takes about 5 % of a pass or less
 
 
-class GramSums:
+class GramSums(RowAccumulator):
     """Sums of A'A over panels of A = [1 Z]: row count, column sums and Gram of Z in one symmetric matrix.
-
-    Parameters
-    ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
-
-    Attributes
-    ----------
-    chain
-        The longest chain of rounded operations that an entry went through: rows of a panel, additions of panels,
-        merges. gamma_n of Higham's bound takes it as n.
-    rows_error
-        Bound on the relative error of the rows given (unit rows are rounded when they are made); enters the intervals.
 
     Notes
     -----
@@ -54,46 +43,31 @@ class GramSums:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, chapter 3.
     """
 
+    counted = ("chain",)
+
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
-        self.n_features = n_features
-        self.chain = 0
-        self.rows_error = rows_error
-        self._workspace = workspace or Workspace()
+        super().__init__(n_features, workspace, rows_error)
         self._gram = Triangle(n_features + 1, device=self.device)
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
     @property
     def n_rows(self) -> int:
         """Rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
         return round(self._gram.corner)
 
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
-
-    def count(self, panel: Any) -> None:
-        """Do what is left of ``update`` beside its parts."""
-        mark_nonzero(self._nonzero, panel, self.device)
-        self.chain = max(self.chain, panel.shape[0]) + (self.chain > 0)
-
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
         check_device(self.device, other.device)
-        merged = self._like(self._gram + other._gram, self._nonzero | other._nonzero)
-        merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
-        return merged
+        return self._with(self._gram + other._gram, self.totals.merge(other.totals))
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone."""
-        return self._like(self._gram.prefix(n_features + 1), self._nonzero[:n_features].copy())
+        return self._with(self._gram.prefix(n_features + 1), self.totals.prefix(n_features))
 
-    def _like(self, gram: Triangle, nonzero: Array) -> Self:
-        made = type(self).__new__(type(self))
-        made.n_features, made.chain = gram.n - 1, self.chain
-        made.rows_error, made._workspace, made._gram, made._nonzero = self.rows_error, self._workspace, gram, nonzero
+    def _with(self, gram: Triangle, totals: RowTotals) -> Self:
+        made = copy(self)
+        made._gram, made.totals = gram, totals
         return made
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
@@ -115,23 +89,19 @@ class GramSums:
         computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
-        g = gamma(max(1, self.chain))
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        g, lost, n_rows = gamma(max(1, totals.chain)), totals.lost, totals.n_rows
         fast, fast_sums = self._measured_errors()
-        lost = self.n_rows * (self.n_features + 1) * _SMALLEST
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
-        rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
-        whole = self._gram.lower()
-        gram, sums = whole[1:, 1:], self.sums()
-        sums_norm = math.hypot(*sums.tolist())
-        sums_error = (g + self.rows_error) * math.sqrt(max(1, self.n_rows)) * math.sqrt(trace) + fast_sums + lost
-        sums_error += 4.0 * _U64 * sums_norm
+        rows = totals.gram_error(trace)
+        gram = self._gram.lower()[1:, 1:]
+        sums_error = (g + totals.rows_error) * math.sqrt(max(1, n_rows)) * math.sqrt(trace) + fast_sums + lost
+        sums_error += 4.0 * _U64 * totals.norm
         error = g * trace + fast + rows + lost
         centered_error = (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + fast + rows + 3.0 * lost
-        if self.n_rows:
-            centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
-        size = min(self.n_rows, self.n_features)
-        dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
+        if n_rows:
+            centered_error += fast_sums * (2.0 * totals.norm + fast_sums) / n_rows
+        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), totals.sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
         threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
         with blas_threads.threads(threads, "rankme-solve") as pool:
@@ -142,12 +112,12 @@ class GramSums:
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)
         return Spectrum(
-            raw=_squared(values[:size], error, dead),
-            centered=_squared(centered_values[:size], centered_error, max(dead, self.n_rows <= self.n_features)),
-            n_rows=self.n_rows,
+            raw=_squared(values[: totals.size], error, totals.n_zeros(centered=False)),
+            centered=_squared(centered_values[: totals.size], centered_error, totals.n_zeros(centered=True)),
+            n_rows=n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
-            row_sum=(max(0.0, sums_norm - sums_error), sums_norm + sums_error),
+            row_sum=totals.norm_ends(sums_error),
             evidence=evidence,
             confidence=confidence,
             grounds=grounds,
@@ -175,7 +145,7 @@ class GramSums:
         The bound is on the Frobenius norm, in float64: (3 gamma_n + 4 u) times the trace of the raw Gram, because the
         mean is taken off the sums.
         """
-        g = gamma(max(1, self.chain))
+        g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
         lost = 3.0 * self.n_rows * (self.n_features + 1) * _SMALLEST
         return self._scatter(centered=True), (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + lost
@@ -183,7 +153,7 @@ class GramSums:
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
-        g = gamma(max(1, self.chain))
+        g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
         return (g + _U64) * math.sqrt(trace / max(1, self.n_rows)) + _SMALLEST
 
@@ -213,7 +183,7 @@ class GramSums:
     def _grounds(self) -> tuple[Evidence, float | None, str]:
         return (
             "certified", 1.0,
-            f"certified: worst case of sums of {self.chain:,} operations, margin (D + 32) u for the eigensolver",
+            f"certified: worst case of sums of {self.totals.chain:,} operations, margin (D + 32) u for the eigensolver",
         )  # fmt: skip
 
     def _eigenvalues(self, lower: Any, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
@@ -235,30 +205,20 @@ class GramSums:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        return {"n_features": np.array(self.n_features), "chain": np.array(self.chain),
-                "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
-                "nonzero": self._nonzero.copy()}  # fmt: skip
+        numbers = self._numbers(("n_features", *_NUMBERS))
+        return numbers | {"gram": self._gram.to_array(), "nonzero": self.totals.nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
-        accumulator = cls(int(arrays["n_features"]), Workspace(device), rows_error=float(arrays["rows_error"]))
-        accumulator.chain = int(arrays["chain"])
+        accumulator = cls(int(arrays["n_features"]), Workspace(device))
+        accumulator._take(arrays, _NUMBERS)
         accumulator._gram = Triangle.from_array(arrays["gram"], device)
-        accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
 
 
-class GramAccumulator(GramSums):
+class GramAccumulator(GramSums, DividedAccumulator):
     """The same with float64 products, whose error is bounded; threads may share the parts of an update."""
-
-    def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if panel.shape[0] == 0:
-            return
-        for part in self.parts:
-            self.update_part(part, panel, self._workspace)
-        self.count(panel)
 
     @property
     def parts(self) -> list[Place]:
