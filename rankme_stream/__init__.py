@@ -41,9 +41,9 @@ _HOMES = {
     "measure_state": "measuring.api",
     "merge_states": "passes.state.pass_state",
     "open_source": "sources",
-    "plan": "measuring.execute",
+    "plan": "measuring.api",
     "save_state": "passes.state.pass_state",
-    "segment": "measuring.execute",
+    "segment": "measuring.api",
 }
 
 __version__ = version("rankme-stream")

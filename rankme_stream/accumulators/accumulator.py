@@ -24,7 +24,9 @@ class Accumulator(Protocol):
     nothing.
     """
 
-    n_features: int
+    @property
+    def n_features(self) -> int:
+        """Width D of the rows."""
 
     @property
     def n_rows(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
+from rankme_stream.accumulators.method import PANEL_ROWS, Method, Precision, Size, exact_segment_rows, refuse_rank
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
@@ -18,13 +20,14 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import check_trace, gamma
-from rankme_stream.numerics.symmetric import Place, Triangle
+from rankme_stream.numerics.symmetric import Place, Triangle, triangle_bytes
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 _SMALLEST = 2.0**-1074  # what one product may lose to underflow
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
+_SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
 _PROBED_WHOLE = (
     10**7
 )  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
@@ -317,3 +320,64 @@ def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
     box = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
     values = np.sqrt(np.maximum(squares, 0.0))
     return SingularValues(np.clip(values, box.lower, box.upper), box)
+
+
+class GramMethod(Method):
+    """The Gram matrix, multiplied in float64 or float32."""
+
+    name = "gram"
+    precisions = ("float32", "float64")
+    is_sketch = False
+    slowdown = 1.0
+    remedy = "try --method auto"
+
+    def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
+        """Return the class that accumulates in that precision."""
+        return Float32GramAccumulator if precision == "float32" else GramAccumulator
+
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return 0, or refuse a rank."""
+        return refuse_rank(rank)
+
+    def flops(self, n_rows: int, size: Size) -> int:
+        """Return N D^2: one triangle."""
+        return n_rows * size.n_features**2
+
+    def packed_bytes(self, size: Size) -> int:
+        """Return the bytes of a triangle, entry by entry."""
+        return 4 * size.width * (size.width + 1)
+
+    def state_bytes(self, size: Size) -> int:
+        """Return the bytes of a triangle in blocks."""
+        return triangle_bytes(size.width)
+
+    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
+        """Return the bytes of one block's product; in float32, of the narrowed panel, its product and the probes."""
+        product = 8 * HOST.block_columns**2
+        if precision == "float64":
+            return product
+        return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + 3 * 16 * 8 * size.width
+
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes of whole matrices, raw and centred at once."""
+        return (6 + normalize) * size.square_bytes
+
+    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
+        """Return the bytes of a product and of the sum that it is added to."""
+        return 2 * size.square_bytes
+
+    def panel_rows(self, n_features: int) -> int:
+        """Return the rows of a panel."""
+        return PANEL_ROWS
+
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment in float64."""
+        return exact_segment_rows(size.n_features)
+
+    def shares_update(self, n_features: int, precision: Precision) -> bool:
+        """Whether all threads work on one triangle, which has ten blocks or more then."""
+        return precision == "float64" and n_features >= _SHARED_FROM
+
+    def multiplies_stored_rows(self, precision: Precision) -> bool:
+        """Whether rows of a 16-bit type may be multiplied as they are stored: where sums are float32."""
+        return precision == "float32"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import check_rows, sketch_size_for
 from rankme_stream.errors import CheckpointWarning, OutputError, ToleranceWarning, UsageError
 from rankme_stream.groups import lidar
-from rankme_stream.measuring.escalation import arithmetics_for
-from rankme_stream.measuring.execute import Execution, _check_device, _groups, _row_range, execute, execute_state
+from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
+from rankme_stream.measuring.execute import Execution, execute, execute_state
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.measuring.placement import device_for
-from rankme_stream.measuring.request import Method, Precision, Request, check_passes
+from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import are_alike
@@ -33,8 +32,8 @@ from rankme_stream.spectra.estimates import definitions
 def measure(
     source: Any,
     *,
-    method: Method = "auto",
-    precision: Precision = "float64",
+    method: MethodChoice = "auto",
+    precision: PrecisionChoice = "float64",
     tolerance: float = 1e-3,
     confidence: float = 0.95,
     sample: bool = False,
@@ -141,15 +140,34 @@ def measure(
     >>> round(measurement.rankme.value, 6), measurement.rankme.half_width < 1e-9
     (4.000001, True)
     """
-    asked = Request(
-        method, precision, tolerance, confidence, sample, population, max_rows, rows, seed, normalize, tuple(dims),
-        workers, memory_limit, missing, nonfinite, checkpoint, engine, client, device,
-        rank, oversampling, passes, groups,
-    )  # fmt: skip
-    asked.check()
+    request = Request(
+        method=method,
+        precision=precision,
+        tolerance=tolerance,
+        confidence=confidence,
+        sample=sample,
+        population=population,
+        max_rows=max_rows,
+        rows=rows,
+        seed=seed,
+        normalize=normalize,
+        dims=tuple(dims),
+        groups=groups,
+        workers=workers,
+        memory_limit=memory_limit,
+        missing=missing,
+        nonfinite=nonfinite,
+        engine=engine,
+        client=client,
+        device=device,
+        rank=rank,
+        oversampling=oversampling,
+        passes=passes,
+        checkpoint=checkpoint,
+    ).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
-        done = execute(source, asked, progress)
+        done = execute(source, request, progress)
         measured = {
             "elapsed_s": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
@@ -179,9 +197,10 @@ def measure_state(
     StateError
         If rows are missing; the text names them.
     """
+    request = Request(tolerance=tolerance, confidence=confidence, dims=tuple(dims)).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
-        done = execute_state(state, tolerance, dims, confidence)
+        done = execute_state(state, request)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_if_too_wide(measurement, done.remedy)
@@ -196,31 +215,31 @@ def _warn_if_too_wide(measurement: Measurement, remedy: str) -> None:
 
 
 def _measurement(done: Execution, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
-    found = done.found
+    tables = done.tables
     return Measurement(
         source=done.source,
-        rows_read=found.partial.accumulators["raw"].n_rows,
-        method=found.plan.method,
-        precision=found.plan.precision,
+        rows_read=tables.partial.accumulators["raw"].n_rows,
+        method=tables.plan.method,
+        precision=tables.plan.precision,
         engine=done.engine,
         device=done.device,
-        definition=definitions() | ({"lidar": lidar.DEFINITION} if found.groups else {}),
-        estimates=found.estimates,
-        presets=found.presets,
-        normalized=found.normalized,
-        dims=found.dims,
+        definition=definitions() | ({"lidar": lidar.DEFINITION} if tables.groups else {}),
+        estimates=tables.estimates,
+        presets=tables.presets,
+        normalized=tables.normalized,
+        dims=tables.dims,
         tolerance=tolerance,
         passes=done.passes,
         convergence=[look.to_dict() for look in done.looks],
         sampling=None if done.sample is None else done.sample.to_dict(),
-        spectrum=found.spectrum,
-        audit=found.partial.audit,
+        spectrum=tables.spectrum,
+        audit=tables.partial.audit,
         chunks_missing=done.chunks_missing,
         integrity=done.integrity,
-        plan=found.plan,
+        plan=tables.plan,
         measured=measured,
-        provenance=_provenance(done.machines or [machine.worker(found.plan.workers) | dict(done.card)], seed),
-        groups=found.groups,
+        provenance=_provenance(done.machines or [machine.worker(tables.plan.workers) | dict(done.card)], seed),
+        groups=tables.groups,
     )
 
 
@@ -236,8 +255,8 @@ def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, An
 def plan(
     source: Any,
     *,
-    method: Method = "auto",
-    precision: Precision = "float64",
+    method: MethodChoice = "auto",
+    precision: PrecisionChoice = "float64",
     sample: bool = False,
     normalize: bool = False,
     rows: tuple[int | None, int | None] | None = None,
@@ -292,26 +311,31 @@ def plan(
     UsageError
         For options that do not go together.
     """
-    if sample and groups is not None:
-        raise UsageError("groups are of every row: leave sample out, or groups")
-    opened = open_source(source)
-    arithmetic = arithmetics_for(method, "float64" if precision == "auto" else precision)[0]
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers} and must be at least 1")
-    row_range = _row_range(rows, opened.shape[0])
-    sketch_size = sketch_size_for(method, rank, oversampling, opened.shape[1])
-    check_passes(method, passes)
-    check_rows(method, row_range[1] - row_range[0], sketch_size)
-    reader = PassRunner(
-        opened, row_range, normalize, workers, memory_limit, "error", "error", device=device_for(opened, device),
-        sketch_size=sketch_size, seed=seed, groups=_groups(groups, opened, row_range),
-    )  # fmt: skip
-    _check_device(reader)
-    drawn = draw_design(rows=row_range, n_features=opened.shape[1], bounds=opened.bounds(*row_range), seed=0)
-    has_sample = sample and any(drawn.looks())
-    return reader.plan(
-        arithmetic, drawn if has_sample else None, has_checkpoint=checkpoint is not None, pass_number=passes - 1
-    )  # fmt: skip
+    request = Request(
+        method=method,
+        precision=precision,
+        sample=sample,
+        rows=rows,
+        seed=seed,
+        normalize=normalize,
+        groups=groups,
+        workers=workers,
+        memory_limit=memory_limit,
+        device=device,
+        rank=rank,
+        oversampling=oversampling,
+        passes=passes,
+        checkpoint=checkpoint,
+    ).check()
+    runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # the file is not looked into
+    runner.check_rows()
+    arithmetic = first_in_float64(arithmetics_for(request))
+    if sample:
+        bounds = runner.source.bounds(*runner.rows)
+        design = draw_design(rows=runner.rows, n_features=runner.source.shape[1], bounds=bounds, seed=0)
+        if any(design.looks()):
+            return runner.plan_sample(arithmetic, design)
+    return runner.plan(arithmetic, pass_number=passes - 1, has_checkpoint=checkpoint is not None)
 
 
 def segment(
@@ -319,8 +343,8 @@ def segment(
     *,
     part: tuple[int, int],
     state: str | os.PathLike[str],
-    method: Method = "auto",
-    precision: Precision = "float64",
+    method: MethodChoice = "auto",
+    precision: PrecisionChoice = "float64",
     normalize: bool = False,
     rows: tuple[int | None, int | None] | None = None,
     workers: int | None = None,
@@ -359,26 +383,43 @@ def segment(
     SourceError, LimitError, UsageError, OutputError
         As ``measure``; also if the file holds other rows than the part's.
     """
-    number, count = part
-    if not 0 <= number < count:
-        raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
-    arithmetics = arithmetics_for(method, "float64" if precision == "auto" else precision)
-    opened = open_source(source)
-    row_range = _row_range(rows, opened.shape[0])
-    reader = PassRunner(
-        opened, row_range, normalize, workers, memory_limit, missing, nonfinite, Path(state),
-        device=device_for(opened, device), sketch_size=sketch_size_for(method, rank, oversampling, opened.shape[1]),
-        seed=seed, groups=_groups(groups, opened, row_range),
-    )  # fmt: skip
-    _check_device(reader)
-    check_rows(method, reader.rows[1] - reader.rows[0], reader.sketch_size)
-    planned = reader.plan(reader.arithmetics_left(arithmetics[:1])[0])
+    number, count = _checked_part(part)
+    request = Request(
+        method=method,
+        precision=precision,
+        rows=rows,
+        seed=seed,
+        normalize=normalize,
+        groups=groups,
+        workers=workers,
+        memory_limit=memory_limit,
+        missing=missing,
+        nonfinite=nonfinite,
+        device=device,
+        rank=rank,
+        oversampling=oversampling,
+        checkpoint=state,
+    ).check()
+    runner = PassRunner(open_source(source), request)
+    runner.check_rows()
+    wanted = first_in_float64(arithmetics_for(request))
+    planned = runner.plan(runner.arithmetics_left([wanted])[0])
     every = planned.all_segments
     mine = every[len(every) * number // count : len(every) * (number + 1) // count]
-    first, last = planned.rows_of(mine)
-    fingerprint = reader.fingerprint((first, last)) if mine else ""
+    fingerprint = runner.fingerprint(planned.rows_of(mine)) if mine else ""
     with blas_threads.one_thread(), memory_errors_as_limits():
-        found = reader.read_segments(planned, mine, fingerprint, progress)
-    if reader.unkept is not None:
-        raise OutputError(reader.unkept)
+        found = runner.read_segments(planned, mine, fingerprint, progress)
+    if runner.unkept is not None:
+        raise OutputError(runner.unkept)
     return found
+
+
+def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
+    """Return the number of a part and how many there are, or refuse them."""
+    try:
+        number, count = map(operator.index, part)
+    except (TypeError, ValueError):
+        raise UsageError(f"part {part!r} is not a pair (i, n) of integers") from None
+    if not 0 <= number < count:
+        raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
+    return number, count

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -131,7 +132,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
         n_rows, n_features = rows.shape
         workspace = Workspace(rows.device)
-        for start, stop in grid_for(n_features, self.method).panels(0, n_rows):
+        for start, stop in grid_for(Arithmetic(self.method, "float64"), Size(n_features)).panels(0, n_rows):
             panel = workspace.array("panel", (stop - start, 1 + n_features))
             fill_panels(rows, start, rows.read(start, stop), panel, workspace)
             accumulator.update(panel, start)

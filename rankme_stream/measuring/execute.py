@@ -1,20 +1,19 @@
-"""Rows asked for, planned and read: rows in any order, a part of them or all, or blocks that come once."""
+"""A request carried out: rows read in any order, all or a part of them, or blocks that come once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from rankme_stream.accumulators.methods import SKETCHES, Arithmetic, check_rows, sketch_size_for
+from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.groups.partition import Partition, partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
     arithmetics_for,
     check_not_empty,
     escalate,
+    first_in_float64,
     float32_will_do,
     sketch_instead,
 )
@@ -29,25 +28,13 @@ from rankme_stream.measuring.placement import device_for, engine_for
 from rankme_stream.measuring.request import Request
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.measuring.sampling.sequential import Look, SequentialSample, read_sample, sample_for_population
-from rankme_stream.measuring.stream_pass import read_blocks
+from rankme_stream.measuring.stream_pass import read_stream
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType
-from rankme_stream.passes.engines.engine import Engine, Report
-from rankme_stream.passes.planning.sample_design import draw_design
+from rankme_stream.passes.engines.engine import Report
+from rankme_stream.passes.planning.sample_design import SampleDesign, draw_design
 from rankme_stream.passes.state.pass_state import State, check_complete
-from rankme_stream.sources import BlockStream, Source, is_blocks, open_source
-
-
-def _row_range(rows: tuple[int | None, int | None] | None, n_rows: int) -> tuple[int, int]:
-    start, stop = rows or (None, None)
-    first, last = start or 0, n_rows if stop is None else stop
-    if not 0 <= first < last <= n_rows:
-        raise UsageError(f"rows {first}:{last} are not within the {n_rows:,} rows of the source")
-    return first, last
-
-
-def _groups(spec: Any, source: Source, rows: tuple[int, int]) -> Partition | None:
-    return None if spec is None else partition_of(spec, source.shape[0], rows)
+from rankme_stream.sources import BlockStream, is_blocks, open_source
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ class Execution:
     """The rows that were read, where they came from, and what would help if they tell too little."""
 
     source: dict[str, Any]
-    found: EstimateTables
+    tables: EstimateTables
     passes: Sequence[Mapping[str, Any]]
     bytes_read: int
     remedy: str
@@ -70,150 +57,132 @@ class Execution:
     card: Mapping[str, str] = field(default_factory=dict)
 
 
-def execute(source: Any, asked: Request, progress: Report | None) -> Execution:
+def execute(source: Any, request: Request, progress: Report | None) -> Execution:
     """Read rows as they were asked for."""
     if is_blocks(source):
-        return _read_blocks(source, asked, progress)
-    with engine_for(asked) as engine:
-        return _read_source(source, asked, engine, progress)
+        return _execute_stream(source, request, progress)
+    with engine_for(request) as engine:
+        runner = PassRunner(open_source(source), request, engine)
+        runner.check_rows()
+        return _execute_passes(runner, progress)
 
 
-def _read_blocks(source: Any, asked: Request, progress: Report | None) -> Execution:
+def _execute_stream(source: Any, request: Request, progress: Report | None) -> Execution:
     """Read rows that come once."""
-    unfit = asked.sample or asked.population or asked.engine != "local"
-    is_kept = asked.checkpoint is not None or asked.groups is not None
-    if unfit or is_kept or asked.rows is not None or asked.passes > 1:
+    needs_order = request.sample or request.population or request.rows is not None or request.passes > 1
+    is_kept = request.checkpoint is not None or request.groups is not None
+    if needs_order or is_kept or request.engine != "local":
         raise UsageError(
             "blocks come once and in order: store them, or leave sample, population, rows, passes, checkpoint, engine "
             "and groups out"
         )
-    arithmetics = arithmetics_for(asked.method, asked.precision)
     stream = BlockStream(source)
-    asked.check_dims(stream.n_features)
-    device = device_for(stream, asked.device)
-    done, bytes_read = read_blocks(
-        stream, _best(arithmetics), normalize=asked.normalize, workers=asked.workers, memory_limit=asked.memory_limit,
-        nonfinite=asked.nonfinite, device=device, seed=asked.seed, confidence=asked.confidence,
-        progress=progress,
-        sketch_size=sketch_size_for(asked.method, asked.rank, asked.oversampling, stream.n_features),
-    )  # fmt: skip
+    request.check_dims(stream.n_features)
+    device = device_for(stream, request.device)
+    arithmetics = arithmetics_for(request)
+    done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
+    better = "blocks come once; pass method='tsqr', or store them" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
-        found=tables_of_rows(done, stream.stored.unit_roundoff, asked.normalize, asked.dims),
+        tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),
         passes=[done.describe()],
         bytes_read=bytes_read,
-        remedy=_remedy(asked, "blocks come once; pass method='tsqr', or store them" if len(arithmetics) > 1 else None),
+        remedy=_remedy(request, better),
         integrity=stream.integrity,
         device=device.name,
         card=device.describe(),
     )
 
 
-def _read_source(source: Any, asked: Request, engine: Engine, progress: Report | None) -> Execution:
+def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     """Read rows that can be read in any order: a part of them, or all."""
-    arithmetics = arithmetics_for(asked.method, asked.precision)
-    opened = open_source(source)
-    asked.check_dims(opened.shape[1])
-    device = device_for(opened, asked.device if engine.device is None else "cpu")  # workers open their own
-    rows = _row_range(asked.rows, opened.shape[0])
-    reader = PassRunner(
-        opened, rows, asked.normalize, asked.workers, asked.memory_limit, asked.missing, asked.nonfinite,
-        None if asked.checkpoint is None else Path(asked.checkpoint), engine, device,
-        sketch_size_for(asked.method, asked.rank, asked.oversampling, opened.shape[1]), asked.seed, asked.passes,
-        _groups(asked.groups, opened, rows), asked.confidence,
-    )  # fmt: skip
-    _check_device(reader)
-    check_rows(asked.method, rows[1] - rows[0], reader.sketch_size)
-    arithmetics = reader.arithmetics_left(arithmetics)
-    try:  # before the store is asked
-        reader.plan(
-            next((arithmetic for arithmetic in arithmetics if arithmetic.precision == "float64"), arithmetics[0]),
-            pass_number=asked.passes - 1,
-        )
-    except LimitError as error:
-        is_open = asked.method in ("auto", "gram") and asked.precision != "float32"
-        is_open = is_open and not (asked.dims or asked.sample or asked.population)
-        instead = sketch_instead(reader) if is_open else ""
-        raise LimitError(f"{error}{instead}") from None
-    fingerprint = reader.fingerprint()
-    drawn = draw_design(rows=rows, n_features=opened.shape[1], bounds=opened.bounds(*rows), seed=asked.seed)
-    if asked.population:
-        reader.plan(arithmetics[0], drawn)  # its groups are refused now, not after every row was read
-    reading: SequentialSample | None = None
-    answer: Sample | None = None
-    if asked.sample:
-        reading = read_sample(
-            reader, arithmetics, drawn, tolerance=asked.tolerance, confidence=asked.confidence,
-            population=asked.population, max_rows=asked.max_rows, progress=progress,
-        )  # fmt: skip
-    if reading is not None and reading.is_answer:
-        answer = reading.sample
-        found = tables_of_sample(answer, asked.normalize, asked.dims)
+    request, source, engine = runner.request, runner.source, runner.engine
+    arithmetics = runner.arithmetics_left(arithmetics_for(request))
+    _check_memory(runner, arithmetics)  # before the store is asked
+    fingerprint = runner.fingerprint()
+    design = draw_design(
+        rows=runner.rows, n_features=source.shape[1], bounds=source.bounds(*runner.rows), seed=request.seed
+    )
+    if request.population:
+        runner.plan_sample(arithmetics[0], design)  # refused now, if it is, and not after every row was read
+    sequential = read_sample(runner, arithmetics, design, progress) if request.sample else None
+    sample: Sample | None = None
+    if sequential is not None and sequential.is_answer:
+        sample = sequential.sample
+        tables = tables_of_sample(sample, request.normalize, request.dims)
     else:
-        is_free = asked.precision == "auto" and arithmetics[0].precision == "float32" and not reader.holds()
-        if is_free and not float32_will_do(reader, asked.tolerance):
-            del arithmetics[0]
-        done = escalate(reader, arithmetics, asked.tolerance, fingerprint, progress)
-        found = tables_of_rows(done, opened.stored.unit_roundoff, asked.normalize, asked.dims)
-        if asked.population:
-            arithmetic = done.plan.arithmetic
-            reason = "the rows are too few to tell from them what they were drawn from"
-            try:
-                answer = sample_for_population(
-                    reader, arithmetic, drawn, confidence=asked.confidence, progress=progress
-                )
-            except LimitError as error:  # the pass itself left less memory than there was
-                reason = str(error)
-            found = tables_of_population(found, answer, reason)
-    if answer is not None:
-        reader.check_unchanged(fingerprint)
-    remedy = _remedy(asked, reader.refused)
-    if reading is not None and reading.wants_rows(asked.tolerance):
-        remedy = "allow more rows"
-    elif asked.population:
-        remedy = "more rows are needed to tell so much of what these were drawn from"
+        done = _read_all(runner, arithmetics, fingerprint, progress)
+        tables = tables_of_rows(done, source.stored.unit_roundoff, request.normalize, request.dims)
+        if request.population:
+            tables, sample = _widen_for_population(runner, done.plan.arithmetic, tables, design, progress)
+    if sample is not None:
+        runner.check_unchanged(fingerprint)
     return Execution(
-        source=_describe(opened.uri, opened.shape, opened.stored, fingerprint),
-        found=found,
-        passes=reader.passes,
-        bytes_read=reader.bytes_read,
-        remedy=remedy,
-        integrity=opened.integrity,
-        chunks_missing=max(opened.chunks_missing, engine.chunks_missing),
-        looks=reading.looks if reading is not None else (),
-        sample=answer,
-        unkept=reader.unkept,
-        machines=reader.machines,
+        source=_describe(source.uri, source.shape, source.stored, fingerprint),
+        tables=tables,
+        passes=runner.passes,
+        bytes_read=runner.bytes_read,
+        remedy=_remedy_for_rows(runner, sequential),
+        integrity=source.integrity,
+        chunks_missing=max(source.chunks_missing, engine.chunks_missing),
+        looks=sequential.looks if sequential is not None else (),
+        sample=sample,
+        unkept=runner.unkept,
+        machines=runner.machines,
         engine=engine.name,
-        device=engine.device or reader.device.name,
-        card=reader.device.describe(),
+        device=engine.device or runner.device.name,
+        card=runner.device.describe(),
     )
 
 
-def _check_device(reader: PassRunner) -> None:
-    if reader.groups is not None and reader.device is not HOST:
-        raise UsageError(
-            f"groups are kept and scored by the processor, and the rows are on {reader.device.name}: bring them here, "
-            "or leave groups out"
-        )
+def _check_memory(runner: PassRunner, arithmetics: Sequence[Arithmetic]) -> None:
+    """Raise ``LimitError`` if no pass fits the memory limit; the text says which sketch would."""
+    request = runner.request
+    try:
+        runner.plan(first_in_float64(arithmetics), pass_number=request.passes - 1)
+    except LimitError as error:
+        is_open = request.chosen is None or request.method == "gram"
+        is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
+        raise LimitError(f"{error}{sketch_instead(runner) if is_open and is_plain else ''}") from None
 
 
-def execute_state(state: State, tolerance: float, dims: Sequence[int], confidence: float) -> Execution:
-    """Return what the rows of a whole pass came to."""
+def _read_all(
+    runner: PassRunner, arithmetics: list[Arithmetic], fingerprint: str, progress: Report | None
+) -> CompletedPass:
+    """Read every row, by the cheapest arithmetic that is likely to meet the tolerance first."""
+    is_free = runner.request.precision == "auto" and not runner.holds()
+    if is_free and arithmetics[0].precision == "float32" and not float32_will_do(runner):
+        arithmetics = arithmetics[1:]
+    return escalate(runner, arithmetics, fingerprint, progress)
+
+
+def _widen_for_population(
+    runner: PassRunner, arithmetic: Arithmetic, tables: EstimateTables, design: SampleDesign, progress: Report | None
+) -> tuple[EstimateTables, Sample | None]:
+    """Return the numbers of every row as estimates of what the rows were drawn from, and the sample that says how."""
+    reason = "the rows are too few to tell from them what they were drawn from"
+    sample: Sample | None = None
+    try:
+        sample = sample_for_population(runner, arithmetic, design, progress)
+    except LimitError as error:  # the pass itself left less memory than there was
+        reason = str(error)
+    return tables_of_population(tables, sample, reason), sample
+
+
+def execute_state(state: State, request: Request) -> Execution:
+    """Return what the rows of a whole pass came to, as a request asks for it: tolerance, confidence and dims."""
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
-    for d in dims:
-        if not 1 <= d <= plan.n_features:
-            raise UsageError(f"dims holds {d}, and the rows have {plan.n_features:,} features")
+    request.check_dims(plan.n_features)
     whole = state.forest().total().on_basis(state.basis)
-    done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], confidence)
+    done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
     again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},
-        found=tables_of_rows(done, unit_roundoff, plan.normalize, dims),
+        tables=tables_of_rows(done, unit_roundoff, plan.normalize, request.dims),
         passes=[*state.passes, done.describe()],
         bytes_read=0,
         remedy=again if plan.method == "gram" else "pass a larger --tolerance",
@@ -223,11 +192,6 @@ def execute_state(state: State, tolerance: float, dims: Sequence[int], confidenc
     )
 
 
-def _best(arithmetics: Sequence[Arithmetic]) -> Arithmetic:
-    """Return the arithmetic for rows that come once: of those allowed, the first in float64, or the only one."""
-    return next((arithmetic for arithmetic in arithmetics if arithmetic.precision == "float64"), arithmetics[0])
-
-
 def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint: str) -> dict[str, Any]:
     n_rows, n_features = shape
     return {
@@ -235,12 +199,14 @@ def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint:
     }  # fmt: skip
 
 
-def _remedy(asked: Request, refused: str | None) -> str:
-    if refused is not None:
-        return f"the next arithmetic was not tried: {refused}"
-    if asked.precision == "float32":
-        return "try --precision auto"
-    if asked.method in SKETCHES:
-        more = " and more --passes tell" if asked.method == "rsvd" else " tells"
-        return f"a larger --rank{more} more, --method gram all; or pass a larger --tolerance"
-    return "try --method auto" if asked.method == "gram" else "pass a larger --tolerance"
+def _remedy_for_rows(runner: PassRunner, sequential: SequentialSample | None) -> str:
+    """Say what would narrow the interval of rows that can be read again."""
+    if sequential is not None and sequential.wants_rows(runner.request.tolerance):
+        return "allow more rows"
+    if runner.request.population:
+        return "more rows are needed to tell so much of what these were drawn from"
+    return _remedy(runner.request, runner.refused)
+
+
+def _remedy(request: Request, refused: str | None) -> str:
+    return request.remedy if refused is None else f"the next arithmetic was not tried: {refused}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
 from rankme_stream.groups.grouped_rows import kept_dtype
-from rankme_stream.groups.partition import Partition
+from rankme_stream.groups.partition import partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
+from rankme_stream.measuring.placement import device_for
+from rankme_stream.measuring.request import Request
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.machine import joined_workers
@@ -21,6 +23,7 @@ from rankme_stream.passes.engines.engine import Engine, Progress, Report
 from rankme_stream.passes.loop.block_reader import missing_message
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_GROUPS, SampleDesign
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, held_pass, new_state, resume_state
@@ -30,159 +33,158 @@ from rankme_stream.passes.state.pass_state import State, load_state, read_basis,
 from rankme_stream.sources import Source
 
 
-@dataclass
 class PassRunner:
-    """Rows of one source, and how to read them, as often as it takes.
+    """Runs passes over the rows of one source, as a request asks for them.
+
+    Parameters
+    ----------
+    engine
+        Runs passes; samples and pilots run in this process. None takes the threads of this process.
+    device
+        Where products are formed; None finds out.
 
     Attributes
     ----------
-    checkpoint
-        File that is kept up to date with a pass, and taken up where there is one.
-    device
-        Where the rows are computed with.
-    sketch_size, seed, max_passes
-        Of a sketch: test vectors, seed and most passes; 0, and one pass, for other methods.
-    pass_number, basis
-        Number of the pass that is next, from 0, and what the one before found for it.
+    rows
+        Rows [A, B) that are read.
+    sketch_size
+        Of the method that is asked for; 0 where it is no sketch.
     groups
         Rows that passes keep apart as well; pilots do not.
-    confidence
-        With which the intervals of a row sketch are to hold.
-    engine
-        Runs passes; samples and pilots run in this process.
+    checkpoint
+        File that is kept up to date with a pass, and taken up where there is one.
+    pass_number, basis
+        Number of the pass that is next, from 0, and what the one before found for it.
     bytes_read
         Bytes decoded so far, pilots included.
     passes
-        What ``Pass.describe`` says of every pass so far.
+        What ``CompletedPass.describe`` says of every pass so far.
     refused
         Why the last arithmetic that did not fit the memory limit was left out.
     machines
         Those that read, as ``provenance`` lists them.
     unkept
         Why the checkpoint could not be written at the end; None where it was.
+
+    Raises
+    ------
+    UsageError
+        If the request does not suit the source: its width, its rows, its device, or what the checkpoint holds.
     """
 
-    source: Source
-    rows: tuple[int, int]
-    normalize: bool
-    workers: int | None
-    memory_limit: int | None
-    missing: Literal["error", "skip", "fill"]
-    nonfinite: Literal["error", "skip"]
-    checkpoint: Path | None = None
-    engine: Engine = field(default_factory=local.LocalEngine)
-    device: Device = HOST
-    sketch_size: int = 0
-    seed: int = 0
-    max_passes: int = 1
-    groups: Partition | None = None
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        self.bytes_read = 0
+    def __init__(
+        self, source: Source, request: Request, engine: Engine | None = None, device: Device | None = None
+    ) -> None:
+        self.source, self.request = source, request
+        self.engine: Engine = local.LocalEngine() if engine is None else engine
+        n_rows, n_features = source.shape
+        request.check_dims(n_features)
+        if device is None:  # workers of a cluster open their own
+            device = device_for(source, request.device if self.engine.device is None else "cpu")
+        self.device = device
+        self.rows = request.row_range(n_rows)
+        self.sketch_size = request.sketch_size(n_features)
+        self.groups = None if request.groups is None else partition_of(request.groups, n_rows, self.rows)
+        if self.groups is not None and self.device is not HOST:
+            raise UsageError(
+                f"groups are kept and scored by the processor, and the rows are on {self.device.name}: bring them "
+                "here, or leave groups out"
+            )
+        self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
+        self.bytes_read, self.pass_number = 0, 0
         self.refused: str | None = None
         self.unkept: str | None = None
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
-        self._base_bytes: int | None = None
-        self.pass_number = 0
         self.basis: OrthonormalBasis | None = None
+        self._base_bytes: int | None = None
         self._held: Arithmetic | None = None
         if self.checkpoint is not None:
-            if self.source.reopen() is None:
-                raise UsageError(
-                    f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
-                    "rows in a zarr array, or leave checkpoint out"
-                )
-            held = held_pass(self.checkpoint)
-            if held is not None:
-                self._held, self.pass_number = held
-                self.basis = read_basis(self.checkpoint) if self.pass_number else None
-                if self.pass_number >= self.max_passes:
-                    raise UsageError(
-                        f"{self.checkpoint} holds pass {self.pass_number + 1}, and {self.max_passes} are asked for: "
-                        f"give --passes {self.pass_number + 1} or more, or another file"
-                    )
+            self._look_into(self.checkpoint)
+
+    def _look_into(self, checkpoint: Path) -> None:
+        """Take note of the pass that a file holds, where there is one."""
+        if self.source.reopen() is None:
+            raise UsageError(
+                f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
+                "rows in a zarr array, or leave checkpoint out"
+            )
+        held = held_pass(checkpoint)
+        if held is None:
+            return
+        self._held, self.pass_number = held
+        self.basis = read_basis(checkpoint) if self.pass_number else None
+        if self.pass_number >= self.request.passes:
+            raise UsageError(
+                f"{checkpoint} holds pass {self.pass_number + 1}, and {self.request.passes} are asked for: give "
+                f"--passes {self.pass_number + 1} or more, or another file"
+            )
+
+    def check_rows(self) -> None:
+        """Raise ``UsageError`` if the method states no interval for so few rows."""
+        if self.request.chosen is not None:
+            self.request.chosen.check_rows(self.rows[1] - self.rows[0], self.sketch_size)
 
     @property
     def rules(self) -> dict[str, str]:
         """What is done with missing and non-finite rows."""
-        return {"missing": self.missing, "nonfinite": self.nonfinite}
+        return {"missing": self.request.missing, "nonfinite": self.request.nonfinite}
 
     def plan(
-        self,
-        arithmetic: Arithmetic,
-        drawn: SampleDesign | None = None,
-        *,
-        has_checkpoint: bool | None = None,
-        pass_number: int | None = None,
+        self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None
     ) -> Plan:
-        """Return the plan of the next pass by that arithmetic, or of a sample; or of another pass of a sketch.
+        """Return the plan of the next pass by that arithmetic, or of another pass of a sketch.
+
+        ``has_checkpoint`` says whether a state file is kept, where that is not what the runner does.
 
         Raises
         ------
         LimitError
             When none fits.
         """
-        sample = (drawn.unit_rows, N_GROUPS, drawn.first_look * drawn.unit_rows) if drawn else None
+        number = self.pass_number if pass_number is None else pass_number
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
-        engine = local.LocalEngine() if drawn else self.engine  # samples are read here
-        groups = None if drawn else self.groups
-        return self._plan(
-            engine, arithmetic, self.rows, self.normalize, sample, has_checkpoint=is_kept and drawn is None,
-            pass_number=self.pass_number if pass_number is None else pass_number, groups=groups,
+        workload = replace(
+            self._workload(arithmetic, number), groups=self.groups, normalize=self.request.normalize,
+            has_checkpoint=is_kept,
         )  # fmt: skip
+        return self._plan(self.engine, workload, self.rows)
+
+    def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign) -> Plan:
+        """Return the plan of a sample, which is read in this process and keeps no file."""
+        units = SampleUnits(design.unit_rows, N_GROUPS, design.first_look * design.unit_rows)
+        workload = replace(self._workload(arithmetic), normalize=self.request.normalize, sample=units)
+        return self._plan(local.LocalEngine(), workload, self.rows)
 
     def plan_pilot(self, arithmetic: Arithmetic, row_stop: int) -> Plan:
         """Return the plan of a look at the first rows."""
-        return self._plan(local.LocalEngine(), arithmetic, (self.rows[0], row_stop), normalize=False)
+        return self._plan(local.LocalEngine(), self._workload(arithmetic), (self.rows[0], row_stop))
 
-    def _plan(
-        self,
-        engine: Engine,
-        arithmetic: Arithmetic,
-        rows: tuple[int, int],
-        normalize: bool,
-        sample: tuple[int, int, int] | None = None,
-        *,
-        has_checkpoint: bool = False,
-        pass_number: int = 0,
-        groups: Partition | None = None,
-    ) -> Plan:
-        limits = engine.limits(self.workers, self.memory_limit)
+    def _workload(self, arithmetic: Arithmetic, pass_number: int = 0) -> Workload:
+        sketch_size = self.sketch_size + (PROBES if pass_number else 0)
+        return Workload(
+            arithmetic, Size(self.source.shape[1], sketch_size), seed=self.request.seed, pass_number=pass_number,
+            kept_itemsize=kept_dtype(self.source.stored).itemsize,
+        )  # fmt: skip
+
+    def _plan(self, engine: Engine, workload: Workload, rows: tuple[int, int]) -> Plan:
+        limits = engine.limits(self.request.workers, self.request.memory_limit)
         if self._base_bytes is None:
             self._base_bytes = limits.base_bytes
-        planned = make_plan(
-            method=arithmetic.method,
-            precision=arithmetic.precision,
-            normalize=normalize,
-            rows=rows,
-            n_features=self.source.shape[1],
-            itemsize=self.source.stored.dtype.itemsize,
-            bounds=self.source.bounds(*rows),
-            read_memory=self.source.read_memory,
-            base_bytes=self._base_bytes
-            if pass_number
-            else limits.base_bytes,  # what earlier passes hold is in the plan
-            memory_limit_bytes=limits.memory_limit_bytes,
-            workers=limits.workers,
-            cores=limits.cores,
-            sample=sample,
-            has_checkpoint=has_checkpoint and limits.keeps_state,
-            sketch_size=self.sketch_size + (PROBES if pass_number else 0),
-            seed=self.seed,
-            pass_number=pass_number,
-            groups=groups,
-            kept_itemsize=kept_dtype(self.source.stored).itemsize,
-            has_card=self.device is not HOST or engine.device not in (None, "cpu"),
-            has_host=self.device is HOST,
-            card_limit_bytes=self.device.free_bytes(),
-        )
+        if workload.pass_number:  # what earlier passes hold is in the plan
+            limits = replace(limits, base_bytes=self._base_bytes)
+        workload = replace(workload, has_checkpoint=workload.has_checkpoint and limits.keeps_state)
+        layout = RowLayout(
+            rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory
+        )  # fmt: skip
+        has_card = self.device is not HOST or engine.device not in (None, "cpu")
+        card = CardLimits(self.device.free_bytes(), has_host=self.device is HOST) if has_card else None
+        planned = make_plan(workload, layout, limits, card)
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
     def go_on(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
-        """Take what a pass found for the next one of a sketch; say whether there is one, and memory for it."""
-        if self.pass_number + 1 >= self.max_passes:
+        """Take the basis that a pass found for the next one; return whether there is one, and memory for it."""
+        if self.pass_number + 1 >= self.request.passes:
             return False
         try:
             self.plan(arithmetic, pass_number=self.pass_number + 1)
@@ -198,7 +200,7 @@ class PassRunner:
         start, stop = rows or self.rows
         fingerprint = self.source.fingerprint(start, stop)
         gaps = self.source.missing(start, stop)
-        if gaps and self.missing == "error":
+        if gaps and self.request.missing == "error":
             raise MissingChunksError(missing_message(self.source, *gaps[0]))
         return fingerprint
 
@@ -235,7 +237,9 @@ class PassRunner:
         """Read all rows of a plan in this process, keeping no file."""
         forest = MergeTree[PartialResult]()
         self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments, progress)
-        return CompletedPass.of(forest.total(), plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
+        return CompletedPass.of(
+            forest.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+        )
 
     def read_pass(self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None) -> CompletedPass:
         """Read all rows by that arithmetic, on from the checkpoint where there is one."""
@@ -248,7 +252,9 @@ class PassRunner:
         self.machines = joined_workers(self.machines, self._machines(plan))
         whole = forest.total().on_basis(self.basis)
         del forest  # what it was merged from
-        return CompletedPass.of(whole, plan, self.source.stored.unit_roundoff, self.missing, self.confidence)
+        return CompletedPass.of(
+            whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+        )
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
         """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.
@@ -319,7 +325,7 @@ class PassRunner:
 
         def counted(unit: int, partial: PartialResult) -> None:
             start, stop = plan.rows_of(range(unit, unit + 1))
-            check_count(partial, stop - start, self.missing)
+            check_count(partial, stop - start, self.request.missing)
             add(unit, partial)
 
         task = self._task(plan, weigh=True)
@@ -334,6 +340,14 @@ class PassRunner:
 
     def _task(self, plan: Plan, *, weigh: bool = False) -> PassSpec:
         return PassSpec(
-            self.source, plan, accumulator_of(plan, self.basis), plan.normalize, self.missing, self.nonfinite, weigh,
-            self.device, self.basis, self.groups if plan.n_groups else None,
-        )  # fmt: skip
+            source=self.source,
+            plan=plan,
+            make_accumulator=accumulator_of(plan, self.basis),
+            normalize=plan.normalize,
+            missing=self.request.missing,
+            nonfinite=self.request.nonfinite,
+            weigh=weigh,
+            device=self.device,
+            basis=self.basis,
+            groups=self.groups if plan.n_groups else None,
+        )

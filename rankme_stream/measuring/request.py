@@ -1,4 +1,4 @@
-"""What ``measure`` is asked for."""
+"""The options of a measurement, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -7,91 +7,179 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import SKETCHES
+import numpy as np
+
+from rankme_stream.accumulators.method import Method, MethodName
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import UsageError
+from rankme_stream.numerics.devices.registry import check_device_name
 
-Method = Literal["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
-Precision = Literal["float64", "float32", "auto"]
-
-
-def check_passes(method: str, passes: int) -> None:
-    """Refuse several passes of what takes one."""
-    if passes < 1:
-        raise UsageError(f"passes is {passes} and must be at least 1")
-    if passes > 1 and method != "rsvd":
-        raise UsageError(f"method {method} takes one pass: leave passes out, or pass method rsvd")
+MethodChoice = Literal["auto"] | MethodName
+PrecisionChoice = Literal["float64", "float32", "auto"]
+RowRange = tuple[int | None, int | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of ``measure``, by their names."""
+    """Options of ``measure``, ``measure_state``, ``plan`` and ``segment``, by their names.
 
-    method: Method
-    precision: Precision
-    tolerance: float
-    confidence: float
-    sample: bool
-    population: bool
-    max_rows: int | None
-    rows: tuple[int | None, int | None] | None
-    seed: int
-    normalize: bool
-    dims: tuple[int, ...]
-    workers: int | None
-    memory_limit: int | None
-    missing: Literal["error", "skip", "fill"]
-    nonfinite: Literal["error", "skip"]
-    checkpoint: str | os.PathLike[str] | None = None
-    engine: str = "local"
+    Every public entrance builds one and checks it. Defaults are those of an entrance that does not take an option.
+    """
+
+    method: MethodChoice = "auto"
+    precision: PrecisionChoice = "float64"
+    tolerance: float = 1e-3
+    confidence: float = 0.95
+    sample: bool = False
+    population: bool = False
+    max_rows: int | None = None
+    rows: RowRange | None = None
+    seed: int = 0
+    normalize: bool = False
+    dims: tuple[int, ...] = ()
+    groups: Any = None
+    workers: int | None = None
+    memory_limit: int | None = None
+    missing: Literal["error", "skip", "fill"] = "error"
+    nonfinite: Literal["error", "skip"] = "error"
+    engine: Literal["local", "dask"] = "local"
     client: Any = None
     device: str = "cpu"
     rank: int | None = None
     oversampling: int = 10
     passes: int = 1
-    groups: Any = None
+    checkpoint: str | os.PathLike[str] | None = None
 
-    def check(self) -> None:
-        """Refuse what cannot be."""
-        if self.missing not in ("error", "skip", "fill"):
-            raise UsageError(f"missing {self.missing!r} is not one of error, skip, fill")
-        if self.nonfinite not in ("error", "skip"):
-            raise UsageError(f"nonfinite {self.nonfinite!r} is not one of error, skip")
-        if not 0.0 < self.tolerance < math.inf:
+    def check(self) -> Request:
+        """Return the request itself, or refuse it.
+
+        Raises
+        ------
+        UsageError
+            If an option has a value that it cannot have, or two do not go together.
+        """
+        _check_choice("method", self.method, ("auto", *METHODS))
+        _check_choice("precision", self.precision, ("float64", "float32", "auto"))
+        _check_choice("missing", self.missing, ("error", "skip", "fill"))
+        _check_choice("nonfinite", self.nonfinite, ("error", "skip"))
+        _check_choice("engine", self.engine, ("local", "dask"))
+        check_device_name(self.device)
+        self._check_interval()
+        for name in ("max_rows", "workers", "memory_limit", "rank"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), least=1)
+        _check_count("passes", self.passes, least=1)
+        _check_count("oversampling", self.oversampling, least=0)
+        _check_count("seed", self.seed, least=0)
+        if self.seed >= 2**64:
+            raise UsageError(f"seed is {self.seed} and must be below 2^64")
+        for d in self.dims:
+            _check_count("each of dims", d, least=1)
+        self._check_rows()
+        self._check_pairs()
+        return self
+
+    def _check_interval(self) -> None:
+        """Check tolerance and confidence."""
+        if not _is_between(self.tolerance, 0.0, math.inf):
             is_exact = self.sample and self.tolerance == 0.0
             exact = "; the exact value comes from every row: leave sample out" if is_exact else ""
             raise UsageError(f"tolerance {self.tolerance!r} is not above 0 and finite{exact}")
-        if not 0.0 < self.confidence < 1.0:
+        if not _is_between(self.confidence, 0.0, 1.0):
             raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
+
+    def _check_rows(self) -> None:
+        """Check a range of rows as far as it can be without the source."""
+        if self.rows is None:
+            return
+        try:
+            start, stop = self.rows
+        except (TypeError, ValueError):
+            raise UsageError(f"rows {self.rows!r} is not a pair (A, B) for rows [A, B)") from None
+        for end in (start, stop):
+            if end is not None:
+                _check_count("each end of rows", end, least=0)
+        if stop is not None and stop <= (start or 0):
+            raise UsageError(f"rows {start or 0}:{stop} holds no row")
+
+    def _check_pairs(self) -> None:
+        """Check options that do not go with each other."""
         if self.max_rows is not None and not self.sample:
-            raise UsageError("max_rows is the end of a sample: pass sample as well, or rows to read a range")
-        if self.engine not in ("local", "dask"):
-            raise UsageError(f"engine {self.engine!r} is not one of local, dask")
+            raise UsageError("max_rows ends a sample: pass sample as well, or rows to read a range")
         if self.client is not None and self.engine != "dask":
             raise UsageError("a client or scheduler is for the dask engine: pass engine dask as well")
         if self.engine == "dask" and self.sample:
-            raise UsageError("a sample is read in this process: leave engine out, or sample to read every row")
+            raise UsageError("sampling runs in this process: leave engine out, or sample to read every row")
         if self.checkpoint is not None and self.sample:
-            raise UsageError("a sample is read in one go: leave checkpoint out, or sample to read every row")
+            raise UsageError("sampling keeps no checkpoint: leave checkpoint out, or sample to read every row")
         if self.groups is not None and (self.sample or self.population):
-            raise UsageError("groups are of every row: leave sample and population out, or groups")
+            raise UsageError("groups need every row: leave sample and population out, or groups")
         if self.groups is not None and self.device != "cpu":
             raise UsageError("groups are kept and scored by the processor: leave device out, or groups")
-        if self.method in SKETCHES:
-            self._check_sketch()
-        check_passes(self.method, self.passes)
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers is {self.workers} and must be at least 1")
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"seed {self.seed} is not a non-negative integer below 2^64")
-
-    def _check_sketch(self) -> None:
-        if self.dims:
+        chosen = self.chosen
+        if self.rank is not None and (chosen is None or not chosen.is_sketch):
+            sketches = ", ".join(name for name, method in METHODS.items() if method.is_sketch)
+            raise UsageError(f"rank is the size of a sketch: pass method {sketches} as well")
+        if self.passes > 1 and (chosen is None or not chosen.takes_passes):
+            raise UsageError(f"method {self.method} takes one pass: leave passes out, or pass method rsvd")
+        if chosen is None:
+            return
+        if chosen.is_sketch and self.dims:
             raise UsageError("a sketch holds all features together: leave dims out, or pass method gram")
-        if self.sample or self.population:
+        if chosen.is_sketch and (self.sample or self.population):
             raise UsageError(f"{self.method} reads every row: leave sample and population out")
+        if self.precision not in ("auto", *chosen.precisions):
+            raise UsageError(f"{self.method} works in float64 only: its error is not measured; leave --precision out")
+
+    @property
+    def chosen(self) -> Method | None:
+        """The method asked for; None for ``auto``."""
+        return None if self.method == "auto" else METHODS[self.method]
+
+    @property
+    def remedy(self) -> str:
+        """What to try when the interval is wider than the tolerance."""
+        if self.precision == "float32":
+            return "try --precision auto"
+        return "pass a larger --tolerance" if self.chosen is None else self.chosen.remedy
+
+    def sketch_size(self, n_features: int) -> int:
+        """Return the size of the sketch for rows of that width; 0 where none is asked for.
+
+        Raises
+        ------
+        UsageError
+            If the rank does not suit the width.
+        """
+        return 0 if self.chosen is None else self.chosen.sketch_size(self.rank, self.oversampling, n_features)
+
+    def row_range(self, n_rows: int) -> tuple[int, int]:
+        """Return rows [A, B) of a source of ``n_rows``, or refuse a range that is not within them."""
+        start, stop = self.rows or (None, None)
+        first, last = start or 0, n_rows if stop is None else stop
+        if not 0 <= first < last <= n_rows:
+            raise UsageError(f"rows {first}:{last} are not within the {n_rows:,} rows of the source")
+        return first, last
 
     def check_dims(self, n_features: int) -> None:
-        """Refuse widths that the rows do not have."""
+        """Raise ``UsageError`` for widths that the rows do not have."""
         for d in self.dims:
-            if not 1 <= d <= n_features:
+            if d > n_features:
                 raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
+
+
+def _is_between(value: object, lower: float, upper: float) -> bool:
+    return isinstance(value, float | int | np.number) and lower < float(value) < upper
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    """Check that a value is an integer that is not below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"{name} is {value!r} and must be an integer")
+    if value < least:
+        raise UsageError(f"{name} is {value} and must be at least {least}")

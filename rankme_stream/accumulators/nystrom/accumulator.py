@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +13,14 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import (
+    Method,
+    Precision,
+    Size,
+    clamp_segment_rows,
+    power_of_two_below,
+    rank_within_half,
+)
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
@@ -25,6 +33,8 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import SingularValues, Spectrum
 
 _PART_COLUMNS = 64  # test vectors that one part of an update takes
+
+_SEGMENT_FLOPS = 2**40  # a sketch is as large as many rows
 
 
 class NystromAccumulator(DividedAccumulator, SketchAccumulator):
@@ -224,3 +234,54 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
 _KEY = ("n_features", "columns", "seed", "turn")
 _NUMBERS = ("chain", "rows_error", "energy")
+
+
+class NystromMethod(Method):
+    """The randomized SVD of the Gram matrix, in one pass or several."""
+
+    name = "rsvd"
+    takes_passes = True
+    uses_seed = True
+    remedy = "a larger --rank and more --passes tell more, --method gram all; or pass a larger --tolerance"
+
+    def accumulator(self, precision: Precision) -> Callable[..., NystromAccumulator]:
+        """Return the class that keeps the images of the test vectors."""
+        return NystromAccumulator
+
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return the number of test vectors, at most half of the features."""
+        if oversampling < 0:
+            raise UsageError(f"oversampling is {oversampling} and must be at least 0")
+        return rank_within_half(rank, oversampling, n_features)
+
+    def flops(self, n_rows: int, size: Size) -> int:
+        """Return 4 N D r."""
+        return 4 * n_rows * size.n_features * size.sketch_size
+
+    def packed_bytes(self, size: Size) -> int:
+        """Return the bytes of the images and the sums."""
+        return 8 * size.width * (1 + size.sketch_size)
+
+    def shared_bytes(self, size: Size) -> int:
+        """Return the bytes of the test vectors."""
+        return self.state_bytes(size)
+
+    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
+        """Return the bytes of products of a panel with 64 test vectors."""
+        return 8 * 64 * (panel_rows + size.width)
+
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes of copies of the sketch and of matrices of its size."""
+        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * sketch_spectrum.gathered_rows(size.sketch_size) ** 2
+
+    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
+        """Return the bytes of two panels and a sketch."""
+        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
+
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment of some 2^40 flops."""
+        return power_of_two_below(clamp_segment_rows(_SEGMENT_FLOPS // (4 * size.n_features * size.sketch_size)))
+
+    def shares_update(self, n_features: int, precision: Precision) -> bool:
+        """Whether all threads work on one sketch: always."""
+        return True

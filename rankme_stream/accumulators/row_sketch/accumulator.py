@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Method, Precision, Size, power_of_two_above
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
@@ -21,6 +23,8 @@ from rankme_stream.numerics.rounding import U, check_trace, gamma
 from rankme_stream.spectra.extrapolation import FoldedSketches
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
+_ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval is proved from there on
+_SEGMENT_SKETCHES = 16  # rows of a segment, in those of the sketch: a merge is then below a twentieth of it
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
 _MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
 _LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
@@ -239,3 +243,61 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
     check_trace(found, trace, found.size * margin + 4.0 * found.size * U * trace)
     return np.maximum(found, 0.0), margin
+
+
+def _kind(name: str) -> type:
+    return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64
+
+
+class RowSketchMethod(Method):
+    """A sketch of fewer rows, which are signed sums of all rows."""
+
+    name = "row-sketch"
+    uses_seed = True
+    remedy = "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+
+    def accumulator(self, precision: Precision) -> Callable[..., RowSketchAccumulator]:
+        """Return the class that adds rows up."""
+        return RowSketchAccumulator
+
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return the rows of the sketch, a multiple of four; by default as few as an interval takes."""
+        fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
+        if rank is not None and rank < fewest:
+            raise UsageError(
+                f"a row sketch of {rank:,} rows tells too little of {n_features:,} features for an interval: --rank "
+                f"{fewest} at least, or leave it out"
+            )
+        return -(-(rank or fewest) // 4) * 4
+
+    def check_rows(self, n_rows: int, sketch_size: int) -> None:
+        """Raise ``UsageError`` if there are too few rows for an interval."""
+        if n_rows < ROWS_A_SKETCH_ROW * sketch_size:
+            raise UsageError(
+                f"{n_rows:,} rows are too few for a row sketch of {sketch_size:,}, which takes "
+                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 a row of it): the Gram matrix (--method gram) is exact"
+            )
+
+    def flops(self, n_rows: int, size: Size) -> int:
+        """Return 6 N D: sign, addition, length, sum."""
+        return 6 * n_rows * size.n_features
+
+    def packed_bytes(self, size: Size) -> int:
+        """Return the bytes of the sketch, the energies of its rows, the sums and the mask of features."""
+        return 8 * (size.width * size.sketch_size + size.sketch_size + 2 * size.n_features)
+
+    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
+        """Return the bytes of a run of signed rows."""
+        return 8 * 256 * size.width
+
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes of copies of the sketch and of its Gram matrices."""
+        return (6 + normalize) * self.state_bytes(size) + 6 * size.square_bytes
+
+    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
+        """Return the bytes of two panels and a sketch."""
+        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
+
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment: 16 times the sketch's, so that a merge is below a twentieth of it."""
+        return power_of_two_above(max(SMALLEST_SEGMENT_ROWS, _SEGMENT_SKETCHES * size.sketch_size))

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.replicates import Jackknife, merged
 from rankme_stream.passes.engines.engine import Progress, Report
@@ -131,19 +131,18 @@ class Sample:
         Rows, bytes and seconds of reading so far.
     """
 
-    def __init__(
-        self, reader: PassRunner, arithmetic: Arithmetic, design: SampleDesign, *, confidence: float, population: bool
-    ) -> None:
-        self.design, self.confidence, self.population = design, confidence, population
+    def __init__(self, runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign) -> None:
+        self.design = design
+        self.confidence, self.population = runner.request.confidence, runner.request.population
         self.units_read = self.rows_decoded = 0
         self.done = Progress(0, 0, 0, 0.0)
-        self.plan: Plan = reader.plan(arithmetic, design)
-        self._reader = reader
+        self.plan: Plan = runner.plan_sample(arithmetic, design)
+        self._runner = runner
         self._groups: dict[int, PartialResult] = {}
         self._view = self._viewed()
 
     def _viewed(self) -> _View:
-        return _View(self._groups, self.plan.workers, self._reader.source.stored.unit_roundoff)
+        return _View(self._groups, self.plan.workers, self._runner.source.stored.unit_roundoff)
 
     @property
     def whole(self) -> PartialResult:
@@ -163,8 +162,8 @@ class Sample:
     def read_to(self, n_units: int, progress: Report | None = None) -> None:
         """Read on until so many units are in."""
         units = self.design.units(self.units_read, n_units)
-        bounds = self._reader.source.bounds(*self._reader.rows)
-        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._reader.rows))
+        bounds = self._runner.source.bounds(*self._runner.rows)
+        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._runner.rows))
         cuts = list(self.design.cuts(list(units), bounds, block_rows))
         before = self.done
 
@@ -176,7 +175,7 @@ class Sample:
             if progress is not None:
                 progress(self.done)
 
-        self._reader.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
+        self._runner.read_units(self.plan, list(units), cuts, _InOrder(self._groups, units).add, report)
         self.units_read = n_units
         self.rows_decoded += self.design.rows_decoded(cuts, bounds)
         self._view = self._viewed()

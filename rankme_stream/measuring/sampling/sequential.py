@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.errors import LimitError, MagnitudeError, UsageError
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.sample import Sample
@@ -94,15 +94,7 @@ class SequentialSample:
 
 
 def read_sample(
-    reader: PassRunner,
-    arithmetics: Sequence[Arithmetic],
-    design: SampleDesign,
-    *,
-    tolerance: float,
-    confidence: float,
-    population: bool,
-    max_rows: int | None,
-    progress: Report | None,
+    runner: PassRunner, arithmetics: Sequence[Arithmetic], design: SampleDesign, progress: Report | None
 ) -> SequentialSample:
     """Read look by look until RankMe's interval is within the tolerance, or it is clear that it will not be.
 
@@ -114,21 +106,13 @@ def read_sample(
     UsageError
         If the design's first look holds more rows than are allowed.
     """
-    if max_rows is not None and max_rows >= design.row_stop - design.row_start:
-        max_rows = None
-    if max_rows is not None and next(design.looks(max_rows), None) is None:
-        least = design.first_look * design.unit_rows
-        raise UsageError(
-            f"max_rows is {max_rows:,}, and an interval takes {least:,} rows of these: 10 a feature, in "
-            f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample "
-            "out and read every row"
-        )
+    max_rows = _most_rows(design, runner.request.max_rows)
     reading: SequentialSample | None = None
     for arithmetic in arithmetics:
         is_last = arithmetic is arithmetics[-1]
         try:
-            sample = Sample(reader, arithmetic, design, confidence=confidence, population=population)
-            looks, outcome = _grow(sample, tolerance, max_rows, progress, is_last=is_last)
+            sample = Sample(runner, arithmetic, design)
+            looks, outcome = _grow(sample, runner.request.tolerance, max_rows, progress, is_last=is_last)
         except MagnitudeError:
             if arithmetic.precision == "float64" or is_last:
                 raise
@@ -136,16 +120,30 @@ def read_sample(
         except LimitError as error:
             if reading is None and is_last:
                 raise
-            reader.refused = str(error)
+            runner.refused = str(error)
             continue
         if looks:
             described = {"method": sample.plan.method, "precision": sample.plan.precision}
-            reader.passes.append(described | {"half_width": looks[-1].rankme.half_width})
+            runner.passes.append(described | {"half_width": looks[-1].rankme.half_width})
         reading = SequentialSample(sample, looks, outcome)
         if outcome != "blunt":
             break
     assert reading is not None  # the last arithmetic raises
     return reading
+
+
+def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
+    """Return the most rows that may be read, None for all; refuse so few that they give no interval."""
+    if max_rows is None or max_rows >= design.row_stop - design.row_start:
+        return None
+    if next(design.looks(max_rows), None) is None:
+        least = design.first_look * design.unit_rows
+        raise UsageError(
+            f"max_rows is {max_rows:,}, and an interval takes {least:,} rows of these: 10 a feature, in "
+            f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample "
+            "out and read every row"
+        )
+    return max_rows
 
 
 def _grow(
@@ -170,13 +168,16 @@ def _grow(
 
 
 def sample_for_population(
-    reader: PassRunner, arithmetic: Arithmetic, design: SampleDesign, *, confidence: float, progress: Report | None
+    runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign, progress: Report | None
 ) -> Sample | None:
-    """Read what tells how much the rows vary: up to 64 D of them, or all; None if that is less than a unit a group."""
+    """Return a sample that shows how much the rows vary: of up to 64 D of them, or all.
+
+    None if that is less than a unit a replicate.
+    """
     wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
     n_units = min(design.n_units, max(wanted, design.first_look)) // sample_design.N_GROUPS * sample_design.N_GROUPS
     if n_units == 0:
         return None
-    sample = Sample(reader, arithmetic, design, confidence=confidence, population=True)
+    sample = Sample(runner, arithmetic, design)
     sample.read_to(n_units, progress)
     return sample

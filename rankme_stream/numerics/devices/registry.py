@@ -36,18 +36,30 @@ def device_named(name: str) -> Device:
     DeviceError
         If it is not there, or what it needs is not installed; the text says what is.
     """
-    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(name))
-    if match is None or match[1] not in MODULES:
-        raise UsageError(f"device {name!r} is not one of {', '.join(MODULES)}, cuda:1 for the second card")
+    kind, index = check_device_name(name)
     reasons = []
-    for module in MODULES[match[1]]:
+    for module in MODULES[kind]:
         try:
-            found: Device = import_module(module).open_device(int(match[2] or 0))
+            found: Device = import_module(module).open_device(index)
         except DeviceError as error:
             reasons.append(str(error))
         else:
             return found
     raise DeviceError(f"device {name}: {'; '.join(reasons)}")
+
+
+def check_device_name(name: str) -> tuple[str, int]:
+    """Return the kind of a device and its number, 0 where the name has none; nothing is opened.
+
+    Raises
+    ------
+    UsageError
+        If no device is called so.
+    """
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(name))
+    if match is None or match[1] not in MODULES:
+        raise UsageError(f"device {name!r} is not one of {', '.join(MODULES)}, cuda:1 for the second card")
+    return match[1], int(match[2] or 0)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import Division
 from rankme_stream.groups.partition import Partition
@@ -59,7 +60,7 @@ class PassSpec:
         """float64; or the type of 16-bit rows that the device multiplies exactly, where float32 sums are asked for and
         nothing else is made of the rows.
         """
-        is_fast = self.plan.method == "gram" and self.plan.precision == "float32"
+        is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.weigh, self.source.stored
         return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
 

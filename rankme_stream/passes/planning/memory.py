@@ -1,138 +1,289 @@
-"""What a pass holds in memory at its peak, on the host and on a card, predicted; pure arithmetic of bytes."""
+"""Bytes that a pass holds at its peak, on the host and on a card, predicted from its plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from rankme_stream.accumulators.methods import Method, Precision, state_bytes
-from rankme_stream.accumulators.sketch_spectrum import gathered_rows
-from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.symmetric import triangle_bytes
-from rankme_stream.passes.planning.grid import Grid
+from rankme_stream.accumulators.method import Arithmetic, Method, Size
+from rankme_stream.accumulators.methods import METHODS
+from rankme_stream.groups.partition import Partition
+from rankme_stream.passes.planning.block_layout import largest_unit
+from rankme_stream.passes.planning.grid import Grid, grid_for
+from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
 PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
+_SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
+_LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
+_FILE_BYTES = 2**20  # of a state file beside its triangles
 
 
-class Workload(NamedTuple):
-    """What is summed, by which arithmetic, of how many features; ``sketch_size`` are those of a sketch, or 0."""
+class SampleUnits(NamedTuple):
+    """Units of a sample: rows of one, the number of replicates, and the rows of the first look."""
 
-    method: Method
-    precision: Precision
-    normalize: bool
-    n_features: int
-    sketch_size: int
-    grid: Grid
-    slab_rows: int
+    unit_rows: int
+    n_replicates: int
+    first_look_rows: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a pass adds up, and what it keeps of the rows.
+
+    Attributes
+    ----------
+    size
+        Width of the rows, and size of the sketch.
+    normalize
+        Whether rows scaled to unit length are added up as well.
+    pass_number
+        From 0, of a sketch that takes several.
+    has_checkpoint
+        Whether a state file is kept: what it is written from stays in memory meanwhile.
+    groups, kept_itemsize
+        Rows that are kept apart, and bytes of a value in them.
+    sample
+        Where only some units are to be read; None where every row is.
+    """
+
+    arithmetic: Arithmetic
+    size: Size
+    normalize: bool = False
+    seed: int = 0
+    pass_number: int = 0
+    has_checkpoint: bool = False
+    groups: Partition | None = None
+    kept_itemsize: int = 8
+    sample: SampleUnits | None = None
 
     @property
-    def square(self) -> int:
-        """Bytes of a matrix of all features and the ones."""
-        return 8 * (self.n_features + 1) ** 2
+    def method(self) -> Method:
+        """The method, which says what it costs."""
+        return METHODS[self.arithmetic.method]
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Panels and segments; of a sample, segments are its units."""
+        grid = grid_for(self.arithmetic, self.size)
+        if self.sample is None:
+            return grid
+        return Grid(min(grid.panel_rows, self.sample.unit_rows), self.sample.unit_rows)
 
     @property
-    def slab(self) -> int:
-        """Bytes of a slab of panels."""
-        return 8 * self.slab_rows * (self.n_features + 1)
+    def slab_rows(self) -> int:
+        """Rows of a slab: whole panels that are audited and cast at once."""
+        rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
+        return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
     @property
-    def panel(self) -> int:
-        """Bytes of a panel."""
-        return 8 * self.grid.panel_rows * (self.n_features + 1)
+    def slab_bytes(self) -> int:
+        """Bytes of a slab of panels in float64."""
+        return 8 * self.slab_rows * self.size.width
 
     @property
-    def state(self) -> int:
+    def state_bytes(self) -> int:
         """Bytes of an accumulator on the host."""
-        return state_bytes(self.method, self.n_features, self.sketch_size)
+        return self.method.state_bytes(self.size)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of an accumulator in a file."""
+        return self.method.packed_bytes(self.size)
+
+    @property
+    def n_replicates(self) -> int:
+        """Replicates of a sample, each of which keeps an accumulator; 0 without one."""
+        return 0 if self.sample is None else self.sample.n_replicates
+
+    @property
+    def n_matrices(self) -> int:
+        """Accumulators of the same rows: those of unit length have one of their own."""
+        return 1 + self.normalize
 
 
-def host_memory(work: Workload, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
-    """Return the bytes, on the host, of accumulators, of panels with scratch beside them, and of solving.
+@dataclass(frozen=True)
+class RowLayout:
+    """How the rows of a pass are stored.
+
+    Attributes
+    ----------
+    rows
+        Rows [A, B).
+    itemsize
+        Bytes of a stored value.
+    bounds
+        Natural row offsets strictly inside ``rows``.
+    read_memory
+        Returns the bytes that reading so many consecutive rows takes at its peak, result included.
+    """
+
+    rows: tuple[int, int]
+    itemsize: int
+    bounds: Sequence[int]
+    read_memory: Callable[[int], int]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.rows[1] - self.rows[0]
+
+    @cached_property
+    def largest_unit(self) -> int:
+        """Most rows between neighbouring bounds."""
+        return largest_unit(self.bounds, *self.rows)
+
+
+class CardLimits(NamedTuple):
+    """Free bytes of a card, 0 where it does not tell; and whether partial results are merged on the host."""
+
+    free_bytes: int
+    has_host: bool
+
+
+class Concurrency(NamedTuple):
+    """Threads of a pass, the segments that they run at once, and how they read blocks."""
+
+    workers: int
+    segments_at_once: int
+    reads_ahead: bool
+    block_rows: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a pass by what holds them, on the host and on a card, and those of its state file and groups."""
+
+    host: dict[str, int]
+    card: dict[str, int]
+    checkpoint_bytes: int
+    groups: GroupMemory | None
+
+
+def predict_memory(
+    workload: Workload, layout: RowLayout, concurrency: Concurrency, base_bytes: int, card: CardLimits | None
+) -> Footprint:
+    """Return the bytes that a pass holds.
 
     Parameters
     ----------
-    n_live
-        Partial results alive at once.
-    workers, at_once
-        Threads, and segments that they run at once.
-    n_groups
-        Of a sample, each of which keeps an accumulator; 0 without one.
+    base_bytes
+        Bytes that the process holds already.
+    card
+        Where a card computes; None on the host.
     """
-    if n_groups:
-        n_live = _in_flight(at_once) + n_groups + 1
-    merging = at_once * (2 * work.square if work.method == "tsqr" else work.state)
-    cast = at_once * work.slab // 2
+    at_once = concurrency.segments_at_once
+    n_segments = len(workload.grid.segments(*layout.rows))
+    n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
+    on_card: dict[str, int] = {}
+    if card is not None:
+        on_card = card_memory(workload, n_live, concurrency)
+        if card.has_host:  # which solves as well
+            del on_card["solving"]
+    if card is None or card.has_host:
+        memory = host_memory(workload, n_live, concurrency)
+    else:
+        memory = feeding_memory(workload, at_once)
+    if workload.pass_number:  # the basis that the last pass found, on the host
+        memory["accumulators"] += workload.state_bytes
+    memory |= {
+        "reading": _reading_bytes(workload, layout, concurrency), "libraries": _LIBRARY_BYTES, "process": base_bytes,
+    }  # fmt: skip
+    if workload.has_checkpoint:
+        memory["checkpoint"] = workload.n_matrices * (n_live + 1) * workload.state_bytes
+    held = None
+    if workload.groups is not None:
+        held = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
+                                    at_once, concurrency.workers)  # fmt: skip
+        memory |= {"groups": held.passing + workload.has_checkpoint * (held.held + held.node), "scores": held.telling}
+    return Footprint(memory, on_card, _checkpoint_bytes(workload, n_live, held), held)
+
+
+def _checkpoint_bytes(workload: Workload, n_live: int, held: GroupMemory | None) -> int:
+    """Return what a state file may come to: 0 where none is kept."""
+    if not workload.has_checkpoint:
+        return 0
+    basis = workload.packed_bytes if workload.pass_number else 0
+    groups = 0 if held is None else held.held
+    return workload.n_matrices * n_live * workload.packed_bytes + _FILE_BYTES + groups + basis
+
+
+def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
+    """Return the bytes, on the host, of accumulators, of panels with scratch beside them, and of solving.
+
+    ``n_live`` partial results are alive at once.
+    """
+    at_once, workers = concurrency.segments_at_once, concurrency.workers
+    method, size = workload.method, workload.size
+    cast = at_once * workload.slab_bytes // 2
+    scratch = method.scratch_bytes(size, workload.arithmetic.precision, workload.grid.panel_rows)
     return {
-        "accumulators": _accumulators(work, n_live, work.state, merging),
-        "panels": _slabs(work, workers, at_once) + cast + workers * _scratch(work),
-        "solving": _solving(work, n_groups, workers),
+        "accumulators": _accumulators(
+            workload, _n_live(workload, n_live, at_once), workload.state_bytes, at_once * method.merging_bytes(size)
+        ),
+        "panels": _slabs(workload, concurrency) + cast + workers * scratch,
+        "solving": _solving(workload, workers),
     }
 
 
-def feeding_memory(work: Workload, *, at_once: int) -> dict[str, int]:
+def feeding_memory(workload: Workload, at_once: int) -> dict[str, int]:
     """Return the same where a card computes: rows on their way to it, and what of a sketch comes back."""
-    return {"accumulators": 0, "panels": at_once * work.slab, "solving": 3 * work.state if work.sketch_size else 0}
+    solving = 3 * workload.state_bytes if workload.method.is_sketch else 0
+    return {"accumulators": 0, "panels": at_once * workload.slab_bytes, "solving": solving}
 
 
-def card_memory(work: Workload, n_live: int, *, workers: int, at_once: int, n_groups: int) -> dict[str, int]:
+def card_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
     """Return the same on the card, where matrices are whole, rows are copied as they are stored and every step makes an
     array of its own.
     """
-    state = work.state if work.sketch_size else work.square
-    if n_groups:
-        n_live = _in_flight(at_once) + n_groups + 1
-    width = work.n_features + 1
-    if work.method == "tsqr":  # R above the panel, what a library makes of it, and Q
-        scratch = 3 * (work.panel + work.square) + work.square
-    elif work.sketch_size:
-        scratch = 2 * work.panel + state
-    else:
-        scratch = 2 * work.square
-    if work.precision == "float32":
-        scratch += work.panel + 2 * work.square
-    masks = 2 * work.slab_rows * width
+    at_once, size, method = concurrency.segments_at_once, workload.size, workload.method
+    state = workload.state_bytes if method.is_sketch else size.square_bytes
+    scratch = method.card_scratch_bytes(size, workload.grid.panel_rows)
+    if workload.arithmetic.precision == "float32":
+        scratch += 8 * workload.grid.panel_rows * size.width + 2 * size.square_bytes
+    masks = 2 * workload.slab_rows * size.width
+    n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     return {
-        "accumulators": _accumulators(work, n_live, state, at_once * state),
-        "rows": at_once * (work.slab + masks),
-        "panels": _slabs(work, workers, at_once) + 2 * at_once * work.slab + workers * scratch,
-        "solving": (7 + work.normalize + 4 * n_groups) * state + (0 if work.sketch_size else 8 * work.square),
+        "accumulators": _accumulators(workload, _n_live(workload, n_live, at_once), state, at_once * state),
+        "rows": at_once * (workload.slab_bytes + masks),
+        "panels": _slabs(workload, concurrency) + 2 * at_once * workload.slab_bytes + concurrency.workers * scratch,
+        "solving": n_copies * state + (0 if method.is_sketch else 8 * size.square_bytes),
     }
 
 
-def _slabs(work: Workload, workers: int, at_once: int) -> int:
-    """Bytes of panels: one more is filled where threads share the products of one."""
-    return (1 + work.normalize) * at_once * (1 if at_once == workers else 2) * work.slab
+def _n_live(workload: Workload, n_live: int, at_once: int) -> int:
+    """Return the partial results alive at once; of a sample, each replicate keeps one."""
+    return _in_flight(at_once) + workload.n_replicates + 1 if workload.n_replicates else n_live
 
 
-def _accumulators(work: Workload, n_live: int, state: int, merging: int) -> int:
-    vectors = state if work.method == "rsvd" else 0  # which all share
-    return (1 + work.normalize) * (n_live * state + merging) + vectors
+def _slabs(workload: Workload, concurrency: Concurrency) -> int:
+    """Return the bytes of panels: one more is filled where threads share the products of one."""
+    at_once = concurrency.segments_at_once
+    return workload.n_matrices * at_once * (1 if at_once == concurrency.workers else 2) * workload.slab_bytes
 
 
-def _scratch(work: Workload) -> int:
-    """Bytes that a thread takes beside panels."""
-    width = work.n_features + 1
-    if work.method == "rsvd":
-        return 8 * 64 * (work.grid.panel_rows + width)
-    if work.method == "row-sketch":
-        return 8 * 256 * width
-    if work.method == "frequent-directions":
-        return 8 * work.sketch_size * work.n_features + 8 * 4 * gathered_rows(work.sketch_size) ** 2
-    scratch = work.panel + 2 * 8 * 64 * width if work.method == "tsqr" else 8 * HOST.block_columns**2
-    if work.precision == "float32":
-        scratch += triangle_bytes(width, 4) + work.panel // 2 + 16 * work.panel // work.grid.panel_rows * 3
-    return scratch
+def _accumulators(workload: Workload, n_live: int, state: int, merging: int) -> int:
+    return workload.n_matrices * (n_live * state + merging) + workload.method.shared_bytes(workload.size)
 
 
-def _solving(work: Workload, n_groups: int, workers: int) -> int:
-    if n_groups:  # a jackknife: the groups, those of a prefix and merges of each; a solve a thread
-        squares = 8 + 4 * min(workers, n_groups)
-        return (4 * n_groups + workers + 4) * work.state + squares * work.square
-    if work.method == "row-sketch":
-        return (6 + work.normalize) * work.state + 6 * work.square
-    if work.sketch_size:
-        return (6 + work.normalize) * work.state + 8 * 8 * gathered_rows(work.sketch_size) ** 2
-    return (6 + work.normalize) * work.square
+def _solving(workload: Workload, workers: int) -> int:
+    if (
+        n := workload.n_replicates
+    ):  # a jackknife: the replicates, those of a prefix and merges of each; a solve a thread
+        squares = 8 + 4 * min(workers, n)
+        return (4 * n + workers + 4) * workload.state_bytes + squares * workload.size.square_bytes
+    return workload.method.solving_bytes(workload.size, normalize=workload.normalize)
+
+
+def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
+    """Return the bytes of blocks, those read ahead included."""
+    at_once, unit = concurrency.segments_at_once, layout.largest_unit
+    row_bytes = workload.size.n_features * layout.itemsize
+    held_rows = min(layout.n_rows, max(concurrency.block_rows, unit))
+    window = 0 if workload.n_replicates else PATIENCE * at_once * workload.grid.segment_rows
+    reading = reading_bytes(window, at_once, unit, layout.read_memory(held_rows), unit * row_bytes)
+    return reading + concurrency.reads_ahead * at_once * held_rows * row_bytes
 
 
 def live(at_once: int, n_segments: int) -> int:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import FILE_KEYS
-from rankme_stream.accumulators.methods import Arithmetic, Method, Precision, _flops, packed_bytes
+from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision, Size
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import LimitError, UsageError
-from rankme_stream.groups.partition import Partition
-from rankme_stream.passes.planning.block_layout import largest_unit
-from rankme_stream.passes.planning.grid import Grid, grid_for
-from rankme_stream.passes.planning.group_memory import predict_group_memory
+from rankme_stream.numerics.machine import Limits
+from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
-    PATIENCE,
+    CardLimits,
+    Concurrency,
+    Footprint,
+    RowLayout,
     Workload,
-    card_memory,
-    feeding_memory,
-    host_memory,
-    live,
     peak_bytes,
-    reading_bytes,
+    predict_memory,
 )
 
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
-_SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
-_SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
-_FILE_BYTES = 2**20  # of a state file beside its triangles
 
 
 @dataclass(frozen=True)
@@ -41,11 +35,11 @@ class Plan:
     kept. ``sketch_size`` and ``seed`` are those of a sketch; 0 for other methods. ``pass_number`` is the number of
     the pass, from 0, where a sketch takes several, and ``basis`` identifies what the one before found.
     ``n_groups`` groups are told apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial
-    result may come to. ``card``
-    is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it does not tell.
+    result may come to. ``card`` is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it
+    does not tell.
     """
 
-    method: Method
+    method: MethodName
     precision: Precision
     normalize: bool
     row_start: int
@@ -82,9 +76,14 @@ class Plan:
         return Arithmetic(self.method, self.precision)
 
     @property
+    def size(self) -> Size:
+        """Width of the rows, and size of the sketch."""
+        return Size(self.n_features, self.sketch_size)
+
+    @property
     def node_bytes(self) -> int:
         """Bytes of one partial result, as it travels and is stored."""
-        return (1 + self.normalize) * packed_bytes(self.method, self.n_features, self.sketch_size) + self.group_bytes
+        return (1 + self.normalize) * METHODS[self.method].packed_bytes(self.size) + self.group_bytes
 
     @property
     def all_segments(self) -> range:
@@ -111,130 +110,100 @@ class Plan:
         return cls(**fields, grid=grid)
 
 
-def make_plan(
-    *,
-    method: Method,
-    precision: Precision,
-    normalize: bool,
-    rows: tuple[int, int],
-    n_features: int,
-    itemsize: int,
-    bounds: Sequence[int],
-    read_memory: Callable[[int], int],
-    base_bytes: int,
-    memory_limit_bytes: int,
-    workers: int | None,
-    cores: int,
-    sample: tuple[int, int, int] | None = None,
-    has_checkpoint: bool = False,
-    sketch_size: int = 0,
-    seed: int = 0,
-    pass_number: int = 0,
-    groups: Partition | None = None,
-    kept_itemsize: int = 8,
-    has_card: bool = False,
-    has_host: bool = True,
-    card_limit_bytes: int = 0,
-) -> Plan:
+def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardLimits | None = None) -> Plan:
     """Return the largest schedule that fits the memory limit.
 
     Parameters
     ----------
-    bounds
-        Natural row offsets strictly inside ``rows``.
-    read_memory
-        Bytes that reading so many consecutive rows takes at its peak, result included.
-    base_bytes
-        What the process holds already.
-    workers
-        Threads; None takes one a core and fewer when memory asks for it.
-    sample
-        Rows of a unit, number of groups and rows of the first look, where only some units are to be read.
-    has_checkpoint
-        Whether a state file is kept: what it is written from stays in memory meanwhile.
-    sketch_size, seed, pass_number
-        Of a sketch.
-    groups, kept_itemsize
-        Rows that are kept apart, and bytes of a value in them.
-    has_card, card_limit_bytes
-        Whether a card computes, and what it has free; 0 where that is not known.
-    has_host
-        Whether partial results are merged on the host.
+    limits
+        ``workers`` None takes one thread a core, and fewer when memory asks for it.
+    card
+        Where a card computes.
 
     Raises
     ------
     LimitError
         When not even one worker with the smallest blocks fits; the text says what would.
     """
-    start, stop = rows
+    start, stop = layout.rows
     if stop <= start:
         raise UsageError(f"rows {start}:{stop} holds no row")
-    grid = grid_for(n_features, method, precision, sketch_size)
-    n_groups = sample_rows = 0
-    if sample is not None:
-        unit_rows, n_groups, sample_rows = sample
-        grid = Grid(min(grid.panel_rows, unit_rows), unit_rows)
-    n_segments = len(grid.segments(start, stop))
-    unit = largest_unit(bounds, start, stop)
-    row_bytes = n_features * itemsize
-    slab_rows = grid.panel_rows * max(1, min(grid.segment_rows, _SLAB_VALUES // (n_features + 1)) // grid.panel_rows)
-    shared = method == "rsvd" or (method == "gram" and precision == "float64" and n_features >= _SHARED_FROM)
-    work = Workload(method, precision, normalize, n_features, sketch_size, grid, slab_rows)
-    counts = [workers] if workers else list(range(min(cores, n_segments), 0, -1))
-    least: dict[str, int] = {}
+    least: Footprint | None = None
     least_card = 0
-    for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
-        block_rows = max(1, block_bytes // row_bytes)
-        held_rows = min(stop - start, max(block_rows, unit))
-        at_once = 1 if shared else count
-        n_live = live(at_once, n_segments) + has_checkpoint * n_segments.bit_length()  # the tail is merged last
-        card: dict[str, int] = {}
-        if has_card:
-            card = card_memory(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
-            if has_host:  # which solves as well
-                del card["solving"]
-        if has_host:
-            memory = host_memory(work, n_live, workers=count, at_once=at_once, n_groups=n_groups)
-        else:
-            memory = feeding_memory(work, at_once=at_once)
-        if pass_number:  # the directions that the last pass found, on the host
-            memory["accumulators"] += work.state
-        window = 0 if n_groups else PATIENCE * at_once * grid.segment_rows
-        reading = reading_bytes(window, at_once, unit, read_memory(held_rows), unit * row_bytes)
-        reading += reads_ahead * at_once * held_rows * row_bytes
-        memory |= {"reading": reading, "libraries": _LIBRARY_BYTES, "process": base_bytes}
-        if has_checkpoint:
-            memory["checkpoint"] = (1 + normalize) * (n_live + 1) * work.state
-        held = None if groups is None else predict_group_memory(groups, grid, n_features, kept_itemsize, at_once, count)
-        if held is not None:
-            memory |= {"groups": held.passing + has_checkpoint * (held.held + held.node), "scores": held.telling}
-        peak = peak_bytes(memory)
-        card_peak = peak_bytes(card)
+    for concurrency in _candidates(workload, layout, limits):
+        found = predict_memory(workload, layout, concurrency, limits.base_bytes, card)
+        peak, card_peak = peak_bytes(found.host), peak_bytes(found.card)
         least_card = min(least_card or card_peak, card_peak)
-        if not least or peak < peak_bytes(least):
-            least = memory
-        if peak <= memory_limit_bytes and (card_peak <= card_limit_bytes or not card_limit_bytes):
-            return Plan(
-                method, precision, normalize, start, stop, n_features, grid, n_segments, at_once, slab_rows, block_rows,
-                reads_ahead, count, memory, peak, memory_limit_bytes, (stop - start) * row_bytes,
-                (1 + normalize) * _flops(method, stop - start, n_features, sketch_size), sample_rows,
-                has_checkpoint * ((1 + normalize) * n_live * packed_bytes(method, n_features, sketch_size) + _FILE_BYTES
-                                  + (held.held if held is not None else 0)
-                                  + (pass_number > 0) * packed_bytes(method, n_features, sketch_size)),
-                sketch_size, seed if method in ("rsvd", "row-sketch") else 0, pass_number, "",
-                *((len(groups), groups.digest, held.node) if groups is not None and held is not None else (0, "", 0)),
-                card, card_peak, card_limit_bytes,
-            )  # fmt: skip
-    if card_limit_bytes and least_card > card_limit_bytes:
+        if least is None or peak < peak_bytes(least.host):
+            least = found
+        fits_card = card is None or card_peak <= card.free_bytes or not card.free_bytes
+        if peak <= limits.memory_limit_bytes and fits_card:
+            return _plan(workload, layout, limits, concurrency, found, 0 if card is None else card.free_bytes)
+    assert least is not None  # there is one candidate at least
+    if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
-            f"the pass needs {_size(least_card)} on the card at least and {_size_below(card_limit_bytes)} are free "
+            f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
             "there; leave --device out, or free some"
         )
-    raise LimitError(
-        f"the pass needs {_size(peak_bytes(least))} at least and the limit is {_size_below(memory_limit_bytes)} "
-        f"({_size(least['reading'])} to read chunks of {unit:,} rows, {_size(least['accumulators'])} for accumulators "
-        f"of width {n_features:,}, {_of_groups(groups, least)}{_size(base_bytes)} held already); "
-        f"give --memory {-(-_mebibytes(peak_bytes(least)) // 16) * 16}MiB or more"
+    raise _too_little_memory(workload, layout, limits, least.host)
+
+
+def _candidates(workload: Workload, layout: RowLayout, limits: Limits) -> Iterator[Concurrency]:
+    """Yield the ways to run a pass, the fastest first."""
+    n_segments = len(workload.grid.segments(*layout.rows))
+    row_bytes = workload.size.n_features * layout.itemsize
+    shared = workload.method.shares_update(workload.size.n_features, workload.arithmetic.precision)
+    counts = [limits.workers] if limits.workers else list(range(min(limits.cores, n_segments), 0, -1))
+    for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
+        yield Concurrency(count, 1 if shared else count, reads_ahead, max(1, block_bytes // row_bytes))
+
+
+def _plan(
+    workload: Workload, layout: RowLayout, limits: Limits, concurrency: Concurrency, memory: Footprint, card_limit: int
+) -> Plan:
+    method, groups = workload.method, workload.groups
+    return Plan(
+        method=method.name,
+        precision=workload.arithmetic.precision,
+        normalize=workload.normalize,
+        row_start=layout.rows[0],
+        row_stop=layout.rows[1],
+        n_features=workload.size.n_features,
+        grid=workload.grid,
+        segments=len(workload.grid.segments(*layout.rows)),
+        segments_at_once=concurrency.segments_at_once,
+        slab_rows=workload.slab_rows,
+        block_rows=concurrency.block_rows,
+        reads_ahead=concurrency.reads_ahead,
+        workers=concurrency.workers,
+        memory=memory.host,
+        predicted_peak_bytes=peak_bytes(memory.host),
+        memory_limit_bytes=limits.memory_limit_bytes,
+        bytes_stored=layout.n_rows * workload.size.n_features * layout.itemsize,
+        flops=workload.n_matrices * method.flops(layout.n_rows, workload.size),
+        sample_rows=0 if workload.sample is None else workload.sample.first_look_rows,
+        checkpoint_bytes=memory.checkpoint_bytes,
+        sketch_size=workload.size.sketch_size,
+        seed=workload.seed if method.uses_seed else 0,
+        pass_number=workload.pass_number,
+        n_groups=0 if groups is None else len(groups),
+        groups="" if groups is None else groups.digest,
+        group_bytes=0 if memory.groups is None else memory.groups.node,
+        card=memory.card,
+        card_peak_bytes=peak_bytes(memory.card),
+        card_limit_bytes=card_limit,
+    )
+
+
+def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, memory: Mapping[str, int]) -> LimitError:
+    """Return the error that says what the smallest schedule needs."""
+    peak, groups = peak_bytes(memory), workload.groups
+    of_groups = "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
+    return LimitError(
+        f"the pass needs {_size(peak)} at least and the limit is {_size_below(limits.memory_limit_bytes)} "
+        f"({_size(memory['reading'])} to read chunks of {layout.largest_unit:,} rows, {_size(memory['accumulators'])} "
+        f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
+        f"give --memory {-(-_mebibytes(peak) // 16) * 16}MiB or more"
     )
 
 
@@ -244,12 +213,8 @@ def extend_plan(plan: Plan, row_stop: int) -> Plan:
     return replace(
         plan, row_start=0, row_stop=row_stop, segments=len(plan.grid.segments(0, row_stop)),
         bytes_stored=row_stop * row_bytes,
-        flops=(1 + plan.normalize) * _flops(plan.method, row_stop, plan.n_features, plan.sketch_size),
+        flops=(1 + plan.normalize) * METHODS[plan.method].flops(row_stop, plan.size),
     )  # fmt: skip
-
-
-def _of_groups(groups: Partition | None, memory: Mapping[str, int]) -> str:
-    return "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
 
 
 def _mebibytes(n_bytes: int) -> int:

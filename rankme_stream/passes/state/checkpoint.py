@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import OutputError, SourceChangedError, UsageError
 from rankme_stream.numerics.machine import joined_workers

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.methods import ACCUMULATORS, Arithmetic
+from rankme_stream.accumulators.method import Arithmetic
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import GroupedRows
@@ -25,7 +26,7 @@ _GROUPS = "groups"  # among the names of accumulators in a record
 
 def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callable[..., Accumulator]:
     """Return what makes the accumulators of a plan, called with the width and a workspace."""
-    kind: Callable[..., Accumulator] = ACCUMULATORS[plan.arithmetic]
+    kind = METHODS[plan.method].accumulator(plan.precision)
     if not plan.sketch_size:
         return kind
     kind = partial(kind, sketch_size=plan.sketch_size, seed=plan.seed)
@@ -111,5 +112,6 @@ class PartialResult:
             parts.setdefault(key, {})[name] = array
         held = parts.pop(_GROUPS, {})
         groups = GroupedRows.from_record(plain["groups"], held) if held else None
-        accumulators = {key: ACCUMULATORS[arithmetic].from_arrays(part, device) for key, part in parts.items()}
+        kind: Any = METHODS[arithmetic.method].accumulator(arithmetic.precision)
+        accumulators = {key: kind.from_arrays(part, device) for key, part in parts.items()}
         return cls(accumulators, Audit(**plain["audit"]), RowNorms(**plain["lengths"]), groups)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.accumulators.methods import Arithmetic
+from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import StateError, UsageError
 from rankme_stream.numerics import blas_threads

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.merge_tree import Node
 
@@ -106,8 +107,7 @@ def schedule_for(plan: Plan, threads: int) -> Schedule:
     """Return the tasks of a plan for so many threads: of at most 45 s, and shorter where there are few."""
     n_rows = plan.row_stop - plan.row_start
     segment_s = (plan.flops / _FLOPS_A_SECOND[plan.precision] + plan.bytes_stored / _BYTES_A_SECOND) / plan.segments
-    if plan.method != "gram":
-        segment_s *= 2.0  # of these flops half as many are done a second
+    segment_s *= METHODS[plan.method].slowdown
     level = min(_level(_TASK_S / segment_s), _level(plan.segments / (_PART_LEFT * threads)))
     tasks = -(-n_rows // (plan.grid.segment_rows << level))
     return Schedule(

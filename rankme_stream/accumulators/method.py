@@ -1,0 +1,175 @@
+"""What a method says of itself: its accumulator, its grid, its flops and its bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
+
+from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.errors import UsageError
+
+MethodName = Literal["gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
+Precision = Literal["float64", "float32"]
+
+PANEL_ROWS = 1024  # rows of one product: longer panels are no faster and widen the certified interval
+_PANEL_VALUES = 2**24  # of a sketch, whose rows may be wide
+_SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
+SMALLEST_SEGMENT_ROWS, _LARGEST_SEGMENT_ROWS = 2**13, 2**16
+_DEFAULT_RANK = 256  # of a sketch by test vectors or directions
+
+
+class Arithmetic(NamedTuple):
+    """A method and the precision of its products."""
+
+    method: MethodName
+    precision: Precision
+
+
+class Size(NamedTuple):
+    """Width D of the rows, and the size of a sketch: test vectors, directions or rows; 0 where there is no sketch."""
+
+    n_features: int
+    sketch_size: int = 0
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel: the ones and the features."""
+        return self.n_features + 1
+
+    @property
+    def square_bytes(self) -> int:
+        """Bytes of a matrix of ``width`` rows and columns."""
+        return 8 * self.width**2
+
+
+class Method(ABC):
+    """One way to find the spectrum of rows: its accumulator, and what it costs.
+
+    A new method is a module with an accumulator and a subclass of this, and a line in ``methods.METHODS``. Bytes are
+    those of the host unless the name says card.
+    """
+
+    name: ClassVar[MethodName]
+    precisions: ClassVar[tuple[Precision, ...]] = ("float64",)
+    """Cheapest first."""
+    is_sketch: ClassVar[bool] = True
+    takes_passes: ClassVar[bool] = False
+    """Whether a later pass over all rows sharpens the result."""
+    uses_seed: ClassVar[bool] = False
+    slowdown: ClassVar[float] = 2.0
+    """Seconds that a flop takes, relative to one of the Gram matrix."""
+    remedy: ClassVar[str]
+    """What to try when the interval is wider than the tolerance."""
+
+    @abstractmethod
+    def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
+        """Return the class that accumulates in that precision."""
+
+    @abstractmethod
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return the size of the sketch of that rank; 0 where the method is none.
+
+        Raises
+        ------
+        UsageError
+            If a rank is given and the method is no sketch, or the rank does not suit the width.
+        """
+
+    def check_rows(self, n_rows: int, sketch_size: int) -> None:  # noqa: B027 - most methods take any number of rows
+        """Raise ``UsageError`` if no interval could be stated for so few rows."""
+
+    @abstractmethod
+    def flops(self, n_rows: int, size: Size) -> int:
+        """Return the floating-point operations of a pass."""
+
+    @abstractmethod
+    def packed_bytes(self, size: Size) -> int:
+        """Return the bytes of an accumulator in a file."""
+
+    def state_bytes(self, size: Size) -> int:
+        """Return the bytes of an accumulator in memory."""
+        return self.packed_bytes(size)
+
+    def merging_bytes(self, size: Size) -> int:
+        """Return the bytes that merging two accumulators takes beside them."""
+        return self.state_bytes(size)
+
+    def shared_bytes(self, size: Size) -> int:
+        """Return the bytes that all accumulators of a pass share."""
+        return 0
+
+    @abstractmethod
+    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
+        """Return the bytes that a thread takes beside panels."""
+
+    @abstractmethod
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes that the spectrum of a whole pass takes."""
+
+    @abstractmethod
+    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
+        """Return the bytes that a thread takes beside panels on a card, where matrices are whole."""
+
+    def panel_rows(self, n_features: int) -> int:
+        """Return the rows of a panel."""
+        return min(PANEL_ROWS, power_of_two_below(max(1, _PANEL_VALUES // n_features)))
+
+    @abstractmethod
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment in float64, a power of two."""
+
+    def shares_update(self, n_features: int, precision: Precision) -> bool:
+        """Whether all threads work on one accumulator, and not each on one of its own."""
+        return False
+
+    def multiplies_stored_rows(self, precision: Precision) -> bool:
+        """Whether rows of a 16-bit type may be multiplied as they are stored."""
+        return False
+
+
+def power_of_two_below(number: int) -> int:
+    """Return the largest power of two that is not above a number."""
+    return 1 << (number.bit_length() - 1)
+
+
+def power_of_two_above(number: int) -> int:
+    """Return the smallest power of two that is not below a number."""
+    return 1 << (number - 1).bit_length()
+
+
+def clamp_segment_rows(rows: int) -> int:
+    """Return a number of rows within the limits of a segment: 2^13 to 2^16."""
+    return min(_LARGEST_SEGMENT_ROWS, max(SMALLEST_SEGMENT_ROWS, rows))
+
+
+def exact_segment_rows(n_features: int) -> int:
+    """Return the rows of a segment of some 2^32 flops (N D^2)."""
+    return power_of_two_above(clamp_segment_rows(_SEGMENT_FLOPS // max(1, n_features**2)))
+
+
+def refuse_rank(rank: int | None) -> int:
+    """Return 0, the sketch size of an exact method, or raise ``UsageError`` if a rank is given."""
+    if rank is not None:
+        raise UsageError("rank is the size of a sketch: pass method rsvd, frequent-directions or row-sketch as well")
+    return 0
+
+
+def rank_within_half(rank: int | None, oversampling: int, n_features: int) -> int:
+    """Return rank and oversampling together; by default 256, or less of few features.
+
+    Raises
+    ------
+    UsageError
+        If they are more than half of the features: the Gram matrix costs less then, and is exact.
+    """
+    most = n_features // 2 - oversampling
+    if rank is None:
+        rank = min(_DEFAULT_RANK, most)
+    if not 1 <= rank <= most:
+        beside = f" and oversampling {oversampling}" if oversampling else ""
+        raise UsageError(
+            f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
+            "Gram matrix (--method gram) costs less then, and is exact"
+        )
+    return rank + oversampling
