@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from itertools import pairwise
 from typing import Any, Self
 
@@ -85,9 +86,7 @@ class Triangle:
 
     def __add__(self, other: Triangle) -> Triangle:
         """Return the sum; neither changes."""
-        made: Triangle = type(self).__new__(type(self))
-        made.n, made.dtype, made.device = self.n, self.dtype, self.device
-        made._cuts, made.places = self._cuts, self.places
+        made = copy(self)
         made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
         return made
 
