@@ -24,10 +24,9 @@ from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import U, check_trace, gamma
+from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.spectrum import Spectrum
 
-_MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
 _NUMBERS = ("n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
 _SEGMENT_FLOPS = 2**39  # a sketch is as large as many rows
 
@@ -109,7 +108,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         self.filled = self.sketch_size
         self.shrunk += lowered
         largest = max(float(found[0]), 0.0)
-        margin = _MARGIN * (n_rows + 32) * U * largest
+        margin = solver_margin(n_rows) * largest
         check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
         inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
         self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.sketch_size * trace * largest)
@@ -153,7 +152,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         sides = []
         for is_centered in (False, True):
             squares = self._squares(held, is_centered)
-            margin = _MARGIN * (held.shape[0] + 32) * U * (float(squares.sum()) + is_centered * totals.mean_energy)
+            margin = solver_margin(held.shape[0]) * (float(squares.sum()) + is_centered * totals.mean_energy)
             off = self.rounding + margin + rows_error + is_centered * totals.mean_error + totals.lost
             floor = np.maximum(squares[: min(totals.size, squares.size)] - off, 0.0)
             self._check_loss(float(squares.sum()), off, is_centered)
@@ -165,8 +164,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
             )
         grounds = (
             f"certified: {self.sketch_size:,} frequent directions, none off by more than {self.shrunk:.3g} in the "
-            f"square, and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that "
-            "of a tail that falls as a power"
+            f"square, and the energy of all rows, {sketch_spectrum.GROUNDS}"
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,

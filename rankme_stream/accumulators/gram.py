@@ -19,12 +19,10 @@ from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import check_trace, gamma
+from rankme_stream.numerics.rounding import SMALLEST, U32, U, check_trace, gamma
 from rankme_stream.numerics.symmetric import Place, Triangle, triangle_bytes
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
-_U64, _U32 = 2.0**-53, 2.0**-24
-_SMALLEST = 2.0**-1074  # what one product may lose to underflow
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
@@ -99,9 +97,9 @@ class GramSums(RowAccumulator):
         rows = totals.gram_error(trace)
         gram = self._gram.lower()[1:, 1:]
         sums_error = (g + totals.rows_error) * math.sqrt(max(1, n_rows)) * math.sqrt(trace) + fast_sums + lost
-        sums_error += 4.0 * _U64 * totals.norm
+        sums_error += 4.0 * U * totals.norm
         error = g * trace + fast + rows + lost
-        centered_error = (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + fast + rows + 3.0 * lost
+        centered_error = (3.0 * g + 4.0 * U) / (1.0 - g) * trace + fast + rows + 3.0 * lost
         if n_rows:
             centered_error += fast_sums * (2.0 * totals.norm + fast_sums) / n_rows
         centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), totals.sums)
@@ -150,15 +148,15 @@ class GramSums(RowAccumulator):
         """
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        lost = 3.0 * self.n_rows * (self.n_features + 1) * _SMALLEST
-        return self._scatter(centered=True), (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + lost
+        lost = 3.0 * self.n_rows * (self.n_features + 1) * SMALLEST
+        return self._scatter(centered=True), (3.0 * g + 4.0 * U) / (1.0 - g) * trace + lost
 
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        return (g + _U64) * math.sqrt(trace / max(1, self.n_rows)) + _SMALLEST
+        return (g + U) * math.sqrt(trace / max(1, self.n_rows)) + SMALLEST
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
@@ -201,8 +199,8 @@ class GramSums(RowAccumulator):
         found = self.device.eigenvalues(lower)
         values[: alive.size] = found
         values[::-1].sort()
-        margin = (self.n_features + 32) * _U64 * max(float(found[0]), 0.0)
-        allowed = self.n_features * (margin + 4 * _U64 * (scale or trace) + _SMALLEST)
+        margin = (self.n_features + 32) * U * max(float(found[0]), 0.0)
+        allowed = self.n_features * (margin + 4 * U * (scale or trace) + SMALLEST)
         check_trace(found, trace, allowed)
         return values, margin
 
@@ -313,7 +311,7 @@ class Float32GramAccumulator(GramSums):
 
 def _worst_case(rows: int) -> float:
     """Relative Frobenius error of a float32 product of float64 rows: two roundings of the values, then the sums."""
-    return gamma(rows + 3, _U32)
+    return gamma(rows + 3, U32)
 
 
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:

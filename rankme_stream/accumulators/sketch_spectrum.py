@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.numerics.bisection import bisect, mean
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.numerics.rounding import U
+from rankme_stream.numerics.rounding import SOLVER_MARGIN, U
 from rankme_stream.spectra import majorization
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Tail
 
+GROUNDS = f"margin {SOLVER_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
 _FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of the floors that are known
-_HALVINGS = 200
 _STEEPEST, _SLOPES = 16.0, 40  # exponents tried, and how often their range is halved
 _TAIL_SLACK = 2.0**-30  # of fourth powers, above what sums of them are rounded by
 
@@ -112,27 +113,23 @@ def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple
     if second is None:
         return energy * _power(floor, ceiling, _slope(floor))
     start, wanted = second[0], second[1] / energy
-    low, high = 0.0, _STEEPEST
-    for _ in range(_SLOPES):
-        middle = (low + high) / 2.0
-        if float(np.linalg.norm(_power(floor, ceiling, middle)[start:])) < wanted:
-            low = middle
-        else:
-            high = middle
-    return energy * _power(floor, ceiling, (low + high) / 2.0)
+
+    def is_too_steep(slope: float) -> bool:
+        return float(np.linalg.norm(_power(floor, ceiling, slope)[start:])) < wanted
+
+    low, high = bisect(is_too_steep, 0.0, _STEEPEST, _SLOPES, middle=mean)
+    return energy * _power(floor, ceiling, mean(low, high))
 
 
 def _power(floor: FloatArray, ceiling: FloatArray, slope: float) -> FloatArray:
     """Return that member for an energy of one."""
     shape = np.arange(1, floor.size + 1, dtype=np.float64) ** -slope
-    low, high = 0.0, 1.0 / float(shape[-1])
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        if float(np.clip(middle * shape, floor, ceiling).sum()) < 1.0:
-            low = middle
-        else:
-            high = middle
-    return np.clip(high * shape, floor, ceiling)
+
+    def is_short(factor: float) -> bool:
+        return float(np.clip(factor * shape, floor, ceiling).sum()) < 1.0
+
+    _, factor = bisect(is_short, 0.0, 1.0 / float(shape[-1]), middle=mean)
+    return np.clip(factor * shape, floor, ceiling)
 
 
 def _slope(floor: FloatArray) -> float:

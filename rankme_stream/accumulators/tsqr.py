@@ -16,7 +16,7 @@ from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import U
+from rankme_stream.numerics.rounding import SMALLEST, U
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 # Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
@@ -131,7 +131,7 @@ class TsqrAccumulator(RowAccumulator):
             values[: alive.size] = self.device.singular_values(kept)[: alive.size]
         centered = self.device.singular_values(r[1:, 1:])
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
-        lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
+        lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * SMALLEST * max(1, self.steps)
         shared = (self.n_features + 32) * U * float(values[0]) + totals.rows_error * frobenius + lost
         growth = _PER_ROW * max(1, self.longest) + _PER_ROOT_STEP * math.sqrt(max(1, self.steps))
         practical = growth * U * frobenius + shared

@@ -7,13 +7,19 @@ import math
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.dtypes import FloatArray
 
-U = 2.0**-53
-SMALLEST = 2.0**-1074
+U, U32 = 2.0**-53, 2.0**-24  # unit roundoff of float64 and float32
+SMALLEST = 2.0**-1074  # smallest double: most that one product loses to underflow
+SOLVER_MARGIN = 8.0  # of eigenvalues and factorisations of n rows, in units of (n + 32) u of the largest: empirical
 
 
 def gamma(n: int, unit_roundoff: float = U) -> float:
     """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
     return n * unit_roundoff / (1.0 - n * unit_roundoff)
+
+
+def solver_margin(n: int) -> float:
+    """Relative error allowed for an eigensolver or a factorisation of ``n`` rows: 8 (n + 32) u."""
+    return SOLVER_MARGIN * (n + 32) * U
 
 
 def check_trace(eigenvalues: FloatArray, trace: float, allowed: float) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankme_stream.numerics.bisection import bisect, bisect_each
 from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra.spectrum import Tail
 
 _HALVINGS = 80  # of the range of levels: below the spacing of doubles
@@ -20,15 +22,13 @@ _TINY = np.finfo(float).tiny
 
 def levelled(lower: FloatArray, upper: FloatArray, total: float, *, squares: bool = False) -> FloatArray:
     """Return ``clip(t, lower, upper)`` for the least level t at which the sum (of the squares) reaches ``total``."""
-    low, high = float(lower[-1]), float(upper[0])
-    for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2.0
-        values = np.clip(middle, lower, upper)
-        if float((values * values if squares else values).sum()) < total:
-            low = middle
-        else:
-            high = middle
-    reached: FloatArray = np.clip(high, lower, upper)
+
+    def is_short(level: float) -> bool:
+        values = np.clip(level, lower, upper)
+        return float((values * values if squares else values).sum()) < total
+
+    _, level = bisect(is_short, float(lower[-1]), float(upper[0]), _HALVINGS)
+    reached: FloatArray = np.clip(level, lower, upper)
     return reached
 
 
@@ -147,11 +147,7 @@ class _Heads:
         own = self._sums[2][0][self.places]
         budget = np.maximum(energy if is_theirs else energy - _suffix(self.lower**2)[self.places], own)
         low, high = np.full(budget.shape, self.lower[-1]), np.full(budget.shape, self.upper[0])
-        for _ in range(_HALVINGS):
-            middle = low + (high - low) / 2.0
-            is_short = self.sums(middle, squares=True) < budget
-            low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)
-        return high
+        return bisect_each(lambda level: self.sums(level, squares=True) < budget, low, high, _HALVINGS)[1]
 
     def sums(self, level: FloatArray, *, squares: bool = False) -> FloatArray:
         """Return what the first k add up to, or their squares do, each as near its level as both ends let it."""
@@ -220,4 +216,4 @@ def _suffix(values: FloatArray) -> FloatArray:
 
 def _slack(m: int) -> float:
     """Relative, above what sums of so many terms are rounded by."""
-    return (64 + 4 * m) * 2.0**-53
+    return (64 + 4 * m) * U

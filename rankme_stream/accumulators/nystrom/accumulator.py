@@ -193,22 +193,18 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
     ) -> Spectrum:  # fmt: skip
         pass_number = self.vectors.pass_number
         without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
-        margin = (
-            f"margin {eigenvalue_floors.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that "
-            "falls as a power"
-        )
         evidence: Literal["measured", "certified"] = "measured" if pass_number else "certified"
         confidence = 1.0 - complement_bounds.CHANCE if pass_number else 1.0
         if pass_number:
             grounds = (
                 f"measured: floors from {self.sketch_size:,} test vectors of pass {pass_number + 1}{without}, and the "
                 f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the "
-                f"seed, {margin}"
+                f"seed, {sketch_spectrum.GROUNDS}"
             )
         else:
             grounds = (
                 f"certified: floors from a one-pass sketch by {self.sketch_size:,} test vectors{without}, and the "
-                f"energy of all rows, {margin}"
+                f"energy of all rows, {sketch_spectrum.GROUNDS}"
             )
         return Spectrum(
             *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, evidence, confidence, grounds,

@@ -28,15 +28,14 @@ from scipy.special import gammaincinv
 
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.numerics.bisection import bisect
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.numerics.rounding import U, gamma
+from rankme_stream.numerics.rounding import U, gamma, solver_margin
 
 CHANCE = 1e-4  # that anything that is said after any of the passes is wrong
 _SIDES = 4  # for which it is said: the rows and those of unit length, each raw and about the mean
-_MARGIN = 8.0  # of eigenvalues, in units of (rows + 32) u: empirical, as for every eigensolver here
 _GROUPS = 16  # of directions, for each of which the ceilings are solved for once
-_HALVINGS = 200
 
 
 def bound_complement(
@@ -108,18 +107,15 @@ def limits(mean_square: float, top_square: float, count: int, chance: float) -> 
         return math.sqrt(largest_square), mean_square
     wanted = math.log(2.0 / chance)
 
-    def is_excluded(most: float) -> bool:
+    def is_possible(most: float) -> bool:
         ratio = most / mean_square
         freedom = count * max(1.0, most / largest_square)
-        return freedom / 2.0 * (math.log(ratio) - 1.0 + 1.0 / ratio) >= wanted
+        return not freedom / 2.0 * (math.log(ratio) - 1.0 + 1.0 / ratio) >= wanted
 
-    low, high = mean_square, 2.0 * mean_square
-    while not is_excluded(high):
+    high = 2.0 * mean_square
+    while is_possible(high):
         high *= 2.0
-    for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2.0
-        low, high = (low, middle) if is_excluded(middle) else (middle, high)
-    return math.sqrt(largest_square), high
+    return math.sqrt(largest_square), bisect(is_possible, mean_square, high)[1]
 
 
 def _largest(rows: Any, device: Device) -> float:
@@ -127,7 +123,7 @@ def _largest(rows: Any, device: Device) -> float:
     products = rows @ rows.T
     values = device.eigenvalues(products)
     trace = max(float(values.sum()), 0.0)
-    margin = (_MARGIN * (int(rows.shape[0]) + 32) * U + 2.0 * gamma(int(rows.shape[1]))) * trace
+    margin = (solver_margin(int(rows.shape[0])) + 2.0 * gamma(int(rows.shape[1]))) * trace
     return max(float(values[0]), 0.0) + margin
 
 
@@ -140,7 +136,7 @@ class _Seen:
         self._theta, self._pushed, self._largest = theta, pushed, largest
         values, vectors = np.linalg.eigh(theta)
         self._values = values[::-1]
-        self._margin = _MARGIN * (values.size + 32) * U
+        self._margin = solver_margin(values.size)
         self._off = off + self._margin * float(np.abs(values).sum())
         self._lengths = np.maximum(np.einsum("ij,ij->j", vectors, pushed @ vectors)[::-1], 0.0)  # squared, of C
         self._length = math.sqrt(max(float(np.linalg.eigvalsh(pushed)[-1]), 0.0)) + self._pushed_off

@@ -28,9 +28,8 @@ import numpy as np
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.numerics.rounding import U, gamma
+from rankme_stream.numerics.rounding import U, gamma, solver_margin
 
-MARGIN = 8.0  # of the factorisations, in units of (sketch_size + 32) u: empirical, as for every eigensolver here
 _DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
 _NEAR = 0.25  # from the identity, at most, is the scaled core in the directions that are kept
 
@@ -99,7 +98,7 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     weights = (corner / np.sqrt(values)).T * kept.roots
     tall = device.upload(weights) @ pushed[: kept.roots.size, :]
     found = device.singular_values(device.r_factor(tall.T))
-    margin = MARGIN * (sketch_size + 32) * U
+    margin = solver_margin(sketch_size)
     sure = np.maximum(found * (1.0 - 2.0 * margin) - margin * float(found[0]) - kept.off, 0.0)
     return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved - rows, 0.0))
 

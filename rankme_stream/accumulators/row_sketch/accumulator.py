@@ -19,14 +19,13 @@ from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import U, check_trace, gamma
+from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.extrapolation import FoldedSketches
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 _ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval is proved from there on
 _SEGMENT_SKETCHES = 16  # rows of a segment, in those of the sketch: a merge is then below a twentieth of it
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
-_MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
 _LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
 _CONFIDENCE = 0.95
 _NUMBERS = ("n_rows", "chain", "additions", "runs", "rows_error", "weight")
@@ -240,7 +239,7 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     gram = rows.T @ rows
     trace = math.fsum(device.download(xp.linalg.diagonal(gram)).tolist())
     found = device.eigenvalues(gram)
-    margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
+    margin = solver_margin(found.size) * max(float(found[0]), 0.0)
     check_trace(found, trace, found.size * margin + 4.0 * found.size * U * trace)
     return np.maximum(found, 0.0), margin
 
