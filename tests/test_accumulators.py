@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import tracemalloc
+import weakref
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+import rankme_stream as rs
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis, TestVectors
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import ArithmeticCheckError, UsageError
@@ -126,3 +132,60 @@ def test_the_exact_sums_lie_within_the_bounds_of_the_totals():
 def test_an_energy_that_is_not_finite_is_refused():
     with pytest.raises(ArithmeticCheckError, match="energy"):
         RowTotals.empty(3).completed(energy=np.inf)
+
+
+@pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "gram", "precision": "float64"},
+        {"method": "gram", "precision": "float32"},
+        {"method": "tsqr"},
+        {"method": "rsvd", "rank": 90, "oversampling": 10},
+        {"method": "rsvd", "rank": 90, "oversampling": 10, "passes": 2, "tolerance": 1e-12},
+        {"method": "frequent-directions", "rank": 100},
+        {"method": "row-sketch"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_nothing_as_large_as_a_sketch_outlives_a_pass(options):
+    n_features = 256
+    rows = np.random.default_rng(4).standard_normal((8200, n_features)).astype(np.float32)
+    arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    tracemalloc.start()
+    try:
+        result = rs.measure(rows, workers=2, **options)
+        gc.collect()
+        sizes = [trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces]
+    finally:
+        tracemalloc.stop()
+    assert result.source["n_rows"] == len(rows)
+    assert max(sizes, default=0) < 8 * n_features * 100
+
+
+def test_equal_test_vectors_share_one_matrix_that_goes_with_the_last_of_them():
+    one, other = (TestVectors(300, 40, 5) for _ in range(2))
+    matrix = one.on(HOST)
+    assert other.on(HOST) is matrix
+    kept = weakref.ref(matrix)
+    del matrix, one
+    gc.collect()
+    assert kept() is not None
+    del other
+    gc.collect()
+    assert kept() is None
+
+
+def test_test_vectors_of_two_bases_do_not_share():
+    rows = np.linalg.qr(np.random.default_rng(6).standard_normal((100, 3)))[0].T
+    one, other = (TestVectors(100, 67, 5, 1, OrthonormalBasis(rows)) for _ in range(2))
+    assert one.on(HOST) is not other.on(HOST)
+    assert np.array_equal(one.on(HOST), other.on(HOST))
+
+
+def test_a_copy_of_test_vectors_leaves_the_matrix_behind():
+    vectors = TestVectors(300, 40, 5)
+    size = len(pickle.dumps(vectors))
+    vectors.on(HOST)
+    assert len(pickle.dumps(vectors)) == size < 1000
+    assert pickle.loads(pickle.dumps(vectors)) == vectors

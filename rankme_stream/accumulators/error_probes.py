@@ -151,7 +151,7 @@ class ErrorProbes:
         return probes
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # 72 (D + 1) bytes each outlive a pass; drawn once, not once a segment
 def _directions(width: int, seed: int, device: Device) -> Any:
     """Eight probes that leave the column of ones out, and that column itself, on a device."""
     directions = np.zeros((width, N_PROBES + 1))

@@ -114,7 +114,9 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return merged
 
     def on_basis(self, basis: OrthonormalBasis) -> Self:
-        """Return the same with the directions that it was made with, which are not stored with it."""
+        """Return the same with the directions that it was made with, which are not stored with it; itself if it has them."""
+        if self.vectors.basis is basis:
+            return self
         made = copy(self)
         made.vectors = replace(self.vectors, basis=basis)
         return made

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from rankme_stream.numerics.dtypes import FloatArray
 PROBES = 64  # test vectors of every pass but the first that are drawn anew, and tell of what the others do not see
 _TILE_FEATURES = 1024  # drawn at once
 _TURN = 2**32  # places of random numbers between those of two passes
-_making = threading.Lock()
 
 
 class OrthonormalBasis:
@@ -33,9 +33,23 @@ class OrthonormalBasis:
         return blake2b(self.rows.tobytes(), digest_size=16).hexdigest()
 
 
+class _Matrix:
+    """Array of a device that can be referred to weakly; arrays of some libraries cannot."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+
+# One matrix for all accumulators of a pass, on any thread: gone with the last of them.
+_making = threading.Lock()
+_in_use: WeakValueDictionary[tuple[Any, ...], _Matrix] = WeakValueDictionary()
+
+
 @dataclass(frozen=True)
 class TestVectors:
     """Test vectors of one pass, ``sketch_size`` of them.
+
+    Their matrix is made when it is first asked for, shared by all that are equal, and let go with the last of these.
 
     Attributes
     ----------
@@ -52,6 +66,11 @@ class TestVectors:
     seed: int
     pass_number: int = 0
     basis: OrthonormalBasis | None = None
+    _matrices: dict[Device, _Matrix] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy without the matrix, which can be made again."""
+        return TestVectors, (*self.key, self.basis)
 
     @property
     def n_directions(self) -> int:
@@ -74,25 +93,29 @@ class TestVectors:
         The first row picks the column of ones.
         """
         with _making:
-            return _made(self, device)
+            if device not in self._matrices:
+                key = (*self.key, self.basis, device)
+                matrix = _in_use.get(key)
+                if matrix is None:
+                    matrix = _in_use[key] = _Matrix(device.upload(self._drawn()))
+                self._matrices[device] = matrix
+            return self._matrices[device].values
 
-
-@lru_cache(maxsize=1)
-def _made(asked: TestVectors, device: Device) -> Any:
-    n_features, first = asked.n_features, 1 + asked.n_directions
-    vectors = np.zeros((1 + asked.sketch_size, 1 + n_features))
-    vectors[0, 0] = 1.0
-    if asked.pass_number:
-        assert asked.basis is not None  # a pass after the first is given one
-        vectors[1:first, 1:] = asked.basis.rows
-    for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
-        stop = min(start + _TILE_FEATURES, n_features)
-        if asked.pass_number:
-            shape, place = (_TILE_FEATURES, PROBES), asked.pass_number * _TURN + tile
-            drawn = counter_rng.normal(shape, seed=asked.seed, place=place) * asked.probe_scale
-            vectors[first:, 1 + start : 1 + stop] = drawn[: stop - start].T
-        else:
-            drawn = counter_rng.signs((_TILE_FEATURES, asked.sketch_size), seed=asked.seed, place=tile)
-            vectors[1:, 1 + start : 1 + stop] = drawn[: stop - start].T
-    vectors.flags.writeable = False
-    return device.upload(vectors)
+    def _drawn(self) -> FloatArray:
+        n_features, first = self.n_features, 1 + self.n_directions
+        vectors = np.zeros((1 + self.sketch_size, 1 + n_features))
+        vectors[0, 0] = 1.0
+        if self.pass_number:
+            assert self.basis is not None  # a pass after the first is given one
+            vectors[1:first, 1:] = self.basis.rows
+        for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
+            stop = min(start + _TILE_FEATURES, n_features)
+            if self.pass_number:
+                shape, place = (_TILE_FEATURES, PROBES), self.pass_number * _TURN + tile
+                drawn = counter_rng.normal(shape, seed=self.seed, place=place) * self.probe_scale
+                vectors[first:, 1 + start : 1 + stop] = drawn[: stop - start].T
+            else:
+                drawn = counter_rng.signs((_TILE_FEATURES, self.sketch_size), seed=self.seed, place=tile)
+                vectors[1:, 1 + start : 1 + stop] = drawn[: stop - start].T
+        vectors.flags.writeable = False
+        return vectors

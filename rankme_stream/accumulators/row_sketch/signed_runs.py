@@ -12,6 +12,7 @@ from rankme_stream.numerics import counter_rng
 from rankme_stream.numerics.dtypes import Array, FloatArray
 
 _TILE_ROWS = 1024  # rows for which random numbers are drawn at once
+_TILES_KEPT = 64  # 8 KiB each at most, whatever the width of the rows
 _LONGEST_RUN = 256
 _RUNS_A_SKETCH = 32  # a run is at most that part of the sketch, so that a fold of it in four is a sketch as well
 _ROTATIONS = 2**62  # place of those of a tile, beside its signs'
@@ -55,12 +56,12 @@ def run_rows(sketch_rows: int) -> int:
     return min(_LONGEST_RUN, 1 << (wanted.bit_length() - 1))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_TILES_KEPT)
 def _rotations(seed: int, sketch_rows: int, tile: int) -> Array:
     """Return where each run of a tile of rows begins."""
     return counter_rng.integers((_TILE_ROWS // run_rows(sketch_rows),), sketch_rows, seed=seed, place=_ROTATIONS + tile)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_TILES_KEPT)
 def _tile_signs(seed: int, tile: int) -> FloatArray:
     return counter_rng.signs((_TILE_ROWS,), seed=seed, place=tile)
