@@ -53,7 +53,7 @@ def singular_values_from_floors(
     zeros: int,
     *,
     rise: float | None = None,
-    unseen: ComplementBounds | None = None,
+    complement: ComplementBounds | None = None,
 ) -> SingularValues:
     """Return the consistent set of floors and energy, and the member with a tail that falls as a power.
 
@@ -67,8 +67,8 @@ def singular_values_from_floors(
         How many there are; ``zeros`` of them are zero exactly.
     rise
         Most that an eigenvalue may be above its floor, where that is known.
-    unseen
-        What probes tell beside these, where there were some.
+    complement
+        Bounds from probes, where there were some.
     """
     live = size - zeros
     squares = np.zeros(max(live, 0))
@@ -88,12 +88,15 @@ def singular_values_from_floors(
         upper = np.minimum(upper, np.sqrt(squares + rise) * (1.0 + 4.0 * U))
     tail: Tail | None = None
     second: tuple[int, float] | None = None
-    if unseen is not None and unseen.start < live:
-        tail, second = Tail(unseen.start, unseen.norm * (1.0 + _TAIL_SLACK)), (unseen.start, unseen.likely)
-        most = np.full(live, unseen.largest)
-        most[: unseen.ceilings.size] = unseen.ceilings[:live]
-        past = majorization.ceilings(squares[unseen.start :] / tail.norm, 1.0) * tail.norm * (1.0 + 4.0 * live * U)
-        most[unseen.start :] = np.minimum(most[unseen.start :], past)
+    if complement is not None and complement.start < live:
+        tail, second = (
+            Tail(complement.start, complement.norm * (1.0 + _TAIL_SLACK)),
+            (complement.start, complement.likely),
+        )
+        most = np.full(live, complement.largest)
+        most[: complement.ceilings.size] = complement.ceilings[:live]
+        past = majorization.ceilings(squares[complement.start :] / tail.norm, 1.0) * tail.norm * (1.0 + 4.0 * live * U)
+        most[complement.start :] = np.minimum(most[complement.start :], past)
         upper = np.minimum(upper, np.sqrt(most) * (1.0 + 4.0 * U))
     upper = np.maximum(np.minimum.accumulate(upper), lower)
     middle = min((energy[0] + energy[1]) / 2.0, float((upper**2).sum()))

@@ -1,4 +1,4 @@
-"""The Gram matrix times a few test vectors: a one-pass randomized SVD whose errors are bounded without luck."""
+"""The Gram matrix times a few test vectors: a one-pass randomized SVD with error bounds that need no probability."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from rankme_stream.accumulators.method import (
     rank_within_half,
 )
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
+from rankme_stream.accumulators.nystrom.complement_bounds import Imaged
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, SketchAccumulator
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import UsageError
@@ -38,43 +39,43 @@ _SEGMENT_FLOPS = 2**40  # a sketch is as large as many rows
 
 
 class NystromAccumulator(DividedAccumulator, SketchAccumulator):
-    r"""Sums of A'(A W) over panels of A = [1 Z], W of random signs or what an earlier pass found, with Z's energy.
+    r"""Sums of A'(A W) over panels of A = [1 Z], with W of random signs or of directions from an earlier pass.
 
-    With Y = G W and A = W'Y the matrix N = Y A^-1 Y' satisfies 0 <= N <= G, so the k-th eigenvalue of N is a floor of
-    that of G, and what the floors leave of the trace is all that the others can rise: no probability is in it. The
-    Gram about the mean has the same sketch, as Y - N mu (mu'W).
+    With Y = G W and C = W'Y the matrix N = Y C^-1 Y' satisfies 0 <= N <= G, so the k-th eigenvalue of N is a floor of
+    that of G. The trace of G, the energy of Z, less all floors bounds how far the eigenvalues rise above them, without
+    any probability. The Gram about the mean has the sketch Y - N mu (mu'W), with N rows.
 
     Parameters
     ----------
     sketch_size
         Number of test vectors r.
     seed
-        Of the signs and probes.
-    pass_number, basis
-        Number of the pass, from 0, and the directions that the one before found. In every pass but the first
-        ``PROBES`` of the test vectors are probes, which bound what the others do not see (``unseen``).
+        Seed of the signs and probes.
+    later
+        Number of the pass and directions from the pass before; None in the first pass. In a later pass ``PROBES`` of
+        the test vectors are probes, which bound the part of G outside the directions (``complement_bounds``).
 
     Notes
     -----
-    4 rows D r flops; 8 D r bytes, and as much for the test vectors, which all accumulators of a process share.
+    4 rows D r flops; 8 D r bytes, and as much for the test vectors, which all accumulators of a pass share.
 
     References
     ----------
     J. Tropp, A. Yurtsever, M. Udell, V. Cevher, Fixed-rank approximation of a positive-semidefinite matrix from
     streaming data, NeurIPS 2017, arXiv 1706.05736; N. Halko, P.-G. Martinsson, J. Tropp, SIAM Review 53 (2011), for
-    its size.
+    the size of a sketch.
     """
 
     counted = ("energy", "chain")
 
     def __init__(
         self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
-        pass_number: int = 0, basis: OrthonormalBasis | None = None, rows_error: float = 0.0,
+        later: LaterPass | None = None, rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.vectors = TestVectors(n_features, sketch_size, seed, pass_number, basis)
+        self.vectors = TestVectors(n_features, sketch_size, seed, *(later or ()))
         super().__init__(n_features, workspace, rows_error)
         self.sketch_size = sketch_size
-        # one row a test vector, the first of which picks the column of ones: its row is N and the sums
+        # One row per test vector, after a row for the column of ones, which holds the number of rows and their sums.
         self._sketch: Any = self.device.zeros((1 + sketch_size, 1 + n_features))
 
     @property
@@ -84,7 +85,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     @property
     def parts(self) -> Sequence[tuple[int, int]]:
-        """Independent parts of an update: runs of test vectors."""
+        """Independent parts of an update: ranges of test vectors."""
         count = -(-self.sketch_size // _PART_COLUMNS)
         edges = [1 + self.sketch_size * k // count for k in range(count + 1)]
         edges[0] = 0
@@ -114,7 +115,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return merged
 
     def on_basis(self, basis: OrthonormalBasis) -> Self:
-        """Return the same with the directions that it was made with, which are not stored with it; itself if it has them."""
+        """Return the sketch with the directions that it was made with, which its state does not hold."""
         if self.vectors.basis is basis:
             return self
         made = copy(self)
@@ -122,7 +123,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return made
 
     def directions(self) -> OrthonormalBasis:
-        """Return what the next pass multiplies by: as many directions as this one had, in which it saw most.
+        """Return the directions for the next pass: the leading ones of the images, as many as this pass had.
 
         Notes
         -----
@@ -134,11 +135,11 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     @property
     def _shift(self) -> int:
-        return max(-1000, min(1000, math.frexp(self.totals.energy)[1]))  # squares of squares stay among the doubles
+        return max(-1000, min(1000, math.frexp(self.totals.energy)[1]))  # keeps fourth powers within the doubles
 
     def prefix(self, n_features: int) -> Self:
-        """Refuse: a sketch holds all features together."""
-        raise UsageError("a sketch holds all features together: the first of them have none; leave dims out")
+        """Refuse: there is no sketch of the first features alone."""
+        raise UsageError("a sketch is of all features together, and none exists of the first few alone: leave dims out")
 
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
@@ -155,7 +156,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         rows_error = totals.gram_error(totals.most_energy)
         if totals.size == 0 or totals.energy == 0.0:
             nothing = sketch_spectrum.nothing(totals.size)
-            return self._told((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
+            return self._spectrum_of((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
         frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
         sides, left_out = [], self.sketch_size
@@ -169,38 +170,38 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
                 images * scale, frame, self.device, energy=energy, entries=entries, rows=rows_error * scale
             )
             left_out = min(left_out, self.sketch_size - floor.size)
-            past = self._unseen(images * scale, (error + rows_error + totals.lost) * scale)
-            past = None if past is None else past.scaled(1.0 / scale)
+            complement = self._complement(images * scale, (error + rows_error + totals.lost) * scale)
+            complement = None if complement is None else complement.scaled(1.0 / scale)
             zeros = totals.n_zeros(centered=is_centered)
             sides.append(
                 sketch_spectrum.singular_values_from_floors(
-                    floor / scale, totals.energy_ends(centered=is_centered), totals.size, zeros, unseen=past
+                    floor / scale, totals.energy_ends(centered=is_centered), totals.size, zeros, complement=complement
                 )
             )
-        return self._told((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
+        return self._spectrum_of((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
 
-    def _unseen(self, images: Any, error: float) -> ComplementBounds | None:
-        """Return what the probes tell of what the other test vectors do not see; None in the first pass."""
+    def _complement(self, images: Any, error: float) -> ComplementBounds | None:
+        """Return bounds from the probes on the part of G outside the directions; None in the first pass."""
         if self.vectors.pass_number == 0:
             return None
         first, vectors = self.vectors.n_directions, self.vectors.on(self.device)[1:, 1:]
         return complement_bounds.bound_complement(
-            vectors[:first, :], images[:first, :], vectors[first:, :], images[first:, :],
+            Imaged(vectors[:first, :], images[:first, :]), Imaged(vectors[first:, :], images[first:, :]),
             scale=self.vectors.probe_scale, error=error, pass_number=self.vectors.pass_number, device=self.device,
         )  # fmt: skip
 
-    def _told(
+    def _spectrum_of(
         self, sides: tuple[SingularValues, SingularValues], row_sum: tuple[float, float], unit_roundoff: float,
         left_out: int,
     ) -> Spectrum:  # fmt: skip
         pass_number = self.vectors.pass_number
-        without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
+        without = f", {left_out:,} of them left out as too small" if left_out else ""
         evidence: Literal["measured", "certified"] = "measured" if pass_number else "certified"
         confidence = 1.0 - complement_bounds.CHANCE if pass_number else 1.0
         if pass_number:
             grounds = (
                 f"measured: floors from {self.sketch_size:,} test vectors of pass {pass_number + 1}{without}, and the "
-                f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the "
+                f"energy of all rows; the rest bounded by {PROBES} probes, confidence {confidence:g} over the "
                 f"seed, {sketch_spectrum.GROUNDS}"
             )
         else:
@@ -224,7 +225,8 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         """Return the accumulator that ``to_arrays`` described, there."""
         key = [arrays[name].item() if name in arrays else 0 for name in _KEY]
         n_features, sketch_size, seed, pass_number = key
-        made = cls(n_features, Workspace(device), sketch_size=sketch_size, seed=seed, pass_number=pass_number)
+        later = LaterPass(pass_number, None) if pass_number else None
+        made = cls(n_features, Workspace(device), sketch_size=sketch_size, seed=seed, later=later)
         made._take(arrays, _NUMBERS)
         made._sketch[...] = device.upload(np.array(arrays["sketch"]))
         return made

@@ -1,4 +1,4 @@
-"""What a randomized SVD multiplies the Gram matrix by: random signs, later the directions found, with probes beside."""
+"""Test vectors of a randomized SVD: random signs in the first pass; directions found, and probes, in later ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -15,13 +15,13 @@ from rankme_stream.numerics import counter_rng
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 
-PROBES = 64  # test vectors of every pass but the first that are drawn anew, and tell of what the others do not see
-_TILE_FEATURES = 1024  # drawn at once
-_TURN = 2**32  # places of random numbers between those of two passes
+PROBES = 64  # random test vectors of every pass but the first, which bound the part that the directions miss
+_TILE_FEATURES = 1024  # features for which random numbers are drawn at once
+_PASS_STRIDE = 2**32  # between the counters of random numbers of two passes
 
 
 class OrthonormalBasis:
-    """Orthonormal directions that an earlier pass found, shape ``(r, D)``; two are equal only if they are one."""
+    """Orthonormal directions that an earlier pass found, shape ``(r, D)``; equal only to itself."""
 
     def __init__(self, rows: FloatArray) -> None:
         self.rows = np.ascontiguousarray(rows)
@@ -29,8 +29,23 @@ class OrthonormalBasis:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of its bits."""
+        """Hash of the bits."""
         return blake2b(self.rows.tobytes(), digest_size=16).hexdigest()
+
+
+class LaterPass(NamedTuple):
+    """A pass after the first.
+
+    Attributes
+    ----------
+    pass_number
+        Number of the pass, counted from 0.
+    basis
+        Directions that the pass before found; None until they are read, as the state of a sketch does not hold them.
+    """
+
+    pass_number: int
+    basis: OrthonormalBasis | None
 
 
 class _Matrix:
@@ -40,7 +55,7 @@ class _Matrix:
         self.values = values
 
 
-# One matrix for all accumulators of a pass, on any thread: gone with the last of them.
+# One matrix serves all accumulators of a pass, on any thread, and is freed with the last of them.
 _making = threading.Lock()
 _in_use: WeakValueDictionary[tuple[Any, ...], _Matrix] = WeakValueDictionary()
 
@@ -49,17 +64,17 @@ _in_use: WeakValueDictionary[tuple[Any, ...], _Matrix] = WeakValueDictionary()
 class TestVectors:
     """Test vectors of one pass, ``sketch_size`` of them.
 
-    Their matrix is made when it is first asked for, shared by all that are equal, and let go with the last of these.
+    The matrix is made at first use, shared by all instances that are equal, and freed with the last of them.
 
     Attributes
     ----------
     pass_number
-        Number of the pass, from 0.
+        Number of the pass, counted from 0.
     basis
-        Of every pass but the first: all test vectors but ``PROBES``.
+        In a later pass, all test vectors but ``PROBES``; None in the first pass.
     """
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest would collect it as tests
 
     n_features: int
     sketch_size: int
@@ -74,23 +89,23 @@ class TestVectors:
 
     @property
     def n_directions(self) -> int:
-        """How many of them are directions that an earlier pass found, or signs; the others are probes."""
+        """Number of test vectors that are directions of an earlier pass, or signs; the others are probes."""
         return self.sketch_size - (PROBES if self.pass_number else 0)
 
     @property
     def probe_scale(self) -> float:
-        """What probes, standard normal numbers, are multiplied by: they are then about as long as a direction."""
+        """Factor of the probes, which are standard normal numbers, that makes them about as long as a direction."""
         return float(2.0 ** -(self.n_features.bit_length() // 2))
 
     @property
     def key(self) -> tuple[int, int, int, int]:
-        """What must agree for sketches to join, beside the basis."""
+        """Numbers that must agree for two sketches to merge; their bases must agree as well."""
         return self.n_features, self.sketch_size, self.seed, self.pass_number
 
     def on(self, device: Device) -> Any:
-        """Return them, shape ``(1 + sketch_size, 1 + D)``, made by one thread while others wait.
+        """Return the matrix, shape ``(1 + sketch_size, 1 + D)``, made by one thread while others wait.
 
-        The first row picks the column of ones.
+        The first row selects the column of ones.
         """
         with _making:
             if device not in self._matrices:
@@ -111,7 +126,7 @@ class TestVectors:
         for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
             stop = min(start + _TILE_FEATURES, n_features)
             if self.pass_number:
-                shape, place = (_TILE_FEATURES, PROBES), self.pass_number * _TURN + tile
+                shape, place = (_TILE_FEATURES, PROBES), self.pass_number * _PASS_STRIDE + tile
                 drawn = counter_rng.normal(shape, seed=self.seed, place=place) * self.probe_scale
                 vectors[first:, 1 + start : 1 + stop] = drawn[: stop - start].T
             else:
