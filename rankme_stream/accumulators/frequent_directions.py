@@ -1,4 +1,4 @@
-"""Frequent Directions: a few rows that stand for all, never off by more than they say."""
+"""Frequent Directions: a few rows in place of all, with a deterministic bound on their error."""
 
 from __future__ import annotations
 
@@ -34,22 +34,24 @@ _SEGMENT_FLOPS = 2**39  # a sketch is as large as many rows
 class FrequentDirectionsAccumulator(SketchAccumulator):
     r"""Rows B with 0 <= Z'Z - B'B <= shrunk.
 
-    Rows are gathered until there are 2 ell, or ell + 64; then the squares of their singular values are lowered by the
-    (ell + 1)-th, which leaves ell rows at most. Every eigenvalue of the Gram matrix is above that of B'B by no more
-    than all lowerings together, and all of them together by what the energy lacks: both are carried, so the bounds need
-    no probability. About the mean, G - N mu mu' is above B'B - N mu mu' by no more either.
+    Rows are gathered up to 2 ell, or ell + 64 if that is more; then the squares of their singular values are lowered by
+    the (ell + 1)-th, which leaves ell rows at most. Every eigenvalue of the Gram matrix exceeds that of B'B by at most
+    the sum of all lowerings, and all of them together by the energy that B lacks. Both are kept, so the bounds need no
+    probability. About the mean, G - N mu mu' exceeds B'B - N mu mu' by no more either.
 
     Parameters
     ----------
     sketch_size
-        ell, the directions kept; at most D/2.
+        Number of directions kept, ell; at most D/2.
 
     Attributes
     ----------
     shrunk
-        Sum of the lowerings, in each accumulator's own rows and at merges.
+        Sum of all lowerings, those at merges included.
     rounding
-        Bound, with an empirical margin, on what rounding did to B'B.
+        Bound on the error of B'B by rounding, with an empirical margin.
+    filled
+        Number of rows gathered so far.
 
     Notes
     -----
@@ -79,7 +81,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
             self._gather(panel[:, 1:])
 
     def _gather(self, rows: Any) -> None:
-        """Put rows into the free places, and shrink whenever there is none left."""
+        """Append rows, and shrink whenever there is no room left."""
         start, n_rows = 0, rows.shape[0]
         while start < n_rows:
             stop = min(n_rows, start + self._rows.shape[0] - self.filled)
@@ -90,7 +92,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
                 self._shrink()
 
     def _shrink(self) -> None:
-        """Leave the largest ell directions, their squares lowered by the next."""
+        """Keep the largest ell directions, their squares lowered by the (ell + 1)-th."""
         xp = self.device.xp
         products = self._rows @ self._rows.T
         trace = math.fsum(self.device.download(xp.linalg.diagonal(products)).tolist())
@@ -110,7 +112,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         largest = max(float(found[0]), 0.0)
         margin = solver_margin(n_rows) * largest
         check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
-        inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
+        inner = gamma(self.n_features) * trace  # for the inner products; then for the combinations of rows
         self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.sketch_size * trace * largest)
 
     def merge(self, other: Self) -> Self:
@@ -133,14 +135,14 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         return merged
 
     def prefix(self, n_features: int) -> Self:
-        """Return the directions of the first features alone: what bounds the whole bounds a part."""
-        raise UsageError("the energy of the first features alone is not known to a sketch; leave dims out")
+        """Refuse: the energy of the first features alone is not kept."""
+        raise UsageError("a sketch does not keep the energy of the first features alone: leave dims out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return floors of the singular values, how far each may rise and the energy of all; changes nothing.
+        """Return floors of the singular values, bounds on their rise and the energy of all; changes nothing.
 
-        About the mean, G_c = G - N mu mu' lies between B'B - N mu mu' and that plus what was lowered. The left one is
-        of ell + 1 directions, and its eigenvalues below zero are floors of zero.
+        About the mean, G_c = G - N mu mu' lies between B'B - N mu mu' and that plus the lowerings. The former has rank
+        ell + 1 at most, and its negative eigenvalues give floors of zero.
 
         Notes
         -----
@@ -172,7 +174,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         )  # fmt: skip
 
     def _check_loss(self, held: float, off: float, is_centered: bool) -> None:
-        """Raise if what the directions lack of the energy is less than nothing, or more than was cut off."""
+        """Raise if the directions hold more than the energy, or lack more of it than was cut off."""
         most = self.n_features * (self.shrunk + off) + 2.0 * off
         energy, chain = self.totals.energy, self.totals.chain
         if not is_centered and not -most <= energy - held <= most + gamma(chain + self.n_features) * held:
@@ -182,12 +184,12 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
             )
 
     def _squares(self, held: Any, is_centered: bool) -> FloatArray:
-        """Return the eigenvalues of B'B, or of B'B - N mu mu', that are not zero, descending."""
+        """Return the nonzero eigenvalues of B'B, or of B'B - N mu mu', descending."""
         xp = self.device.xp
         if not is_centered or self.n_rows == 0:
             return np.asarray(self.device.singular_values(self.device.r_factor(held.T)) ** 2)
         mean = self.device.upload((self.totals.sums / math.sqrt(self.n_rows))[None, :])
-        # eigenvalues of X' J X, J = diag(1, ..., 1, -1): those of R J R' where X' = Q R
+        # X' J X, with J = diag(1, ..., 1, -1), has the eigenvalues of R J R', where X' = Q R
         r = self.device.r_factor(xp.concat([held, mean]).T)
         signed = self.device.upload(np.concatenate([np.ones(held.shape[0]), [-1.0]]))
         core = (r * signed[None, :]) @ r.T
@@ -201,7 +203,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         made = cls(int(arrays["n_features"]), Workspace(device), sketch_size=int(arrays["columns"]))
         made._take(arrays, _NUMBERS)
         held = np.array(arrays["rows"])

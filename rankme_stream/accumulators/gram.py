@@ -26,10 +26,8 @@ from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValu
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_PROBED_WHOLE = (
-    10**7
-)  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
-_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that: probing then takes about 5 % of a pass or less
+_PROBED_WHOLE = 10**7  # first values of which every panel is probed, at 4 ns a value: no sampling in small dumps
+_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # share of the panels after that: probing takes about 5 % of a pass or less
 
 
 class GramSums(RowAccumulator):
@@ -52,7 +50,7 @@ class GramSums(RowAccumulator):
 
     @property
     def n_rows(self) -> int:
-        """Rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
+        """Number of rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
         return round(self._gram.corner)
 
     def merge(self, other: Self) -> Self:
@@ -72,11 +70,11 @@ class GramSums(RowAccumulator):
         return made
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return the singular values of the rows and the boxes that hold the true ones; changes nothing.
+        """Return the singular values of the rows and the sets that hold the true ones; changes nothing.
 
-        Weyl: an eigenvalue moves by no more than the norm of the error, which is gamma_n tr/(1 - gamma_n) for the sums,
-        and for the centred matrix (3 gamma_n + 4 u) tr with the trace of the *raw* one; what underflow may lose and
-        an empirical margin (D + 32) u l_1 for the eigensolver are added.
+        By Weyl's theorem an eigenvalue moves by no more than the norm of the error, which is gamma_n tr/(1 - gamma_n)
+        for the sums, and (3 gamma_n + 4 u) tr for the centred matrix, with the trace of the *raw* one. The loss to
+        underflow and an empirical margin (D + 32) u l_1 for the eigensolver are added.
 
         Raises
         ------
@@ -104,7 +102,7 @@ class GramSums(RowAccumulator):
             centered_error += fast_sums * (2.0 * totals.norm + fast_sums) / n_rows
         centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), totals.sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
-        threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
+        threads = 2 if self.device is HOST else 1  # a card solves one at a time anyway
         with blas_threads.threads(threads, "rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
@@ -125,7 +123,7 @@ class GramSums(RowAccumulator):
         )
 
     def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
-        """Take n_rows mu mu' off the Gram of the rows, in place."""
+        """Subtract n_rows mu mu' from the Gram of the rows, in place."""
         if self.n_rows:
             mean, row = self.device.upload((sums / self.n_rows)[:, None]), self.device.upload(sums[None, :])
             for start in range(0, self.n_features, _ROWS_AT_ONCE):  # no third D x D for the outer product
@@ -141,10 +139,10 @@ class GramSums(RowAccumulator):
         return self._about_the_mean(gram, self.sums()) if centered else gram
 
     def about_mean(self) -> tuple[Any, float]:
-        """Return the Gram of the rows less their mean, lower triangle, shape ``(D, D)``, and its error's bound.
+        """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.
 
         The bound is on the Frobenius norm, in float64: (3 gamma_n + 4 u) times the trace of the raw Gram, because the
-        mean is taken off the sums.
+        mean is subtracted from the sums.
         """
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
@@ -168,7 +166,7 @@ class GramSums(RowAccumulator):
         return self._gram.first_column()[1:]
 
     def _measured_errors(self) -> tuple[float, float]:
-        """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""
+        """Return bounds on the errors beyond float64: Frobenius of the Gram, Euclidean of the column sums."""
         return 0.0, 0.0
 
     def _checked_error(self, values: FloatArray, error: float) -> float:
@@ -188,7 +186,7 @@ class GramSums(RowAccumulator):
         )  # fmt: skip
 
     def _eigenvalues(self, lower: Any, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
-        """Eigenvalues, descending, and their error margin; features that are zero throughout give exact zeros."""
+        """Return eigenvalues, descending, and their error margin; features that are all zero give exact zeros."""
         values = np.zeros(self.n_features)
         alive = np.flatnonzero(self._diagonal(lower) > 0.0)
         if alive.size == 0:
@@ -211,7 +209,7 @@ class GramSums(RowAccumulator):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         accumulator = cls(int(arrays["n_features"]), Workspace(device))
         accumulator._take(arrays, _NUMBERS)
         accumulator._gram = Triangle.from_array(arrays["gram"], device)
@@ -219,7 +217,7 @@ class GramSums(RowAccumulator):
 
 
 class GramAccumulator(GramSums, DividedAccumulator):
-    """The same with float64 products, whose error is bounded; threads may share the parts of an update."""
+    """Gram sums of float64 products, whose error is bounded; threads may share the parts of an update."""
 
     @property
     def parts(self) -> list[Place]:
@@ -232,10 +230,10 @@ class GramAccumulator(GramSums, DividedAccumulator):
 
 
 class Float32GramAccumulator(GramSums):
-    """The same with float32 products of short panels, summed in float64, and their error measured by probes.
+    """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
 
     float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
-    probes see as well. Panels of a 16-bit type are multiplied as they are, by devices that add up in float32.
+    probes measure as well. Panels of a 16-bit type are multiplied as they are on devices that sum them in float32.
     """
 
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
@@ -273,18 +271,18 @@ class Float32GramAccumulator(GramSums):
         return merged
 
     def prefix(self, n_features: int) -> Self:
-        """Return the accumulator of the first features alone; a part errs by no more than the whole."""
+        """Return the accumulator of the first features alone; the error of a part is at most that of the whole."""
         made = super().prefix(n_features)
         made.probes = self.probes
         return made
 
     def _measured_errors(self) -> tuple[float, float]:
         gram, sums = self.probes.errors()
-        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # where squares of residuals underflow themselves
+        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # for residuals whose squares underflow
         return SAFETY * gram + lost, SAFETY * sums + lost
 
     def _checked_error(self, values: FloatArray, error: float) -> float:
-        """Return the error, or a larger one where a negative eigenvalue shows that too little was measured."""
+        """Return the error, or a larger one where a negative eigenvalue shows that the measured error is too small."""
         return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
 
     def _grounds(self) -> tuple[Evidence, float | None, str]:
@@ -303,14 +301,14 @@ class Float32GramAccumulator(GramSums):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         accumulator = super().from_arrays(arrays, device)
         accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays)
         return accumulator
 
 
 def _worst_case(rows: int) -> float:
-    """Relative Frobenius error of a float32 product of float64 rows: two roundings of the values, then the sums."""
+    """Return the relative Frobenius error of a float32 product of float64 rows: two roundings a value, then the sum."""
     return gamma(rows + 3, U32)
 
 

@@ -1,4 +1,4 @@
-"""What the accumulators have in common: a workspace, the totals of the rows, and plain numbers in their state."""
+"""Bases of the accumulators: a workspace, the totals of the rows, and the plain numbers of a state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RowAccumulator:
     Attributes
     ----------
     totals
-        Counts of the rows absorbed; those fields that ``counted`` names, and ``nonzero``.
+        Counts of the rows absorbed: ``nonzero`` and the fields that ``counted`` names.
     """
 
     counted: ClassVar[tuple[str, ...]]
@@ -50,12 +50,12 @@ class RowAccumulator:
 
     @property
     def n_rows(self) -> int:
-        """Rows absorbed."""
+        """Number of rows absorbed."""
         return self.totals.n_rows
 
     @property
     def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
+        """Device of its arrays and of the panels that it takes."""
         return self._workspace.device
 
     def sums(self) -> FloatArray:
@@ -67,12 +67,12 @@ class RowAccumulator:
         self.totals = self.totals.with_panel(panel, self.device, self.counted)
 
     def _numbers(self, names: Iterable[str]) -> dict[str, Array]:
-        """Return numbers of the state by their names in files."""
-        held = {name: getattr(self.totals if name in _TOTALS else self, name) for name in names}
-        return {FILE_KEYS.get(name, name): np.array(value) for name, value in held.items()}
+        """Return numbers of the state under their names in files."""
+        values = {name: getattr(self.totals if name in _TOTALS else self, name) for name in names}
+        return {FILE_KEYS.get(name, name): np.array(value) for name, value in values.items()}
 
     def _take(self, arrays: dict[str, Array], names: Iterable[str]) -> None:
-        """Set numbers of the state, and the totals' arrays, as ``to_arrays`` described them."""
+        """Set numbers of the state, and the arrays of the totals, from what ``to_arrays`` returned."""
         values = {name: arrays[FILE_KEYS.get(name, name)].item() for name in names}
         values |= {name: np.array(arrays[name]) for name in ("nonzero", "sums") if name in arrays}
         self.totals = replace(self.totals, **{name: value for name, value in values.items() if name in _TOTALS})
@@ -98,11 +98,11 @@ class DividedAccumulator(RowAccumulator, ABC):
 
     @abstractmethod
     def update_part(self, part: tuple[int, int], panel: Any, workspace: Workspace) -> None:
-        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+        """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
 
 
 class SketchAccumulator(RowAccumulator, ABC):
-    """An accumulator that keeps less of the rows than their singular values take."""
+    """An accumulator that is too small to determine the singular values, and bounds them instead."""
 
     @abstractmethod
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:

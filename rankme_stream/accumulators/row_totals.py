@@ -63,7 +63,7 @@ class RowTotals:
         return self.nonzero.size
 
     def with_panel(self, panel: Any, device: Device, counted: Collection[str]) -> Self:
-        """Return the totals with the rows of a panel, shape ``(rows, 1 + D)``, added to ``nonzero`` and those named."""
+        """Return the totals with a panel, shape ``(rows, 1 + D)``, added to ``nonzero`` and the fields ``counted``."""
         xp, rows = device.xp, panel[:, 1:]
         changes: dict[str, Any] = {"nonzero": _with_nonzero(self.nonzero, panel, device)}
         if "n_rows" in counted:
@@ -93,7 +93,7 @@ class RowTotals:
         return replace(self, nonzero=self.nonzero[:n_features], sums=self.sums[:n_features])
 
     def completed(self, **held: Any) -> Self:
-        """Return the totals with the fields that the product of an accumulator holds.
+        """Return the totals with fields from the product of an accumulator put in.
 
         Raises
         ------
@@ -111,17 +111,17 @@ class RowTotals:
         return min(self.n_rows, self.n_features)
 
     def n_zeros(self, *, centered: bool) -> int:
-        """Return how many singular values, at the end, are zero exactly."""
+        """Return the number of singular values, at the end, that are zero exactly."""
         dead = max(0, self.size - int(np.count_nonzero(self.nonzero)))
         return max(dead, int(centered and self.n_rows <= self.n_features))
 
     @property
     def lost(self) -> float:
-        """Most that underflow took from a sum."""
+        """Largest amount that underflow took from a sum."""
         return self.n_rows * (self.n_features + 1) * SMALLEST
 
     def gram_error(self, energy: float) -> float:
-        """Return the most that ``rows_error`` does to the Gram matrix of rows of that energy."""
+        """Return the largest change that ``rows_error`` makes in the Gram matrix of rows of a given energy."""
         return 2.0 * self.rows_error * (1.0 + self.rows_error) * energy
 
     @cached_property
@@ -135,12 +135,12 @@ class RowTotals:
 
     @property
     def g(self) -> float:
-        """Return ``gamma`` of the inner product of a row and the additions after it."""
+        """Relative error of an inner product over the features and of the additions after it."""
         return gamma(self.chain + self.n_features + 8)
 
     @property
     def most_energy(self) -> float:
-        """Most that the energy is."""
+        """Upper end of the energy."""
         return self.energy * (1.0 + self.g) + self.lost
 
     @property
@@ -161,11 +161,11 @@ class RowTotals:
 
     @property
     def mean_error(self) -> float:
-        """Most that ``mean_energy``, and the Gram matrix of the mean, is off."""
+        """Bound on the error of ``mean_energy`` and of the Gram matrix of the mean."""
         return (2.0 * self.norm + self.sums_error) * self.sums_error / max(1, self.n_rows)
 
     def energy_ends(self, *, centered: bool) -> tuple[float, float]:
-        """Return the least and most that the eigenvalues of the Gram matrix, raw or centred, add up to."""
+        """Return the ends of the sum of the eigenvalues of the Gram matrix, raw or centred."""
         most = self.most_energy
         total = max(0.0, self.energy - centered * self.mean_energy)
         error = self.g * most + self.gram_error(most) + self.lost + centered * self.mean_error + 8.0 * U * most
@@ -175,7 +175,7 @@ class RowTotals:
 def _with_nonzero(nonzero: Array, panel: Any, device: Device) -> Array:
     """Return a mask with the features added that are nonzero somewhere in a panel.
 
-    Free once every feature was seen, which one row of dense data does.
+    Costs nothing once every feature was nonzero, as after one row of dense data.
     """
     if nonzero.all():
         return nonzero

@@ -19,14 +19,15 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
-# Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
-# every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
+# Units of rounding relative to |Z|_F. Largest ever observed: 0.25 per row of the longest step, for rows that are all
+# alike, where every dot product rounds one way, whatever the number of steps; 5 sqrt(steps) otherwise
+# (docs/intervals.md).
 _PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
 _NUMBERS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
 
 
 def step_error(rows: int, n_columns: int) -> float:
-    """Worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
+    """Return the worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
 
     Higham's theorem 19.4 with the constant counted: a reflector of length r = rows + 1 is off by 3 r + 34 units for the
     rounding of its vector and scalar, and its application by 2 r + 9, both below 8 (rows + 8). The count is for
@@ -45,11 +46,11 @@ class TsqrAccumulator(RowAccumulator):
     Attributes
     ----------
     steps
-        Successive QR steps that a row went through at most.
+        Largest number of successive QR steps that a row went through.
     longest
-        Rows of the longest of them.
+        Number of rows of the longest step.
     worst_case
-        Sum of their worst-case errors relative to |Z|_F.
+        Sum of the worst-case errors of the steps, relative to |Z|_F.
 
     Notes
     -----
@@ -113,9 +114,10 @@ class TsqrAccumulator(RowAccumulator):
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows; changes nothing.
 
-        The intervals rest on (2 longest + 16 sqrt(steps)) u |Z|_F, which is *empirical*: several times the growth seen
-        on rows made to pile up rounding. The worst case is the sum of ``step_error`` over the steps. Both are relative
-        to the raw |Z|_F, centred or not, and both take the margin (D + 32) u s_1 for the last singular values.
+        The intervals rest on (2 longest + 16 sqrt(steps)) u |Z|_F, which is *empirical*: several times the growth
+        observed on rows constructed to accumulate rounding. The worst case is the sum of ``step_error`` over the steps.
+        Both are relative to the raw |Z|_F, centred or not, and both take the margin (D + 32) u s_1 for the last
+        singular values.
 
         Notes
         -----
@@ -174,7 +176,7 @@ class TsqrAccumulator(RowAccumulator):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         accumulator = cls(int(arrays["n_features"]), Workspace(device))
         accumulator._take(arrays, _NUMBERS)
         r = np.zeros((accumulator.n_features + 1,) * 2)
@@ -185,7 +187,7 @@ class TsqrAccumulator(RowAccumulator):
 
 
 def _rows_of_triangle(width: int) -> Iterator[slice]:
-    """Yield where each row of an upper triangle lies in its entries, row by row."""
+    """Yield the slice of each row of an upper triangle among its entries, which are stored row by row."""
     start = 0
     for length in range(width, 0, -1):
         yield slice(start, start + length)
