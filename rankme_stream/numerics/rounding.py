@@ -13,19 +13,19 @@ SOLVER_MARGIN = 8.0  # of eigenvalues and factorisations of n rows, in units of 
 
 
 def gamma(n: int, unit_roundoff: float = U) -> float:
-    """Relative error of a sum that takes n rounded operations in any order: n u / (1 - n u)."""
+    """Return the relative error of a sum of n rounded operations in any order: n u / (1 - n u)."""
     return n * unit_roundoff / (1.0 - n * unit_roundoff)
 
 
 def solver_margin(n: int) -> float:
-    """Relative error allowed for an eigensolver or a factorisation of ``n`` rows: 8 (n + 32) u."""
+    """Return the relative error allowed for an eigensolver or a factorisation of ``n`` rows: 8 (n + 32) u."""
     return SOLVER_MARGIN * (n + 32) * U
 
 
 def check_trace(eigenvalues: FloatArray, trace: float, allowed: float) -> None:
     """Raise ``ArithmeticCheckError`` unless eigenvalues add up to the trace of their matrix."""
     total = math.fsum(eigenvalues.tolist())
-    if not abs(total - trace) <= allowed:  # nor is it a number
+    if not abs(total - trace) <= allowed:  # also where it is not a number
         raise ArithmeticCheckError(
             f"eigenvalues add up to {total!r}, the trace is {trace!r}: LAPACK or the machine is at fault"
         )

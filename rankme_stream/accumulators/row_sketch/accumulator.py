@@ -1,4 +1,4 @@
-"""Some rows that are random signed sums of all: every row counted, at the cost of adding it."""
+"""A sketch of random signed sums of the rows: every row counts, at the cost of one addition."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectr
 _ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval is proved from there on
 _SEGMENT_SKETCHES = 16  # rows of a segment, in those of the sketch: a merge is then below a twentieth of it
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
-_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
+_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: there the rows count for half as many
 _CONFIDENCE = 0.95
 _NUMBERS = ("n_rows", "chain", "additions", "runs", "rows_error", "weight")
 
 
 class RowSketchAccumulator(SketchAccumulator):
-    r"""Y = S Z, of m rows, with S of random signs: E[Y'Y] = Z'Z, whatever Z is.
+    r"""Y = S Z, of m rows, with S of random signs: E[Y'Y] = Z'Z for every Z.
 
-    Rows come in runs, each of which is added to as many consecutive rows of the sketch, round from a random one
-    on, every row with a random sign. Two rows that meet are of different runs and meet with probability 1/m, with
-    independent signs, so their products have mean zero. Run and sign hang on the number of a row and the seed alone.
+    A run of rows is added to as many consecutive rows of the sketch, cyclically from a random one on, each row with a
+    random sign. Two rows that share a sketch row are of different runs; they do so with probability 1/m and with
+    independent signs, so their products have mean zero. Run and sign depend on the row number and the seed alone.
 
     Parameters
     ----------
     sketch_size
-        Rows of the sketch m, a multiple of four.
+        Number of rows of the sketch m, a multiple of four.
     seed
-        Of signs and rotations.
+        Seed of signs and rotations.
 
     Attributes
     ----------
     additions
         Longest chain of additions that an entry of the sketch went through.
     runs
-        How many were added: no more rows share a row of the sketch.
+        Number of runs added, which bounds the number of rows that share a row of the sketch.
     weight
         Root of the sum of \|z\|^4.
 
     Notes
     -----
-    N D additions, and as many for lengths and sums; 8 m D bytes. What it takes to tell (``spectrum``): 21 products of
-    about m D^2 flops and as many eigensolves, raw and centred.
+    N D additions, and as many for lengths and sums; 8 m D bytes. ``spectrum`` takes 21 products of about m D^2 flops
+    and as many eigensolves, raw and centred.
 
     References
     ----------
     M. Charikar, K. Chen, M. Farach-Colton, Finding frequent items in data streams, ICALP 2002; K. Clarkson,
-    D. Woodruff, Low-rank approximation and regression in input sparsity time, STOC 2013, arXiv 1207.6365: there every
-    row is sent to a place of its own; here runs of rows are, which is as unbiased and adds whole slices.
+    D. Woodruff, Low-rank approximation and regression in input sparsity time, STOC 2013, arXiv 1207.6365. They send
+    every row to a random sketch row of its own; runs of rows, as here, are as unbiased and add whole slices.
     """
 
     counted = ("n_rows", "sums", "chain")
@@ -119,18 +119,18 @@ class RowSketchAccumulator(SketchAccumulator):
         return self.n_features, self.sketch_size, self.seed
 
     def prefix(self, n_features: int) -> Self:
-        """Refuse: rows weigh by all features together."""
-        raise UsageError("how the rows weigh by the first features alone is not known to a sketch; leave dims out")
+        """Refuse: the lengths of the rows in the first features alone are not kept."""
+        raise UsageError("a sketch does not keep the lengths of rows in the first features alone: leave dims out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the sketch and of its foldings, raw and centred; changes nothing.
 
-        The consistent set is what the energy alone tells.
+        The consistent set rests on the energy alone.
         """
         n_rows, energy = max(1, self.n_rows), float(self._energies.sum())
         longest = max(self.totals.chain + self.sketch_size, self.additions)
         totals = self.totals.completed(n_rows=n_rows, energy=energy, chain=longest)
-        scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # squares of squares stay among the doubles
+        scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # keeps fourth powers within the doubles
         sketch = self._sketch * scale
         moved = (totals.g + totals.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
         sides = []
@@ -141,8 +141,8 @@ class RowSketchAccumulator(SketchAccumulator):
             ends = totals.energy_ends(centered=is_centered)
             sides.append(self._side(rows, ends, (1.0 + 2.0 * is_centered) * moved, is_centered))
         grounds = (
-            f"measured: a row sketch of {self.sketch_size:,} rows, seed {self.seed}, the bias and the error of which "
-            "are told by folding it; that they hold is proved by simulation"
+            f"measured: a row sketch of {self.sketch_size:,} rows, seed {self.seed}, with bias and error estimated by "
+            "folding it; their coverage is shown by simulation"
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
@@ -150,16 +150,16 @@ class RowSketchAccumulator(SketchAccumulator):
         )  # fmt: skip
 
     def _side(self, rows: Any, energy: tuple[float, float], moved: float, is_centered: bool) -> SingularValues:
-        """Return what sketched rows tell.
+        """Return the singular values of sketched rows, raw or centred.
 
         Parameters
         ----------
         rows
             Shape ``(m, D)``.
         energy
-            Least and most that the squares of the true singular values add up to.
+            Ends of the sum of the squares of the true singular values.
         moved
-            Most that rounding moved the rows by, in the Frobenius norm.
+            Bound on the rounding error of the rows, in the Frobenius norm.
         """
         size, n_zeros = self.totals.size, self.totals.n_zeros(centered=is_centered)
         n_live = size - n_zeros
@@ -172,9 +172,9 @@ class RowSketchAccumulator(SketchAccumulator):
             return sketch_spectrum.nothing(size)
         error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.sketch_size + 8) * trace + margin
 
-        def of_energy(found: FloatArray) -> FloatArray:
-            """Return singular values whose squares are those, scaled so that they add up to the energy."""
-            values = np.sqrt(found[:n_live] * (total / float(found[:n_live].sum())))
+        def of_energy(squares: FloatArray) -> FloatArray:
+            """Return singular values from their squares, scaled to add up to the energy."""
+            values = np.sqrt(squares[:n_live] * (total / float(squares[:n_live].sum())))
             return np.concatenate([values, np.zeros(n_zeros)])
 
         values = of_energy(squares)
@@ -190,7 +190,7 @@ class RowSketchAccumulator(SketchAccumulator):
         return SingularValues(values, box, folds=FoldedSketches(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
-        """Say why no number can be told from the sketch; None where it can."""
+        """Return the reason why the sketch gives no number; None where it gives one."""
         energy, gram = float(self._energies.sum()), "read them with --method gram"
         if energy < _SMALL_ENERGY:
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
@@ -198,14 +198,14 @@ class RowSketchAccumulator(SketchAccumulator):
         if n_effective < wanted:
             weigh = f"the rows weigh as {n_effective:,.0f} of equal length"
             return f"{weigh}, and a sketch of {self.sketch_size:,} rows takes {wanted:,} (4 a row of it): {gram}"
-        if is_centered:  # how the rows weigh about the mean was not counted; a few that do show in the sketch's own
+        if is_centered:  # lengths about the mean are not kept; a few long rows show in the lengths of the sketch rows
             lengths = np.array(self.device.download(self.device.squared_lengths(rows)))
             spread = 2.0 * float((squares**2).sum()) / float(squares.sum()) ** 2
             if (
                 self.sketch_size * float((lengths**2).sum()) / float(lengths.sum()) ** 2 - 1.0 - spread
                 > _LARGEST_EXCESS
             ):
-                return f"about the mean, most of the rows weigh little beside a few: {gram}"
+                return f"about the mean, a few of the rows outweigh the others: {gram}"
         return None
 
     def to_arrays(self) -> dict[str, Array]:
@@ -218,7 +218,7 @@ class RowSketchAccumulator(SketchAccumulator):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         shape = {"sketch_size": int(arrays["columns"]), "seed": int(arrays["seed"])}
         made = cls(int(arrays["n_features"]), Workspace(device), **shape)
         made._take(arrays, _NUMBERS)
@@ -228,7 +228,7 @@ class RowSketchAccumulator(SketchAccumulator):
 
 
 def _norm(values: FloatArray) -> float:
-    """Return the Euclidean norm of values whose squares may be beyond the doubles."""
+    """Return the Euclidean norm of values whose squares may overflow."""
     largest = float(values.max())
     return largest * math.sqrt(float(((values / largest) ** 2).sum())) if largest else 0.0
 
