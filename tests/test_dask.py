@@ -163,7 +163,7 @@ def test_what_only_this_process_has_is_refused(client, source):
         rs.measure(rows_like(100, 4), engine="dask", client=client)
     with pytest.raises(UsageError, match="blocks come once"):
         rs.measure(iter([rows_like(100, 4)]), engine="dask", client=client)
-    with pytest.raises(UsageError, match="a sample is read in this process"):
+    with pytest.raises(UsageError, match="sampling runs in this process"):
         rs.measure(source, engine="dask", client=client, sample=True)
     with pytest.raises(UsageError, match="pass engine dask as well"):
         rs.measure(source, client=client)

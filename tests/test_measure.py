@@ -273,10 +273,10 @@ def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeyp
     real = pass_runner.make_plan
 
     def refuse(*which: tuple[str, str]):
-        def make_plan(**options):
-            if (options["method"], options["precision"]) in which:
+        def make_plan(workload, *limits):
+            if workload.arithmetic in which:
                 raise LimitError("no room here")
-            return real(**options)
+            return real(workload, *limits)
 
         monkeypatch.setattr(pass_runner, "make_plan", make_plan)
 

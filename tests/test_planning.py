@@ -6,27 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.errors import LimitError
+from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.grid import grid_for
+from rankme_stream.passes.planning.memory import RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
 
 
 def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):
-    return make_plan(
-        method=method,
-        precision="float64",
-        normalize=False,
-        rows=(0, n_rows),
-        n_features=n_features,
-        itemsize=2,
-        bounds=range(unit, n_rows, unit),
-        read_memory=lambda rows: copies * rows * n_features * 2,
-        base_bytes=100 * 2**20,
-        memory_limit_bytes=limit,
-        workers=workers,
-        cores=4,
-    )
+    workload = Workload(Arithmetic(method, "float64"), Size(n_features))
+    layout = RowLayout((0, n_rows), 2, range(unit, n_rows, unit), lambda rows: copies * rows * n_features * 2)
+    return make_plan(workload, layout, Limits(workers, 4, 100 * 2**20, limit))
 
 
 @pytest.mark.parametrize("n_rows", [2**32 + 1, 10**12, 2**63])
@@ -39,7 +31,7 @@ def test_rows_beyond_32_bits_are_planned(n_rows):
 
 @given(st.integers(1, 20_000), st.sampled_from(["gram", "tsqr"]))
 def test_a_segment_is_a_power_of_two_of_panels(n_features, method):
-    grid = grid_for(n_features, method)
+    grid = grid_for(Arithmetic(method, "float64"), Size(n_features))
     panels, rest = divmod(grid.segment_rows, grid.panel_rows)
     assert rest == 0
     assert panels & (panels - 1) == 0

@@ -247,7 +247,7 @@ def test_order_is_not_told_where_singular_values_lie_together():
         ({"max_rows": 10_000}, "pass sample as well"),
         ({"sample": True, "tolerance": 0.0}, "the exact value comes from every row: leave sample out"),
         ({"sample": True, "confidence": 1.0}, "confidence 1.0 is not between 0 and 1"),
-        ({"sample": True, "seed": -1}, "seed -1 is not"),
+        ({"sample": True, "seed": -1}, "seed is -1 and must be at least 0"),
     ],
 )
 def test_the_impossible_is_answered_with_what_would_work(rows, options, text):

@@ -27,7 +27,6 @@ import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, table
 from benchmarks.harness.synthetic_stores import Layout
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.accumulators.methods import ACCUMULATORS
 from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.engine import DaskEngine
 from rankme_stream.passes.engines.dask.schedule import Schedule, schedule_for
@@ -138,7 +137,7 @@ class Lap:
 def push(n_tasks: int) -> dict[str, Any]:
     """Push so many tasks of the plan, and their merges, through a scheduler; seconds of the processor each."""
     plan, schedule = huge_plan()
-    engine_task = PassSpec(Nothing(), plan, ACCUMULATORS["gram", "float64"])  # type: ignore[arg-type]  # nobody reads it
+    engine_task = PassSpec(Nothing(), plan, GramAccumulator)  # type: ignore[arg-type]  # nobody reads it
     last = min(plan.all_segments.stop, n_tasks << schedule.task_level)
     with _scheduler() as (scheduler, address), Client(address) as client:
         forest, began, laps = MergeTree[PartialResult](), time.perf_counter(), list[Lap]()

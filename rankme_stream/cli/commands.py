@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,8 +21,6 @@ from rankme_stream.cli.signals import Signal, Signals
 from rankme_stream.cli.tables import plan_table, state_table
 from rankme_stream.errors import (
     CheckpointWarning,
-    LimitError,
-    OutputError,
     RankMeError,
     SourceFormatError,
     ToleranceWarning,
@@ -62,7 +60,7 @@ def cli() -> None:
 @click.pass_obj
 def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     """Score SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
-    _score(check, sources, json_file, **options)
+    _score(check, sources, json_file, options)
 
 
 @cli.command()
@@ -146,13 +144,12 @@ def merge(
     whole = merge_states((load_state(name) for name in states), states)
     if state_file is not None:
         save_state(state_file, whole)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ToleranceWarning)
+    with _shortfalls_as_errors():
         measurement = measure_state(whole, tolerance=tolerance, dims=dims)
     _show(measurement, json_file, quiet)
     if json_file is not None:
         console.write(json_file, measurement.to_json() + "\n")
-    if worst := _told(caught):
+    if worst := _report(measurement.shortfalls):
         raise click.exceptions.Exit(worst)
 
 
@@ -176,8 +173,7 @@ def _show_state(state: State) -> None:
     if state.missing:
         console.print_out(state_table(state))
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ToleranceWarning)  # no tolerance was asked for
+    with _shortfalls_as_errors():  # which nobody prints: no tolerance was asked for
         console.print_out(str(measure_state(state)))
 
 
@@ -255,9 +251,9 @@ def _runs(
     left_out, worst = [], 0
     for place, entry in enumerate(entries):
         try:
-            with console.Reporter(quiet, check) as progress, warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                runs[place] = ComparableRun.of(entry.document(progress=progress, **options), entry.place)
+            with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
+                document, shortfalls = entry.document(progress=progress, **options)
+                runs[place] = ComparableRun.of(document, entry.place)
         except RankMeError as error:
             if len(entries) == 1 or debug:
                 raise
@@ -265,7 +261,7 @@ def _runs(
             worst = max(worst, error.exit_code)
             left_out.append({"source": {"uri": entry.uri}, "error": _described(error)})
             continue
-        worst = max(worst, _told(caught))
+        worst = max(worst, _report(shortfalls))
     return runs, left_out, worst
 
 
@@ -286,18 +282,16 @@ def _described(error: RankMeError) -> dict[str, Any]:
 def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     """Score the bundled dump: 4,096 real sentence embeddings."""
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
-    _score(
-        check, (f"{bundled}::embeddings",), json_file, missing="error", nonfinite="error", checkpoint=None,
-        verbose=False, engine="local", client=None, **options,
-    )  # fmt: skip
+    rest = {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
+    asked = options | rest | {"checkpoint": None, "verbose": False}
+    _score(check, (f"{bundled}::embeddings",), json_file, asked)
 
 
-def _score(
-    check: Check | None, /, sources: tuple[str, ...], json_file: str | None, *, quiet: bool, verbose: bool,
-    debug: bool, checkpoint: str | None, **options: Any,
-) -> None:  # fmt: skip
+def _score(check: Check | None, sources: tuple[str, ...], json_file: str | None, options: dict[str, Any]) -> None:
+    """Score one source after another, by the options of the command."""
     from rankme_stream.measuring.batch import shared_client
 
+    quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
     output = console.Documents(json_file, is_many=len(sources) > 1)
     worst = 0
     with shared_client(**options) if len(sources) > 1 else nullcontext(options["client"]) as client:
@@ -307,11 +301,7 @@ def _score(
                 kept = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
                 if verbose:
                     click.echo(_plan_of(source, kept, options), err=True)
-                with (
-                    console.Reporter(quiet, check) as progress,
-                    warnings.catch_warnings(record=True) as caught,
-                ):
-                    warnings.simplefilter("always")
+                with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
                     measurement = _measured(source, progress=progress, checkpoint=kept, **options)
             except RankMeError as error:
                 if len(sources) == 1 or debug:
@@ -322,7 +312,7 @@ def _score(
                 continue
             _show(measurement, json_file, quiet)
             output.add(measurement.to_dict())
-            worst = max(worst, _told(caught))
+            worst = max(worst, _report(measurement.shortfalls))
     if worst:
         raise click.exceptions.Exit(worst)
 
@@ -358,22 +348,20 @@ def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:
         console.print_out(str(measurement) + "\n")
 
 
-def _told(caught: list[warnings.WarningMessage]) -> int:
-    """Print our warnings as errors, pass on others; return the exit code."""
-    kinds: dict[type[Warning], Callable[[str], RankMeError]] = {
-        ToleranceWarning: LimitError,
-        CheckpointWarning: OutputError,
-    }
-    worst = 0
-    for warning in caught:
-        kind = next((kind for kind in kinds if issubclass(warning.category, kind)), None)
-        if kind is None:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-            continue
-        error = kinds[kind](str(warning.message))
+@contextmanager
+def _shortfalls_as_errors() -> Iterator[None]:
+    """Keep quiet the warnings of what a measurement falls short of: the command prints them as errors."""
+    with warnings.catch_warnings():
+        for category in (ToleranceWarning, CheckpointWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+def _report(shortfalls: Sequence[RankMeError]) -> int:
+    """Print what a measurement falls short of; return the exit code."""
+    for error in shortfalls:
         console.report(error)
-        worst = max(worst, error.exit_code)
-    return worst
+    return max((error.exit_code for error in shortfalls), default=0)
 
 
 def _leave(code: int) -> NoReturn:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Literal
 
-from rankme_stream.errors import CheckpointWarning, OutputError, ToleranceWarning, UsageError
+from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError
 from rankme_stream.groups import lidar
 from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
 from rankme_stream.measuring.execute import Execution, execute, execute_state
@@ -174,9 +174,7 @@ def measure(
             "bytes_read": done.bytes_read,
         }
     measurement = _measurement(done, tolerance, seed, measured | {"peak_bytes": memory.peak_bytes})
-    if done.unkept is not None:
-        warnings.warn(f"the checkpoint is not up to date: {done.unkept}", CheckpointWarning, stacklevel=2)
-    _warn_if_too_wide(measurement, done.remedy)
+    _warn_of_shortfalls(measurement)
     return measurement
 
 
@@ -203,15 +201,15 @@ def measure_state(
         done = execute_state(state, request)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
     measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
-    _warn_if_too_wide(measurement, done.remedy)
+    _warn_of_shortfalls(measurement)
     return measurement
 
 
-def _warn_if_too_wide(measurement: Measurement, remedy: str) -> None:
-    if not measurement.tolerance_met:
-        uri, tolerance = measurement.source["uri"], measurement.tolerance
-        text = f"{uri}: RankMe's interval is wider than the tolerance {tolerance:g}; {remedy}"
-        warnings.warn(text, ToleranceWarning, stacklevel=3)
+def _warn_of_shortfalls(measurement: Measurement) -> None:
+    """Warn the caller of ``measure`` or ``measure_state`` of what the result falls short of."""
+    for error in measurement.shortfalls:
+        category = ToleranceWarning if isinstance(error, LimitError) else CheckpointWarning
+        warnings.warn(str(error), category, stacklevel=3)
 
 
 def _measurement(done: Execution, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
@@ -240,6 +238,8 @@ def _measurement(done: Execution, tolerance: float, seed: int, measured: Mapping
         measured=measured,
         provenance=_provenance(done.machines or [machine.worker(tables.plan.workers) | dict(done.card)], seed),
         groups=tables.groups,
+        remedy=done.remedy,
+        checkpoint_failure=done.unkept,
     )
 
 

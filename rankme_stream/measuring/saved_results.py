@@ -71,8 +71,10 @@ class Entry:
     place: str
     content: State | Mapping[str, Any] | None = field(repr=False)
 
-    def document(self, *, tolerance: float, dims: tuple[int, ...], **options: Any) -> Mapping[str, Any]:
-        """Return the result in its JSON form; options are those of ``measure``, for dumps alone.
+    def document(
+        self, *, tolerance: float, dims: tuple[int, ...], **options: Any
+    ) -> tuple[Mapping[str, Any], list[RankMeError]]:
+        """Return the result in its JSON form and what it falls short of; options are those of ``measure``, for dumps.
 
         Raises
         ------
@@ -80,12 +82,14 @@ class Entry:
             If the dump is refused, or was when it was scored.
         """
         if self.content is None:
-            return measure(self.uri, tolerance=tolerance, dims=dims, **options).to_dict()
-        if isinstance(self.content, State):
-            return measure_state(self.content, tolerance=tolerance, dims=dims).to_dict()
-        if "error" in self.content:
+            measurement = measure(self.uri, tolerance=tolerance, dims=dims, **options)
+        elif isinstance(self.content, State):
+            measurement = measure_state(self.content, tolerance=tolerance, dims=dims)
+        elif "error" in self.content:
             raise _kept_error(self.content["error"])
-        return self.content
+        else:
+            return self.content, []
+        return measurement.to_dict(), measurement.shortfalls
 
 
 def _kept_error(error: Mapping[str, Any]) -> RankMeError:

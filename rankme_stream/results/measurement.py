@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rankme_stream.errors import LimitError, OutputError, RankMeError
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.results.table import table
@@ -52,6 +53,10 @@ class Measurement:
         Versions and machine.
     groups
         Every metric of each group, by its name; empty unless asked for. Worked out when looked up.
+    remedy
+        What to try where the tolerance is not met.
+    checkpoint_failure
+        Why the checkpoint could not be written; None where it was, or none was asked for.
     """
 
     source: Mapping[str, Any]
@@ -77,6 +82,8 @@ class Measurement:
     measured: Mapping[str, float]
     provenance: Mapping[str, Any]
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    remedy: str = ""
+    checkpoint_failure: str | None = None
 
     @property
     def rankme(self) -> Estimate:
@@ -89,6 +96,17 @@ class Measurement:
         if self.sampling is not None and self.rankme.value is None:
             return False
         return is_within(self.rankme, self.spectrum, self.tolerance)
+
+    @property
+    def shortfalls(self) -> list[RankMeError]:
+        """Errors of a measurement that has a result all the same: a checkpoint not written, a tolerance not met."""
+        errors: list[RankMeError] = []
+        if self.checkpoint_failure is not None:
+            errors.append(OutputError(f"the checkpoint is not up to date: {self.checkpoint_failure}"))
+        if not self.tolerance_met:
+            wide = f"RankMe's interval is wider than the tolerance {self.tolerance:g}"
+            errors.append(LimitError(f"{self.source['uri']}: {wide}; {self.remedy}"))
+        return errors
 
     def __getitem__(self, name: str) -> Estimate:
         """Return the estimate of that name."""

@@ -185,7 +185,7 @@ class Sample:
         spread = self._view.rankme
         if isinstance(spread, str):
             return Estimate(None, reason=spread, details={"sample": estimate.value})
-        return self._told(estimate, spread, lambda found: found.of_rest(self.fraction))
+        return self._widened(estimate, spread, lambda found: found.of_rest(self.fraction))
 
     def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
@@ -243,12 +243,12 @@ class Sample:
         for name, one in found.items():
             reason = _reason_withheld(table[name], spreads.get(name))
             if one.value is None or reason is None:
-                told[name] = self._told(one, spreads.get(name), scaled)
+                told[name] = self._widened(one, spreads.get(name), scaled)
             else:
                 told[name] = Estimate(None, reason=reason, details=dict(one.details) | {"sample": one.value})
         return told
 
-    def _told(self, estimate: Estimate, spread: Spread | None, scaled: Callable[[Spread], Spread]) -> Estimate:
+    def _widened(self, estimate: Estimate, spread: Spread | None, scaled: Callable[[Spread], Spread]) -> Estimate:
         if estimate.value is None or spread is None:
             return Estimate(None, reason=estimate.reason, details=estimate.details)
         return with_spread(estimate, scaled(spread), confidence=self.confidence)
