@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
+from rankme_stream.accumulators import gram
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.errors import CorruptChunkError
 from rankme_stream.passes.engines import local
@@ -19,6 +20,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning import plan
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.sources import ArraySource
 from rankme_stream.testing import with_ones
@@ -59,7 +61,7 @@ def plan_for(source: Chunked, *, block_rows: int, **changes) -> plan.Plan:
 
 def blocks_of(source: Chunked, plan: plan.Plan) -> BlockReader:
     bounds = source.bounds(0, len(source._array))
-    return BlockReader(source, plan, plan.whole_cuts(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
+    return BlockReader(source, plan, block_ranges(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
 
 
 @pytest.mark.parametrize("reads_ahead", [False, True])
@@ -172,7 +174,7 @@ def test_a_gram_shared_by_threads_has_the_bits_of_one_thread(monkeypatch):
     rows = np.random.default_rng(0).standard_normal((17_000, 1100)).astype(np.float16)
     wanted = rs.measure(rows, workers=2, normalize=True)
     assert wanted.plan.segments_at_once == 2
-    monkeypatch.setattr(plan, "_SHARED_FROM", 1024)
+    monkeypatch.setattr(gram, "_SHARED_FROM", 1024)
     for workers in (1, 2, 5):
         found = rs.measure(rows, workers=workers, normalize=True)
         assert (found.plan.segments_at_once, found.plan.workers) == (1, workers)
@@ -205,7 +207,7 @@ def test_an_error_in_a_shared_part_reaches_the_caller(monkeypatch):
     def fail(self, part, panel, workspace):
         raise MemoryError("no more")
 
-    monkeypatch.setattr(plan, "_SHARED_FROM", 1)
+    monkeypatch.setattr(gram, "_SHARED_FROM", 1)
     monkeypatch.setattr(GramAccumulator, "update_part", fail)
     with pytest.raises(MemoryError, match="no more"):
         rs.measure(np.ones((5000, 8)), workers=2)

@@ -85,12 +85,12 @@ class _View:
     @cached_property
     def rankme(self) -> Spread | str:
         """The spread of RankMe, or why no interval can be stated."""
-        lengths, jackknife = self.whole.lengths, self.jackknife("raw")
+        row_norms, jackknife = self.whole.row_norms, self.jackknife("raw")
         wanted = sample_design.ROWS_A_FEATURE * jackknife.whole.n_features
-        if not lengths.squares:
+        if not row_norms.squares:
             return "every row that was read is zero"
-        if not lengths.effective_rows >= wanted:  # nan is too few
-            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
+        if not row_norms.effective_rows >= wanted:  # nan is too few
+            few = f"the rows read weigh as {row_norms.effective_rows:,.0f} of equal length"
             return f"{few}, and an interval takes {wanted:,} (8 a feature)"
         if jackknife.has_empty_group:
             return _EMPTY_GROUP
@@ -108,8 +108,8 @@ class _View:
 
     @property
     def _effective_groups(self) -> float:
-        exponent = self.whole.lengths.exponent
-        squares = [group.lengths.at(max(exponent, group.lengths.exponent)).squares for group in self.groups]
+        exponent = self.whole.row_norms.exponent
+        squares = [group.row_norms.rescale(max(exponent, group.row_norms.exponent)).squares for group in self.groups]
         return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
 
 
@@ -185,14 +185,14 @@ class Sample:
         spread = self._view.rankme
         if isinstance(spread, str):
             return Estimate(None, reason=spread, details={"sample": estimate.value})
-        return self._widened(estimate, spread, lambda found: found.of_rest(self.fraction))
+        return self._widened(estimate, spread, lambda found: found.for_all_rows(self.fraction))
 
     def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
         spread = self._view.rankme
         if estimate.half_width is None or isinstance(spread, str):
             return estimate.half_width
-        return (1.0 + spread.of_rest(self.fraction).noise) * estimate.half_width
+        return (1.0 + spread.for_all_rows(self.fraction).noise) * estimate.half_width
 
     def estimates(
         self,
@@ -213,7 +213,9 @@ class Sample:
             Take the first so many features; None takes all.
         """
         jackknife = self._view.jackknife(kind, n_features)
-        return self._all(jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.of_rest(self.fraction))
+        return self._all(
+            jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.for_all_rows(self.fraction)
+        )
 
     def of_population(
         self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
@@ -224,7 +226,7 @@ class Sample:
         """
         times = self.design.n_units / self.units_read
         jackknife = self._view.jackknife(kind, n_features)
-        return self._all(jackknife, table, exact, lambda spread: spread.of_more(times))
+        return self._all(jackknife, table, exact, lambda spread: spread.for_more_rows(times))
 
     def _all(
         self,
@@ -263,6 +265,6 @@ class Sample:
             "seed": self.design.seed,
             "confidence": self.confidence,
             "population": self.population,
-            "effective_rows": self.whole.lengths.effective_rows,
+            "effective_rows": self.whole.row_norms.effective_rows,
             "rows_decoded": self.rows_decoded,
         }
