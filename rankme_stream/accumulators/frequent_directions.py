@@ -11,14 +11,7 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import (
-    Method,
-    Precision,
-    Size,
-    clamp_segment_rows,
-    power_of_two_below,
-    rank_within_half,
-)
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -28,7 +21,6 @@ from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.spectrum import Spectrum
 
 _NUMBERS = ("n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
-_SEGMENT_FLOPS = 2**39  # a sketch is as large as many rows
 
 
 class FrequentDirectionsAccumulator(SketchAccumulator):
@@ -211,11 +203,12 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         return made
 
 
-class FrequentDirectionsMethod(Method):
+class FrequentDirectionsMethod(LowRankMethod):
     """Frequent Directions, a deterministic sketch by the largest directions so far."""
 
     name = "frequent-directions"
-    remedy = "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+    segment_flops = 2**39
+    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., FrequentDirectionsAccumulator]:
         """Return the class that keeps the directions."""
@@ -223,7 +216,7 @@ class FrequentDirectionsMethod(Method):
 
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
         """Return the rank, at most half of the features; there is no oversampling."""
-        return rank_within_half(rank, 0, n_features)
+        return super().sketch_size(rank, 0, n_features)
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return the products and eigensolves of all shrinks: about 8 N D r."""
@@ -238,15 +231,3 @@ class FrequentDirectionsMethod(Method):
         """Return the bytes of the directions that a shrink leaves, and of four matrices of gathered rows."""
         rows = sketch_spectrum.gathered_rows(size.sketch_size)
         return 8 * size.sketch_size * size.n_features + 8 * 4 * rows**2
-
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of copies of the sketch and of matrices of its size."""
-        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * sketch_spectrum.gathered_rows(size.sketch_size) ** 2
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment of some 2^39 flops."""
-        return power_of_two_below(clamp_segment_rows(_SEGMENT_FLOPS // (4 * size.n_features * size.sketch_size)))

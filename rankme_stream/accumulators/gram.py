@@ -11,7 +11,7 @@ import numpy as np
 
 from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
-from rankme_stream.accumulators.method import PANEL_ROWS, Method, Precision, Size, exact_segment_rows, refuse_rank
+from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
@@ -318,12 +318,11 @@ def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
     return SingularValues(np.clip(values, box.lower, box.upper), box)
 
 
-class GramMethod(Method):
+class GramMethod(ExactMethod):
     """The Gram matrix, multiplied in float64 or float32."""
 
     name = "gram"
     precisions = ("float32", "float64")
-    is_sketch = False
     slowdown = 1.0
     remedy = "try --method auto"
 
@@ -331,17 +330,9 @@ class GramMethod(Method):
         """Return the class that accumulates in that precision."""
         return Float32GramAccumulator if precision == "float32" else GramAccumulator
 
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return 0, or refuse a rank."""
-        return refuse_rank(rank)
-
     def flops(self, n_rows: int, size: Size) -> int:
         """Return N D^2: one triangle."""
         return n_rows * size.n_features**2
-
-    def packed_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle, entry by entry."""
-        return 4 * size.width * (size.width + 1)
 
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of a triangle in blocks."""
@@ -354,21 +345,9 @@ class GramMethod(Method):
             return product
         return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + 3 * 16 * 8 * size.width
 
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of whole matrices, raw and centred at once."""
-        return (6 + normalize) * size.square_bytes
-
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of a product and of the sum that it is added to."""
         return 2 * size.square_bytes
-
-    def panel_rows(self, n_features: int) -> int:
-        """Return the rows of a panel."""
-        return PANEL_ROWS
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment in float64."""
-        return exact_segment_rows(size.n_features)
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
         """Whether all threads work on one triangle, which has ten blocks or more then."""

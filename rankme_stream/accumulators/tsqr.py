@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import Method, Precision, Size, exact_segment_rows, refuse_rank
+from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -201,28 +201,19 @@ def _singular_values(values: FloatArray, practical: float, worst: float, zeros: 
     return SingularValues(np.clip(values, likely.lower, likely.upper), likely, certain)
 
 
-class TsqrMethod(Method):
+class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
-    is_sketch = False
     remedy = "pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:
         """Return the class that keeps R."""
         return TsqrAccumulator
 
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return 0, or refuse a rank."""
-        return refuse_rank(rank)
-
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 2 N D^2."""
         return 2 * n_rows * size.n_features**2
-
-    def packed_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle, entry by entry."""
-        return 4 * size.width * (size.width + 1)
 
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of R as a whole matrix."""
@@ -236,10 +227,6 @@ class TsqrMethod(Method):
         """Return the bytes of a panel in Fortran order and of two blocks of reflectors."""
         return 8 * panel_rows * size.width + 2 * 8 * 64 * size.width
 
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of whole matrices, raw and centred at once."""
-        return (6 + normalize) * size.square_bytes
-
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of R above the panel, what a library makes of it, and Q."""
         return 3 * (8 * panel_rows * size.width + size.square_bytes) + size.square_bytes
@@ -247,7 +234,3 @@ class TsqrMethod(Method):
     def panel_rows(self, n_features: int) -> int:
         """Return the rows of a panel: QR is as fast with 512 to 4,096, and its error bound grows with them."""
         return 512
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment."""
-        return exact_segment_rows(size.n_features)

@@ -13,14 +13,7 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import (
-    Method,
-    Precision,
-    Size,
-    clamp_segment_rows,
-    power_of_two_below,
-    rank_within_half,
-)
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
 from rankme_stream.accumulators.nystrom.complement_bounds import Imaged
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
@@ -34,8 +27,6 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import SingularValues, Spectrum
 
 _PART_COLUMNS = 64  # test vectors that one part of an update takes
-
-_SEGMENT_FLOPS = 2**40  # a sketch is as large as many rows
 
 
 class NystromAccumulator(DividedAccumulator, SketchAccumulator):
@@ -236,23 +227,18 @@ _KEY = ("n_features", "columns", "seed", "turn")
 _NUMBERS = ("chain", "rows_error", "energy")
 
 
-class NystromMethod(Method):
+class NystromMethod(LowRankMethod):
     """The randomized SVD of the Gram matrix, in one pass or several."""
 
     name = "rsvd"
+    segment_flops = 2**40
     takes_passes = True
     uses_seed = True
-    remedy = "a larger --rank and more --passes tell more, --method gram all; or pass a larger --tolerance"
+    remedy = "raise --rank or --passes, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., NystromAccumulator]:
         """Return the class that keeps the images of the test vectors."""
         return NystromAccumulator
-
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return the number of test vectors, at most half of the features."""
-        if oversampling < 0:
-            raise UsageError(f"oversampling is {oversampling} and must be at least 0")
-        return rank_within_half(rank, oversampling, n_features)
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 4 N D r."""
@@ -269,18 +255,6 @@ class NystromMethod(Method):
     def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
         """Return the bytes of products of a panel with 64 test vectors."""
         return 8 * 64 * (panel_rows + size.width)
-
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of copies of the sketch and of matrices of its size."""
-        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * sketch_spectrum.gathered_rows(size.sketch_size) ** 2
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment of some 2^40 flops."""
-        return power_of_two_below(clamp_segment_rows(_SEGMENT_FLOPS // (4 * size.n_features * size.sketch_size)))
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
         """Whether all threads work on one sketch: always."""

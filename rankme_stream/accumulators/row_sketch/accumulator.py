@@ -11,7 +11,7 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Method, Precision, Size, power_of_two_above
+from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Precision, Size, SketchMethod, power_of_two_above
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
@@ -248,12 +248,12 @@ def _kind(name: str) -> type:
     return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64
 
 
-class RowSketchMethod(Method):
+class RowSketchMethod(SketchMethod):
     """A sketch of fewer rows, which are signed sums of all rows."""
 
     name = "row-sketch"
     uses_seed = True
-    remedy = "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., RowSketchAccumulator]:
         """Return the class that adds rows up."""
@@ -264,7 +264,7 @@ class RowSketchMethod(Method):
         fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
         if rank is not None and rank < fewest:
             raise UsageError(
-                f"a row sketch of {rank:,} rows tells too little of {n_features:,} features for an interval: --rank "
+                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: --rank "
                 f"{fewest} at least, or leave it out"
             )
         return -(-(rank or fewest) // 4) * 4
@@ -292,10 +292,6 @@ class RowSketchMethod(Method):
     def solving_bytes(self, size: Size, *, normalize: bool) -> int:
         """Return the bytes of copies of the sketch and of its Gram matrices."""
         return (6 + normalize) * self.state_bytes(size) + 6 * size.square_bytes
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
 
     def segment_rows(self, size: Size) -> int:
         """Return the rows of a segment: 16 times the sketch's, so that a merge is below a twentieth of it."""
