@@ -107,7 +107,7 @@ def test_writing_is_as_rare_as_it_is_slow(source, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_state", slow)
     for cost, period in ((0.1, 60.0), (6.0, 300.0)):
         now[0], writes[:] = 0.0, []
-        kept = checkpoint.Checkpoint(tmp_path / "s", state, state.forest(), lambda: [])
+        kept = checkpoint.Checkpoint(tmp_path / "s", state, state.merge_tree(), lambda: [])
         while now[0] < 1000.0:
             kept.tick()
             if kept._writer is not None:
@@ -386,7 +386,7 @@ def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypa
     def fail(state, source):
         raise Stop
 
-    monkeypatch.setattr("rankme_stream.measuring.pass_runner.checked", fail)
+    monkeypatch.setattr("rankme_stream.measuring.pass_runner.drop_changed_rows", fail)
     with pytest.raises(Stop):
         rs.measure(source, checkpoint=tmp_path / "kept")
     monkeypatch.undo()

@@ -46,7 +46,6 @@ from rankme_stream.passes.engines.dask import engine
 from rankme_stream.passes.engines.dask import schedule as schedules
 from rankme_stream.passes.engines.dask.client_run import ClientRun
 from rankme_stream.passes.engines.dask.engine import DaskEngine
-from rankme_stream.passes.engines.dask.worker import WorkerPass
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree, span
 from rankme_stream.sources import ZarrSource
@@ -351,7 +350,7 @@ def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gathe
     monkeypatch.setattr(schedules, "_GATHER_S", gather_s)
     engine = Forgetful(client)
     planned = rs.plan(source, workers=1)
-    task = PassSpec(ZarrSource(str(source)), planned, GramAccumulator)
+    spec = PassSpec(ZarrSource(str(source)), planned, GramAccumulator)
     submit = client.submit
     futures = []
 
@@ -366,12 +365,12 @@ def test_results_that_are_lost_are_read_again(client, source, monkeypatch, gathe
             finished[-1].cancel(force=True)
 
     monkeypatch.setattr(client, "submit", submitted)
-    forest = MergeTree()
-    engine(forest, task, planned.all_segments, lose)
+    tree = MergeTree()
+    engine(tree, spec, planned.all_segments, lose)
     assert engine.lost
     wanted = MergeTree()
-    local.run_into(wanted, task, planned.all_segments)
-    mine, theirs = forest.total().to_record()[1], wanted.total().to_record()[1]
+    local.run_into(wanted, spec, planned.all_segments)
+    mine, theirs = tree.total().to_record()[1], wanted.total().to_record()[1]
     assert {name: array.tobytes() for name, array in mine.items()} == {
         name: array.tobytes() for name, array in theirs.items()
     }
@@ -402,7 +401,7 @@ class ScriptedFuture:
 class ScriptedCluster:
     """Tasks end as a test says."""
 
-    address, status, client = "nowhere", "running", None
+    address, device, status, client = "nowhere", "cpu", "running", None
     read, merge = "read", "merge"
 
     def __init__(self) -> None:
@@ -422,10 +421,10 @@ class ScriptedCluster:
 def test_a_failure_waits_for_rows_before_it_though_their_worker_dies(source):
     """Those are read again, and then the first failure in row order is raised."""
     planned = rs.plan(source, workers=1)
-    work = WorkerPass(b"", "run", "dump", {}, planned, "error", "error")
+    spec = PassSpec(ZarrSource(str(source)), planned, GramAccumulator)
     schedule = schedules.Schedule(2, 0, 20, 1.0, 4, 16, 20.0, 8)
     cluster = ScriptedCluster()
-    run = ClientRun(cluster, MergeTree(), ZarrSource(str(source)), work, schedule, planned.all_segments, None)
+    run = ClientRun(cluster, MergeTree(), spec, planned.all_segments, schedule, None)
 
     def play() -> None:
         while len(cluster.submitted) < 4:

@@ -232,7 +232,7 @@ def test_labels_may_be_strings_of_any_kind(kind, tmp_path):
     found = partition_of(source, 1000, (0, 1000))
     is_number = kind in ("sharded", "zip", "v2")
     assert list(found.names) == ([str(number) for number in range(4)] if is_number else STRINGS.tolist())
-    assert found.of(0, 1000).tolist() == (np.arange(1000) % 4).tolist()
+    assert found.group_indices(0, 1000).tolist() == (np.arange(1000) % 4).tolist()
     assert found.counts.tolist() == [250] * 4
 
 
@@ -253,7 +253,7 @@ def test_labels_of_chunks_that_are_missing_are_refused(layout, tmp_path):
         (np.zeros(1000), SourceFormatError, "float64; integers or strings"),
         ([None] * 1000, SourceFormatError, "integers or strings"),
         ("column:label", UsageError, "no source here has columns"),
-        ("rows:0", UsageError, "no number of rows"),
+        ("rows:0", UsageError, "not a number of rows"),
         ("rows:1", UsageError, "more than 500 groups"),
         (np.arange(1000), UsageError, "more than 500 groups"),
         ("nowhere.npy", rs.RankMeError, "no file nowhere.npy"),

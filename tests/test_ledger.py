@@ -33,20 +33,20 @@ def test_any_order_of_segments_gives_one_tree(first, count, data):
 
 
 def test_siblings_merge_at_once_so_that_few_values_live():
-    forest = MergeTree()
+    tree = MergeTree()
     for index in range(1000):
-        forest.add(index, Node("x"))
-        assert forest.n_live == (index + 1).bit_count()
+        tree.add(index, Node("x"))
+        assert tree.n_live == (index + 1).bit_count()
 
 
 def test_a_segment_counts_once():
-    forest = MergeTree()
+    tree = MergeTree()
     for index in range(4):
-        forest.add(index, Node("x"))
+        tree.add(index, Node("x"))
     with pytest.raises(UsageError, match="in already"):
-        forest.add(2, Node("x"))
+        tree.add(2, Node("x"))
 
 
-def test_an_empty_forest_has_no_total():
+def test_an_empty_tree_has_no_total():
     with pytest.raises(UsageError, match="no segment"):
         MergeTree().total()

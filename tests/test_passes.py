@@ -19,6 +19,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning import plan
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.sources import ArraySource
 from rankme_stream.testing import with_ones
@@ -59,7 +60,7 @@ def plan_for(source: Chunked, *, block_rows: int, **changes) -> plan.Plan:
 
 def blocks_of(source: Chunked, plan: plan.Plan) -> BlockReader:
     bounds = source.bounds(0, len(source._array))
-    return BlockReader(source, plan, plan.whole_cuts(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
+    return BlockReader(source, plan, block_ranges(bounds, 0, 200_500, plan.block_rows, plan.grid.segment_rows))
 
 
 @pytest.mark.parametrize("reads_ahead", [False, True])

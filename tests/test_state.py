@@ -129,15 +129,15 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     path = small_state(tmp_path)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = tmp_path / f".small.state.{state_file._HOST}-{ended.pid}.new"
+    left = tmp_path / f".small.state.{state_file.HOST_DIGEST}-{ended.pid}.new"
     others = [
-        tmp_path / f".small.state.{state_file._HOST}-1.new",
+        tmp_path / f".small.state.{state_file.HOST_DIGEST}-1.new",
         tmp_path / f".small.state.0-{ended.pid}.new",
         tmp_path / ".small.state.new",
     ]
     for each in (left, *others):
         each.write_bytes(b"half")
-    state_file.sweep(path)
+    state_file.remove_leftovers(path)
     assert not left.exists()
     assert all(each.exists() for each in (path, *others))
 

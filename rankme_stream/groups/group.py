@@ -1,4 +1,4 @@
-"""What is kept of the rows of one group: the rows while they are few, then their Gram; at last, what they came to."""
+"""One group of rows: kept as rows while they are few, then as their Gram matrix, and closed with the last row."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import numpy as np
 
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.groups.row_gram import RowGram
-from rankme_stream.groups.within_scatter import WithinScatter
+from rankme_stream.groups.within_scatter import PANEL_ROWS, WithinScatter
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum
 
-_PANEL_ROWS = 1024
-_GROUNDS = "certified: worst case of the sums, margin of the eigensolver"
-
 
 @dataclass(frozen=True, slots=True)
 class OpenGroup:
-    """A group some rows of which are still to come.
+    """A group that still lacks some of its rows.
 
     A group keeps its rows, as they are stored, as long as there are no more of them than features, and its Gram matrix
     from then on. So what a node of the merge tree holds of a group depends on the node's rows alone.
@@ -27,13 +24,13 @@ class OpenGroup:
     Attributes
     ----------
     batch
-        That the group is in.
+        Batch of the jackknife over groups that this group is in.
     n_expected, n_seen
-        Rows of the group in the whole pass, and those that were met here, rows left out included.
+        Number of rows of the group in the whole pass, and of those met so far, rows left out included.
     pieces
         Rows in order, shape ``(n, D)`` each; none once there is a Gram.
     gram
-        Of the rows; None as long as they are kept.
+        Gram accumulator of the rows; None as long as they are kept.
     """
 
     batch: int
@@ -44,16 +41,16 @@ class OpenGroup:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no row is to come."""
+        """Whether every row of the group was met."""
         return self.n_seen == self.n_expected
 
     @property
     def n_rows(self) -> int:
-        """Rows kept, or in the Gram."""
+        """Number of rows kept, or in the Gram."""
         return sum(map(len, self.pieces)) if self.gram is None else self.gram.n_rows
 
-    def settled(self, n_features: int, scratch: Workspace) -> OpenGroup:
-        """Return the same with a Gram, where the rows are more than the features."""
+    def compact(self, n_features: int, scratch: Workspace) -> OpenGroup:
+        """Return the group with a Gram in place of its rows if they outnumber the features; else the group itself."""
         if self.gram is not None or self.n_rows <= n_features:
             return self
         return replace(self, pieces=(), gram=self._gram(n_features, scratch))
@@ -61,12 +58,12 @@ class OpenGroup:
     def _gram(self, n_features: int, scratch: Workspace) -> GramAccumulator:
         if self.gram is not None:
             return self.gram
-        gram = GramAccumulator(n_features)  # which would keep the scratch that it was given
+        gram = GramAccumulator(n_features)  # not given the scratch, which it would keep alive
         rows = self._rows(n_features) if len(self.pieces) != 1 else self.pieces[0]
-        panel = scratch.room("group panel", (min(_PANEL_ROWS, len(rows)), n_features + 1))
+        panel = scratch.room("group panel", (min(PANEL_ROWS, len(rows)), n_features + 1))
         panel[:, 0] = 1.0
-        for start in range(0, len(rows), _PANEL_ROWS):
-            some = rows[start : start + _PANEL_ROWS]
+        for start in range(0, len(rows), PANEL_ROWS):
+            some = rows[start : start + PANEL_ROWS]
             filled = panel[: len(some), :]
             filled[:, 1:] = some
             for part in gram.parts:
@@ -78,18 +75,18 @@ class OpenGroup:
         return np.concatenate(self.pieces) if self.pieces else np.empty((0, n_features), np.float32)
 
     def merge(self, other: OpenGroup, n_features: int, scratch: Workspace) -> OpenGroup:
-        """Return both joined, those of ``other`` behind; neither changes."""
+        """Return both joined, the rows of ``other`` last; neither changes."""
         n_seen = self.n_seen + other.n_seen
         if self.gram is None and other.gram is None:
             both = replace(self, n_seen=n_seen, pieces=self.pieces + other.pieces)
-            return both.settled(n_features, scratch)
+            return both.compact(n_features, scratch)
         gram = self._gram(n_features, scratch).merge(other._gram(n_features, scratch))
         return replace(self, n_seen=n_seen, pieces=(), gram=gram)
 
     def close(self, n_features: int, scatter: WithinScatter, unit_roundoff: float) -> tuple[ClosedGroup, FloatArray]:
-        """Return what all rows of the group came to, and count them in a scatter.
+        """Return the closed group, and count it in a scatter.
 
-        Also the rows less their mean, for the caller to add to the scatter; none where a Gram was added.
+        Also return the rows less their mean, for the caller to add to the scatter; none if the Gram was added here.
         """
         nothing = np.empty((0, n_features))
         if self.gram is not None:
@@ -105,7 +102,7 @@ class OpenGroup:
         closed = ClosedGroup(
             self.batch, few.n_rows, few.mean, few.mean_error, few.spectrum(unit_roundoff=unit_roundoff)
         )  # fmt: skip
-        if few.n_rows == 1:  # the row is the mean: nothing is known of how others would lie about it
+        if few.n_rows == 1:  # the row is its own mean, and says nothing of the spread about it
             return closed, nothing
         scatter.count(few.n_rows, few.scatter_error)
         return closed, few.centered
@@ -113,16 +110,18 @@ class OpenGroup:
 
 @dataclass(frozen=True, slots=True)
 class ClosedGroup:
-    """A group all rows of which are in.
+    """A group whose rows were all met.
 
     Attributes
     ----------
+    batch
+        Batch of the jackknife over groups that this group is in.
     n_rows
-        Rows that were kept; 0 where each was left out.
+        Number of rows kept; 0 if each was left out.
     mean, mean_error
-        Of the rows, shape ``(D,)``, and a bound on the Euclidean norm of its error.
+        Mean of the rows, shape ``(D,)``, and a bound on the Euclidean norm of its error.
     spectrum
-        Of the rows; None where there are none.
+        Spectrum of the rows; None if there are none.
     """
 
     batch: int
@@ -130,6 +129,3 @@ class ClosedGroup:
     mean: FloatArray
     mean_error: float
     spectrum: Spectrum | None
-
-
-_GRAM = (("chain", "chains"), ("gram", "grams"), ("nonzero", "nonzero"))

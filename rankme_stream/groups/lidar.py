@@ -1,22 +1,24 @@
-r"""LiDAR: in how many directions groups differ, measured by how their rows spread within them.
+r"""LiDAR: the number of directions in which groups differ, relative to the spread of rows within groups.
 
 With n groups, mu_i the mean of group i, mu the mean of the mu_i, and N rows e_ij in all,
 
     S_b = 1/n sum_i (mu_i - mu)(mu_i - mu)',      S_w = 1/N sum_ij (e_ij - mu_i)(e_ij - mu_i)' + delta I,
     LiDAR = exp(-sum p ln p),  p = l/sum(l) + eps,  l the D eigenvalues of S_b v = l S_w v.
 
-Every group counts once in S_b and every row once in S_w; for groups of q rows each, N = n q, that is the paper's.
+Every group counts once in S_b and every row once in S_w; with groups of q rows each, N = n q, this is the paper's
+definition.
 
 References
 ----------
 V. Thilak et al., LiDAR: Sensing linear probing performance in joint embedding SSL architectures, ICLR 2024, arXiv
-2312.04000: eigenvalues of S_w^-1/2 S_b S_w^-1/2 there, which are the same; eps and delta as published code has them.
+2312.04000. It takes the eigenvalues of S_w^-1/2 S_b S_w^-1/2, which are the same; eps and delta are those of the
+published code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +26,6 @@ from scipy.linalg import eigh
 from scipy.special import stdtrit
 
 from rankme_stream.errors import SpectrumError
-from rankme_stream.groups.group import ClosedGroup
-from rankme_stream.groups.group_scores import _NO_ROW
 from rankme_stream.groups.grouped_rows import GroupedRows
 from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
@@ -33,7 +33,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import U, gamma
 from rankme_stream.spectra import intervals, metrics
-from rankme_stream.spectra.estimates import METRICS, Estimate, estimate_all
+from rankme_stream.spectra.estimates import Estimate
 from rankme_stream.spectra.jackknife import standard_error
 from rankme_stream.spectra.spectrum import ConsistentSet
 
@@ -42,14 +42,14 @@ DEFINITION = (
     f"exp(-sum p ln p), p = l/sum(l) + {EPSILON:g}, l of the means of groups against the rows about them + {DELTA:g}"
 )
 _LARGEST_ERROR = 0.01  # of the least eigenvalue of S_w
-_FEWEST_BATCHES = 8  # that tell how much one more or less would matter
+_FEWEST_BATCHES = 8  # that a standard error is estimated from
 
 
 class _Eigenvalues(NamedTuple):
-    """The l, descending, shape ``(D,)``, and what they may be."""
+    """The l, descending, shape ``(D,)``, and bounds on their true values."""
 
     values: FloatArray
-    box: ConsistentSet
+    consistent: ConsistentSet
 
     @property
     def lidar(self) -> float:
@@ -57,19 +57,19 @@ class _Eigenvalues(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Groups:
-    """Means of groups, shape ``(n, D)``, bounds on their errors, and their batches, shape ``(n,)``."""
+class _GroupMeans:
+    """Means of groups, shape ``(n, D)``, their errors and batches, shape ``(n,)``, and the scatter of each batch."""
 
     means: FloatArray
     errors: FloatArray
     batches: Array
     scatters: Mapping[int, WithinScatter]
 
-    def without(self, batch: int) -> _Groups:
-        """Return the groups that are not in a batch."""
+    def without(self, batch: int) -> _GroupMeans:
+        """Return the groups outside a batch."""
         kept = self.batches != batch
         scatters = {other: scatter for other, scatter in self.scatters.items() if other != batch}
-        return _Groups(self.means[kept, :], self.errors[kept], self.batches[kept], scatters)
+        return _GroupMeans(self.means[kept, :], self.errors[kept], self.batches[kept], scatters)
 
     def eigenvalues(self) -> _Eigenvalues:
         """Return the eigenvalues of S_b against S_w.
@@ -96,32 +96,33 @@ class _Groups:
         error += margin * float(spread[0])
         if error > _LARGEST_ERROR * (float(spread[-1]) - error):
             raise SpectrumError(
-                f"how rows lie about the means of their groups is known to within {error:.2g}, too much beside the "
-                f"least of it, {float(spread[-1]):.2g} with delta {DELTA:g}: take a common mean off the rows, or scale"
+                f"the scatter of rows about the means of their groups is known to within {error:.2g}, too much beside "
+                f"its least eigenvalue, {float(spread[-1]):.2g} with delta {DELTA:g}: subtract a common mean from the "
+                "rows, or scale them"
             )
         least = float(spread[-1]) - error
         eta = error / least
         phi = (between_error + margin * float(np.trace(between))) / least
-        found = np.maximum(eigh(between, within, eigvals_only=True, check_finite=False)[::-1], 0.0)
+        computed = np.maximum(eigh(between, within, eigvals_only=True, check_finite=False)[::-1], 0.0)
         zeros = max(0, n_features - n_groups + 1)
-        lower = np.maximum(np.nextafter((found - phi) / (1.0 + eta), -np.inf), 0.0)
-        upper = np.nextafter((found + phi) / (1.0 - eta), np.inf)
-        box = ConsistentSet(lower, upper).with_zeros(zeros)
-        if box.lower[0] == 0.0:
+        lower = np.maximum(np.nextafter((computed - phi) / (1.0 + eta), -np.inf), 0.0)
+        upper = np.nextafter((computed + phi) / (1.0 - eta), np.inf)
+        consistent = ConsistentSet(lower, upper).with_zeros(zeros)
+        if consistent.lower[0] == 0.0:
             raise SpectrumError("the means of all groups are the same to within the arithmetic")
-        return _Eigenvalues(np.clip(found, box.lower, box.upper), box)
+        return _Eigenvalues(np.clip(computed, consistent.lower, consistent.upper), consistent)
 
     def _between(self) -> tuple[FloatArray, float]:
         """Return S_b and a bound on the Frobenius norm of its error."""
         n = len(self.means)
         centered = self.means - self.means.sum(axis=0) / n
-        length, norm = float(np.linalg.norm(self.means)), float(np.linalg.norm(centered))
-        shift = 2.0 * float(np.linalg.norm(self.errors)) + gamma(n + 2) * length + U * norm
+        norm_of_means, norm = float(np.linalg.norm(self.means)), float(np.linalg.norm(centered))
+        shift = 2.0 * float(np.linalg.norm(self.errors)) + gamma(n + 2) * norm_of_means + U * norm
         error = shift * (2.0 * norm + shift) + gamma(n + 3) * norm**2
         return centered.T @ centered / n, error / n * (1.0 + 2.0**-20)
 
     def _within(self) -> tuple[FloatArray, float]:
-        """Return S_w, of which the lower triangle is right, and a bound on the Frobenius norm of its error."""
+        """Return S_w, its lower triangle valid, and a bound on the Frobenius norm of its error."""
         scatter = join_scatters(self.scatters[batch] for batch in sorted(self.scatters))
         within = scatter.lower() / scatter.n_rows
         within[np.diag_indices_from(within)] += DELTA
@@ -132,51 +133,51 @@ class _Groups:
 def estimate_lidar(grouped: GroupedRows, *, confidence: float, workers: int) -> Estimate:
     """Return LiDAR of the groups of all rows.
 
-    ``lower`` and ``upper`` hold the error of the arithmetic for these rows. ``details`` has the parameters, and the
-    interval over groups: how much LiDAR would vary had as many other groups been drawn like these, by leaving out a
-    sixteenth of the groups at a time. It says nothing of more groups, of which LiDAR is larger.
+    ``lower`` and ``upper`` bound the error of the arithmetic for these rows. ``details`` has the parameters, and the
+    interval over groups: how much LiDAR would vary if as many other groups were drawn like these, estimated by leaving
+    out a sixteenth of the groups at a time. It does not hold for more groups, whose LiDAR is larger.
 
     Parameters
     ----------
     confidence
-        Of the interval over groups.
+        Confidence of the interval over groups.
     workers
-        Threads.
+        Number of threads.
 
     Notes
     -----
     7 D^3 flops a batch of groups, 17 in all.
     """
-    told = [group for group in grouped.closed.values() if group.n_rows > 1]
-    sizes = [group.n_rows for group in told]
+    scored = [group for group in grouped.closed.values() if group.n_rows > 1]
+    sizes = [group.n_rows for group in scored]
     details: dict[str, Any] = {
-        "delta": DELTA, "epsilon": EPSILON, "groups": len(told), "groups_left_out": len(grouped.groups) - len(told),
+        "delta": DELTA, "epsilon": EPSILON, "groups": len(scored), "groups_left_out": len(grouped.groups) - len(scored),
         "rows": sum(sizes), "rows_per_group": [min(sizes, default=0), max(sizes, default=0)],
     }  # fmt: skip
-    if len(told) < 2:
-        return Estimate(None, reason="LiDAR takes two groups of two rows or more", details=details)
-    groups = _Groups(
-        np.array([group.mean for group in told]), np.array([group.mean_error for group in told]),
-        np.array([group.batch for group in told]), grouped.scatters,
+    if len(scored) < 2:
+        return Estimate(None, reason="LiDAR needs two groups of two rows or more", details=details)
+    means = _GroupMeans(
+        np.array([group.mean for group in scored]), np.array([group.mean_error for group in scored]),
+        np.array([group.batch for group in scored]), grouped.scatters,
     )  # fmt: skip
     try:
-        found = groups.eigenvalues()
+        eigenvalues = means.eigenvalues()
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)
-    value = found.lidar
-    lower, upper = intervals.entropy_rank(found.box, eps=EPSILON)
-    details |= _over_groups(groups, value, confidence, workers)
+    value = eigenvalues.lidar
+    lower, upper = intervals.entropy_rank(eigenvalues.consistent, eps=EPSILON)
+    details |= _interval_over_groups(means, value, confidence, workers)
     return Estimate(value, min(lower, value), max(upper, value), 1.0, ("arithmetic",), details=details)
 
 
-def _over_groups(groups: _Groups, value: float, confidence: float, workers: int) -> dict[str, Any]:
-    """Return the interval over groups, or why there is none."""
-    batches, counts = np.unique(groups.batches, return_counts=True)
+def _interval_over_groups(means: _GroupMeans, value: float, confidence: float, workers: int) -> dict[str, Any]:
+    """Return the interval over groups and what it rests on, or the reason why there is none."""
+    batches, counts = np.unique(means.batches, return_counts=True)
     if len(batches) < _FEWEST_BATCHES:
         return {"over_groups": None, "over_groups_reason": f"{len(batches)} groups are too few to leave some out"}
     try:
         with blas_threads.threads(workers, "rankme-lidar") as pool:
-            without = list(pool.map(lambda batch: groups.without(batch).eigenvalues().lidar, batches.tolist()))
+            without = list(pool.map(lambda batch: means.without(batch).eigenvalues().lidar, batches.tolist()))
     except SpectrumError as error:
         return {"over_groups": None, "over_groups_reason": f"without some of the groups {error}"}
     spread = standard_error(value, without, (counts / counts.sum()).tolist())
@@ -187,38 +188,3 @@ def _over_groups(groups: _Groups, value: float, confidence: float, workers: int)
         "standard_error": spread,
         "batches": len(batches),
     }
-
-
-class GroupScores(Mapping[str, Mapping[str, Estimate]]):
-    """Every metric of each group, by name of the group.
-
-    Parameters
-    ----------
-    groups
-        By name, in the order to show them in.
-
-    Notes
-    -----
-    Five milliseconds a group each time that it is looked up: nothing is kept, so that thousands of groups take no
-    memory beside their singular values.
-    """
-
-    def __init__(self, groups: Mapping[str, ClosedGroup]) -> None:
-        self._groups = groups
-
-    def __getitem__(self, name: str) -> Mapping[str, Estimate]:
-        """Return every metric of a group; ``rankme`` says in its details of how many rows."""
-        group = self._groups[name]
-        if group.spectrum is None:
-            return {metric: Estimate(None, reason=_NO_ROW) for metric in METRICS}
-        found = estimate_all(group.spectrum)
-        rankme = found["rankme"]
-        return found | {"rankme": replace(rankme, details={**rankme.details, "n_rows": group.n_rows})}
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self._groups)
-
-    def __len__(self) -> int:
-        """Return how many groups there are."""
-        return len(self._groups)

@@ -1,4 +1,4 @@
-"""Rows that are no more than their features: their spectrum from the products of rows with rows."""
+"""Spectrum of rows no more than their features, from the products of rows with rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U, gamma
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
-_SHORTEST = 2.0**-537  # its root
+_ROOT_OF_SMALLEST = 2.0**-537
 
 
 class RowGram:
-    """Some rows Z, about their mean as well.
+    """Products Z Z' of some rows Z, as they are and less their mean.
 
     Parameters
     ----------
@@ -27,13 +27,13 @@ class RowGram:
     Attributes
     ----------
     mean, centered
-        Shapes ``(D,)`` and ``(n, D)``: the mean, and the rows less it.
+        Mean of the rows, shape ``(D,)``, and the rows less it, shape ``(n, D)``.
 
     Notes
     -----
-    Z Z' has the eigenvalues of Z'Z that are not zero, at n^2 D flops and n^2 numbers. An entry of it is one chain of D
-    products and additions, so the error's Frobenius norm is at most gamma_D |Z|_F^2. The mean is taken off the rows,
-    not off their products: what is lost is relative to |Z|_F |Zc|_F, not to |Z|_F^2.
+    Z Z' has the nonzero eigenvalues of Z'Z, at n^2 D flops and n^2 numbers. Each entry is one chain of D products and
+    additions, so the Frobenius norm of the error is at most gamma_D |Z|_F^2. The mean is subtracted from the rows, not
+    from their products: that error is relative to |Z|_F |Zc|_F, not to |Z|_F^2.
 
     References
     ----------
@@ -48,34 +48,34 @@ class RowGram:
         self.centered: FloatArray = rows - self.mean
 
     @cached_property
-    def length(self) -> float:
-        """Upper end of |Z|_F."""
-        return self._length(self.rows)
+    def norm_bound(self) -> float:
+        """Upper bound on |Z|_F."""
+        return self._norm_bound(self.rows)
 
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean: gamma_(n+1) times the mean of the absolute values, feature by feature."""
-        return gamma(self.n_rows + 1) * self.length / math.sqrt(self.n_rows) + self.n_rows * SMALLEST
+        return gamma(self.n_rows + 1) * self.norm_bound / math.sqrt(self.n_rows) + self.n_rows * SMALLEST
 
     @property
     def scatter_error(self) -> float:
-        """Bound on what the rounding of the mean and of the subtraction does to the products of centred rows."""
-        length = self._length(self.centered)
-        shift = U * length + math.sqrt(self.n_rows) * self.mean_error
-        return shift * (2.0 * length + shift)
+        """Bound on the error that rounding the mean and the subtraction causes in the products of centred rows."""
+        norm = self._norm_bound(self.centered)
+        shift = U * norm + math.sqrt(self.n_rows) * self.mean_error
+        return shift * (2.0 * norm + shift)
 
-    def _length(self, rows: FloatArray) -> float:
-        return float(np.linalg.norm(rows)) * (1.0 + gamma(rows.size + 2)) + math.sqrt(rows.size) * _SHORTEST
+    def _norm_bound(self, rows: FloatArray) -> float:
+        return float(np.linalg.norm(rows)) * (1.0 + gamma(rows.size + 2)) + math.sqrt(rows.size) * _ROOT_OF_SMALLEST
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return the singular values, and the boxes that hold the true ones; 8/3 n^3 + 2 n^2 D flops."""
-        n_alive = min(int((self.rows != 0.0).any(axis=axis).sum()) for axis in (0, 1))
-        dead = max(0, self.n_rows - n_alive)
+        """Return the singular values, and bounds on the true ones; 8/3 n^3 + 2 n^2 D flops."""
+        n_nonzero = min(int((self.rows != 0.0).any(axis=axis).sum()) for axis in (0, 1))
+        n_zero = max(0, self.n_rows - n_nonzero)
         norm = float(np.linalg.norm(self.mean)) * self.n_rows
         error = self.n_rows * self.mean_error + (self.n_features + 8) * U * norm
         return Spectrum(
-            raw=self._values(self.rows, 0.0, dead),
-            centered=self._values(self.centered, self.scatter_error, max(dead, 1)),
+            raw=self._values(self.rows, 0.0, n_zero),
+            centered=self._values(self.centered, self.scatter_error, max(n_zero, 1)),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
@@ -89,15 +89,17 @@ class RowGram:
     def _values(self, rows: FloatArray, error: float, zeros: int) -> SingularValues:
         products = rows @ rows.T
         trace = math.fsum(np.diagonal(products)) / (1.0 - gamma(self.n_features))
-        lost = self.n_rows * (self.n_features + 1) * SMALLEST
+        underflow = self.n_rows * (self.n_features + 1) * SMALLEST
         squares = HOST.eigenvalues(products)
         margin = (self.n_rows + 32) * U * max(0.0, float(squares[0]))
-        error += gamma(self.n_features) * (trace + lost) + lost + margin
+        error += gamma(self.n_features) * (trace + underflow) + underflow + margin
         allowed = self.n_rows * (margin + 4.0 * U * trace + SMALLEST)
         if not (abs(math.fsum(squares) - trace) <= allowed + error and float(squares[-1]) >= -error):
             raise ArithmeticCheckError(
                 f"eigenvalues of a group of {self.n_rows:,} rows add up to {math.fsum(squares)!r}, the least is "
                 f"{float(squares[-1]):.3g}, the trace is {trace!r}: BLAS, LAPACK or the machine is at fault"
             )
-        box = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
-        return SingularValues(np.clip(np.sqrt(np.maximum(squares, 0.0)), box.lower, box.upper), box)
+        consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+        return SingularValues(
+            np.clip(np.sqrt(np.maximum(squares, 0.0)), consistent.lower, consistent.upper), consistent
+        )

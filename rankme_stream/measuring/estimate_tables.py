@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rankme_stream.groups.lidar import GroupScores, estimate_lidar
+from rankme_stream.groups.group_scores import GroupScores
+from rankme_stream.groups.lidar import estimate_lidar
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.planning.plan import Plan

@@ -17,7 +17,7 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.registry import adopted, is_array, on_host
 from rankme_stream.numerics.dtypes import FloatArray, stored_type
-from rankme_stream.passes.loop.panels import fill_panels
+from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectra.estimates import Estimate, estimate_all
@@ -132,9 +132,10 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
         n_rows, n_features = rows.shape
         workspace = Workspace(rows.device)
+        writer = PanelWriter(rows, workspace)
         for start, stop in grid_for(Arithmetic(self.method, "float64"), Size(n_features)).panels(0, n_rows):
             panel = workspace.array("panel", (stop - start, 1 + n_features))
-            fill_panels(rows, start, rows.read(start, stop), panel, workspace)
+            writer.write(start, rows.read(start, stop), panel)
             accumulator.update(panel, start)
 
     def _solved(self) -> Self:

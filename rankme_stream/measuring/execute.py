@@ -174,7 +174,7 @@ def execute_state(state: State, request: Request) -> Execution:
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
     request.check_dims(plan.n_features)
-    whole = state.forest().total().on_basis(state.basis)
+    whole = state.merge_tree().total().on_basis(state.basis)
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)

@@ -26,7 +26,7 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_GROUPS, SampleDesign
-from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, held_pass, new_state, resume_state
+from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_pass
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, load_state, read_basis, save_state
@@ -109,7 +109,7 @@ class PassRunner:
                 f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
                 "rows in a zarr array, or leave checkpoint out"
             )
-        held = held_pass(checkpoint)
+        held = stored_pass(checkpoint)
         if held is None:
             return
         self._held, self.pass_number = held
@@ -248,7 +248,7 @@ class PassRunner:
             forest = MergeTree[PartialResult]()
             self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
         else:
-            forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).forest()
+            forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
         self.machines = joined_workers(self.machines, self._machines(plan))
         whole = forest.total().on_basis(self.basis)
         del forest  # what it was merged from
@@ -266,7 +266,7 @@ class PassRunner:
         """
         assert self.checkpoint is not None
         state = self._begun(plan, segments, fingerprint, self.checkpoint)
-        forest = state.forest(self.device)
+        forest = state.merge_tree(self.device)
         before = sum(stop - start for start, stop in state.covered)
         kept = Checkpoint(self.checkpoint, state, forest, lambda: self._machines(plan))
 
@@ -294,7 +294,8 @@ class PassRunner:
 
     def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
         """Return the state to begin with: from the file where there is one, which is made where there is none."""
-        wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.passes, self.basis)
+        wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
+        wanted = replace(wanted, passes=self.passes)
         if not self.holds(wanted.arithmetic):
             if not path.exists():
                 save_state(path, wanted)  # fails now, if it does, and not after hours
@@ -303,7 +304,8 @@ class PassRunner:
         self._held = None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
-        strange = [run for run in state.forest().covered() if run.start < segments.start or run.stop > segments.stop]
+        covered = state.merge_tree().covered()
+        strange = [run for run in covered if run.start < segments.start or run.stop > segments.stop]
         if strange:
             start, stop = plan.rows_of(strange[0])
             first, last = plan.rows_of(segments)
@@ -328,7 +330,7 @@ class PassRunner:
             check_count(partial, stop - start, self.request.missing)
             add(unit, partial)
 
-        task = self._task(plan, weigh=True)
+        task = self._task(plan, records_norms=True)
         self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
 
     def read_into(self, forest: MergeTree[PartialResult], plan: Plan) -> None:
@@ -338,7 +340,7 @@ class PassRunner:
     def _machines(self, plan: Plan) -> list[dict[str, Any]]:
         return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
 
-    def _task(self, plan: Plan, *, weigh: bool = False) -> PassSpec:
+    def _task(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
         return PassSpec(
             source=self.source,
             plan=plan,
@@ -346,7 +348,7 @@ class PassRunner:
             normalize=plan.normalize,
             missing=self.request.missing,
             nonfinite=self.request.nonfinite,
-            weigh=weigh,
+            records_norms=records_norms,
             device=self.device,
             basis=self.basis,
             groups=self.groups if plan.n_groups else None,

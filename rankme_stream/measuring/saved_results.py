@@ -12,9 +12,8 @@ from rankme_stream import errors
 from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
 from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
+from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.measurement import SCHEMA_VERSION
-
-_STATE_FILE = b"rankme-state"  # how one begins
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:
@@ -29,7 +28,7 @@ def read_results(file: str) -> State | list[dict[str, Any]]:
     """
     try:
         with open(file, "rb") as opened:
-            is_state = opened.read(len(_STATE_FILE)) == _STATE_FILE
+            is_state = opened.read(len(MAGIC)) == MAGIC
         text = "" if is_state else Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
@@ -126,7 +125,7 @@ def _has_results(source: str) -> bool:
         return True
     try:
         with open(source, "rb") as opened:
-            beginning = opened.read(len(_STATE_FILE))
+            beginning = opened.read(len(MAGIC))
     except OSError:
         return False  # a folder, a URI, an array inside a store, or nothing: opening the dump tells
-    return beginning == _STATE_FILE or beginning.startswith(b"{")
+    return beginning == MAGIC or beginning.startswith(b"{")

@@ -85,12 +85,12 @@ class _View:
     @cached_property
     def rankme(self) -> Spread | str:
         """The spread of RankMe, or why no interval can be stated."""
-        lengths, jackknife = self.whole.lengths, self.jackknife("raw")
+        row_norms, jackknife = self.whole.row_norms, self.jackknife("raw")
         wanted = sample_design.ROWS_A_FEATURE * jackknife.whole.n_features
-        if not lengths.squares:
+        if not row_norms.squares:
             return "every row that was read is zero"
-        if not lengths.effective_rows >= wanted:  # nan is too few
-            few = f"the rows read weigh as {lengths.effective_rows:,.0f} of equal length"
+        if not row_norms.effective_rows >= wanted:  # nan is too few
+            few = f"the rows read weigh as {row_norms.effective_rows:,.0f} of equal length"
             return f"{few}, and an interval takes {wanted:,} (8 a feature)"
         if jackknife.has_empty_group:
             return _EMPTY_GROUP
@@ -108,8 +108,8 @@ class _View:
 
     @property
     def _effective_groups(self) -> float:
-        exponent = self.whole.lengths.exponent
-        squares = [group.lengths.at(max(exponent, group.lengths.exponent)).squares for group in self.groups]
+        exponent = self.whole.row_norms.exponent
+        squares = [group.row_norms.rescale(max(exponent, group.row_norms.exponent)).squares for group in self.groups]
         return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
 
 
@@ -263,6 +263,6 @@ class Sample:
             "seed": self.design.seed,
             "confidence": self.confidence,
             "population": self.population,
-            "effective_rows": self.whole.lengths.effective_rows,
+            "effective_rows": self.whole.row_norms.effective_rows,
             "rows_decoded": self.rows_decoded,
         }

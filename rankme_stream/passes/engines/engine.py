@@ -1,4 +1,4 @@
-"""What every engine does with a plan, and how it reports its progress."""
+"""The interface of every engine, and how it reports progress."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rankme_stream.passes.state.partial_result import PartialResult
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a pass is: rows of how many, bytes decoded, seconds since the first read.
+    """Progress of a pass: rows done and in all, bytes decoded, seconds since the first read.
 
-    ``rankme`` is RankMe and the ends of its interval, those of them that are known, where a sample was just looked at.
-    ``rows_before`` came from a checkpoint and are counted in neither number of rows; ``checkpoint_age_s`` is how old
-    the checkpoint of this pass is.
+    ``rankme`` is RankMe and the ends of its interval after a look at a sample, each None if unknown. ``rows_before``
+    came from a checkpoint and are counted in neither number of rows; ``checkpoint_age_s`` is the age of this pass's
+    checkpoint.
     """
 
     rows_done: int
@@ -34,27 +34,27 @@ Report = Callable[[Progress], None]
 
 
 class Engine(Protocol):
-    """Where passes run."""
+    """Runs passes, here or elsewhere."""
 
     @property
     def name(self) -> str:
-        """As results tell it."""
+        """Name of the engine in results."""
 
     @property
     def device(self) -> str | None:
-        """Name of what its workers compute with, each one of its own; None where the device of a task is meant."""
+        """Name of the device that each worker computes with, one of its own; None for the device of the pass."""
 
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
-        """Return what a pass may take there."""
+        """Return the limits of a pass there."""
 
     def machines(self, workers: int) -> list[dict[str, Any]]:
-        """Return what read, as ``provenance`` lists it."""
+        """Return the machines that read, as ``provenance`` lists them."""
 
     @property
     def chunks_missing(self) -> int:
-        """Chunks that were met without a value there, where the source here may not know of them."""
+        """Number of chunks that workers found missing, of which the source in this process may not know."""
 
     def __call__(
-        self, forest: MergeTree[PartialResult], task: PassSpec, segments: range, progress: Report | None, /
+        self, tree: MergeTree[PartialResult], spec: PassSpec, segments: range, progress: Report | None, /
     ) -> int:
-        """Run segments of a pass that are not in a forest yet, into it; return the bytes decoded."""
+        """Read the segments that a tree lacks and add them to it; return the bytes decoded."""

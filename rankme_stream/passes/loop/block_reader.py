@@ -1,4 +1,4 @@
-"""Rows of a source in blocks of whole chunks, read ahead of their use where reading waits."""
+"""Rows of a source in blocks of whole chunks, read ahead of their use where reads wait for storage."""
 
 from __future__ import annotations
 
@@ -17,52 +17,62 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.sources import Source
 
-_READS_JUDGED = 16  # the first reads of a pass tell whether reading waits,
+_READS_JUDGED = 16  # first reads of a pass, which show whether reads wait for storage;
 _JUDGED_AFTER_S = 1.0  # or as many as end in its first second, where they are long
-_WAITING_SHARE = 0.2  # of the time until then in which the threads of this process did not compute
+_WAITING_SHARE = 0.2  # of that time, in which the threads of this process did not compute
 
 
 class _Block:
-    """Consecutive rows, read by whoever starts to first and dropped when every row was used."""
+    """Consecutive rows, read by the first thread that needs them and dropped when every row was used."""
 
-    def __init__(self, number: int, cut: BlockRange) -> None:
+    def __init__(self, number: int, block_range: BlockRange) -> None:
         self.number = number
-        self.start, self.stop, self.unused = cut
+        self.start, self.stop, self.unused = block_range
         self.reading: Future[Array] | None = None
 
 
 class BlockReader:
     """Rows of a source, handed out in any ranges near one another; each block is read once.
 
-    Whoever asks first for a block reads it, as long as reads only compute: then every core is busy already. Who would
-    have to wait for another to read it, because a chunk reaches over several segments, reads the next one meanwhile.
-    Where reads wait, threads of its own read, one block ahead of each that is in use. Both only where the plan has
-    memory for it. A chunk that two segments share is decoded once and kept until both have had their rows.
+    As long as reads only compute, the first thread that asks for a block reads it: then every core is busy already. A
+    thread that would wait for another to read it, because a chunk spans several segments, reads the next block
+    meanwhile. Where reads wait for storage, the reader's own threads read, one block ahead of each that is in use. Both
+    happen only if the plan has memory for it. A chunk that two segments share is decoded once and kept until both have
+    had their rows.
 
     Parameters
     ----------
-    cuts
-        The blocks, in row order; each is dropped when as many rows were used as its cut says.
+    block_ranges
+        Blocks in row order; each is dropped when ``n_used`` of its rows were used.
+    refuse_missing
+        Whether a missing chunk is an error.
+
+    Attributes
+    ----------
+    bytes_read
+        Bytes decoded so far.
     """
 
-    def __init__(self, source: Source, plan: Plan, cuts: Iterable[BlockRange], *, refuse_missing: bool = True) -> None:
+    def __init__(
+        self, source: Source, plan: Plan, block_ranges: Iterable[BlockRange], *, refuse_missing: bool = True
+    ) -> None:
         self._source, self._plan, self._refuse_missing = source, plan, refuse_missing
         self._lock = threading.Lock()
         self._live: deque[_Block] = deque()
-        self._cuts = enumerate(cuts)
+        self._block_ranges = enumerate(block_ranges)
         self._last: _Block | None = None
-        self._is_cut = False
+        self._is_exhausted = False
         self._buffers: list[Array] = []
         self._lent: dict[int, Array] = {}
-        self._in_place = plan.segments_at_once == plan.workers
-        self._began: tuple[float, float] | None = None  # the first read: what the clocks of wall and process told
+        self._callers_read = plan.segments_at_once == plan.workers
+        self._began: tuple[float, float] | None = None  # wall and process clocks at the start of the first read
         self._reads_left = _READS_JUDGED
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
         self._row_bytes = source.shape[1] * source.stored.dtype.itemsize
         self.bytes_read = 0
 
     def close(self) -> None:
-        """Read nothing more; what is being read is waited for by nobody."""
+        """Read nothing more, and do not wait for reads under way."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
@@ -76,31 +86,31 @@ class BlockReader:
             start = end
 
     def _block(self, row: int) -> _Block:
-        """Return the block of a row, read or being read by another thread, or for the caller to read."""
+        """Return the block of a row; if no thread has started to read it, the caller is to."""
         with self._lock:
             while self._last is None or self._last.stop <= row:
-                assert not self._is_cut, f"row {row} is in no block"
-                self._cut()
+                assert not self._is_exhausted, f"row {row} is in no block"
+                self._next_block()
             block = next(block for block in self._live if block.start <= row < block.stop)
-            if not self._in_place:
+            if not self._callers_read:
                 self._start(block)
                 if self._plan.reads_ahead:
                     self._start_next(block)
             return block
 
     def _start_next(self, block: _Block) -> None:
-        following = self._after(block)
+        following = self._following(block)
         if following is not None:
             self._start(following)
 
-    def _after(self, block: _Block) -> _Block | None:
-        """Return the block after one that is in use; None where there is none."""
+    def _following(self, block: _Block) -> _Block | None:
+        """Return the block after one that is in use; None if it is the last."""
         if block is self._last:
-            self._cut()
+            self._next_block()
         return next((following for following in self._live if following.number == block.number + 1), None)
 
     def _wait(self, block: _Block) -> Array:
-        """Return the rows of a block, reading them here if nobody started to."""
+        """Return the rows of a block, reading them here if no thread has started to."""
         with self._lock:
             reads = block.reading is None
             if reads:
@@ -113,13 +123,13 @@ class BlockReader:
         return block.reading.result()
 
     def _read_meanwhile(self, block: _Block) -> None:
-        """Read the block after one that another thread is reading, unless somebody does or there is no memory."""
+        """Read the block after one that another thread is reading, if no thread has started to and memory allows."""
         with self._lock:
-            following = self._after(block) if self._in_place and self._plan.reads_ahead else None
+            following = self._following(block) if self._callers_read and self._plan.reads_ahead else None
             if following is None or following.reading is not None:
                 return
             following.reading = Future()
-        with suppress(RankMeError):  # told to whoever needs it
+        with suppress(RankMeError):  # kept in the future, and raised for the thread that needs the block
             self._read_here(following)
 
     def _read_here(self, block: _Block) -> None:
@@ -131,12 +141,12 @@ class BlockReader:
         except BaseException as error:
             block.reading.set_exception(error)
             raise
-        self._judge(*self._began)
+        self._decide_who_reads(*self._began)
 
-    def _judge(self, began: float, computed: float) -> None:
-        """Read ahead from now on if the process did not compute for much of the time of the first reads.
+    def _decide_who_reads(self, began: float, computed: float) -> None:
+        """Let the reader's own threads read from now on if the process idled for much of the first reads.
 
-        Of the whole process: a thread that waits for another to let go of the interpreter does not wait for the store.
+        The time of the whole process counts: a thread that waits for the interpreter lock does not wait for storage.
         """
         with self._lock:
             if self._reads_left == 0:
@@ -145,13 +155,13 @@ class BlockReader:
             self._reads_left = 0 if elapsed >= _JUDGED_AFTER_S else self._reads_left - 1
             if self._reads_left == 0:
                 waiting = elapsed * self._plan.workers - (time.process_time() - computed)
-                self._in_place = waiting <= _WAITING_SHARE * elapsed * self._plan.workers
+                self._callers_read = waiting <= _WAITING_SHARE * elapsed * self._plan.workers
 
-    def _cut(self) -> None:
-        number, cut = next(self._cuts, (0, None))
-        self._is_cut = cut is None
-        if cut is not None:
-            self._last = _Block(number, cut)
+    def _next_block(self) -> None:
+        number, block_range = next(self._block_ranges, (0, None))
+        self._is_exhausted = block_range is None
+        if block_range is not None:
+            self._last = _Block(number, block_range)
             self._live.append(self._last)
 
     def _start(self, block: _Block) -> None:
@@ -169,9 +179,9 @@ class BlockReader:
 
     def _buffer(self, shape: tuple[int, int]) -> Array:
         with self._lock:
-            for place, buffer in enumerate(self._buffers):
+            for number, buffer in enumerate(self._buffers):
                 if buffer.size >= shape[0] * shape[1]:
-                    return self._buffers.pop(place)[: shape[0] * shape[1]].reshape(shape)
+                    return self._buffers.pop(number)[: shape[0] * shape[1]].reshape(shape)
             for buffer in self._buffers:
                 del self._lent[id(buffer)]
             self._buffers.clear()
@@ -184,13 +194,14 @@ class BlockReader:
             block.unused -= n_rows
             if block.unused == 0 and block.reading is not None:
                 self._live.remove(block)
-                buffer = self._lent.get(id(getattr(block.reading.result(), "base", None)))  # else the source's own
+                base = getattr(block.reading.result(), "base", None)
+                buffer = self._lent.get(id(base))  # None if the source gave an array of its own
                 if buffer is not None:
                     self._buffers.append(buffer)
 
 
 def missing_message(source: Source, start: int, stop: int) -> str:
-    """Say which chunks are missing and what to do."""
+    """Return a message that names the missing chunks and the remedies."""
     return (
         f"{source.uri}: chunk {source.first_missing} (rows {start:,}-{stop - 1:,}) is missing, "
         f"{source.chunks_missing:,} in all; write them, or pass --missing skip to leave their rows out or "

@@ -1,4 +1,4 @@
-"""Panels to accumulators, on one thread or shared out over several."""
+"""Accumulators updated with panels, by one thread or several."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rankme_stream.numerics.devices.host import HOST
 
 
 class PanelFeed:
-    """Brings panels to accumulators for one segment after another: on the caller's thread, or shared out over several.
+    """Updates accumulators with panels, one segment after another: on the caller's thread, or on several.
 
     Parameters
     ----------
     threads
-        With one, an update is done when ``update`` returns. With more, the parts of an update are shared by so many
-        threads while the caller fills the next panel; each part sees the panels in order, so the bits are the same.
+        Number of threads. With one, an update is done when ``update`` returns. With more, they share the parts of an
+        update while the caller fills the next panel; each part sees the panels in order, so the bits are the same.
     device
-        Where the panels and accumulators are.
+        Device that holds the panels and accumulators.
     """
 
     def __init__(self, threads: int, device: Device = HOST) -> None:
@@ -34,7 +34,7 @@ class PanelFeed:
         self._slot = 0
 
     def panels(self, names: Sequence[str], shape: tuple[int, int], dtype: str = "float64") -> list[Any]:
-        """Return arrays to fill next, of which no update is under way any more."""
+        """Return arrays to fill next, which no update still reads."""
         self._slot = (self._slot + 1) % len(self._slots)
         for update in self._slots[self._slot]:
             update.result()
@@ -42,7 +42,7 @@ class PanelFeed:
         return [self.workspace.array(f"{name} {self._slot}", shape, dtype=dtype) for name in names]
 
     def update(self, accumulator: Accumulator, panel: Any, start: int) -> None:
-        """Add a panel that lies in the arrays of the last call of ``panels``."""
+        """Update an accumulator with a panel in the arrays that ``panels`` returned last."""
         if self._pool is None or not isinstance(accumulator, Divisible):
             accumulator.update(panel, start)
             return
@@ -61,7 +61,7 @@ class PanelFeed:
         accumulator.update_part(part, panel, self._scratch.workspace)
 
     def finish(self) -> None:
-        """Wait for every update."""
+        """Wait for every update to end."""
         for slot in self._slots:
             for update in slot:
                 update.result()
@@ -69,6 +69,6 @@ class PanelFeed:
         self._last.clear()
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start no more updates."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,1 +1,1 @@
-"""What a pass has found so far: it merges, travels and is stored."""
+"""State of a pass: partial results that merge, travel and are stored."""

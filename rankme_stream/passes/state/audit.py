@@ -1,4 +1,4 @@
-"""What was wrong with the rows: counts, and the first place of each fault."""
+"""Faults of the rows: their counts, and the first row of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Audit:
-    """Counts and first places; two audits of different rows merge.
+    """Counts of faulty rows and the first of each kind; audits of different rows merge.
 
-    Places are row numbers of the source. ``largest_magnitude`` is the largest absolute value of float64 data (0.0 for
-    other types, whose range needs no watching).
+    ``first_...`` are row numbers of the source. ``largest_magnitude`` is the largest absolute value of float64 data;
+    0.0 for other types, whose range needs no check.
     """
 
     rows_nonfinite: int = 0
@@ -30,7 +30,7 @@ class Audit:
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if field.name.startswith("first"):
-                merged[field.name] = min((place for place in (mine, theirs) if place is not None), default=None)
+                merged[field.name] = min((row for row in (mine, theirs) if row is not None), default=None)
             elif field.name.startswith("rows"):
                 merged[field.name] = mine + theirs
             else:

@@ -1,4 +1,4 @@
-"""A state file that is kept up to date while a pass runs, and how a later run takes it up."""
+"""A state file kept up to date while a pass runs, and resumed by a later run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from rankme_stream.passes.state.pass_state import State, Stretch, difference, re
 from rankme_stream.sources import Source
 
 _PERIOD_S = 60.0
-_PERIODS_A_WRITE = 50.0  # of the time that the last write took: a write may slow the pass down by 2 % at most
-_STRETCHES = 16  # of the rows; what changed since is told as finely
+_PERIODS_A_WRITE = 50.0  # times the duration of the last write: writes slow the pass down by 2 % at most
+_STRETCHES = 16  # that the rows are split into; changed rows are located no finer
 
 
 def new_state(
@@ -34,17 +34,16 @@ def new_state(
     segments: range,
     fingerprint: str,
     rules: Mapping[str, str],
-    passes: Sequence[Mapping[str, Any]],
     basis: OrthonormalBasis | None = None,
 ) -> State:
-    """Return the state of a pass, some segments of which are about to be read.
+    """Return the state of a pass before ``segments`` of it are read; it lists no earlier passes.
 
     Notes
     -----
-    Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; that of the others is left empty.
+    Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; that of other rows is left empty.
     """
     rows = plan.grid.segment_rows
-    whole = plan.row_stop // rows * rows  # of a segment that is cut, the rest may come later
+    whole = plan.row_stop // rows * rows  # the rest of a cut segment may come later
     tail_start = max(plan.row_start, min(whole, source.tail_start // rows * rows))
     body = plan.grid.segments(plan.row_start, tail_start) if tail_start > plan.row_start else range(0)
     edges = [body.start + len(body) * part // _STRETCHES for part in range(_STRETCHES + 1)]
@@ -67,7 +66,7 @@ def new_state(
         anchor=" ".join(source.fingerprint(row, row + 1) for row in (plan.row_start, plan.row_stop - 1)),
         is_checked=False,
         rules=rules,
-        passes=passes,
+        passes=[],
         workers=[],
         nodes={},
         basis=basis,
@@ -75,53 +74,50 @@ def new_state(
 
 
 def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
-    """Return an identity as it comes back from a file."""
+    """Return an identity as a file gives it back."""
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
 
 
-def resume_state(held: State, wanted: State, source: Source, path: Path) -> State:
-    """Return the pass that is wanted with what a file holds of it.
+def resume_state(stored: State, wanted: State, source: Source, path: Path) -> State:
+    """Return the wanted state with the partial results that a file holds of it.
 
     Raises
     ------
     UsageError
-        If the file holds another pass; the text says what differs.
+        If the file holds another pass; the message names the difference.
     SourceChangedError
-        If rows that it covers are stored otherwise now.
+        If rows that it covers are stored differently now.
     """
     other = f"give the options and rows it was made with, or another file than {path}"
-    if (differs := difference(wanted, held)) is not None:
+    if (differs := difference(wanted, stored)) is not None:
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
-    for what, rule in held.rules.items():
-        if rule not in ("error", wanted.rules[what]):
-            raise UsageError(f"{path} holds a pass with --{what} {rule}, which is not asked for; {other}")
-    grown = wanted.plan.row_stop - held.plan.row_stop
+    for option, rule in stored.rules.items():
+        if rule not in ("error", wanted.rules[option]):
+            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not asked for; {other}")
+    grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
-            f"{path} holds a pass over rows up to {held.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
-            f"or there; {other}"
+            f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
+            f"or stored now; {other}"
         )
-    nodes = dict(held.nodes)
-    if grown or wanted.source["n_rows"] > held.source["n_rows"]:
-        # What the last chunk holds may have been written again, and the last segment may be longer now.
-        nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= held.tail_segment}
-    covered = replace(held, nodes=nodes).covered
-    for stretch in held.stretches:
+    nodes = dict(stored.nodes)
+    if grown or wanted.source["n_rows"] > stored.source["n_rows"]:
+        # The last chunk may have been rewritten, and the last segment may be longer now.
+        nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= stored.tail_segment}
+    covered = replace(stored, nodes=nodes).covered
+    for stretch in stored.stretches:
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
             raise SourceChangedError(
                 f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when {path} "
-                f"covered them ({held.source['uri']} then): delete it to start over"
+                f"covered them ({stored.source['uri']} then): delete it to start over"
             )
-    return replace(wanted, nodes=nodes, passes=held.passes, workers=held.workers if nodes else [])
+    return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
 
 
 def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch]]:
-    """Return a state of rows that did not change since their fingerprints were taken, and the stretches that did.
-
-    What was read of those is left out.
-    """
+    """Return a state without the rows that changed since their fingerprints were taken, and their stretches."""
     rows = state.plan.grid.segment_rows
     changed = [
         stretch
@@ -136,61 +132,61 @@ def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch
     return replace(state, nodes=nodes, is_checked=not changed), changed
 
 
-def held_pass(path: Path) -> tuple[Arithmetic, int] | None:
-    """Return by which arithmetic the pass in a file is, and its number; None where there is no file.
+def stored_pass(path: Path) -> tuple[Arithmetic, int] | None:
+    """Return the arithmetic and the number of the pass in a file; None if there is no file.
 
-    What killed writers left beside it is removed.
+    Temporary files of killed writers are removed.
 
     Raises
     ------
     StateError
-        If it is no state file, or damaged.
+        If the file is no state file, or damaged.
     OutputError
-        If the file could not be written.
+        If a file could not be written there.
     """
-    state_file.sweep(path)
+    state_file.remove_leftovers(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
     return read_arithmetic(path) if path.exists() else None
 
 
 class Checkpoint:
-    """Keeps a file up to date with a forest.
+    """Keeps a file up to date with a merge tree.
 
     Parameters
     ----------
     state
-        Of the pass; what it came to is taken from the forest.
+        State of the pass; its partial results are taken from the tree.
     machines
-        Returns those that read since it was begun or taken up.
+        Returns the machines that read since the pass was started or resumed.
 
     Attributes
     ----------
     failure
-        Why the last write failed; None when it did not. A pass goes on without: its result may still be had.
+        Error of the last write; None if it succeeded. The pass goes on, since its result does not need the file.
     """
 
     def __init__(
         self,
         path: Path,
         state: State,
-        forest: MergeTree[PartialResult],
+        tree: MergeTree[PartialResult],
         machines: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
         self.path = path
         self.failure: OutputError | None = None
-        self._state, self._forest, self._machines = state, forest, machines
+        self._state, self._tree, self._machines = state, tree, machines
         self._written = self._finished = time.monotonic()
         self._cost_s = 0.0
         self._writer: threading.Thread | None = None
 
     @property
     def age_s(self) -> float:
-        """Seconds since what the file holds was true."""
+        """Age of the file's content in seconds."""
         return time.monotonic() - self._written
 
     def tick(self) -> None:
-        """Write in the background if it is time to; 60 s after the last write, and 50 times what that took."""
+        """Write in the background if a write is due: 60 s, and 50 times its duration, after the last one ended."""
         if self._writer is not None and self._writer.is_alive():
             return
         if time.monotonic() - self._finished >= max(_PERIOD_S, _PERIODS_A_WRITE * self._cost_s):
@@ -199,12 +195,12 @@ class Checkpoint:
 
     @property
     def state(self) -> State:
-        """What the forest holds now."""
+        """State with the partial results in the tree now."""
         workers = joined_workers(self._state.workers, self._machines())
-        return replace(self._state, nodes=self._forest.snapshot(), workers=workers)
+        return replace(self._state, nodes=self._tree.snapshot(), workers=workers)
 
     def save(self, state: State | None = None) -> None:
-        """Write that state, or what there is now, and return when it is done."""
+        """Write a state, or the present one, and return when the file is written."""
         if self._writer is not None:
             self._writer.join()
         self._write(state)

@@ -1,4 +1,4 @@
-"""The merge tree: which segments are in, and what they came to, merged along one fixed shape."""
+"""The merge tree: values of segments, merged along one fixed shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Node = tuple[int, int]  # level and index: segments [index << level, (index + 1)
 
 
 class Mergeable(Protocol):
-    """Anything that joins its equal without changing either."""
+    """A value that merges with another of its kind without changing either."""
 
     def merge(self, other: object, /) -> object:
         """Return both joined."""
@@ -29,7 +29,7 @@ def span(node: Node) -> range:
 
 
 class IntervalSet:
-    """Segments that are in, in runs: ranges of step one, as few as they can be, ascending."""
+    """Set of segments, held as the fewest possible intervals: ranges of step one, ascending."""
 
     def __init__(self, spans: Iterable[range] = ()) -> None:
         self._starts: list[int] = []
@@ -41,14 +41,14 @@ class IntervalSet:
         return map(range, list(self._starts), list(self._stops))
 
     def first_of(self, segments: range) -> int | None:
-        """Return the first of some segments that is in; None where none is."""
+        """Return the first of ``segments`` in the set; None if none is."""
         place = bisect_right(self._stops, segments.start)
         if place < len(self._starts) and self._starts[place] < segments.stop:
             return max(self._starts[place], segments.start)
         return None
 
     def add(self, segments: range) -> None:
-        """Put some segments in, none of which is in yet."""
+        """Add segments, none of which is in the set yet."""
         start, stop = segments.start, segments.stop
         place = bisect_right(self._stops, start)
         if place and self._stops[place - 1] == start:
@@ -62,11 +62,11 @@ class IntervalSet:
         self._stops.insert(place, stop)
 
     def missing(self, segments: range) -> list[range]:
-        """Return those of some segments that are not in, in runs, ascending."""
+        """Return the intervals of ``segments`` that are not in the set, ascending."""
         gaps, start = [], segments.start
-        for run in self:
-            gaps.append(range(start, min(run.start, segments.stop)))
-            start = max(start, run.stop)
+        for interval in self:
+            gaps.append(range(start, min(interval.start, segments.stop)))
+            start = max(start, interval.stop)
         gaps.append(range(start, segments.stop))
         return [gap for gap in gaps if gap]
 
@@ -75,33 +75,33 @@ class MergeTree(Generic[T]):
     """Values of segments, merged with their siblings as soon as both exist.
 
     Node (level, i) is the merge of nodes (level - 1, 2 i) and (level - 1, 2 i + 1), so the shape, and with it every
-    rounding, depends on the segments' indices only and never on the order in which they finish. Safe for threads.
+    rounding, depends on the segments' indices only and never on the order in which they finish. Thread-safe.
 
     Parameters
     ----------
     tail
-        Segments from here on are merged with those before it by ``total`` alone, so that they can be taken out again;
-        None for no such segments.
+        First of the segments that only ``total`` merges with those before them, so that they can be removed again;
+        None if there are none.
     """
 
     def __init__(self, tail: int | None = None) -> None:
         self.tail = tail
         self._nodes: dict[Node, T] = {}
-        self._runs = IntervalSet()
+        self._intervals = IntervalSet()
         self._lock = threading.Lock()
 
     def add(self, segment: int, value: T) -> None:
-        """Put in the value of a segment.
+        """Add the value of a segment.
 
         Raises
         ------
         UsageError
-            If that segment is in already.
+            If the segment is in already.
         """
         self.add_node((0, segment), value)
 
     def add_node(self, node: Node, value: T) -> None:
-        """Put in the merged value of all segments of a node.
+        """Add the merged value of all segments of a node.
 
         Raises
         ------
@@ -109,12 +109,12 @@ class MergeTree(Generic[T]):
             If one of them is in already.
         """
         with self._lock:
-            taken = self._runs.first_of(span(node))
-            if taken is not None:
-                raise UsageError(f"segment {taken} is in already")
-            self._runs.add(span(node))
+            known = self._intervals.first_of(span(node))
+            if known is not None:
+                raise UsageError(f"segment {known} is in already")
+            self._intervals.add(span(node))
             sibling = self._put(node, value)
-        while sibling is not None:  # both stay until they are merged, so that a snapshot never lacks what is done
+        while sibling is not None:  # both stay until they are merged, so that a snapshot never lacks a value
             level, index = node
             merged = sibling.merge(value) if index & 1 else value.merge(sibling)  # type: ignore[attr-defined]
             with self._lock:
@@ -129,38 +129,38 @@ class MergeTree(Generic[T]):
         return self.tail is None or not parent.start < self.tail < parent.stop
 
     def _put(self, node: Node, value: T) -> T | None:
-        """Hold a value and return its sibling, for the caller to merge with: it was there first."""
+        """Store a value and return its sibling if it is in already, for the caller to merge with."""
         self._nodes[node] = value
         level, index = node
         return self._nodes.get((level, index ^ 1)) if self.is_merged(node) else None
 
     @property
     def n_live(self) -> int:
-        """How many values are held: the maximal subtrees seen so far."""
+        """Number of values held: one for each maximal subtree."""
         return len(self._nodes)
 
     def snapshot(self) -> dict[Node, T]:
-        """Return what is in now, whatever is being merged meanwhile."""
+        """Return the values held now, whatever is being merged meanwhile."""
         with self._lock:
             return dict(self._nodes)
 
     def covered(self) -> list[range]:
-        """Return the segments that are in, in runs, ascending."""
+        """Return the segments that are in, as intervals, ascending."""
         with self._lock:
-            return list(self._runs)
+            return list(self._intervals)
 
     def missing(self, segments: range) -> list[range]:
-        """Return those of some segments that are not in, in runs, ascending."""
+        """Return the intervals of ``segments`` that are not in, ascending."""
         with self._lock:
-            return self._runs.missing(segments)
+            return self._intervals.missing(segments)
 
     def total(self) -> T:
-        """Return the merge of everything, small subtrees on the right first.
+        """Return the merge of all values, small subtrees on the right first.
 
         Raises
         ------
         UsageError
-            If nothing was put in.
+            If the tree is empty.
         """
         whole = MergeTree[T]()
         for node, value in self.snapshot().items():

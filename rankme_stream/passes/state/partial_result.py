@@ -1,4 +1,4 @@
-"""What some rows came to: accumulators, audit and lengths, which merge, travel and are stored together."""
+"""Result of some rows: accumulators, audit and row norms, which merge, travel and are stored together."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.row_norms import RowNorms
 from rankme_stream.spectra.spectrum import Spectrum
 
-_GROUPS = "groups"  # among the names of accumulators in a record
+_GROUPS = "groups"  # beside the names of accumulators in a record
 
 
 def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callable[..., Accumulator]:
-    """Return what makes the accumulators of a plan, called with the width and a workspace."""
+    """Return the function that makes accumulators of a plan, called with the width and a workspace."""
     kind = METHODS[plan.method].accumulator(plan.precision)
     if not plan.sketch_size:
         return kind
@@ -35,19 +35,19 @@ def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callabl
 
 @dataclass(frozen=True)
 class PartialResult:
-    """What a segment, or several merged, came to.
+    """Result of a segment, or of several merged.
 
     Attributes
     ----------
     accumulators
-        ``raw``, and ``unit`` for rows of unit length where they were asked for.
+        ``raw``, and ``unit`` for rows of unit length if they were asked for.
     groups
-        The same rows by their labels; None where none were asked for. Always on the host.
+        The same rows by their labels; None if none were asked for. Always on the host.
     """
 
     accumulators: dict[str, Accumulator]
     audit: Audit
-    lengths: RowNorms
+    row_norms: RowNorms
     groups: GroupedRows | None = None
 
     def merge(self, other: PartialResult) -> PartialResult:
@@ -56,23 +56,23 @@ class PartialResult:
         groups = None
         if self.groups is not None and other.groups is not None:
             groups = self.groups.merge(other.groups)
-        return PartialResult(merged, self.audit.merge(other.audit), self.lengths.merge(other.lengths), groups)
+        return PartialResult(merged, self.audit.merge(other.audit), self.row_norms.merge(other.row_norms), groups)
 
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
-        """Return the spectrum of an accumulator; what a row sketch tells is to hold with that confidence."""
-        found = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
-        return found if found.raw.folds is None else replace(found, confidence=confidence)
+        """Return the spectrum of an accumulator; the intervals of a row sketch hold with that confidence."""
+        spectrum = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
+        return spectrum if spectrum.raw.folds is None else replace(spectrum, confidence=confidence)
 
     def on(self, device: Device, arithmetic: Arithmetic) -> PartialResult:
-        """Return the same on a device; itself where it is there already."""
+        """Return the same on a device; itself if it is there already."""
         if all(accumulator.device is device for accumulator in self.accumulators.values()):
             return self
         return PartialResult.from_record(arithmetic, *self.to_record(), device)
 
     def on_basis(self, basis: OrthonormalBasis | None) -> PartialResult:
-        """Return the same with the directions that an earlier pass found, which are not stored with it; itself if none.
+        """Return the same with the basis that an earlier pass found, which is not stored with it; itself if None.
 
-        They are one for the rows and the rows of unit length.
+        The rows and the rows of unit length share one basis.
         """
         if basis is None:
             return self
@@ -83,35 +83,35 @@ class PartialResult:
         return replace(self, accumulators=accumulators)
 
     def directions(self) -> OrthonormalBasis:
-        """Return what the next pass of a randomized SVD multiplies by."""
+        """Return the basis that the next pass of a randomized SVD multiplies by."""
         raw = self.accumulators["raw"]
         assert isinstance(raw, NystromAccumulator)  # nothing else takes several passes
         return raw.directions()
 
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Return it as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
-        plain = {"audit": asdict(self.audit), "lengths": asdict(self.lengths)}
+        """Return the result as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
+        plain = {"audit": asdict(self.audit), "lengths": asdict(self.row_norms)}
         arrays = {
             f"{key}/{name}": array
             for key, accumulator in self.accumulators.items()
             for name, array in accumulator.to_arrays().items()
         }
         if self.groups is not None:
-            plain["groups"], held = self.groups.to_record()
-            arrays |= {f"{_GROUPS}/{path}": array for path, array in held.items()}
+            plain["groups"], of_groups = self.groups.to_record()
+            arrays |= {f"{_GROUPS}/{path}": array for path, array in of_groups.items()}
         return plain, arrays
 
     @classmethod
     def from_record(
         cls, arithmetic: Arithmetic, plain: Mapping[str, Any], arrays: Mapping[str, Array], device: Device = HOST
     ) -> PartialResult:
-        """Return the partial result, by that arithmetic, that ``to_record`` described, on a device."""
+        """Return the partial result that ``to_record`` described, in the given arithmetic, on a device."""
         parts: dict[str, dict[str, Array]] = {}
         for path, array in arrays.items():
             key, _, name = path.partition("/")
             parts.setdefault(key, {})[name] = array
-        held = parts.pop(_GROUPS, {})
-        groups = GroupedRows.from_record(plain["groups"], held) if held else None
+        of_groups = parts.pop(_GROUPS, {})
+        groups = GroupedRows.from_record(plain["groups"], of_groups) if of_groups else None
         kind: Any = METHODS[arithmetic.method].accumulator(arithmetic.precision)
         accumulators = {key: kind.from_arrays(part, device) for key, part in parts.items()}
         return cls(accumulators, Audit(**plain["audit"]), RowNorms(**plain["lengths"]), groups)

@@ -1,4 +1,4 @@
-"""A pass as far as it has come, in a file: what was read, by which arithmetic, and what it came to."""
+"""State of a pass in a file: the rows read so far, the arithmetic, and the partial results."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _AGREE = (  # fields of the plans of two parts of one pass
     "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
     "row_start",
 )  # fmt: skip
-_NAMED = 8  # of what is missing, in a message
+_RANGES_NAMED = 8  # of the missing rows, in a message
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows [start, stop) and the fingerprint of what stored them when they were read."""
+    """Rows [start, stop), and the fingerprint of their storage when they were read."""
 
     start: int
     stop: int
@@ -49,25 +49,25 @@ class State:
         ``uri``, ``n_rows``, ``n_features``, ``dtype``, ``fingerprint``, ``identity``, ``unit_roundoff``, ``integrity``
         and ``chunks_missing`` of the rows.
     plan
-        Of the whole pass.
+        Plan of the whole pass.
     tail_start
-        Row from which on the rows are read again when the dump has grown.
+        First of the rows that are read again once the dump has grown.
     stretches
-        All rows of the pass, in order; without a fingerprint where no row was to be read.
+        All rows of the pass, in order; the fingerprint is empty where no row was to be read.
     anchor
-        Fingerprint of the first row and the last, which every part of a pass has.
+        Fingerprint of the first row and the last, which is the same in every part of a pass.
     is_checked
-        Whether the rows that are covered were seen to be unchanged after they were read.
+        Whether the rows were found unchanged after they were read.
     rules
-        ``missing`` and ``nonfinite``: what is done with such rows.
+        Handling of ``missing`` and ``nonfinite`` rows.
     passes
-        What passes by other arithmetics before this one came to.
+        Summaries of earlier passes by other arithmetics.
     workers
         Machines that read, as ``provenance`` lists them.
     nodes
-        What the segments came to, merged as far as they can be.
+        Partial results of the segments, merged as far as possible.
     basis
-        What an earlier pass found, where this one multiplies by it.
+        Basis that an earlier pass found, if this one multiplies by it.
     """
 
     source: Mapping[str, Any]
@@ -92,16 +92,16 @@ class State:
         """First segment of the tail."""
         return self.tail_start // self.plan.grid.segment_rows
 
-    def forest(self, device: Device = HOST) -> MergeTree[PartialResult]:
-        """Return what the segments came to, on a device, ready to take more; the tail is merged last."""
-        forest = MergeTree[PartialResult](self.tail_segment)
+    def merge_tree(self, device: Device = HOST) -> MergeTree[PartialResult]:
+        """Return the tree of the partial results, on a device, ready to take more; the tail is merged last."""
+        tree = MergeTree[PartialResult](self.tail_segment)
         for node, partial in self.nodes.items():
-            forest.add_node(node, partial.on(device, self.arithmetic))
-        return forest
+            tree.add_node(node, partial.on(device, self.arithmetic))
+        return tree
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the stored rows of all parts together."""
+        """Fingerprint of the stored rows of all parts together."""
         digest = blake2b(digest_size=16)
         for stretch in self.stretches:
             digest.update(stretch.fingerprint.encode())
@@ -115,10 +115,10 @@ class State:
     @property
     def covered(self) -> list[tuple[int, int]]:
         """Row ranges that were read."""
-        return [self.plan.rows_of(run) for run in IntervalSet(map(span, self.nodes))]
+        return [self.plan.rows_of(interval) for interval in IntervalSet(map(span, self.nodes))]
 
     def content(self) -> str:
-        """Hash of what the segments came to: the same for the same bits."""
+        """Return a hash of the partial results: equal for equal bits."""
         digest = blake2b(digest_size=16)
         for node, partial in sorted(self.nodes.items(), key=lambda item: item[0]):
             plain, arrays = partial.to_record()
@@ -129,44 +129,45 @@ class State:
 
 
 def difference(mine: State, theirs: State) -> str | None:
-    """Say what two states differ in that must agree for them to be parts of one pass; None where nothing does."""
-    for what in _AGREE:
-        here, there = getattr(mine.plan, what), getattr(theirs.plan, what)
+    """Return what keeps two states from being parts of one pass, in words; None if nothing does."""
+    for name in _AGREE:
+        here, there = getattr(mine.plan, name), getattr(theirs.plan, name)
         if here != there:
-            return f"{what.replace('_', ' ')} {there} there and {here} here"
+            return f"{name.replace('_', ' ')} {there} there and {here} here"
     if mine.plan.groups != theirs.plan.groups:
-        return f"{_labelled(theirs.plan)} there and {_labelled(mine.plan)} here"
+        return f"{_describe_groups(theirs.plan)} there and {_describe_groups(mine.plan)} here"
     here, there = mine.source["identity"], theirs.source["identity"]
-    for what in here.keys() | there.keys():
-        if here.get(what) != there.get(what):
-            return f"{what.replace('_', ' ')} {there.get(what)} there and {here.get(what)} here"
-    for what, here_rule in mine.rules.items():
-        there_rule = theirs.rules[what]
+    for name in here.keys() | there.keys():
+        if here.get(name) != there.get(name):
+            return f"{name.replace('_', ' ')} {there.get(name)} there and {here.get(name)} here"
+    for option, here_rule in mine.rules.items():
+        there_rule = theirs.rules[option]
         if here_rule != there_rule and "error" not in (here_rule, there_rule):
-            return f"--{what} {there_rule} there and {here_rule} here"
+            return f"--{option} {there_rule} there and {here_rule} here"
     return None
 
 
-def _labelled(plan: Plan) -> str:
+def _describe_groups(plan: Plan) -> str:
     return f"{plan.n_groups:,} groups of labels {plan.groups}" if plan.groups else "no groups"
 
 
 def joined_rules(mine: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """Return the rules that both keep: where one refused such rows, it had none."""
-    return {what: theirs[what] if rule == "error" else rule for what, rule in mine.items()}
+    """Return rules that hold for both: a state that refuses such rows has none, so the rule of the other holds."""
+    return {option: theirs[option] if rule == "error" else rule for option, rule in mine.items()}
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> int:
-    """Write a state to a file, in place of what was there, whole or not at all; return its bytes.
+    """Write a state to a file, whole or not at all, replacing the one there; return its size in bytes.
 
     Raises
     ------
     OutputError
-        If it cannot be written; what was there is kept then.
+        If it cannot be written; the file there is then unchanged.
 
     Notes
     -----
-    One triangle a node of the merge tree, (D + 1)(D + 2)/2 doubles, and one of them in memory beside the state.
+    Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, and one of them is in memory beside the
+    state.
     """
     plain = {
         "source": dict(state.source),
@@ -196,14 +197,14 @@ def load_state(path: str | os.PathLike[str]) -> State:
     Raises
     ------
     StateError
-        If there is none, or it is damaged, of another kind, or written by a newer version.
+        If there is no such file, or it is damaged, of another kind, or written by a newer version.
     """
-    with state_file.StateFile(Path(path)) as held:
-        plain = held.plain
+    with state_file.StateFile(Path(path)) as file:
+        plain = file.plain
         plan = Plan.from_dict(plain["plan"])
         nodes: dict[Node, PartialResult] = {}
         basis: OrthonormalBasis | None = None
-        for fields, arrays in held.records():
+        for fields, arrays in file.records():
             if "node" in fields:
                 nodes[fields["node"][0], fields["node"][1]] = PartialResult.from_record(plan.arithmetic, fields, arrays)
             else:
@@ -215,16 +216,16 @@ def load_state(path: str | os.PathLike[str]) -> State:
 
 
 def read_arithmetic(path: Path) -> tuple[Arithmetic, int]:
-    """Return method, precision and number of the pass in a file, without what it came to."""
-    with state_file.StateFile(path) as held:
-        plan = held.plain["plan"]
+    """Return method, precision and number of the pass in a file, without its partial results."""
+    with state_file.StateFile(path) as file:
+        plan = file.plain["plan"]
     return Arithmetic(plan["method"], plan["precision"]), plan.get("turn", 0)
 
 
 def read_basis(path: Path) -> OrthonormalBasis | None:
-    """Return what the pass in a file multiplies by, without what it came to."""
-    with state_file.StateFile(path) as held:
-        for _, arrays in held.records():
+    """Return the basis that the pass in a file multiplies by, without its partial results."""
+    with state_file.StateFile(path) as file:
+        for _, arrays in file.records():
             return OrthonormalBasis(arrays["basis"]) if "basis" in arrays else None
     return None
 
@@ -235,50 +236,50 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
     Parameters
     ----------
     states
-        In any order, taken one after another. One that says the same as another counts once.
+        In any order, taken one after another. States with equal contents count once.
     names
-        Of the states, for messages; their numbers when not given.
+        Names of the states, for messages; their numbers if not given.
 
     Raises
     ------
     StateError
-        If they are not parts of one pass, or hold the same rows and not the same numbers.
+        If they are not parts of one pass, or hold the same rows with other numbers.
     """
     whole: State | None = None
-    contents: dict[str, bool] = {}  # and whether a file of that content is checked
-    forest = MergeTree[PartialResult]()
-    with blas_threads.one_thread():  # factors are merged by LAPACK, whose bits follow its threads
+    contents: dict[str, bool] = {}  # whether a state of that content is checked
+    tree = MergeTree[PartialResult]()
+    with blas_threads.one_thread():  # LAPACK merges factors, and its bits depend on the number of threads
         for number, state in enumerate(states):
             name = names[number] if names else f"state {number}"
             if whole is not None:
-                _check_joins(whole, state, name)
+                _check_parts(whole, state, name)
             content = state.content()
             is_new = content not in contents
             contents[content] = contents.get(content, False) or state.is_checked or not state.nodes
             if not is_new:
                 continue
             if whole is None:
-                forest.tail = state.tail_segment
-            _add(forest, state, name)
-            whole = state if whole is None else _joined(whole, state)
+                tree.tail = state.tail_segment
+            _add_nodes(tree, state, name)
+            whole = state if whole is None else _join(whole, state)
     if whole is None:
         raise UsageError("no state was given")
-    return replace(whole, nodes=forest.snapshot(), is_checked=all(contents.values()))
+    return replace(whole, nodes=tree.snapshot(), is_checked=all(contents.values()))
 
 
-def _check_joins(whole: State, state: State, name: str) -> None:
+def _check_parts(whole: State, state: State, name: str) -> None:
     differs = difference(whole, state)
     is_as_long = state.plan.row_stop == whole.plan.row_stop
     if differs is None and is_as_long and state.anchor != whole.anchor:
         differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
-    if (changed := _changed(whole, state)) is not None:
+    if (changed := _describe_change(whole, state)) is not None:
         raise StateError(f"{name} is of {changed}, unlike the files before it: read the part again that is older")
 
 
-def _changed(whole: State, state: State) -> str | None:
-    """Say what rows a state is of, if not of those that another is of."""
+def _describe_change(whole: State, state: State) -> str | None:
+    """Return the rows of a state, in words, if they differ from those of ``whole``; None if they do not."""
     if state.plan.row_stop != whole.plan.row_stop:
         return f"rows up to {state.plan.row_stop:,}"
     if state.tail_start != whole.tail_start:
@@ -289,19 +290,21 @@ def _changed(whole: State, state: State) -> str | None:
     return None
 
 
-def _add(forest: MergeTree[PartialResult], state: State, name: str) -> None:
+def _add_nodes(tree: MergeTree[PartialResult], state: State, name: str) -> None:
     for node, partial in state.nodes.items():
-        if forest.missing(span(node)) != [span(node)]:
+        if tree.missing(span(node)) != [span(node)]:
             start, stop = state.plan.rows_of(span(node))
             raise StateError(
                 f"{name} holds rows {start:,}-{stop - 1:,}, some of which are in the files before it, alone or merged "
                 "with others: leave one of them out"
             )
-        forest.add_node(node, partial.on(HOST, state.arithmetic))
+        tree.add_node(node, partial.on(HOST, state.arithmetic))
 
 
-def _joined(whole: State, state: State) -> State:
-    missing = whole.source["chunks_missing"] + state.source["chunks_missing"]  # one that two parts share counts twice
+def _join(whole: State, state: State) -> State:
+    missing = (
+        whole.source["chunks_missing"] + state.source["chunks_missing"]
+    )  # a chunk that two parts share counts twice
     return replace(
         whole,
         stretches=[
@@ -314,7 +317,7 @@ def _joined(whole: State, state: State) -> State:
 
 
 def check_complete(state: State) -> None:
-    """Refuse a pass of which a part is missing, naming it, or not known to be of rows that stayed as they were."""
+    """Refuse a pass that lacks rows, naming them, or whose rows were not found unchanged after they were read."""
     gaps = state.missing
     if not gaps and not state.is_checked:
         raise StateError(
@@ -322,6 +325,6 @@ def check_complete(state: State) -> None:
             "that made the file once more"
         )
     if gaps:
-        named = ", ".join(f"{first:,}-{last - 1:,}" for first, last in gaps[:_NAMED])
-        more = f" and {len(gaps) - _NAMED} more ranges" if len(gaps) > _NAMED else ""
+        named = ", ".join(f"{first:,}-{last - 1:,}" for first, last in gaps[:_RANGES_NAMED])
+        more = f" and {len(gaps) - _RANGES_NAMED} more ranges" if len(gaps) > _RANGES_NAMED else ""
         raise StateError(f"rows {named}{more} of {state.source['uri']} are in none of the files")

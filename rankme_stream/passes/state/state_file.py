@@ -18,15 +18,15 @@ import numpy as np
 from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
 
+MAGIC = b"rankme-state\n"  # first bytes of a file
 VERSION = 1
+HOST_DIGEST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
-_MAGIC = b"rankme-state\n"
 _VERSION = struct.Struct("<I")
-_PLACE = struct.Struct("<QQ")  # where the description begins, and its bytes
+_LOCATION = struct.Struct("<QQ")  # first byte of the description, and its length
 _DIGEST_BYTES = 32
 _PIECE_BYTES = 2**20
 _ALIGNMENT = 8
-_HOST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
 Record = tuple[Mapping[str, Any], Mapping[str, Array]]
 
@@ -39,19 +39,19 @@ def write(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> in
     plain
         JSON types.
     records
-        JSON types and arrays, of numbers or booleans; taken one after another.
+        JSON types and arrays of numbers or booleans; taken one after another.
 
     Raises
     ------
     OutputError
-        If it cannot be written; what was at ``path`` is still there then.
+        If it cannot be written; the file at ``path`` is then unchanged.
 
     Notes
     -----
-    Magic, version, arrays (little-endian, C order, aligned), their description and ``plain`` (JSON), place of the
-    description, BLAKE2b of all that. The bytes reach the disk before the file takes its place.
+    Layout: magic, version, arrays (little-endian, C order, aligned), their description and ``plain`` (JSON), location
+    of the description, BLAKE2b of all that. The bytes reach the disk before the file is renamed to ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}.new")
     try:
         try:
             with open(temporary, "wb") as file:
@@ -79,26 +79,26 @@ def _write(file: IO[bytes], plain: Mapping[str, Any], records: Iterable[Record])
         digest.update(piece)
         n_bytes += len(piece)
 
-    put(_MAGIC + _VERSION.pack(VERSION))
+    put(MAGIC + _VERSION.pack(VERSION))
     described = []
     for fields, arrays in records:
-        places = {}
+        described_arrays = {}
         for name, array in arrays.items():
             array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
             put(b"\0" * (-n_bytes % _ALIGNMENT))
-            places[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "start": n_bytes}
+            described_arrays[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "start": n_bytes}
             put(array.reshape(-1).view(np.uint8).data)
-        described.append(dict(fields) | {"arrays": places})
+        described.append(dict(fields) | {"arrays": described_arrays})
     description = json.dumps({"plain": plain, "records": described}, allow_nan=False).encode()
     start = n_bytes
     put(description)
-    put(_PLACE.pack(start, len(description)))
+    put(_LOCATION.pack(start, len(description)))
     file.write(digest.digest())
     return n_bytes + _DIGEST_BYTES
 
 
 def _sync(folder: Path) -> None:
-    """Make the new name last; some file systems cannot, and keep the file all the same."""
+    """Make the rename durable; a file system that cannot sync a folder still keeps the file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -107,9 +107,9 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(path: Path) -> None:
-    """Remove what writers of ``path`` on this machine that were killed left beside it."""
-    pattern = re.compile(re.escape(f".{path.name}.{_HOST}-") + r"(\d+)\.new")
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed on this machine."""
+    pattern = re.compile(re.escape(f".{path.name}.{HOST_DIGEST}-") + r"(\d+)\.new")
     with suppress(OSError):
         for entry in os.scandir(path.parent):
             match = pattern.fullmatch(entry.name)
@@ -128,12 +128,14 @@ def _is_alive(process: int) -> bool:
 
 
 class StateFile:
-    """A file that ``write`` made, checked; a context, because it stays open: another may take its place any time.
+    """A file that ``write`` made, verified.
+
+    A context manager that keeps the file open: another may replace it any time.
 
     Raises
     ------
     StateError
-        If there is none, it is of another kind, of a newer version, or damaged.
+        If there is no such file, or it is of another kind, of a newer version, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +143,7 @@ class StateFile:
         with ExitStack() as stack:
             try:
                 self._file = stack.enter_context(open(path, "rb"))
-                description = self._checked(self._file)
+                description = self._read_description(self._file)
             except FileNotFoundError:
                 raise StateError(f"there is no {path}") from None
             except OSError as error:
@@ -160,24 +162,24 @@ class StateFile:
         """Read one record after another."""
         try:
             for fields in self._records:
-                yield fields, {name: self._array(place) for name, place in fields["arrays"].items()}
+                yield fields, {name: self._array(described) for name, described in fields["arrays"].items()}
         except OSError as error:
             raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from None
 
-    def _array(self, place: Mapping[str, Any]) -> Array:
-        dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
+    def _array(self, described: Mapping[str, Any]) -> Array:
+        dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
         array = np.empty(shape, dtype)
-        self._file.seek(place["start"])
+        self._file.seek(described["start"])
         if array.nbytes and self._file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-            raise StateError(f"{self.path} was cut while it was read")
+            raise StateError(f"{self.path} was cut short while it was read")
         return array.astype(dtype.newbyteorder("="), copy=False)
 
-    def _checked(self, file: IO[bytes]) -> dict[str, Any]:
-        """Return the description, of a file that is as it was written."""
-        head = file.read(len(_MAGIC) + _VERSION.size)
-        if not head.startswith(_MAGIC):
+    def _read_description(self, file: IO[bytes]) -> dict[str, Any]:
+        """Return the description, after a check that the file is as it was written."""
+        head = file.read(len(MAGIC) + _VERSION.size)
+        if not head.startswith(MAGIC):
             raise StateError(f"{self.path} is no state file of rankme: check the name")
-        (version,) = _VERSION.unpack(head[len(_MAGIC) :].ljust(_VERSION.size, b"\0"))
+        (version,) = _VERSION.unpack(head[len(MAGIC) :].ljust(_VERSION.size, b"\0"))
         if version > VERSION:
             raise StateError(f"{self.path} is of version {version}, newer than {VERSION}: upgrade rankme-stream")
         n_bytes = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
@@ -187,13 +189,13 @@ class StateFile:
             if not piece:
                 break
             digest.update(piece)
-            left, last = left - len(piece), (last + piece)[-_PLACE.size :]
-        if left or len(last) < _PLACE.size or file.read() != digest.digest():
+            left, last = left - len(piece), (last + piece)[-_LOCATION.size :]
+        if left or len(last) < _LOCATION.size or file.read() != digest.digest():
             raise StateError(
                 f"{self.path} is damaged: its checksum does not match its content; take an earlier copy, or delete it "
                 "and start over"
             )
-        start, length = _PLACE.unpack(last)
+        start, length = _LOCATION.unpack(last)
         file.seek(start)
         description: dict[str, Any] = json.loads(file.read(length))
         return description

@@ -1,11 +1,9 @@
-"""Workers of a Dask cluster: the same tasks, somewhere else."""
+"""The engine that runs passes on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import logging
-import pickle
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,16 +11,16 @@ from rankme_stream.errors import EngineError, UsageError
 from rankme_stream.numerics import machine
 from rankme_stream.passes.engines.dask.client_run import ClientRun
 from rankme_stream.passes.engines.dask.schedule import schedule_for
-from rankme_stream.passes.engines.dask.worker import Result, WorkerPass, merge_nodes, read_node
-from rankme_stream.passes.engines.engine import Progress
+from rankme_stream.passes.engines.dask.worker import Result, merge_nodes, read_node
+from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 
-_SHARE = 0.6  # of a worker's memory that a task may take: from there on Dask spills what it holds, later it pauses
+_SHARE = 0.6  # of a worker's memory for its tasks: beyond it Dask spills results to disk, and later pauses
 _NO_WORKERS_S = 60
 _CONNECT_S = 15
-_WORKER_BYTES = 250 * 2**20  # of a worker that has done nothing yet
+_WORKER_BYTES = 250 * 2**20  # of an idle worker
 
 
 class DaskEngine:
@@ -38,7 +36,9 @@ class DaskEngine:
     Attributes
     ----------
     read, merge
-        What workers are sent.
+        Functions that workers run.
+    address
+        Address of the scheduler, for messages.
     """
 
     name = "dask"
@@ -47,98 +47,83 @@ class DaskEngine:
 
     def __init__(self, client: Any, device: str = "cpu") -> None:
         self.client, self.device = client, "cpu" if device == "cpu:0" else device
-        # when the engine was made, for messages: a client that lost its scheduler does not know any more
+        # noted now, because a client that lost its scheduler no longer knows it
         self.address = str(getattr(getattr(client, "scheduler", None), "address", "an unknown address"))
         self._workers: dict[str, dict[str, Any]] = {}
         self._missing: dict[str, int] = {}
 
     def limits(self, workers: int | None, memory_limit: int | None) -> machine.Limits:
-        """Return what a task may take: of a worker's memory three fifths, shared out over its threads."""
-        found = self._described().values()
+        """Return the limits of a task: three fifths of a worker's memory, divided by its threads."""
+        known = self._wait_for_workers().values()
         every = machine.memory_bytes()
-        share = min(int((one["memory_limit"] or every) * _SHARE) // one["nthreads"] for one in found)
-        base = max(_WORKER_BYTES // one["nthreads"] for one in found)
+        share = min(int((one["memory_limit"] or every) * _SHARE) // one["nthreads"] for one in known)
+        base = max(_WORKER_BYTES // one["nthreads"] for one in known)
         limit = share if memory_limit is None else min(share, memory_limit)
         return machine.Limits(1, 1, base, limit, keeps_state=False)
 
     def machines(self, workers: int) -> list[dict[str, Any]]:
-        """Return the machines that read so far, those that are alike counted together."""
-        found: dict[str, dict[str, Any]] = {}
+        """Return the machines that read so far, equal ones counted together."""
+        counted: dict[str, dict[str, Any]] = {}
         for one in self._workers.values():
             alike = {name: value for name, value in one.items() if name != "count"}
-            found.setdefault(repr(sorted(alike.items())), alike | {"count": 0})["count"] += one["count"]
-        return list(found.values())
+            counted.setdefault(repr(sorted(alike.items())), alike | {"count": 0})["count"] += one["count"]
+        return list(counted.values())
 
     @property
     def chunks_missing(self) -> int:
-        """Chunks that workers met no value in."""
+        """Number of chunks that workers found missing."""
         return sum(self._missing.values())
 
     def count_threads(self) -> int:
-        """Return the threads of the cluster at the moment."""
-        return sum(one["nthreads"] for one in self._known().values())
+        """Return the number of threads of the cluster at the moment."""
+        return sum(one["nthreads"] for one in self._known_workers().values())
 
-    def _known(self) -> dict[str, Any]:
-        """Return the workers that the client knows of: none of a scheduler that is gone."""
-        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
-        return found
+    def _known_workers(self) -> dict[str, Any]:
+        """Return the workers that the client knows: none if the scheduler is gone."""
+        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
+        return workers
 
-    def note(self, result: Result) -> None:
-        """Take note of who read, and of the chunks that were not there."""
-        self._workers = self._workers | result["workers"]  # a checkpoint may be looking at the one before
+    def record(self, result: Result) -> None:
+        """Record the workers that read a result, and the chunks that they found missing."""
+        self._workers = self._workers | result["workers"]  # a new dict: a checkpoint may be reading the old one
         for worker, count in result["missing"].items():
             self._missing[worker] = max(count, self._missing.get(worker, 0))
 
-    def _described(self) -> dict[str, Any]:
-        """Return the workers, once there is one."""
-        found: dict[str, Any] = {}
-        while not found:
+    def _wait_for_workers(self) -> dict[str, Any]:
+        """Return the workers as soon as there is one."""
+        workers: dict[str, Any] = {}
+        while not workers:
             try:
                 self.client.wait_for_workers(1, timeout=_NO_WORKERS_S)
-                found = self._known()
+                workers = self._known_workers()
             except TimeoutError:
                 raise EngineError(
                     f"no worker came to the cluster at {self.address} within {_NO_WORKERS_S} s: start some"
                 ) from None
             except (OSError, RuntimeError) as error:
                 raise EngineError(f"the scheduler at {self.address} is lost ({error})") from error
-        return found
+        return workers
 
     def __call__(
         self,
-        forest: MergeTree[PartialResult],
-        task: PassSpec,
+        tree: MergeTree[PartialResult],
+        spec: PassSpec,
         segments: range,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Report | None = None,
     ) -> int:
-        """Run segments of a pass that are not in the forest yet, into it; return the bytes decoded.
+        """Read the segments that a tree lacks and add them to it; return the bytes decoded.
 
         Raises
         ------
         RankMeError
-            Of the first segments, in row order, that failed for good.
+            The error of the first segments, in row order, that failed for good.
         EngineError
-            If the cluster does, after retries; what came in is in the forest.
+            If the cluster fails, after retries; the tree has what was gathered.
         UsageError
             If workers cannot open the source.
         """
-        place = task.source.reopen()
-        if place is None:
-            raise UsageError(
-                f"{task.source.uri} lives in this process, and workers cannot read it: store the rows in a zarr array"
-            )
-        try:
-            pickled = pickle.dumps(place)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise UsageError(f"{task.source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
-        work = WorkerPass(
-            pickled, f"{time.time_ns():x}", task.source.uri, task.source.identity(), task.plan, task.missing,
-            task.nonfinite, task.groups, self.device,
-        )  # fmt: skip
-        run = ClientRun(
-            self, forest, task.source, work, schedule_for(task.plan, max(1, self.count_threads())), segments, progress,
-            task.basis,
-        )  # fmt: skip
+        schedule = schedule_for(spec.plan, max(1, self.count_threads()))
+        run = ClientRun(self, tree, spec, segments, schedule, progress)
         try:
             run.go()
         except BaseException:
@@ -154,11 +139,12 @@ def connected(client: Any, workers: int | None, memory_limit: int | None, device
     Parameters
     ----------
     client
-        ``distributed.Client`` or a cluster, which stay open; an address; or None for one of its own.
+        ``distributed.Client`` or a cluster, which stay open; an address; or None to start a cluster here.
     workers, memory_limit
-        Processes of such a cluster and bytes of all of them together; None takes the machine's.
+        Number of processes of the cluster started here, and bytes of all together; None takes the machine's.
     device
-        What its workers compute with. A cluster of ours has a worker a card where ``dask-cuda`` is installed, else one.
+        Name of the device that workers compute with. A cluster started here for cards has one worker per card if
+        ``dask-cuda`` is installed, else one worker.
 
     Raises
     ------
@@ -176,14 +162,14 @@ def connected(client: Any, workers: int | None, memory_limit: int | None, device
         return
     logger = logging.getLogger("distributed.client")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what becomes of a client of ours is told by errors
+    logger.setLevel(logging.CRITICAL)  # our errors report what happens to a client of ours
     try:
-        yield from _opened(client, workers, memory_limit, device)
+        yield from _open_engine(client, workers, memory_limit, device)
     finally:
         logger.setLevel(level)
 
 
-def _opened(client: Any, workers: int | None, memory_limit: int | None, device: str) -> Iterator[DaskEngine]:
+def _open_engine(client: Any, workers: int | None, memory_limit: int | None, device: str) -> Iterator[DaskEngine]:
     from distributed import Client
 
     if hasattr(client, "scheduler_address"):  # a cluster
@@ -197,12 +183,12 @@ def _opened(client: Any, workers: int | None, memory_limit: int | None, device: 
         with opened:
             yield DaskEngine(opened, device)
     else:
-        with _cluster(workers, memory_limit, device) as cluster, Client(cluster) as opened:
+        with _start_cluster(workers, memory_limit, device) as cluster, Client(cluster) as opened:
             yield DaskEngine(opened, device)
 
 
-def _cluster(workers: int | None, memory_limit: int | None, device: str) -> Any:
-    """Start processes on this machine: one a core, or one a card."""
+def _start_cluster(workers: int | None, memory_limit: int | None, device: str) -> Any:
+    """Start processes on this machine: one per core, or one per card."""
     from distributed import LocalCluster
 
     total = machine.memory_bytes() // 2 if memory_limit is None else memory_limit
@@ -212,7 +198,7 @@ def _cluster(workers: int | None, memory_limit: int | None, device: str) -> Any:
             from dask_cuda import LocalCUDACluster
             from dask_cuda.utils import get_n_gpus
         except ImportError:
-            pass  # all workers would share the first card: one, unless more are asked for
+            pass  # all workers would share the first card: start one, unless more are asked for
         else:
             count = workers or max(1, get_n_gpus())
             return LocalCUDACluster(n_workers=count, memory_limit=total // count, **options)

@@ -1,8 +1,9 @@
-"""What workers of a Dask cluster do: read a node of the merge tree, or merge two."""
+"""Tasks of the workers of a Dask cluster: read a node of the merge tree, or merge two."""
 
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import LimitError, SourceChangedError
+from rankme_stream.errors import LimitError, SourceChangedError, UsageError
 from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device
@@ -24,27 +25,31 @@ from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import Source, open_source
 
-Result = dict[str, Any]  # what a node came to, as Dask sends it
+Result = dict[str, Any]  # partial result of a node, as Dask sends it
 
 
 @dataclass(frozen=True)
 class WorkerPass:
-    """What a worker needs to know of a pass.
+    """Description of a pass for a worker.
 
     Attributes
     ----------
-    place
-        What opens the source there, pickled.
-    run
-        Of this pass and no other: a source is opened once a run.
+    pickled_source
+        Argument of ``open_source`` that opens the source there, pickled.
+    run_id
+        Name of this run of the pass alone: a worker opens a source once a run.
+    uri, identity
+        Those of the source, which the worker's must match.
+    missing, nonfinite
+        As ``measure`` takes them.
     groups
-        Of all rows, or of those that a worker is to read; None for a merge, which needs none.
+        Groups of all rows, or of those that a worker is to read; None for a merge, which needs none.
     device
-        Name of the device that a worker computes with: one of its own. What it made is merged on processors.
+        Name of the device that a worker computes with: one of its own. Its results are merged on processors.
     """
 
-    place: bytes
-    run: str
+    pickled_source: bytes
+    run_id: str
     uri: str
     identity: Mapping[str, object]
     plan: Plan
@@ -53,24 +58,48 @@ class WorkerPass:
     groups: Partition | None = None
     device: str = "cpu"
 
+    @classmethod
+    def of(cls, spec: PassSpec, device: str) -> WorkerPass:
+        """Return the description of a pass, for workers that compute with a device.
+
+        Raises
+        ------
+        UsageError
+            If workers cannot open the source.
+        """
+        source, plan = spec.source, spec.plan
+        reopened = source.reopen()
+        if reopened is None:
+            raise UsageError(
+                f"{source.uri} lives in this process, and workers cannot read it: store the rows in a zarr array"
+            )
+        try:
+            pickled = pickle.dumps(reopened)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise UsageError(f"{source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
+        run_id = f"{time.time_ns():x}"
+        return cls(
+            pickled, run_id, source.uri, source.identity(), plan, spec.missing, spec.nonfinite, spec.groups, device
+        )
+
 
 @lru_cache(maxsize=4)
-def _opened(place: bytes, run: str) -> Source:
-    return open_source(pickle.loads(place))
+def _open_source(pickled_source: bytes, run_id: str) -> Source:
+    return open_source(pickle.loads(pickled_source))
 
 
 def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None) -> Result:
-    """Read the segments of a node and return what they came to.
+    """Read the segments of a node and return their result.
 
     Raises
     ------
     SourceError
-        Also if the source is another one there, or stored otherwise than it was.
+        If rows cannot be read, the source there is another one, or its rows are stored differently than before.
     DeviceError, LimitError
         If the worker lacks the device, or its card the memory.
     """
     device = device_named(work.device)
-    source = _opened(work.place, work.run)
+    source = _open_source(work.pickled_source, work.run_id)
     plan = work.plan
     start, stop = plan.rows_of(span(node))
     if dict(source.identity()) != dict(work.identity) or source.fingerprint(start, stop) != fingerprint:
@@ -78,30 +107,30 @@ def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: Orthonormal
             f"rows {start:,}-{stop - 1:,} of {work.uri} are not stored there as they were when the pass began: do all "
             "workers see the same files, and does something write to them?"
         )
-    forest = MergeTree[PartialResult]()
-    task = PassSpec(
+    tree = MergeTree[PartialResult]()
+    spec = PassSpec(
         source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, device=device,
         groups=work.groups,
     )  # fmt: skip
-    address, facts = _me(device)
+    address, machine_facts = _describe_worker(device)
     if device is not HOST:
         _check_card(plan, device, address)
     with blas_threads.one_thread(), nullcontext() if device is HOST else memory_errors_as_limits():
-        n_bytes = run_into(forest, task, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
-        plain, arrays = forest.total().to_record()
+        n_bytes = run_into(tree, spec, range(span(node).start, min(span(node).stop, plan.all_segments.stop)))
+        plain, arrays = tree.total().to_record()
     return {
-        "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {address: facts},
+        "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {address: machine_facts},
         "missing": {address: source.chunks_missing},
     }  # fmt: skip
 
 
-def kept(basis: OrthonormalBasis) -> OrthonormalBasis:
-    """Return a basis: a worker's task that holds it, made again elsewhere if that worker is lost."""
+def hold_basis(basis: OrthonormalBasis) -> OrthonormalBasis:
+    """Return a basis: the task keeps it on a worker, and is run again elsewhere if that worker is lost."""
     return basis
 
 
 def merge_nodes(work: WorkerPass, left: Result, right: Result) -> Result:
-    """Return two siblings as one."""
+    """Return the result of two siblings merged."""
     with blas_threads.one_thread():
         plain, arrays = partial_of(work.plan, left).merge(partial_of(work.plan, right)).to_record()
     return {
@@ -111,7 +140,7 @@ def merge_nodes(work: WorkerPass, left: Result, right: Result) -> Result:
 
 
 def partial_of(plan: Plan, result: Result) -> PartialResult:
-    """Return what a node came to."""
+    """Return the partial result of a node."""
     arrays: Mapping[str, Array] = result["arrays"]
     return PartialResult.from_record(plan.arithmetic, result["plain"], arrays)
 
@@ -126,13 +155,13 @@ def _check_card(plan: Plan, device: Device, address: str) -> None:
         )
 
 
-def _me(device: Device) -> tuple[str, dict[str, Any]]:
+def _describe_worker(device: Device) -> tuple[str, dict[str, Any]]:
     from distributed import get_worker
 
-    me = get_worker()
-    return str(me.address), _facts(int(me.state.nthreads), device)
+    worker = get_worker()
+    return str(worker.address), _machine_facts(int(worker.state.nthreads), device)
 
 
 @lru_cache(maxsize=1)
-def _facts(n_threads: int, device: Device) -> dict[str, Any]:
+def _machine_facts(n_threads: int, device: Device) -> dict[str, Any]:
     return machine.worker(n_threads) | device.describe()
