@@ -76,7 +76,7 @@ $(PACKAGE_STAMP): pyproject.toml constraints.txt README.md LICENSE $(PACKAGE_FIL
 
 # The commands and code on the pages of docs/ and in the README, run; a part of `make test` too.
 docs-check: $(DEV_STAMP)
-	$(VENV)/bin/python -m pytest tests/test_docs.py
+	$(VENV)/bin/python -m pytest tests/house/test_docs.py
 
 # What needs more than Python: a real SLURM on this machine (as root, `apt install slurm-wlm munge`).
 test-extra: $(DEV_STAMP)

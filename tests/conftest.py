@@ -1,4 +1,4 @@
-"""What every test shares: how many examples hypothesis draws."""
+"""Settings that every test shares: the number of examples that hypothesis draws."""
 
 import os
 

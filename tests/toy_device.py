@@ -1,4 +1,4 @@
-"""A device in one file: what a new card would bring. It computes with the strict namespace of the standard."""
+"""A device in one file, as an example for a new card. It computes with the strict namespace of the standard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOY = StandardDevice(array_api_strict, "toy:0", types=TYPES)
 
 
 def memory_errors() -> tuple[type[Exception], ...]:
-    """Return what a full toy raises."""
+    """Return the errors of a full toy."""
     return (ToyIsFullError,)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import rankme_stream as rs
-from tests.test_dask import Slow
-from tests.test_state import rows_like, same_bits, store
+from tests.dumps import rows_like, same_bits, store
+from tests.slow_source import Slow
 
 N_PARTS = 7
 pytestmark = pytest.mark.filterwarnings("default")
@@ -98,7 +98,7 @@ def test_workers_of_dask_jobqueue_give_the_bits_of_one_pass(slurm, source, tmp_p
     from distributed import Client
 
     wanted = rs.measure(source)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    path = str(Path(__file__).parents[2])
     options = {
         "queue": "main", "cores": 1, "processes": 1, "memory": "1GB", "python": sys.executable,
         "job_directives_skip": ["--mem", "-t"], "job_script_prologue": [f"export PYTHONPATH={path}"],

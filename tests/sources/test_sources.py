@@ -1,0 +1,827 @@
+"""Sources return the rows as they were written, and say what is missing, corrupt or not theirs to read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ShardingCodec,
+    TransposeCodec,
+    ZstdCodec,
+)
+from zarr.storage import LocalStore
+
+from rankme_stream.errors import (
+    CorruptChunkError,
+    SourceError,
+    SourceFormatError,
+    SourceNotFoundError,
+    SourcePermissionError,
+)
+from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
+
+SHAPE = (103, 12)
+RANGES = [(0, 103), (7, 33), (50, 51), (19, 101), (100, 103), (4, 4)]
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "v2": {"zarr_format": 2, "chunks": (10, 12)},
+    "v2-columns": {"zarr_format": 2, "chunks": (10, 5)},
+    "v2-fortran": {"zarr_format": 2, "chunks": (10, 5), "order": "F"},
+    "v2-raw": {"zarr_format": 2, "chunks": (10, 12), "compressors": None},
+    "v3": {"chunks": (10, 12)},
+    "v3-columns": {"chunks": (10, 5)},
+    "v3-gzip": {"chunks": (10, 5), "compressors": GzipCodec()},
+    "v3-dots": {"chunks": (10, 5), "chunk_key_encoding": {"name": "default", "separator": "."}},
+    "v3-v2-keys": {"chunks": (10, 5), "chunk_key_encoding": {"name": "v2", "separator": "/"}},
+    "v3-larger-than-array": {"chunks": (1000, 50)},
+    "v3-big-endian": {"chunks": (10, 5), "serializer": BytesCodec(endian="big")},
+    "v3-sharded": {"chunks": (5, 4), "shards": (20, 8)},
+    "v3-sharded-blosc": {"chunks": (5, 4), "shards": (20, 8), "compressors": BloscCodec()},
+    "v3-sharded-index-first": {
+        "chunks": (20, 8),
+        "serializer": ShardingCodec(chunk_shape=(5, 4), index_location="start"),
+        "compressors": None,
+    },
+}
+DTYPES = ["float16", "float32", "float64", "int8", "uint16", "int32", "uint64", "bfloat16"]
+
+
+@pytest.fixture(autouse=True, params=["zarr", "numcodecs"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds whether codecs are called straight or zarr calls them."""
+    if request.param == "zarr":
+        monkeypatch.setattr(ZarrSource, "_open_files", lambda *_: None)
+    return str(request.param)
+
+
+def test_the_decoder_named_is_the_one_that_reads(tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ZarrSource(_write(tmp_path)[0])
+    assert source.decoder == decoder
+    asked: list[str] = []
+    get = AuditingStore.get
+
+    async def noting(self: AuditingStore, key: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(key)
+        return await get(self, key, *arguments, **options)
+
+    monkeypatch.setattr(AuditingStore, "get", noting)
+    source.read(0, 10)
+    assert asked == (["c/0/0"] if decoder == "zarr" else [])
+
+
+LEFT_TO_ZARR: dict[str, dict[str, Any]] = {
+    "foreign byte order": {"zarr_format": 2, "dtype": ">f4"},
+    "foreign byte order, v3": {"serializer": BytesCodec(endian="big")},
+    "Fortran order": {"zarr_format": 2, "order": "F"},
+    "transposed": {"filters": TransposeCodec(order=(1, 0))},
+    "two compressors": {"compressors": [ZstdCodec(), GzipCodec()]},
+    "a filter": {"zarr_format": 2, "filters": [numcodecs.Shuffle(4)]},
+}
+
+
+@pytest.mark.parametrize("name", LEFT_TO_ZARR)
+def test_codecs_that_are_not_called_straight_are_left_to_zarr(tmp_path: Path, name: str) -> None:
+    settings = {"shape": SHAPE, "dtype": "f4", "chunks": (10, 12)} | LEFT_TO_ZARR[name]
+    zarr.create_array(tmp_path / "a.zarr", **settings)[:] = _rows("float32")
+    source = ZarrSource(tmp_path / "a.zarr")
+    assert source.decoder == "zarr"
+    np.testing.assert_array_equal(source.read(7, 33), _rows("float32")[7:33])
+
+
+@pytest.mark.parametrize("chunk_shape", [(5, 4), (20, 12)])
+def test_a_packed_shard_index_is_left_to_zarr(tmp_path: Path, chunk_shape: tuple[int, int]) -> None:
+    packed = ShardingCodec(chunk_shape=chunk_shape, index_codecs=[BytesCodec(), ZstdCodec()])
+    _array(tmp_path / "a.zarr", chunks=(20, 12), serializer=packed, compressors=None)
+    assert ZarrSource(tmp_path / "a.zarr").decoder == "zarr"
+
+
+INNER = ShardingCodec(chunk_shape=(5, 4), codecs=[BytesCodec()])
+WRAPPED: dict[str, dict[str, Any]] = {
+    "behind a transpose": {"filters": TransposeCodec(order=(1, 0)), "serializer": INNER, "compressors": None},
+    "inside a checksum": {"serializer": INNER, "compressors": Crc32cCodec()},
+    "inside shards": {"serializer": ShardingCodec(chunk_shape=(10, 4), codecs=[INNER]), "compressors": None},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+def test_shards_whose_missing_chunks_would_not_be_seen_are_refused(tmp_path: Path, name: str) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=SHAPE, dtype="f4", chunks=(20, 12), **WRAPPED[name])
+    with pytest.raises(SourceFormatError, match="shards inside"):
+        ZarrSource(tmp_path / "a.zarr")
+
+
+class TurnedOver(LocalStore):
+    """A store that holds something else than its files say."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Return every byte of a chunk turned over."""
+        found = await super().get(key, prototype, byte_range)
+        if found is None or not key.startswith("c/"):
+            return found
+        return prototype.buffer.from_bytes(bytes(255 - byte for byte in found.to_bytes()))
+
+
+def test_a_store_of_a_class_of_its_own_is_asked_for_every_chunk(tmp_path: Path) -> None:
+    rows = _rows("uint16")
+    zarr.create_array(tmp_path / "a.zarr", shape=SHAPE, chunks=(10, 12), dtype="uint16", compressors=None)[:] = rows
+    source = ZarrSource(zarr.open_array(TurnedOver(tmp_path / "a.zarr", read_only=True)))
+    assert source.decoder == "zarr"
+    np.testing.assert_array_equal(source.read(0, 103), ~rows)
+
+
+@pytest.mark.parametrize("name", ["gzip", "gzip, v2", "zlib, v2"])
+@pytest.mark.parametrize("tail", [b"garbage!", gzip.compress(b"more", mtime=0), zlib.compress(b"more")])
+def test_what_follows_a_deflated_chunk_is_taken_as_zarr_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tail: bytes
+) -> None:
+    _array(tmp_path / "a.zarr", chunks=(10, 12), **CODECS[name])
+    path = tmp_path / "a.zarr" / ("c/1/0" if (tmp_path / "a.zarr/c").exists() else "1.0")
+    path.write_bytes(path.read_bytes() + tail)
+    found = []
+    for _ in range(2):  # straight, and then by zarr alone
+        try:
+            found.append(ZarrSource(tmp_path / "a.zarr").read(10, 20).tobytes())
+        except CorruptChunkError:
+            found.append(b"refused")
+        monkeypatch.setattr(ZarrSource, "_open_files", lambda *_: None)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("layout", ["v2-columns", "v3-sharded"])
+def test_a_missing_chunk_leaves_its_neighbours_to_be_read(tmp_path: Path, layout: str) -> None:
+    path, rows = _write(tmp_path, layout)
+    (path / ("3.1" if layout == "v2-columns" else "c/1/1")).unlink()
+    source = ZarrSource(path)
+    found = source.read(0, 103)
+    gap = np.s_[30:40, 5:10] if layout == "v2-columns" else np.s_[20:40, 8:]
+    expected = rows.copy()
+    expected[gap] = 0
+    np.testing.assert_array_equal(found, expected)
+    assert source.missing(0, 103) == [(gap[0].start, gap[0].stop)]
+
+
+CODECS: dict[str, dict[str, Any]] = {
+    "nothing": {"compressors": None},
+    "crc32c": {"compressors": Crc32cCodec()},
+    "zstd": {"compressors": ZstdCodec()},
+    "zstd, checksum": {"compressors": ZstdCodec(checksum=True)},
+    "zstd, crc32c": {"compressors": [ZstdCodec(), Crc32cCodec()]},
+    "blosc": {"compressors": BloscCodec(cname="lz4")},
+    "gzip": {"compressors": GzipCodec()},
+    "nothing, v2": {"zarr_format": 2, "compressors": None},
+    "zstd, v2": {"zarr_format": 2, "compressors": numcodecs.Zstd()},
+    "blosc, v2": {"zarr_format": 2, "compressors": numcodecs.Blosc(cname="zstd")},
+    "zlib, v2": {"zarr_format": 2, "compressors": numcodecs.Zlib()},
+    "gzip, v2": {"zarr_format": 2, "compressors": numcodecs.GZip()},
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_chunks_of_every_codec_come_back_and_those_of_another_size_are_refused(
+    tmp_path: Path, name: str, decoder: str
+) -> None:
+    path, larger = tmp_path / "a.zarr", tmp_path / "larger.zarr"
+    rows = _array(path, chunks=(10, 12), **CODECS[name])
+    source = ZarrSource(path)
+    assert source.decoder == decoder
+    for start, stop in RANGES:
+        np.testing.assert_array_equal(source.read(start, stop), rows[start:stop])
+    for chunk_rows in (9, 20):
+        _array(larger, chunks=(chunk_rows, 12), overwrite=True, **CODECS[name])
+        for key in ("c/1/0", "1.0"):
+            if (path / key).exists():
+                (path / key).write_bytes((larger / key).read_bytes())
+        with pytest.raises(CorruptChunkError, match=r"1[/.]0"):
+            ZarrSource(path).read(0, 103)
+
+
+@pytest.mark.parametrize("settings", [{}, {"shards": (40, 12)}])
+def test_rows_of_chunks_without_a_codec_are_read_alone(tmp_path: Path, decoder: str, settings: dict[str, Any]) -> None:
+    rows = _array(tmp_path / "a.zarr", chunks=(20, 12), compressors=None, **settings)
+    source = ZarrSource(tmp_path / "a.zarr")
+    for start, stop in RANGES:
+        np.testing.assert_array_equal(source.read(start, stop), rows[start:stop])
+    if decoder == "numcodecs":
+        assert source.bounds(3, 6) == range(4, 6)
+        assert source.read_memory(2) < source.read_memory(20) / 2 + 200
+    else:
+        assert list(source.bounds(3, 60)) == [20, 40]
+
+
+def test_rows_are_read_into_any_array(tmp_path: Path) -> None:
+    path, rows = _write(tmp_path)
+    out = np.zeros((10, 24), "f4")[:, ::2]
+    ZarrSource(path).read(10, 20, out)
+    np.testing.assert_array_equal(out, rows[10:20])
+
+
+@pytest.mark.parametrize("n_bytes", [480, 456, 504])
+def test_a_zstd_stream_without_its_size_is_read_when_it_has_the_right_one(tmp_path: Path, n_bytes: int) -> None:
+    rows = _array(tmp_path / "a.zarr", chunks=(10, 12), compressors=ZstdCodec())
+    content = rows[10:20].tobytes().ljust(n_bytes, b"\0")[:n_bytes]
+    # One raw block behind a header that names a window of 2 MiB and no size.
+    block = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    (tmp_path / "a.zarr/c/1/0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + block)
+    if n_bytes == 480:
+        np.testing.assert_array_equal(ZarrSource(tmp_path / "a.zarr").read(0, 103), rows)
+    else:
+        with pytest.raises(CorruptChunkError, match="c/1/0"):
+            ZarrSource(tmp_path / "a.zarr").read(0, 103)
+
+
+def test_a_flipped_bit_in_a_shard_index_is_found_by_its_checksum(tmp_path: Path) -> None:
+    rows = _array(tmp_path / "a.zarr", chunks=(5, 12), shards=(20, 12), compressors=None)
+    path = tmp_path / "a.zarr/c/0/0"
+    np.testing.assert_array_equal(ZarrSource(tmp_path / "a.zarr").read(0, 20), rows[:20])
+
+    def swap(content: bytearray) -> None:  # two chunks of the same length, so that nothing but the checksum can tell
+        content[-68:-52], content[-52:-36] = content[-52:-36], content[-68:-52]
+
+    _edit(path, swap)
+    with pytest.raises(CorruptChunkError, match="c/0/0"):
+        ZarrSource(tmp_path / "a.zarr").read(0, 20)
+
+
+def _rows(dtype: str) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    held = "uint16" if dtype == "bfloat16" else dtype
+    if np.dtype(held).kind == "f":
+        return rng.standard_normal(SHAPE).astype(held)
+    return rng.integers(1, 100, SHAPE).astype(held)
+
+
+def _write(
+    folder: Path, layout: str = "v3", dtype: str = "float32", *, is_big: bool = False
+) -> tuple[Path, np.ndarray]:
+    rows = _rows(dtype)
+    path = folder / f"{layout}.zarr"
+    attributes = {"dtype": "bfloat16"} if dtype == "bfloat16" else {}
+    stored = rows.dtype.newbyteorder(">") if is_big else rows.dtype
+    array = zarr.create_array(path, shape=SHAPE, dtype=stored, attributes=attributes, **LAYOUTS[layout])
+    array[...] = rows
+    return path, rows
+
+
+def _array(path: Path, **settings: Any) -> np.ndarray:
+    rows = _rows("float32")
+    zarr.create_array(path, shape=SHAPE, dtype="float32", **settings)[...] = rows
+    return rows
+
+
+def _edit(path: Path, change: Callable[[bytearray], object]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+
+
+def _cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _check_reads(source: Source, rows: np.ndarray) -> None:
+    assert isinstance(source, Source)
+    assert source.shape == SHAPE
+    for start, stop in RANGES:
+        out = np.empty((stop - start, SHAPE[1]), source.stored.dtype)
+        for found in (source.read(start, stop), source.read(start, stop, out)):
+            assert found.dtype == rows.dtype and found.dtype.isnative and found.flags.c_contiguous
+            assert found.tobytes() == np.ascontiguousarray(rows[start:stop]).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_zarr_rows_come_back_bit_for_bit(tmp_path: Path, layout: str, dtype: str) -> None:
+    path, rows = _write(tmp_path, layout, dtype)
+    source = ZarrSource(str(path))
+    assert source.stored.name == dtype
+    _check_reads(source, rows)
+    source.fingerprint(0, 103)
+    assert source.chunks_missing == 0 and source.first_missing is None and source.missing(0, 103) == []
+
+
+@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v2-fortran"])
+def test_zarr_big_endian_rows_come_back_in_native_order(tmp_path: Path, layout: str) -> None:
+    path, rows = _write(tmp_path, layout, "float32", is_big=True)
+    assert json.loads((path / ".zarray").read_bytes())["dtype"] == ">f4"
+    _check_reads(ZarrSource(path), rows)
+
+
+@pytest.mark.parametrize("dtype", [">f2", "<f4", ">f4", "<f8", ">i4", "|i1", "<u2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_rows_come_back_bit_for_bit(tmp_path: Path, dtype: str, order: Any) -> None:
+    rows = (np.random.default_rng(3).standard_normal(SHAPE) * 20).astype(np.dtype(dtype).newbyteorder("="))
+    np.save(tmp_path / "a.npy", np.asarray(rows.astype(dtype), order=order))
+    source = open_source(tmp_path / "a.npy")
+    assert isinstance(source, NpySource)
+    _check_reads(source, rows)
+
+
+def test_npy_fortran_reads_more_columns_than_its_buffer_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankme_stream.sources.npy._FORTRAN_BUFFER_BYTES", 2000)
+    rows = _rows("float32")
+    np.save(tmp_path / "a.npy", np.asfortranarray(rows))
+    _check_reads(NpySource(tmp_path / "a.npy"), rows)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fortran", "big", "strided", "reversed"])
+def test_memory_rows_come_back_bit_for_bit(kind: str) -> None:
+    rows = _rows("float32")
+    wide = np.repeat(rows, 2, axis=1)
+    held = {
+        "plain": rows,
+        "fortran": np.asfortranarray(rows),
+        "big": rows.astype(">f4"),
+        "strided": wide[:, ::2],
+        "reversed": rows[::-1].copy()[::-1],
+    }[kind]
+    source = open_source(held)
+    assert (source.read_memory(10) == 0) == (kind == "plain")
+    _check_reads(source, rows)
+    assert source.fingerprint(0, 103).startswith("memory-")
+    assert held.flags.writeable
+
+
+def test_memory_bfloat16_is_held_as_bit_patterns() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rows = _rows("float32").astype(ml_dtypes.bfloat16)
+    source = ArraySource(rows)
+    assert source.stored.name == "bfloat16"
+    assert source.read(3, 9).tobytes() == rows[3:9].tobytes()
+
+
+def test_a_source_is_opened_as_itself_and_a_zarr_array_as_its_rows(tmp_path: Path) -> None:
+    path, rows = _write(tmp_path, "v3-sharded")
+    source = open_source(zarr.open_array(path))
+    _check_reads(source, rows)
+    assert open_source(source) is source
+
+
+def test_a_memory_store_is_read_and_its_missing_chunks_are_found() -> None:
+    array = zarr.create_array({}, shape=SHAPE, dtype="float32", chunks=(10, 5))
+    array[:95] = _rows("float32")[:95]
+    source = open_source(array)
+    before = source.fingerprint(0, 103)
+    assert source.missing(0, 103) == [(100, 103)] and source.chunks_missing == 3
+    assert source.read(0, 95).tobytes() == _rows("float32")[:95].tobytes()
+    array[100:] = 1.0
+    assert open_source(array).fingerprint(0, 103) != before
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [("v3", [40, 50]), ("v3-sharded", [40, 45, 50, 55]), ("v3-larger-than-array", [])],
+)
+def test_zarr_bounds_are_chunk_rows_strictly_inside(tmp_path: Path, layout: str, expected: list[int]) -> None:
+    path, _ = _write(tmp_path, layout)
+    assert list(ZarrSource(path).bounds(36, 60)) == expected
+
+
+def test_memory_and_npy_may_be_cut_anywhere(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", _rows("float32"))
+    for source in (open_source(_rows("float32")), open_source(tmp_path / "a.npy")):
+        assert source.bounds(3, 6) == range(4, 6)
+
+
+def test_read_memory_counts_whole_chunks_that_reach_past_the_array(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, "v3-larger-than-array")
+    assert ZarrSource(path).read_memory(3) > 2 * 1000 * 50 * 4
+
+
+def test_absurd_chunk_sizes_do_not_break_what_is_not_a_read(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, "v3")
+
+    def grow(content: bytearray) -> None:
+        metadata = json.loads(content)
+        metadata["chunk_grid"]["configuration"]["chunk_shape"] = [2**62, 2**62]
+        content[:] = json.dumps(metadata).encode()
+
+    _edit(path / "zarr.json", grow)
+    source = ZarrSource(path)
+    source.fingerprint(0, 103)
+    assert list(source.bounds(0, 103)) == [] and source.missing(0, 103) == []
+    assert source.read_memory(1) > 2**120
+
+
+def test_absurd_shards_do_not_break_what_is_not_a_read(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, "v3-sharded")
+
+    def grow(content: bytearray) -> None:
+        metadata = json.loads(content)
+        metadata["chunk_grid"]["configuration"]["chunk_shape"] = [5 * 2**50, 4 * 2**50]
+        content[:] = json.dumps(metadata).encode()
+
+    _edit(path / "zarr.json", grow)
+    source = ZarrSource(path)
+    source.fingerprint(0, 103)
+    assert source.missing(0, 103) == [] and source.read_memory(5) > 0
+    with pytest.raises(CorruptChunkError, match="c/0/0"):
+        source.read(0, 5)
+
+
+@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3", "v3-columns", "v3-dots", "v3-v2-keys"])
+def test_a_chunk_missing_at_the_start_is_found_by_the_fingerprint(tmp_path: Path, layout: str) -> None:
+    path, _ = _write(tmp_path, layout)
+    key = next(p for p in path.rglob("*") if p.is_file() and p.relative_to(path).as_posix() in KEYS[layout])
+    key.unlink()
+    source = ZarrSource(path)
+    source.fingerprint(0, 20)
+    assert source.chunks_missing == 0
+    source.fingerprint(0, 103)
+    assert source.missing(0, 103) == [(30, 40)] and source.missing(35, 37) == [(35, 37)]
+    assert source.chunks_missing == 1 and source.first_missing == key.relative_to(path).as_posix()
+
+
+@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3", "v3-columns", "v3-dots", "v3-v2-keys"])
+def test_a_chunk_deleted_after_opening_is_found_by_reading(tmp_path: Path, layout: str) -> None:
+    path, _ = _write(tmp_path, layout)
+    source = ZarrSource(path)
+    source.fingerprint(0, 103)
+    next(path / key for key in KEYS[layout] if (path / key).exists()).unlink()
+    source.read(0, 30)
+    assert source.chunks_missing == 0
+    source.read(30, 50)
+    assert source.missing(0, 103) == [(30, 40)] and source.chunks_missing == 1
+
+
+KEYS = {
+    "v2": ["3.0"],
+    "v2-columns": ["3.1"],
+    "v3": ["c/3/0"],
+    "v3-columns": ["c/3/1"],
+    "v3-dots": ["c.3.1"],
+    "v3-v2-keys": ["3/1"],
+}
+
+
+@pytest.mark.parametrize("layout", ["v3-sharded", "v3-sharded-index-first"])
+@pytest.mark.parametrize("way", ["fingerprint", "whole shards", "single rows"])
+def test_a_missing_inner_chunk_of_a_shard_is_found(tmp_path: Path, layout: str, way: str) -> None:
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(path, shape=SHAPE, dtype="float32", **LAYOUTS[layout])
+    rows = _rows("float32")
+    array[:25], array[35:] = rows[:25], rows[35:]
+    array[25:30, :8] = rows[25:30, :8]
+    source = ZarrSource(path)
+    if way == "fingerprint":
+        source.fingerprint(0, 103)
+    else:
+        for start in range(0, 103, 103 if way == "whole shards" else 1):
+            source.read(start, 103 if way == "whole shards" else start + 1)
+    assert source.missing(0, 103) == [(25, 35)]
+    assert source.chunks_missing == 1 + 3
+    assert source.first_missing == "c/1/1 (inner chunk 1,0)"
+
+
+def test_a_missing_shard_counts_the_inner_chunks_asked_for(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, "v3-sharded")
+    (path / "c/1/0").unlink()
+    source = ZarrSource(path)
+    source.fingerprint(30, 60)
+    assert source.missing(0, 103) == [(30, 40)] and source.chunks_missing == 4
+    source.read(30, 35)
+    assert source.chunks_missing == 4
+
+
+@pytest.mark.parametrize("layout", ["v2", "v3", "v3-sharded"])
+def test_the_fingerprint_changes_with_the_chunks_and_only_then(tmp_path: Path, layout: str) -> None:
+    path, _ = _write(tmp_path, layout)
+    source = ZarrSource(path)
+    before = source.fingerprint(0, 103)
+    assert source.fingerprint(0, 103) == ZarrSource(path).fingerprint(0, 103) == before
+    chunk = path / ("3.0" if layout == "v2" else "c/3/0")
+    status = chunk.stat()
+    os.utime(chunk, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    rewritten = source.fingerprint(0, 103)
+    assert rewritten != before
+    assert source.fingerprint(0, 10) == ZarrSource(path).fingerprint(0, 10)
+    chunk.unlink()
+    assert source.fingerprint(0, 103) not in (before, rewritten)
+
+
+def test_the_npy_fingerprint_changes_when_the_file_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, _rows("float32"))
+    source = NpySource(path)
+    before = source.fingerprint(0, 103)
+    assert source.fingerprint(0, 103) == before
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert source.fingerprint(0, 103) != before
+
+
+CORRUPTIONS: dict[str, tuple[dict[str, Any], str, Callable[[Path], object]]] = {
+    "raw cut": ({"chunks": (10, 12), "compressors": None}, "c/3/0", _cut),
+    "raw emptied": ({"chunks": (10, 12), "compressors": None}, "c/3/0", lambda p: p.write_bytes(b"")),
+    "zstd cut": ({"chunks": (10, 12), "compressors": ZstdCodec()}, "c/3/0", _cut),
+    "blosc cut": ({"chunks": (10, 12), "compressors": BloscCodec()}, "c/3/0", _cut),
+    "blosc emptied": ({"chunks": (10, 12), "compressors": BloscCodec()}, "c/3/0", lambda p: p.write_bytes(b"")),
+    "blosc says a negative size": (
+        {"chunks": (10, 12), "compressors": BloscCodec()},
+        "c/3/0",
+        lambda p: _edit(p, lambda b: b.__setitem__(7, 255)),
+    ),
+    "v2 raw cut": ({"chunks": (10, 12), "compressors": None, "zarr_format": 2}, "3.0", _cut),
+    "v2 zstd cut": ({"chunks": (10, 12), "compressors": numcodecs.Zstd(), "zarr_format": 2}, "3.0", _cut),
+    "v2 zlib cut": ({"chunks": (10, 12), "compressors": numcodecs.Zlib(), "zarr_format": 2}, "3.0", _cut),
+    "v2 blosc cut": ({"chunks": (10, 12), "compressors": numcodecs.Blosc(), "zarr_format": 2}, "3.0", _cut),
+    "crc32c flip": (
+        {"chunks": (10, 12), "compressors": Crc32cCodec()},
+        "c/3/0",
+        lambda p: _edit(p, lambda b: b.__setitem__(9, b[9] ^ 1)),
+    ),
+    "shard index flip": (
+        {"chunks": (5, 6), "shards": (10, 12)},
+        "c/3/0",
+        lambda p: _edit(p, lambda b: b.__setitem__(-20, b[-20] ^ 1)),
+    ),
+    "shard cut": ({"chunks": (5, 6), "shards": (10, 12)}, "c/3/0", _cut),
+    "shard emptied": ({"chunks": (5, 6), "shards": (10, 12)}, "c/3/0", lambda p: p.write_bytes(b"")),
+    "blosc shard start lost": (
+        {"chunks": (5, 6), "shards": (10, 12), "compressors": BloscCodec()},
+        "c/3/0",
+        lambda p: _edit(p, lambda b: b.__delitem__(slice(0, 300))),
+    ),
+}
+
+
+@pytest.mark.parametrize("step", [103, 1])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corrupt_chunk_is_refused_by_key_and_rows(tmp_path: Path, name: str, step: int) -> None:
+    settings, key, corrupt = CORRUPTIONS[name]
+    rows = _array(tmp_path / "a.zarr", **settings)
+    corrupt(tmp_path / "a.zarr" / key)
+    source = ZarrSource(tmp_path / "a.zarr")
+    source.fingerprint(0, 103)
+    assert source.read(0, 30).tobytes() == rows[:30].tobytes()
+    with pytest.raises(CorruptChunkError) as caught:  # noqa: PT012 - the bad chunk lies somewhere along the way
+        for start in range(0, 103, step):
+            source.read(start, min(start + step, 103))
+    assert f"chunk {key}" in str(caught.value) and "(rows 3" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "integrity"),
+    [
+        ({}, "none"),
+        ({"compressors": Crc32cCodec()}, "crc32c"),
+        ({"compressors": ZstdCodec(checksum=True)}, "zstd"),
+        ({"chunks": (5, 6), "shards": (10, 12), "compressors": Crc32cCodec()}, "crc32c"),
+        ({"chunks": (5, 6), "shards": (10, 12)}, "none"),
+        ({"zarr_format": 2, "compressors": numcodecs.GZip()}, "gzip"),
+        ({"zarr_format": 2, "compressors": numcodecs.Zlib()}, "zlib"),
+        ({"zarr_format": 2, "compressors": numcodecs.Adler32()}, "adler32"),
+        ({"zarr_format": 2, "compressors": numcodecs.Zstd(checksum=True)}, "zstd"),
+    ],
+)
+def test_integrity_names_the_checksum(tmp_path: Path, settings: dict[str, Any], integrity: str) -> None:
+    _array(tmp_path / "a.zarr", **settings)
+    assert ZarrSource(tmp_path / "a.zarr").integrity == integrity
+
+
+def test_a_group_is_refused_with_its_arrays_listed(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("embeddings", shape=SHAPE, dtype="f4", chunks=(10, 12))
+    group.create_array("deep/labels", shape=(103,), dtype="i8", chunks=(10,))
+    with pytest.raises(SourceFormatError) as caught:
+        open_source(tmp_path / "a.zarr")
+    message = str(caught.value)
+    assert "embeddings (103, 12)" in message and "deep/labels (103,)" in message
+    assert "a.zarr::embeddings'" in message
+    assert open_source(f"{tmp_path / 'a.zarr'}::embeddings").shape == SHAPE
+    with pytest.raises(SourceNotFoundError, match="nothing"):
+        open_source(f"{tmp_path / 'a.zarr'}::nothing")
+
+
+@pytest.mark.filterwarnings("ignore")  # zarr warns of what is then refused
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((5,), "f4"), ((5, 4, 3), "f4"), ((0, 4), "f4"), ((4, 0), "f4"), ((4, 3), "bool"), ((4, 3), "c8"), ((4, 3), "U3")],
+)
+def test_zarr_arrays_without_rows_of_numbers_are_refused(
+    tmp_path: Path, version: Any, shape: tuple[int, ...], dtype: str
+) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype=dtype, zarr_format=version)
+    with pytest.raises(SourceFormatError, match=r"a\.zarr") as caught:
+        open_source(tmp_path / "a.zarr")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # zarr warns of what is then refused
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: b"{not json",
+        lambda m: b"[]",
+        lambda m: b"{}",
+        lambda m: json.dumps(m | {"codecs": [{"name": "no_such_codec"}]}).encode(),
+        lambda m: json.dumps(m | {"data_type": "no_such_type"}).encode(),
+        lambda m: json.dumps(m | {"shape": "many"}).encode(),
+        lambda m: json.dumps({k: v for k, v in m.items() if k != "chunk_grid"}).encode(),
+        lambda m: json.dumps(
+            m | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 0]}}}
+        ).encode(),
+    ],
+)
+def test_broken_metadata_is_refused(tmp_path: Path, damage: Callable[[Any], bytes]) -> None:
+    path, _ = _write(tmp_path, "v3")
+    document = path / "zarr.json"
+    document.write_bytes(damage(json.loads(document.read_bytes())))
+    with pytest.raises(SourceError) as caught:
+        open_source(path)
+    assert isinstance(caught.value, SourceFormatError) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_v2_compressor_is_refused(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, "v2")
+    metadata = json.loads((path / ".zarray").read_bytes())
+    (path / ".zarray").write_text(json.dumps(metadata | {"compressor": {"id": "no_such_codec"}}))
+    with pytest.raises(SourceFormatError, match="no_such_codec"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("name", ["gone.zarr", "gone.npy", "gone.zarr::a/b"])
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceNotFoundError, match="gone"):
+        open_source(f"{tmp_path}/{name}")
+
+
+def test_an_empty_folder_holds_no_array(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFoundError):
+        open_source(tmp_path)
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("rows")
+    with pytest.raises(SourceFormatError, match=r"a\.txt"):
+        open_source(tmp_path / "a.txt")
+
+
+def test_a_chunk_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = _write(tmp_path, "v3")
+    source = ZarrSource(path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("zarr.storage._local._get", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(SourcePermissionError, match="c/3/0"):
+            source.read(30, 40)
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(SourcePermissionError):
+        source.fingerprint(0, 103)
+
+
+def test_an_npy_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    np.save(tmp_path / "a.npy", _rows("float32"))
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SourcePermissionError, match=r"a\.npy"):
+        NpySource(tmp_path / "a.npy")
+
+
+def test_a_truncated_npy_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", _rows("float32"))
+    _cut(tmp_path / "a.npy")
+    with pytest.raises(CorruptChunkError, match=r"5,072 bytes expected, 2,536 found"):
+        open_source(tmp_path / "a.npy")
+
+
+def test_an_npy_file_cut_after_opening_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", _rows("float32"))
+    source = NpySource(tmp_path / "a.npy")
+    _cut(tmp_path / "a.npy")
+    with pytest.raises(CorruptChunkError, match="rows 90-103"):
+        source.read(90, 103)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        np.array([["a", None]], dtype=object),
+        np.zeros(3),
+        np.zeros((2, 2, 2)),
+        np.zeros((0, 2)),
+        np.zeros((2, 0)),
+        np.zeros((2, 2), complex),
+        np.zeros((2, 2), bool),
+    ],
+)
+def test_arrays_without_rows_of_numbers_are_refused(tmp_path: Path, held: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", held)
+    with pytest.raises(SourceFormatError):
+        open_source(tmp_path / "a.npy")
+    with pytest.raises(SourceFormatError):
+        open_source(held)
+
+
+def test_a_file_with_another_magic_is_no_npy(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(SourceFormatError, match=r"not a \.npy file"):
+        open_source(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("other", [3, None, [[1.0, 2.0]], b"a.zarr", np.ma.masked_array(np.zeros((2, 2)))])
+def test_objects_that_are_no_source_are_refused(other: object) -> None:
+    with pytest.raises(SourceFormatError):
+        open_source(other)
+
+
+def test_a_zip_store_is_read(tmp_path: Path) -> None:
+    rows = _rows("float32")
+    with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="w") as store:
+        zarr.create_array(store, shape=SHAPE, dtype="float32", chunks=(10, 5))[...] = rows
+    source = open_source(tmp_path / "a.zarr.zip")
+    source.fingerprint(0, 103)
+    assert source.chunks_missing == 0
+    _check_reads(source, rows)
+
+
+def test_threads_may_read_one_source(tmp_path: Path) -> None:
+    path, rows = _write(tmp_path, "v3-sharded")
+    source = ZarrSource(path)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda start: source.read(start, start + 7), range(96)))
+    assert all(block.tobytes() == rows[start : start + 7].tobytes() for start, block in enumerate(found))
+
+
+def test_a_shard_entry_that_is_too_long_takes_no_memory_when_read_straight(tmp_path: Path) -> None:
+    codecs, index_codecs = [BytesCodec(), ZstdCodec()], [BytesCodec()]
+    unchecked = ShardingCodec(chunk_shape=(10, 12), codecs=codecs, index_codecs=index_codecs)
+    _array(tmp_path / "a.zarr", chunks=(20, 12), serializer=unchecked, compressors=None)
+    with open(tmp_path / "a.zarr/c/0/0", "r+b") as shard:
+        index = shard.read()[-32:]
+        shard.truncate(30_000_000)
+        shard.seek(0, os.SEEK_END)
+        shard.write(np.array([0, 25_000_000], "<u8").tobytes() + index[16:])
+    source = ZarrSource(tmp_path / "a.zarr")
+    if source._files is not None:
+        tracemalloc.start()
+        assert not source._files.read(0, 10, np.empty((10, 12), "f4"))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+    with pytest.raises(CorruptChunkError, match="c/0/0"):
+        source.read(0, 20)
+
+
+def test_a_chunk_shape_beyond_all_memory_is_an_error_of_the_source(tmp_path: Path) -> None:
+    _array(tmp_path / "a.zarr", chunks=(200, 20))
+    text = (tmp_path / "a.zarr/zarr.json").read_text()
+    metadata = json.loads(text)
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [10**9, 10**9]
+    (tmp_path / "a.zarr/zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(SourceError):
+        ZarrSource(tmp_path / "a.zarr").read(0, 103)
+
+
+def test_a_missing_chunk_leaves_memory_within_the_prediction(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(1000, 4096), chunks=(1000, 256), dtype="f4")
+    array[...] = np.random.default_rng(0).standard_normal(array.shape).astype("f4")
+    (tmp_path / "a.zarr/c/0/3").unlink()
+    source = ZarrSource(tmp_path / "a.zarr")
+    tracemalloc.start()
+    source.read(0, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= source.read_memory(1000) + 2**20
+
+
+@pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3-columns", "v3-gzip", "v3-sharded-blosc", "v3-big-endian"])
+def test_reads_stay_within_the_memory_predicted(tmp_path: Path, layout: str) -> None:
+    settings = (
+        LAYOUTS[layout] | {"chunks": (1000, 64)} | ({"shards": (4000, 128)} if "shards" in LAYOUTS[layout] else {})
+    )
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(12_000, 256), dtype="float32", **settings)
+    array[...] = np.random.default_rng(0).standard_normal(array.shape).astype(np.float32)
+    source = ZarrSource(tmp_path / "a.zarr")
+    source.read(0, 1000)
+    for n_rows in (1000, 4000, 12_000):
+        tracemalloc.start()
+        source.read(0, n_rows)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert n_rows * 1024 <= peak <= source.read_memory(n_rows) + 2**20
