@@ -1,4 +1,4 @@
-"""The exception tree: what went wrong, and the exit code it means."""
+"""Exceptions and warnings of the package, and the exit code of each exception."""
 
 from __future__ import annotations
 
@@ -6,104 +6,104 @@ from typing import Any, ClassVar
 
 
 class RankMeError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
     exit_code: ClassVar[int] = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by class and text: what makes up for exceptions that do not say how cannot make a ``MemoryError``."""
+        """Pickle by class and text; libraries that supply a missing ``__reduce__`` cannot rebuild a ``MemoryError``."""
         return type(self), self.args, self.__dict__
 
 
 class UsageError(RankMeError, ValueError):
-    """An argument is wrong, whatever the data."""
+    """Wrong argument, whatever the data."""
 
     exit_code = 2
 
 
 class SpectrumError(RankMeError, ValueError):
-    """A number cannot be stated for these singular values; the text is the reason."""
+    """Singular values for which a metric cannot be stated; the message is the reason."""
 
     exit_code = 3
 
 
 class SourceError(RankMeError):
-    """The data is refused."""
+    """Data that is refused; base class of the errors about a source."""
 
     exit_code = 3
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """Nothing that holds rows is there."""
+    """Source that does not exist."""
 
 
 class SourcePermissionError(SourceError, PermissionError):
-    """The source exists and may not be read."""
+    """Source that exists but may not be read."""
 
 
 class SourceFormatError(SourceError, TypeError):
-    """Not a two-dimensional array of numbers in a format that is read here."""
+    """Source that is not a two-dimensional array of numbers in a supported format."""
 
 
 class NonFiniteError(SourceError, ValueError):
-    """Rows hold NaN or infinity."""
+    """Rows that hold NaN or infinity."""
 
 
 class MagnitudeError(SourceError, OverflowError):
-    """Values that float64 arithmetic on their squares cannot hold."""
+    """Values whose squares are beyond the range of float64 arithmetic."""
 
 
 class MissingChunksError(SourceError, LookupError):
-    """Chunks that the metadata declares were never written, or are gone."""
+    """Chunks that the metadata declares but that were never written, or are gone."""
 
 
 class CorruptChunkError(SourceError, ValueError):
-    """A stored chunk does not decode."""
+    """Stored chunk that does not decode."""
 
 
 class SourceChangedError(SourceError, RuntimeError):
-    """The stored rows changed while they were read."""
+    """Stored rows that changed while they were read."""
 
 
 class StateError(RankMeError, ValueError):
-    """A state file is damaged, foreign or newer, or does not belong to these rows."""
+    """State file that is damaged, foreign or newer, or does not belong to these rows."""
 
     exit_code = 3
 
 
 class LimitError(RankMeError, MemoryError):
-    """It cannot be done within the limits given."""
+    """Limits, such as that of memory, within which the request cannot be carried out."""
 
     exit_code = 4
 
 
 class ArithmeticCheckError(RankMeError, ArithmeticError):
-    """A check of our own arithmetic failed: a wrong BLAS, or broken hardware."""
+    """Failed check of the package's own arithmetic: a faulty BLAS, or broken hardware."""
 
     exit_code = 5
 
 
 class EngineError(RankMeError, RuntimeError):
-    """A cluster failed after its retries, or cannot be reached."""
+    """Cluster that failed after its retries, or cannot be reached."""
 
     exit_code = 5
 
 
 class DeviceError(RankMeError, RuntimeError):
-    """A device is not there, or what it needs is not installed."""
+    """Device that is not there, or whose library is not installed."""
 
     exit_code = 5
 
 
 class OutputError(RankMeError, OSError):
-    """A result could not be written."""
+    """Result that could not be written."""
 
     exit_code = 5
 
 
 class CheckpointWarning(UserWarning):
-    """The result stands, and the checkpoint could not be written."""
+    """Checkpoint that could not be written; the result is valid."""
 
 
 class ToleranceWarning(UserWarning):
-    """The interval of RankMe is wider than the tolerance asked for."""
+    """Interval of RankMe that is wider than the tolerance requested; the result is valid."""

@@ -1,4 +1,4 @@
-"""Laws that sources and accumulators keep, and matrices whose spectrum is known; for third parties and our tests."""
+"""Laws of sources and accumulators, as tests to subclass, and matrices of known spectrum; for third parties too."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def matrix_with_spectrum(singular_values: npt.ArrayLike, *, n_rows: int, n_featu
     singular_values
         Shape ``(k,)`` with k <= min(n_rows, n_features), non-negative; the others are zero.
     seed
-        Of the two random orthogonal factors.
+        Seed of the two random orthogonal factors.
 
     Returns
     -------
     FloatArray
-        Shape ``(n_rows, n_features)``; each singular value is right to a few units of rounding of the largest.
+        Shape ``(n_rows, n_features)``; the error of each singular value is a few units of round-off of the largest.
     """
     values = np.asarray(singular_values, dtype=np.float64)
     if values.ndim != 1 or values.size > min(n_rows, n_features):
@@ -41,14 +41,14 @@ def matrix_with_spectrum(singular_values: npt.ArrayLike, *, n_rows: int, n_featu
 
 
 def with_ones(rows: Array) -> FloatArray:
-    """Return the panel of some rows: a column of ones in front, float64, C order."""
+    """Return rows as a panel: float64, C order, with a column of ones in front."""
     return np.concatenate([np.ones((len(rows), 1)), np.asarray(rows, dtype=np.float64)], axis=1)
 
 
 class AccumulatorLaws:
-    """Laws of an accumulator; subclass it in a test module, give ``make``, and pytest runs them.
+    """Laws of an accumulator: subclass this in a test module, define ``make``, and pytest runs them.
 
-    Equality up to rounding means boxes that overlap.
+    Spectra are equal up to rounding if their consistent sets overlap.
     """
 
     def make(self, n_features: int) -> Accumulator:
@@ -56,7 +56,7 @@ class AccumulatorLaws:
         raise NotImplementedError
 
     def absorb(self, rows: Array, cuts: tuple[int, ...] = ()) -> Accumulator:
-        """Return an accumulator that took ``rows`` in panels cut at ``cuts``."""
+        """Return an accumulator updated with ``rows`` in panels cut at ``cuts``."""
         accumulator = self.make(rows.shape[1])
         edges = [0, *cuts, len(rows)]
         for start, stop in pairwise(edges):
@@ -68,13 +68,13 @@ class AccumulatorLaws:
         return np.random.default_rng(7).standard_normal((60, 9)) * np.arange(1, 10) + 3.0
 
     def test_empty_is_the_identity_on_both_sides(self) -> None:
-        """An empty accumulator changes no bit."""
+        """Merging with an empty accumulator changes no bit."""
         full = self.absorb(self.rows())
         for merged in (self.make(9).merge(full), full.merge(self.make(9))):
             _assert_same_bits(merged, full)
 
     def test_merge_is_associative_and_commutative(self) -> None:
-        """Any grouping and order of the parts gives the same spectrum, up to rounding."""
+        """Parts merged in any order and nesting give the same spectrum, up to rounding."""
         rows = self.rows()
         a, b, c = self.absorb(rows[:20]), self.absorb(rows[20:21]), self.absorb(rows[21:])
         reference = self.absorb(rows)
@@ -82,12 +82,12 @@ class AccumulatorLaws:
             _assert_close(merged, reference)
 
     def test_any_blocking_equals_one_block(self) -> None:
-        """Panels of no row and of one row lose nothing."""
+        """Panels without rows and of a single row lose nothing."""
         rows = self.rows()
         _assert_close(self.absorb(rows, cuts=(0, 0, 1, 1, 2, 59)), self.absorb(rows))
 
     def test_merge_and_spectrum_leave_their_arguments_unchanged(self) -> None:
-        """Both may be called any time."""
+        """Both may be called at any time."""
         left, right = self.absorb(self.rows()[:30]), self.absorb(self.rows()[30:])
         before = [_state(left), _state(right)]
         first = left.spectrum(unit_roundoff=2.0**-53).singular_values.copy()
@@ -97,14 +97,14 @@ class AccumulatorLaws:
         assert np.array_equal(first, again)
 
     def test_state_comes_back_bit_equal(self) -> None:
-        """Save and load change no bit."""
+        """Saving and loading change no bit."""
         full = self.absorb(self.rows())
-        again = type(full).from_arrays(full.to_arrays(), full.device)
-        assert again.device is full.device
-        _assert_same_bits(again, full)
+        loaded = type(full).from_arrays(full.to_arrays(), full.device)
+        assert loaded.device is full.device
+        _assert_same_bits(loaded, full)
 
     def test_rows_of_zeros_left_out_are_not_counted(self) -> None:
-        """A panel row whose first entry is zero stands for a row left out."""
+        """A row of zeros in a panel, its first entry too, stands for a row left out."""
         rows = self.rows()
         panel = with_ones(rows)
         panel[5] = 0.0
@@ -114,7 +114,7 @@ class AccumulatorLaws:
         _assert_close(accumulator, self.absorb(np.delete(rows, 5, axis=0)))
 
     def test_sums_are_those_of_the_rows_and_their_values_lie_in_the_box(self) -> None:
-        """Raw and centred; the values given alone are those of the spectrum."""
+        """Raw and centred; ``values`` returns those of the spectrum."""
         rows = self.rows()
         accumulator = self.absorb(rows, cuts=(20, 21))
         assert np.allclose(accumulator.sums(), rows.sum(axis=0), rtol=1e-6)
@@ -130,23 +130,23 @@ class AccumulatorLaws:
             if side.consistent.tail is not None:
                 start, most = side.consistent.tail
                 assert float(np.linalg.norm(dense[start:] ** 2)) <= most + error
-            found = accumulator.values(centered=centered)
-            assert np.allclose(found, side.values, rtol=1e-6, atol=error)
+            values = accumulator.values(centered=centered)
+            assert np.allclose(values, side.values, rtol=1e-6, atol=error)
 
 
 class SourceLaws:
-    """Laws of a source; subclass it in a test module, give ``make`` and ``expected``, and pytest runs them."""
+    """Laws of a source: subclass this in a test module, define ``make`` and ``expected``, and pytest runs them."""
 
     def make(self) -> Source:
         """Return the source."""
         raise NotImplementedError
 
     def expected(self) -> Array:
-        """Return what it holds, as stored."""
+        """Return the rows of the source, as stored."""
         raise NotImplementedError
 
     def test_any_range_reads_what_is_stored(self) -> None:
-        """Ranges need not respect chunks."""
+        """Ranges need not begin or end at chunks."""
         source, expected = self.make(), self.expected()
         assert source.shape == expected.shape
         n = len(expected)
@@ -156,13 +156,13 @@ class SourceLaws:
             assert np.array_equal(rows, expected[start:stop], equal_nan=expected.dtype.kind == "f")
 
     def test_reading_into_a_buffer_gives_the_same(self) -> None:
-        """The buffer may be ignored, never half filled."""
+        """The buffer may be ignored, but never half filled."""
         source, expected = self.make(), self.expected()
         buffer = np.empty(expected.shape, dtype=source.stored.dtype)
         assert np.array_equal(source.read(0, len(expected), buffer), source.read(0, len(expected)))
 
     def test_bounds_are_inside_and_ascend(self) -> None:
-        """Natural offsets lie strictly inside the range asked for."""
+        """Bounds lie strictly inside the range requested."""
         source = self.make()
         stop = source.shape[0]
         for start in (0, stop // 2):
@@ -171,21 +171,21 @@ class SourceLaws:
             assert all(start < bound < stop for bound in bounds)
 
     def test_what_is_reopened_is_the_same(self) -> None:
-        """Workers open the rows again; rows that live in this process say so."""
+        """Workers open the rows again; ``reopen`` returns None for rows that live in this process."""
         source = self.make()
-        place = source.reopen()
-        if place is not None:
-            again = open_source(pickle.loads(pickle.dumps(place)))
-            assert again.identity() == source.identity()
-            assert again.fingerprint(0, again.shape[0]) == source.fingerprint(0, source.shape[0])
+        argument = source.reopen()
+        if argument is not None:
+            reopened = open_source(pickle.loads(pickle.dumps(argument)))
+            assert reopened.identity() == source.identity()
+            assert reopened.fingerprint(0, reopened.shape[0]) == source.fingerprint(0, source.shape[0])
 
     def test_the_tail_lies_within(self) -> None:
-        """What is written again when rows are added begins at a row."""
+        """The rows that are written again when rows are added are rows of the source."""
         source = self.make()
         assert 0 <= source.tail_start <= source.shape[0]
 
     def test_fingerprint_repeats_while_nothing_changes(self) -> None:
-        """Two openings of the same rows agree."""
+        """Opening the same rows twice gives the same fingerprint."""
         source, again = self.make(), self.make()
         stop = source.shape[0]
         assert source.fingerprint(0, stop) == again.fingerprint(0, stop)
@@ -196,16 +196,16 @@ def _state(accumulator: Accumulator) -> dict[str, bytes]:
     return {name: np.asarray(array).tobytes() for name, array in accumulator.to_arrays().items()}
 
 
-def _assert_same_bits(found: Accumulator, wanted: Accumulator) -> None:
-    assert _state(found) == _state(wanted)
+def _assert_same_bits(actual: Accumulator, expected: Accumulator) -> None:
+    assert _state(actual) == _state(expected)
 
 
-def _assert_close(found: Accumulator, wanted: Accumulator) -> None:
-    assert found.n_rows == wanted.n_rows
-    a, b = found.spectrum(unit_roundoff=2.0**-53), wanted.spectrum(unit_roundoff=2.0**-53)
-    for mine, theirs in ((a.raw, b.raw), (a.centered, b.centered)):
-        assert np.all(mine.consistent.lower <= theirs.consistent.upper)
-        assert np.all(theirs.consistent.lower <= mine.consistent.upper)
+def _assert_close(actual: Accumulator, expected: Accumulator) -> None:
+    assert actual.n_rows == expected.n_rows
+    a, b = actual.spectrum(unit_roundoff=2.0**-53), expected.spectrum(unit_roundoff=2.0**-53)
+    for left, right in ((a.raw, b.raw), (a.centered, b.centered)):
+        assert np.all(left.consistent.lower <= right.consistent.upper)
+        assert np.all(right.consistent.lower <= left.consistent.upper)
 
 
 __all__ = ["AccumulatorLaws", "SourceLaws", "Workspace", "matrix_with_spectrum", "with_ones"]

@@ -215,7 +215,7 @@ def compare(
     from rankme_stream.measuring.saved_results import entries
     from rankme_stream.results.comparable_run import check_metric, options_for
     from rankme_stream.results.compare import compare as compare_runs
-    from rankme_stream.results.downstream_scores import matched, read_scores
+    from rankme_stream.results.downstream_scores import match_scores, read_scores
 
     check_metric(metric)
     if json_file is not None:
@@ -223,7 +223,7 @@ def compare(
     named = [entry for source in sources for entry in entries(source)]
     lines = None
     if scores_file is not None:  # before hours are spent on what it does not name
-        lines = matched(read_scores(scores_file), [(entry.uri, entry.place) for entry in named])
+        lines = match_scores(read_scores(scores_file), [(entry.uri, entry.place) for entry in named])
     found, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
     if not found:
         raise click.exceptions.Exit(worst)

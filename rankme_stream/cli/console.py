@@ -175,9 +175,9 @@ class Reporter:
 
 
 def _look(done: Progress) -> str:
-    from rankme_stream.results.table import shown
+    from rankme_stream.results.table import format_estimate
 
-    value, interval = shown(dict(zip(("value", "lower", "upper"), done.rankme or (None,) * 3, strict=True)))
+    value, interval = format_estimate(dict(zip(("value", "lower", "upper"), done.rankme or (None,) * 3, strict=True)))
     return f"rankme: {done.rows_done:,} rows, RankMe {value} {interval}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""What a comparison takes of a run's result, and what of it must agree before numbers are compared."""
+"""Results reduced to what a comparison needs, and the checks that their numbers may be compared."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from rankme_stream.errors import SourceFormatError, UsageError
 from rankme_stream.spectra.estimates import METRICS, NORMALIZED, PRESETS
 
-LIDAR = "lidar"  # the one metric of groups, there where groups were asked for
-_UNIT_LENGTH = 2.0**-7  # how far the mean square of unit rows may be from 1: bfloat16 rounds that much off
+LIDAR = "lidar"  # the one metric of groups, present where groups were requested
+_UNIT_LENGTH = 2.0**-7  # how far the mean square of unit rows may be from 1: the rounding of bfloat16
 
 
 @dataclass(frozen=True)
 class Number:
-    """A metric of a run in its JSON form, and as doubles: ends that are not stated are infinite."""
+    """Metric of a run, in its JSON form and as doubles; ends that are not stated are infinite."""
 
     estimate: Mapping[str, Any] = field(repr=False)
     value: float | None
@@ -36,29 +36,31 @@ class Number:
         )
 
     def overlaps(self, other: Number) -> bool:
-        """Whether both intervals hold some number."""
+        """Return whether both intervals have a number in common."""
         return self.lower <= other.upper and other.lower <= self.upper
 
 
 @dataclass(frozen=True)
 class ComparableRun:
-    """A result, by what comparing needs of it.
+    """Result of a run, reduced to what a comparison needs.
 
     Attributes
     ----------
-    uri, place
-        Of the dump, and where its result came from: the same URI, a file, or ``FILE:LINE`` of several results.
+    uri
+        URI of the dump.
+    origin
+        Where its result came from: the same URI, a file, or ``FILE:LINE`` of several results.
     rows
-        How many rows the numbers are about: those read, all that a sample stands for, infinitely many of a population.
+        Number of rows that the numbers stand for: those read, all of a sampled range, infinitely many of a population.
     has_unit_rows
-        Whether the rows have unit length as they are stored: the mean of |z|^2 is 1 to within 2^-7.
+        Whether the rows are stored with unit length: the mean of |z|^2 is 1 to within 2^-7.
     numbers, definitions
         Every number and its formula, by metric: ``rankme``, ``normalized.vendi``, ``dims.64.rankme``,
         ``presets.reptrix``.
     """
 
     uri: str
-    place: str
+    origin: str
     n_features: int
     dtype: str
     method: str
@@ -70,7 +72,7 @@ class ComparableRun:
     definitions: Mapping[str, str] = field(repr=False)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any], place: str) -> ComparableRun:
+    def of(cls, document: Mapping[str, Any], origin: str) -> ComparableRun:
         """Return the run of a result in its JSON form.
 
         Raises
@@ -83,23 +85,29 @@ class ComparableRun:
             is_population = sampling is not None and sampling["population"]
             flat = dict(_flat(document))
             return cls(
-                source["uri"],
-                place,
-                source["n_features"],
-                source["dtype"],
-                document["method"],
-                document["precision"],
-                math.inf if is_population else document["rows_read"] if sampling is None else _rows_asked(document),
-                is_population,
-                abs(_mean_square(document) - 1.0) <= _UNIT_LENGTH,
-                {metric: Number.of(estimate) for metric, (estimate, _) in flat.items()},
-                {metric: definition for metric, (_, definition) in flat.items()},
+                uri=source["uri"],
+                origin=origin,
+                n_features=source["n_features"],
+                dtype=source["dtype"],
+                method=document["method"],
+                precision=document["precision"],
+                rows=(
+                    math.inf
+                    if is_population
+                    else document["rows_read"]
+                    if sampling is None
+                    else _rows_planned(document)
+                ),
+                is_population=is_population,
+                has_unit_rows=abs(_mean_square(document) - 1.0) <= _UNIT_LENGTH,
+                numbers={metric: Number.of(estimate) for metric, (estimate, _) in flat.items()},
+                definitions={metric: definition for metric, (_, definition) in flat.items()},
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SourceFormatError(f"{place} is damaged: {error} is absent or of another type") from None
+            raise SourceFormatError(f"{origin} is damaged: {error} is absent or of another type") from None
 
     def width_of(self, metric: str) -> int:
-        """Return how many features a metric is about."""
+        """Return the number of features that a metric uses."""
         return int(metric.split(".")[1]) if metric.startswith("dims.") else self.n_features
 
 
@@ -117,12 +125,12 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[str,
         yield f"presets.{name}", (estimate, estimate["details"]["definition"])
 
 
-def _rows_asked(document: Mapping[str, Any]) -> int:
+def _rows_planned(document: Mapping[str, Any]) -> int:
     return int(document["plan"]["row_stop"]) - int(document["plan"]["row_start"])
 
 
 def _mean_square(document: Mapping[str, Any]) -> float:
-    """Mean of |z|^2 over the rows read that are not zero throughout."""
+    """Return the mean of |z|^2 over the rows read that are not zero throughout."""
     spectrum = document["spectrum"]
     squares = [float(value) ** 2 for value in spectrum["singular_values"]]
     energy: float = math.fsum(squares) if "energy" not in spectrum else sum(map(float, spectrum["energy"])) / 2.0
@@ -130,7 +138,7 @@ def _mean_square(document: Mapping[str, Any]) -> float:
 
 
 def check_metric(metric: str) -> None:
-    """Refuse a name that no result has."""
+    """Refuse a metric that no result has."""
     *section, name = metric.split(".")
     table: Collection[str]
     match section:
@@ -146,7 +154,9 @@ def check_metric(metric: str) -> None:
             table = ()
     if name not in table:
         names = [*METRICS, LIDAR, *(f"normalized.{one}" for one in NORMALIZED), *(f"presets.{one}" for one in PRESETS)]
-        raise UsageError(f"there is no metric {metric!r}; there are {', '.join(names)}, and dims.D.NAME of the first")
+        raise UsageError(
+            f"there is no metric {metric!r}; there are {', '.join(names)}, and dims.D.NAME for the first D features"
+        )
 
 
 def options_for(metric: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,17 +170,17 @@ def options_for(metric: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names_of(runs: Sequence[ComparableRun]) -> list[str]:
-    """Return what each run is shown as: the shortest end of its URI, cut at slashes, that no other has.
+    """Return the display name of each run: the shortest end of its URI, cut at slashes, that no other has.
 
-    Where several results are of one URI, the place that they came from stands for it.
+    Where several results have one URI, their origins are used instead.
 
     Raises
     ------
     UsageError
-        If one place was given twice.
+        If one of these was given twice.
     """
     uses = Counter(run.uri for run in runs)
-    labels = [run.uri if uses[run.uri] == 1 else run.place for run in runs]
+    labels = [run.uri if uses[run.uri] == 1 else run.origin for run in runs]
     label, times = Counter(labels).most_common(1)[0] if labels else ("", 0)
     if times > 1:
         raise UsageError(f"{label} is given {times} times: name every run once")
@@ -184,14 +194,14 @@ def _ends(label: str) -> list[str]:
     return ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
 
 
-def mixture(runs: Sequence[ComparableRun], names: Sequence[str], metric: str) -> list[str]:
-    """Return why a metric of these runs must not be compared; empty where it may.
+def incompatibilities(runs: Sequence[ComparableRun], names: Sequence[str], metric: str) -> list[str]:
+    """Return the reasons why a metric of these runs must not be compared; empty where it may be.
 
     Notes
     -----
-    What must agree: the formula; the width and min(N, D), which no effective rank exceeds; whether the numbers are
-    about the rows or about what they were drawn from; whether the rows as they are stored have unit length, but for
-    metrics of unit rows; and for LiDAR how many groups there are, and of how many rows.
+    These must agree: the formula; the width and min(N, D), which no effective rank exceeds; whether the numbers stand
+    for the rows or for their population; whether the rows are stored with unit length, except for metrics of unit rows;
+    and for LiDAR the number of groups and of their rows.
     """
     differences = [
         ("definitions", [run.definitions[metric] for run in runs]),
@@ -215,7 +225,7 @@ def _groups(details: Mapping[str, Any]) -> str:
 
 
 def remarks(runs: Sequence[ComparableRun], names: Sequence[str]) -> list[str]:
-    """Return what differs between runs and does not forbid a comparison."""
+    """Return the differences between runs that do not forbid a comparison."""
     rows = [f"{run.rows:,.0f} rows" for run in runs]
     return _describe_differences(
         [
@@ -228,7 +238,7 @@ def remarks(runs: Sequence[ComparableRun], names: Sequence[str]) -> list[str]:
 
 
 def _describe_differences(differences: Sequence[tuple[str, Sequence[str]]], names: Sequence[str]) -> list[str]:
-    """Return a line for everything that is not the same throughout, with an example of each kind."""
+    """Return a line for each property that is not the same in all runs, with an example of each kind."""
     lines = []
     for what, kinds in differences:
         examples = dict(zip(reversed(kinds), reversed(names), strict=True))  # the first run of a kind stays

@@ -1,4 +1,4 @@
-"""Runs side by side: the result of a comparison, its JSON form and its table."""
+"""Result of a comparison of runs, with its JSON form and its table."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from rankme_stream.results.downstream_scores import Score
 from rankme_stream.results.measurement import SCHEMA_VERSION
 from rankme_stream.results.ranking import Selection, Standing
-from rankme_stream.results.table import shown
+from rankme_stream.results.table import format_estimate
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep: its standing, where it comes from, and its line in the file of scores."""
+    """Run of a sweep: its standing, URI, the origin of its result, and its downstream score."""
 
     standing: Standing
     uri: str
-    place: str
+    origin: str
     score: Score | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the run as JSON types."""
         one = self.standing
         plain: dict[str, Any] = {
             "rank": one.rank,
             "name": one.name,
             "uri": self.uri,
-            "result": self.place,
+            "result": self.origin,
             "estimate": dict(one.number.estimate),
-            "groups": list(one.groups),
+            "groups": list(one.sets),
             "overlaps": list(one.overlaps),
             "tied_with_best": one.is_tied_with_best,
         }
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that are ranked with each other; the best first, those without a value last."""
+    """Runs that are ranked with each other: the best first, those without a value last."""
 
     name: str | None
     members: Sequence[Member]
@@ -51,13 +51,13 @@ class Sweep:
 
     @property
     def selected(self) -> Member | None:
-        """The run selected."""
+        """Run selected; None unless a selection was requested and some run has a value."""
         if self.selection is None:
             return None
         return next(one for one in self.members if one.standing.name == self.selection.names[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the sweep as JSON types."""
         return {
             "sweep": self.name,
             "runs": [member.to_dict() for member in self.members],
@@ -79,18 +79,18 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` came to.
+    """Result of ``compare``.
 
     Attributes
     ----------
     metric, definition
-        What was compared, and its formula; None where runs differ in it and that was allowed.
+        Metric compared, and its formula; None where runs differ in the formula and that was allowed.
     mixed
-        What forbids the comparison and was allowed.
+        Differences that forbid the comparison and were allowed.
     remarks
-        What differs besides.
+        Other differences.
     sweeps
-        One without a name where there are no scores, or their file has no such column.
+        Sweeps; a single one without a name where there are no scores, or their file has no such column.
     overall
         Statistics of the runs of several sweeps together.
     left_out
@@ -107,13 +107,13 @@ class Comparison:
 
     @property
     def selected(self) -> Sequence[str]:
-        """URI of the run selected of each sweep; where several results are of it, the file of the result."""
+        """URI of the run selected in each sweep; the origin of its result where several results have that URI."""
         uses = Counter(member.uri for sweep in self.sweeps for member in sweep.members)
-        found = [sweep.selected for sweep in self.sweeps if sweep.selected is not None]
-        return [one.uri if uses[one.uri] == 1 else one.place for one in found]
+        selected = [sweep.selected for sweep in self.sweeps if sweep.selected is not None]
+        return [one.uri if uses[one.uri] == 1 else one.origin for one in selected]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types, as docs/comparing.md describes."""
+        """Return the comparison as JSON types, as docs/comparing.md describes."""
         return {
             "schema_version": SCHEMA_VERSION,
             "metric": self.metric,
@@ -142,7 +142,7 @@ class Comparison:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Set rows in columns, the first row being their titles; columns that hold nothing below it are left out."""
+    """Align rows in columns below the titles in the first row; columns with nothing below the title are left out."""
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
     wide = [[cell.ljust(max(map(len, column))) for cell in column] for column in kept]
     return [f"  {'  '.join(row)}".rstrip() for row in zip(*wide, strict=True)]
@@ -151,10 +151,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def _ranking_lines(sweep: Sweep, metric: str) -> list[str]:
     ranked = [one.standing for one in sweep.members if one.standing.rank is not None]
     is_certain = all(one.number.estimate["confidence"] == 1.0 for one in ranked)
-    rows = [("rank", "run", metric, "interval", "confidence", "groups", "hyperparameter", "score")]
+    rows = [("rank", "run", metric, "interval", "confidence", "sets", "hyperparameter", "score")]
     for member in sweep.members:
         one = member.standing
-        value, interval = shown(one.number.estimate)
+        value, interval = format_estimate(one.number.estimate)
         score = member.score
         rows.append(
             (
@@ -163,7 +163,7 @@ def _ranking_lines(sweep: Sweep, metric: str) -> list[str]:
                 value,
                 interval or ("" if one.rank is not None else str(one.number.estimate["reason"])),
                 "" if is_certain or one.rank is None else _confidence(one.number.estimate["confidence"]),
-                " ".join(one.groups),
+                " ".join(one.sets),
                 "" if score is None or score.hyperparameter is None else f"{score.hyperparameter:g}",
                 "" if score is None else f"{score.score:g}",
             )
@@ -194,9 +194,9 @@ def _reasons(selection: Selection) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     members = [member.standing for sweep in comparison.sweeps for member in sweep.members]
     lines = []
-    if any(one.groups for one in members):
+    if any(one.sets for one in members):
         lines.append("  Runs with a letter in common cannot be told apart: their intervals overlap.")
-    if len(members) > 1 and not any(one.groups for one in members):
+    if len(members) > 1 and not any(one.sets for one in members):
         lines.append("  No two intervals overlap.")
     lines += [f"  Compared all the same: {line}." for line in comparison.mixed]
     lines += [f"  Note: {line}." for line in comparison.remarks]

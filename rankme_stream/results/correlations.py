@@ -1,4 +1,4 @@
-"""How a metric of some runs goes with their downstream scores: rank correlations and what selecting by it loses."""
+"""Rank correlations of metrics with downstream scores, and the score lost by selecting a run by a metric."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from scipy import stats
 from rankme_stream.numerics.dtypes import FloatArray
 
 N_RESAMPLES = 2000
-_FEWEST = 3  # runs, for a correlation
+_MIN_RUNS = 3  # for a correlation
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """A rank correlation and a percentile bootstrap interval over runs.
+    """Rank correlation with a percentile bootstrap interval over runs.
 
     Attributes
     ----------
     value, lower, upper
         From -1 to 1; None where there is none, and ``reason`` says why.
     resamples
-        Those in which the correlation is defined, which the interval is of.
+        Number of resamples in which the correlation is defined; the interval is taken over these.
     """
 
     value: float | None
@@ -38,28 +38,28 @@ class Correlation:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types; the reason only where there is one."""
+        """Return the correlation as JSON types; the reason only where there is one."""
         plain = {name: getattr(self, name) for name in ("value", "lower", "upper", "confidence", "resamples")}
         return plain if self.reason is None else plain | {"reason": self.reason}
 
 
 class Scored:
-    """The scores of some runs, and the resamples that the correlations of every metric with them share.
+    """Scores of runs, and the resamples shared by the correlations of all metrics with them.
 
     Parameters
     ----------
     scores
-        Of every run, finite.
+        Score of every run, finite.
     seed
-        Of the resamples: runs drawn with replacement, as many as there are.
+        Seed of the resamples: runs drawn with replacement, as many as there are.
     confidence
-        Of the intervals.
+        Confidence of the intervals.
 
     Notes
     -----
-    A resample is how often it holds each run. The rank of run i in it is 1/2 + sum_j c_j ([x_j < x_i] + [x_j = x_i]/2),
-    ties at their mean, so ranks of all resamples are one matrix product, and so are Kendall's sums over pairs.
-    O(R n^2) flops and O(R n) bytes for n runs and R = 2,000 resamples.
+    A resample is given by the count c_j of each run in it. The rank of run i is then 1/2 + sum_j c_j ([x_j < x_i] +
+    [x_j = x_i]/2), ties at their mean, so the ranks of all resamples are one matrix product, and so are Kendall's sums
+    over pairs. O(R n^2) flops and O(R n) bytes for n runs and R = 2,000 resamples.
     """
 
     def __init__(self, scores: Sequence[float], *, seed: int, confidence: float) -> None:
@@ -72,7 +72,7 @@ class Scored:
         reason = self._reason(x)
         if reason is not None:
             return {name: Correlation(None, reason=reason) for name in ("spearman", "kendall")}
-        # ranks in place of values: both statistics are of ranks alone, and infinities are no trouble there
+        # Ranks in place of values: both statistics depend on ranks alone, and ranks are finite.
         ranks = stats.rankdata(x), stats.rankdata(self._scores)
         return {
             "spearman": self._interval(float(stats.spearmanr(*ranks).statistic), self._spearman(x)),
@@ -80,8 +80,8 @@ class Scored:
         }
 
     def _reason(self, x: FloatArray) -> str | None:
-        if x.size < _FEWEST:
-            return f"a correlation takes {_FEWEST} runs, and there are {x.size}"
+        if x.size < _MIN_RUNS:
+            return f"a correlation takes {_MIN_RUNS} runs, and there are {x.size}"
         for what, column in (("values", x), ("scores", self._scores)):
             if (column == column[0]).all():
                 return f"all {what} are the same"
@@ -105,7 +105,7 @@ class Scored:
         return self._ranks(self._scores)
 
     def _ranks(self, x: FloatArray) -> FloatArray:
-        """Less their mean, in every resample; shape (R, n)."""
+        """Return the ranks in every resample, less their mean; shape (R, n)."""
         below = (x[:, None] < x) + 0.5 * (x[:, None] == x)
         ranks: FloatArray = self._times @ below - 0.5 * x.size
         return ranks
@@ -133,25 +133,25 @@ def _ratio(products: FloatArray, left: FloatArray, right: FloatArray) -> FloatAr
     Every sum is of multiples of 1/4 below 2^53, so a constant side is exactly zero.
     """
     scale = np.sqrt(left) * np.sqrt(right)
-    found: FloatArray = np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0.0)
-    return np.clip(found, -1.0, 1.0)
+    ratio: FloatArray = np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0.0)
+    return np.clip(ratio, -1.0, 1.0)
 
 
 def losses(scores: Mapping[str, float], selected: Sequence[str]) -> dict[str, float]:
-    """Return what of the score is lost against the oracle, by a selection and by chance.
+    """Return the score lost against the oracle by a selection and by a random choice.
 
     Parameters
     ----------
     scores
-        Of every run of a sweep, by name.
+        Score of every run of a sweep, by name.
     selected
-        The run selected; several that nothing tells apart count with their mean.
+        Run selected; several between which nothing decides count with their mean.
 
     Returns
     -------
     dict
-        ``selected_score``; ``oracle_score``, the largest; ``lost``, the difference; and ``lost_by_chance``, that of
-        the mean of all scores, which a run drawn at random has on average.
+        ``selected_score``; ``oracle_score``, the largest; ``lost``, their difference; and ``lost_by_chance``, the
+        average loss of a run drawn at random.
     """
     oracle = max(scores.values())
     selected_score = _mean([scores[name] for name in selected])

@@ -1,4 +1,4 @@
-"""Downstream scores of runs, from a CSV file, and which run each of them belongs to."""
+"""Downstream scores of runs: read from a CSV file and matched with the runs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 
 _REQUIRED = ("source", "score")
-_NAMED = 4  # of several, in a message
+_LISTED = 4  # runs listed in a message
 
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the file.
+    """Score of a run: one line of the file.
 
     Attributes
     ----------
-    place
-        ``line N of FILE``.
+    line
+        ``line N of FILE``, for messages.
     source
-        Names a run: its URI or path, or an end of it, cut at a slash.
+        URI or path of a run, or an end of it, cut at a slash.
     score
-        Higher is better.
+        Downstream score; higher is better.
     sweep
-        Runs of one name are compared with each other; None without that column.
+        Name of a sweep, whose runs are compared with each other; None without that column.
     hyperparameter
-        What was varied; None without that column, or where a whole sweep has none.
+        Hyperparameter that was varied; None without that column, or where a whole sweep has none.
     """
 
-    place: str
+    line: str
     source: str
     score: float
     sweep: str | None
@@ -42,14 +42,14 @@ class Score:
 def read_scores(file: str) -> list[Score]:
     """Read a CSV file of scores.
 
-    Its columns are ``source``, ``score`` and, if need be, ``sweep`` and ``hyperparameter``; others are ignored.
+    Its columns are ``source``, ``score`` and, optionally, ``sweep`` and ``hyperparameter``; others are ignored.
 
     Raises
     ------
     SourceNotFoundError
         If there is no such file.
     SourceFormatError
-        If a column is missing, a field is empty or no number, or a source is named twice; with the line.
+        If a column is missing, a field is empty or no number, or a source is named twice; the message has the line.
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
@@ -57,8 +57,8 @@ def read_scores(file: str) -> list[Score]:
             columns = reader.fieldnames or ()
             for column in _REQUIRED:
                 if column not in columns:
-                    found = ", ".join(columns) or "none"
-                    raise SourceFormatError(f"{file} has no column {column!r}; its columns are {found}")
+                    present = ", ".join(columns) or "none"
+                    raise SourceFormatError(f"{file} has no column {column!r}; its columns are {present}")
             scores = [_score(row, f"line {reader.line_num} of {file}") for row in reader]
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
@@ -68,27 +68,27 @@ def read_scores(file: str) -> list[Score]:
     return scores
 
 
-def _score(row: dict[str, str | None], place: str) -> Score:
-    source, sweep = (_text(row, column, place) for column in ("source", "sweep"))
-    score = _number(row, "score", place)
+def _score(row: dict[str, str | None], line: str) -> Score:
+    source, sweep = (_text(row, column, line) for column in ("source", "sweep"))
+    score = _number(row, "score", line)
     if not source or score is None:
-        raise SourceFormatError(f"{place} has no {'score' if source else 'source'}")
+        raise SourceFormatError(f"{line} has no {'score' if source else 'source'}")
     if sweep == "":
-        raise SourceFormatError(f"{place} has no sweep; name one, or leave the column out")
-    return Score(place, source, score, sweep, _number(row, "hyperparameter", place))
+        raise SourceFormatError(f"{line} has no sweep; name one, or leave the column out")
+    return Score(line, source, score, sweep, _number(row, "hyperparameter", line))
 
 
-def _text(row: dict[str, str | None], column: str, place: str) -> str | None:
+def _text(row: dict[str, str | None], column: str, line: str) -> str | None:
     if column not in row:
         return None
     text = row[column]
     if text is None:
-        raise SourceFormatError(f"{place} ends before the column {column!r}")
+        raise SourceFormatError(f"{line} ends before the column {column!r}")
     return text.strip()
 
 
-def _number(row: dict[str, str | None], column: str, place: str) -> float | None:
-    text = _text(row, column, place)
+def _number(row: dict[str, str | None], column: str, line: str) -> float | None:
+    text = _text(row, column, line)
     if not text:
         return None
     try:
@@ -96,7 +96,7 @@ def _number(row: dict[str, str | None], column: str, place: str) -> float | None
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise SourceFormatError(f"{place}: the {column} {text!r} is no finite number")
+        raise SourceFormatError(f"{line}: the {column} {text!r} is not a finite number")
     return number
 
 
@@ -106,44 +106,44 @@ def _check(scores: Sequence[Score], file: str) -> None:
     first: dict[str, Score] = {}
     for one in scores:
         if first.setdefault(one.source, one) is not one:
-            raise SourceFormatError(f"{one.place} names {one.source} again, after {first[one.source].place}")
+            raise SourceFormatError(f"{one.line} names {one.source} again, after {first[one.source].line}")
     has_hyperparameters = {one.sweep for one in scores if one.hyperparameter is not None}
     for one in scores:
         if one.sweep in has_hyperparameters and one.hyperparameter is None:
-            raise SourceFormatError(f"{one.place} has no hyperparameter, and others of its sweep have one")
+            raise SourceFormatError(f"{one.line} has no hyperparameter, and others of its sweep have one")
 
 
-def matched(scores: Iterable[Score], runs: Sequence[tuple[str, str]]) -> list[Score]:
+def match_scores(scores: Iterable[Score], runs: Sequence[tuple[str, str]]) -> list[Score]:
     """Return the score of every run, in their order.
 
     Parameters
     ----------
     runs
-        URI and place of each. A source that is one of these, or the same path, names that run; otherwise one that is an
-        end of it, cut at a slash, with or without the array inside a store (``::NAME``).
+        URI and origin of each run. A source that equals one of these, or is the same path, names that run; otherwise
+        one that is an end of it, cut at a slash, with or without the array inside a store (``::NAME``).
 
     Raises
     ------
     SourceFormatError
         If a source names no run or several, two sources name one, or a run has no score.
     """
-    found: dict[int, Score] = {}
+    by_run: dict[int, Score] = {}
     for score in scores:
         exact = [number for number, run in enumerate(runs) if any(map(score.source.__eq__, map(str, run)))]
-        places = exact or [number for number, run in enumerate(runs) if any(_names(score.source, one) for one in run)]
-        if len(places) != 1:
-            several = ", ".join(runs[number][0] for number in places[:_NAMED])
-            what = f"names {len(places)} runs: {several}; write more of the path" if places else "names no run"
-            raise SourceFormatError(f"{score.place}: {score.source} {what}")
-        if places[0] in found:
+        named = exact or [number for number, run in enumerate(runs) if any(_names(score.source, one) for one in run)]
+        if len(named) != 1:
+            several = ", ".join(runs[number][0] for number in named[:_LISTED])
+            what = f"names {len(named)} runs: {several}; write more of the path" if named else "names no run"
+            raise SourceFormatError(f"{score.line}: {score.source} {what}")
+        if named[0] in by_run:
             raise SourceFormatError(
-                f"{score.place}: {score.source} names the run of {found[places[0]].place} again: leave one out"
+                f"{score.line}: {score.source} names the run of {by_run[named[0]].line} again: leave one out"
             )
-        found[places[0]] = score
+        by_run[named[0]] = score
     for number, run in enumerate(runs):
-        if number not in found:
+        if number not in by_run:
             raise SourceFormatError(f"{run[0]} has no line in the file of scores: add one, or leave the run out")
-    return [found[number] for number in range(len(runs))]
+    return [by_run[number] for number in range(len(runs))]
 
 
 def _names(source: str, label: str) -> bool:

@@ -1,4 +1,4 @@
-"""The result of a pass: its numbers, where they come from, and its JSON form."""
+"""Result of a measurement: its numbers, where they come from, and its JSON form."""
 
 from __future__ import annotations
 
@@ -21,42 +21,44 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a pass over a source came to.
+    """Result of measuring a source.
 
     Attributes
     ----------
     source
-        ``uri``, ``n_rows``, ``n_features``, ``dtype`` and ``fingerprint`` of what was read.
+        ``uri``, ``n_rows``, ``n_features``, ``dtype`` and ``fingerprint`` of the source.
+    rows_read
+        Number of rows behind the numbers; rows left out are not counted.
+    definition
+        Formula of every metric, by name.
     estimates
         Every metric by name; ``measurement["participation_ratio"]`` is the short way.
     presets
         RankMe in the conventions of other libraries, by name.
     normalized
-        Metrics of the rows scaled to unit length; empty unless asked for.
+        Metrics of the rows scaled to unit length; empty unless requested.
     dims
-        Every metric of the first d features, by d; empty unless asked for.
+        Every metric of the first d features, by d; empty unless requested.
     tolerance, tolerance_met
-        Largest relative half-width of RankMe's interval that was asked for, and whether it is met.
+        Largest relative half-width requested for RankMe's interval, and whether it is met.
     passes
         Method, precision and half-width of every pass over the rows; the last one gave the numbers.
     convergence
-        RankMe after each look at a sample: ``rows``, ``value``, ``lower``, ``upper``; empty when none was taken.
+        RankMe after each step of a sample: ``rows``, ``value``, ``lower``, ``upper``; empty without a sample.
     sampling
-        Which part of the rows the numbers come from and how it was drawn; None when every row was read.
+        Part of the rows that the numbers come from, and how it was drawn; None when every row was read.
     spectrum, audit, plan
-        The singular values and their box, what was wrong with the rows, what was planned.
-    rows_read
-        Rows that the numbers are about; rows left out are not among them.
+        Singular values with their consistent sets, faults found in the rows, and the plan of the pass.
     measured
         ``elapsed_s``, ``cpu_s``, ``bytes_read``, ``peak_bytes``.
     provenance
         Versions and machine.
     groups
-        Every metric of each group, by its name; empty unless asked for. Worked out when looked up.
+        Every metric of each group, by its name; empty unless requested. Computed when looked up.
     remedy
         What to try where the tolerance is not met.
     checkpoint_failure
-        Why the checkpoint could not be written; None where it was, or none was asked for.
+        Why the checkpoint could not be written; None where it was, or none was requested.
     """
 
     source: Mapping[str, Any]
@@ -92,7 +94,7 @@ class Measurement:
 
     @property
     def tolerance_met(self) -> bool:
-        """Whether RankMe's interval is as narrow as was asked; also for zero rows, which have no RankMe."""
+        """Whether RankMe's interval is as narrow as requested; True for rows of zeros, which have no RankMe."""
         if self.sampling is not None and self.rankme.value is None:
             return False
         return is_within(self.rankme, self.spectrum, self.tolerance)
@@ -162,7 +164,7 @@ class Measurement:
 
 
 def _kind(side: SingularValues) -> str:
-    if side.folds is not None:
+    if side.folded is not None:
         return "sketch"
     return "box" if side.consistent.energy is None else "floor"
 
@@ -172,21 +174,21 @@ def _all_to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, Any]:
-    box = side.consistent
-    told: dict[str, Any] = {
+    consistent = side.consistent
+    plain: dict[str, Any] = {
         f"{prefix}singular_values": side.values.tolist(),
-        f"{prefix}lower": box.lower.tolist(),
-        f"{prefix}upper": box.upper.tolist(),
+        f"{prefix}lower": consistent.lower.tolist(),
+        f"{prefix}upper": consistent.upper.tolist(),
     }
-    if box.energy is not None:
-        told[f"{prefix}energy"] = list(box.energy)
-    if box.tail is not None:
-        told[f"{prefix}tail"] = box.tail._asdict()
-    return told
+    if consistent.energy is not None:
+        plain[f"{prefix}energy"] = list(consistent.energy)
+    if consistent.tail is not None:
+        plain[f"{prefix}tail"] = consistent.tail._asdict()
+    return plain
 
 
 def estimate_to_dict(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate as JSON types: infinities as strings, reason and details only where there are any."""
+    """Return an estimate as JSON types; infinities are strings, reason and details are left out where empty."""
     plain: dict[str, Any] = {
         "value": _number(estimate.value),
         "lower": _number(estimate.lower),

@@ -1,4 +1,4 @@
-"""Runs in the order of one metric: which of them intervals cannot tell apart, and which one a rule selects."""
+"""Ranking of runs by one metric: sets of runs whose intervals overlap, and the run that a rule selects."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from rankme_stream.results.comparable_run import Number
 
 @dataclass(frozen=True)
 class Standing:
-    """One run in a ranking.
+    """Run in a ranking.
 
     Attributes
     ----------
     rank
-        1 and the number of runs with a larger value; None without a value.
-    groups
-        Letters: two runs have one in common where their intervals overlap, and only there. None for a run whose
-        interval overlaps no other's.
+        1 plus the number of runs with a larger value; None without a value.
+    sets
+        Letters of the sets that it is in: two runs share a letter if and only if their intervals overlap. Empty for a
+        run whose interval overlaps no other's.
     overlaps
         Names of the runs whose intervals overlap this one's.
     is_tied_with_best
-        Whether the interval reaches that of the largest value; true of the largest value.
+        Whether the interval overlaps that of the largest value; True for the largest value itself.
     """
 
     name: str
     number: Number
     rank: int | None
-    groups: tuple[str, ...]
+    sets: tuple[str, ...]
     overlaps: tuple[str, ...]
     is_tied_with_best: bool
 
 
 def ranked(numbers: Mapping[str, Number]) -> list[Standing]:
-    """Return runs by falling value, equal ones in the order given, those without a value last.
+    """Return runs by descending value, equal ones in the order given, those without a value last.
 
     Parameters
     ----------
     numbers
-        A metric of every run, by name.
+        Metric of every run, by name.
 
     Notes
     -----
-    Overlapping is no equivalence: a may overlap b and b c, and a lies above c. So groups are the largest sets of runs
-    of which every two overlap, as in a compact letter display (Piepho, J. Comput. Graph. Stat. 13, 2004). All intervals
-    of such a set have a point in common (Helly), the largest of their lower ends, so there is at most one group a run.
-    O(n^3) for n runs in the worst case.
+    Overlap is not an equivalence relation: a may overlap b, and b may overlap c, with a above c. So the sets are the
+    largest in which every two runs overlap, as in a compact letter display (Piepho, J. Comput. Graph. Stat. 13, 2004).
+    All intervals of such a set have a point in common (Helly), the largest of their lower ends, so there are at most as
+    many sets as runs. O(n^3) for n runs in the worst case.
     """
     with_value = sorted(
         (name for name, number in numbers.items() if number.value is not None),
@@ -58,9 +58,9 @@ def ranked(numbers: Mapping[str, Number]) -> list[Standing]:
     best = [name for name in with_value if numbers[name].value == numbers[with_value[0]].value]
     values = [_value(numbers[name]) for name in with_value]
     letters: dict[str, list[str]] = {name: [] for name in with_value}
-    for letter, group in zip(_letters(), _groups([numbers[name] for name in with_value]), strict=False):
-        for place in group:
-            letters[with_value[place]].append(letter)
+    for letter, members in zip(_letters(), _overlapping_sets([numbers[name] for name in with_value]), strict=False):
+        for index in members:
+            letters[with_value[index]].append(letter)
     standings = [
         Standing(
             name,
@@ -81,14 +81,14 @@ def _value(number: Number) -> float:
     return number.value
 
 
-def _groups(numbers: Sequence[Number]) -> list[list[int]]:
-    """Return the largest sets of two numbers or more of which every two overlap, the best first."""
+def _overlapping_sets(numbers: Sequence[Number]) -> list[list[int]]:
+    """Return the largest sets, of two numbers or more, in which every two overlap; the best first."""
     at_ends = {
-        frozenset(place for place, other in enumerate(numbers) if other.lower <= one.lower <= other.upper)
+        frozenset(index for index, other in enumerate(numbers) if other.lower <= one.lower <= other.upper)
         for one in numbers
     }
-    largest = [group for group in at_ends if len(group) > 1 and not any(group < other for other in at_ends)]
-    return sorted(sorted(group) for group in largest)
+    largest = [members for members in at_ends if len(members) > 1 and not any(members < other for other in at_ends)]
+    return sorted(sorted(members) for members in largest)
 
 
 def _letters() -> Iterator[str]:
@@ -99,18 +99,18 @@ def _letters() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a rule selects.
+    """Selection of a run by a rule.
 
     Attributes
     ----------
     names
-        The run selected, and after it those that the rule cannot prefer it to.
+        Run selected, followed by those that the rule cannot distinguish from it.
     tied
-        Runs whose intervals reach that of the largest value, that one included.
+        Runs whose intervals overlap that of the largest value, that one included.
     decided_by
-        ``interval`` where one run lies above all others; ``hyperparameter`` where the smallest one of those that are
-        tied decides; ``value`` where they have none, or several have the smallest; ``order`` where even the values are
-        equal, and the first one named is taken.
+        ``interval`` if one run lies above all others; ``hyperparameter`` if the smallest one among the tied runs
+        decides; ``value`` if they have none, or several have the smallest; ``order`` if even the values are equal, and
+        the first one named is taken.
     """
 
     names: tuple[str, ...]
@@ -119,14 +119,14 @@ class Selection:
 
 
 def select_highest(standings: Sequence[Standing], hyperparameters: Mapping[str, float] | None) -> Selection | None:
-    """Return the run of the highest value, and among those that are tied with it that of the smallest hyperparameter.
+    """Return the run of the highest value or, among those tied with it, that of the smallest hyperparameter.
 
     Parameters
     ----------
     standings
-        From ``ranked``.
+        Ranking by ``ranked``.
     hyperparameters
-        Of every run; None where there are none.
+        Hyperparameter of every run, by name; None where there are none.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def select_highest(standings: Sequence[Standing], hyperparameters: Mapping[str, 
     References
     ----------
     Garrido et al., ICML 2023, arXiv 2210.02885, figure 4: the highest rank or, where several reach it, the smallest or
-    the largest hyperparameter. Here runs reach it when their intervals do.
+    the largest hyperparameter. Here a run reaches the highest rank when its interval overlaps that of the highest.
     """
     tied = [one for one in standings if one.is_tied_with_best]
     if not tied:

@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _LISTED_GROUPS = 20
-
-
 _SPELLED_OUT = 1e3  # larger steps are written as powers of ten
-
-
 _INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return a result in its JSON form as the table people read."""
+    """Return a result in its JSON form as a table of text."""
     source = result["source"]
     lines = [
         f"{source['uri']}",
@@ -30,7 +26,7 @@ def table(result: Mapping[str, Any]) -> str:
     def section(title: str, estimates: Mapping[str, Any], definition: Callable[[str], str]) -> None:
         lines.extend(["", f"  {title}"] if title else [])
         for name, estimate in estimates.items():
-            value, interval = shown(estimate)
+            value, interval = format_estimate(estimate)
             lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {definition(name)}")
             if estimate["value"] is None:
                 lines.append(f"  {'':<{width}}  {'':>25}  {estimate['reason']}")
@@ -54,13 +50,13 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
-    """Return of what groups LiDAR is, and how much it would vary with them."""
+    """Return the groups that LiDAR is computed from, and how much it varies with them."""
     if lidar is None:
         return []
     details = lidar["details"]
     least, most = details["rows_per_group"]
     sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    lines = ["", f"  LiDAR is of {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
+    lines = ["", f"  LiDAR uses {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
     if over := details.get("over_groups"):
         lines.append(
             f"  With as many other groups like these it is between {_outward(over[0], 4, math.floor)} and "
@@ -70,23 +66,23 @@ def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
 
 
 def _group_lines(groups: Mapping[str, Any]) -> list[str]:
-    """Return RankMe of the first groups, a line each."""
+    """Return RankMe of the first groups, one line each."""
     if not groups:
         return []
     listed = {name: estimates["rankme"] for name, estimates in list(groups.items())[:_LISTED_GROUPS]}
     width = max(map(len, listed))
     lines = ["", "  RankMe of groups"]
     for name, estimate in listed.items():
-        value, interval = shown(estimate)
-        told = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
-        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {estimate.get('reason') or told}")
+        value, interval = format_estimate(estimate)
+        n_rows = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
+        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {estimate.get('reason') or n_rows}")
     if len(groups) > len(listed):
         lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")
     return lines
 
 
-def shown(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a number in its JSON form with as many digits as its interval supports, and that interval."""
+def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the value of an estimate in JSON form, with the digits that its interval supports, and that interval."""
     value, lower, upper = (_double(estimate[key]) for key in ("value", "lower", "upper"))
     if lower is None or upper is None:
         return "-", ""
@@ -102,13 +98,13 @@ def shown(estimate: Mapping[str, Any]) -> tuple[str, str]:
     decimals = -math.floor(math.log10(half_width))
     decimals = min(decimals, 9 - math.floor(math.log10(abs(value))))  # ten significant digits at most
     printed = round(value, decimals)
-    half_width += abs(printed - value)  # what is printed holds the interval, too
+    half_width += abs(printed - value)  # so that the printed interval contains the interval
     step = 10.0 ** (math.floor(math.log10(half_width)) - 1)
     return f"{printed:.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
 
 
 def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
-    """Return the end of an interval in so many digits, rounded away from the inside."""
+    """Return an end of an interval to that many digits, rounded away from the inside."""
     if abs(end) < _INVISIBLE:
         return f"{end:.{digits}g}"
     step = 10.0 ** (math.floor(math.log10(abs(end))) - digits + 1)
@@ -116,8 +112,8 @@ def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
     return f"{rounded:.0f}" if 1.0 < step < _SPELLED_OUT else f"{rounded:.{digits}g}"
 
 
-def _left(attempt: Mapping[str, Any]) -> str:
-    half_width = attempt["half_width"]
+def _precision_reached(earlier: Mapping[str, Any]) -> str:
+    half_width = earlier["half_width"]
     return "RankMe undetermined" if half_width is None else f"RankMe ± {float(half_width):.1e}, more than the tolerance"
 
 
@@ -127,16 +123,16 @@ def _double(value: float | str | None) -> float | None:
 
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] != "box"
-    held = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
-    lines = [f"  Intervals hold {held}, {result['spectrum']['grounds']}."]
-    likely = result["estimates"]["rankme"]["value"]
-    if is_sketch and likely is not None:
-        lines.append(f"  RankMe is {float(likely):.4g} if what was not seen falls as a power of the rank: a guess.")
+    errors = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
+    lines = [f"  Intervals cover {errors}, {result['spectrum']['grounds']}."]
+    value = result["estimates"]["rankme"]["value"]
+    if is_sketch and value is not None:
+        lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
     sampling = result.get("sampling")
     if sampling:
         lines += _sampling_lines(result, sampling)
     for earlier in result["passes"][:-1]:
-        lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_left(earlier)}.")
+        lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_precision_reached(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
     if worst:
         lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.10g} and {float(worst[1]):.10g}.")
@@ -149,15 +145,15 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[str]:
-    whom = "for what they were drawn from" if sampling["population"] else "for all rows"
+    target = "the population of the rows" if sampling["population"] else "all rows"
     decoded = sampling["rows_decoded"] / result["rows_read"]
     lines = [
-        f"  They hold the error of reading a part as well, {whom}, with probability {sampling['confidence']:g}: "
+        f"  They also cover the error of reading a part, for {target}, with probability {sampling['confidence']:g}: "
         f"{sampling['units_read']:,} of {sampling['units']:,} units of {sampling['unit_rows']:,} rows, seed "
-        f"{sampling['seed']}; {decoded:.1f} rows decoded a row used.",
+        f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
     ]
     for point in result["convergence"]:
-        value, interval = shown(point)
+        value, interval = format_estimate(point)
         lines.append(f"    {point['rows']:>13,} rows  RankMe {value} {interval}".rstrip())
     return lines
 
@@ -168,12 +164,12 @@ def _duration(measured: Mapping[str, float]) -> str:
 
 
 def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
-    found = []
+    faults = []
     for key, what in (("nonfinite", "not finite, left out"), ("zero", "zero throughout"), ("missing", "never written")):
         if audit[f"rows_{key}"]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
-            found.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
+            faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
     integrity = audit["integrity"]
     checked = "have no checksum" if integrity == "none" else f"are checked by {integrity}"
     clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."
-    return [*(found or [clean]), f"  Stored chunks {checked}."]
+    return [*(faults or [clean]), f"  Stored chunks {checked}."]

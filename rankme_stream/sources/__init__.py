@@ -1,4 +1,4 @@
-"""Where rows and labels come from: zarr arrays, ``.npy`` files, arrays in memory, streams of blocks."""
+"""Sources of rows and labels: zarr arrays, ``.npy`` files, arrays in memory, streams of blocks."""
 
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.block_stream import BlockStream, Window

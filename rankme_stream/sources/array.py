@@ -1,4 +1,4 @@
-"""Rows that are in memory already, of this machine or of a card."""
+"""Rows in memory, on this machine or on a card."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rankme_stream.numerics.dtypes import StoredType, stored_type
 
 
 class ArraySource:
-    """A two-dimensional array of numpy, in any order and byte order, or of a library that lends its memory (DLPack).
+    """Two-dimensional array of numpy, in any order and byte order, or of a library that shares memory (DLPack).
 
     Parameters
     ----------
     array
         Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
     uri
-        Named in errors and records.
+        Name in errors and records.
 
     Attributes
     ----------
     device
-        Where the rows are, and stay.
+        Device that the rows are on, and stay on.
 
     Raises
     ------
     SourceFormatError
-        Not two-dimensional, empty, masked, of a dtype that has no singular values here, or where nothing computes.
+        If the array is not two-dimensional, is empty or masked, or its dtype or its device is not supported.
     """
 
     integrity = "none"
@@ -58,11 +58,11 @@ class ArraySource:
         self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Row offsets strictly inside ``(start, stop)`` where a read may begin: all of them."""
+        """Return the row offsets strictly inside ``(start, stop)``: a read may begin at any row."""
         return range(start + 1, stop)
 
     def read(self, start: int, stop: int, out: Any = None) -> Any:
-        """Return rows ``[start, stop)``; where the layout allows it a view, read-only on the host, despite ``out``."""
+        """Return rows ``[start, stop)``: a view where the layout allows, read-only on the host, even given ``out``."""
         rows = self._array[start:stop, :]
         if self._is_view:
             if self.device is HOST:
@@ -74,26 +74,26 @@ class ArraySource:
         return out
 
     def read_memory(self, n_rows: int) -> int:
-        """Bytes that a read of ``n_rows`` rows needs: none for a view."""
+        """Return the bytes that reading ``n_rows`` rows takes: none for a view."""
         return 0 if self._is_view else n_rows * self.shape[1] * self.stored.dtype.itemsize
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Row ranges known to be unwritten: none."""
+        """Return the row ranges known to be unwritten: none."""
         return []
 
     @property
     def tail_start(self) -> int:
-        """First row that might be written again when rows are added: any."""
+        """First row that might be written again when rows are added: the first of all."""
         return 0
 
     def reopen(self) -> None:
         """Return None: the rows live in this process."""
 
     def identity(self) -> dict[str, object]:
-        """What two sources must share to be one data set."""
+        """Return what two parts of one data set must share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash of shape and dtype; the values are not looked at."""
+        """Return a hash of shape and dtype; the values do not enter it."""
         text = f"{self.shape} {self.stored.name} {start} {stop}"
         return "memory-" + blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Rows that come once, in blocks, in order."""
+"""Stream of blocks of rows, which can be read once and in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rankme_stream.sources.array import ArraySource
 
 
 class Window(ArraySource):
-    """Rows of a stream that are held at the moment; row numbers are those of the stream.
+    """Rows of a stream that are in memory now; row numbers are those of the stream.
 
     Parameters
     ----------
     row_start
-        Number of the first of them.
+        Number of the first of these rows.
     """
 
     def __init__(self, rows: Any, row_start: int, uri: str) -> None:
@@ -33,27 +33,27 @@ class Window(ArraySource):
 
 
 class BlockStream:
-    """Arrays of rows from an iterable, cut anew.
+    """Rows of an iterable of arrays, regrouped into windows of requested length.
 
     Parameters
     ----------
     blocks
-        Of shape ``(rows, D)``, all of one width, dtype and device; arrays of any library, and anything
-        ``numpy.asarray`` takes. Blocks of no row are passed over.
+        Arrays of shape ``(rows, D)``, all of one width, dtype and device; of any library, or anything that
+        ``numpy.asarray`` takes. Blocks without rows are skipped.
     uri
-        Named in errors and records.
+        Name in errors and records.
 
     Attributes
     ----------
     n_features, stored
-        Width D and stored type, of the first block.
+        Width D and stored type, those of the first block.
     n_rows
-        Rows given out so far.
+        Number of rows returned so far.
 
     Raises
     ------
     SourceFormatError
-        If no row comes, or a block is not of the width, dtype and device of the first.
+        If there is no row, or a block differs from the first in width, dtype or device.
     """
 
     integrity = "none"
@@ -62,28 +62,28 @@ class BlockStream:
         self.uri = uri
         self.n_rows = self.n_features = 0
         self._rest: Any = None
-        self._first: Adopted | None = None  # and a block of no row may be it
+        self._first: Adopted | None = None  # possibly a block without rows
         self._blocks = self._checked(blocks)
         self._rest = next(self._blocks, None)
         if self._rest is None:
             raise SourceFormatError(f"{uri} holds no row")
-        held = self._as_held(self._rest)
-        self.device, self.stored = held.device, ArraySource(held, uri).stored
+        adopted = self._like_first(self._rest)
+        self.device, self.stored = adopted.device, ArraySource(adopted, uri).stored
 
-    def _as_held(self, rows: Any) -> Adopted:
-        """Return rows as the first block was held."""
+    def _like_first(self, rows: Any) -> Adopted:
+        """Return rows with the device and declared type of the first block."""
         assert self._first is not None
         return self._first._replace(rows=rows)
 
     @property
     def _type(self) -> Any:
-        """No rows, of the type of the first block."""
+        """Array without rows, of the type of the first block."""
         assert self._first is not None
         return self._first.rows
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row as stored."""
+        """Number of bytes of a stored row."""
         return self.n_features * self.stored.dtype.itemsize
 
     def _checked(self, blocks: Iterable[Any]) -> Iterator[Any]:
@@ -92,38 +92,39 @@ class BlockStream:
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} is a masked array: leave the masked rows out first"
                 )
-            here = registry.adopted(block, f"{self.uri}: block {number:,}")
-            rows = here.rows.view(np.uint16) if here.rows.dtype == "bfloat16" else here.rows
+            adopted = registry.adopted(block, f"{self.uri}: block {number:,}")
+            rows = adopted.rows.view(np.uint16) if adopted.rows.dtype == "bfloat16" else adopted.rows
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} has shape {tuple(rows.shape)}; (rows, features) is needed"
                 )
-            if self._first is None:  # its type alone is kept
-                self._first = here._replace(rows=here.device.empty((0, rows.shape[1]), rows))
+            if self._first is None:  # only its type is kept
+                self._first = adopted._replace(rows=adopted.device.empty((0, rows.shape[1]), rows))
                 self.n_features = rows.shape[1]
             first = self._first
-            if _type_of(here) != _type_of(first) or rows.shape[1] != self.n_features:
+            if _type_of(adopted) != _type_of(first) or rows.shape[1] != self.n_features:
                 raise SourceFormatError(
-                    f"{self.uri}: block {number:,} is {_type_of(here)} of width {rows.shape[1]:,}, and the first was "
-                    f"{_type_of(first)} of width {self.n_features:,}"
+                    f"{self.uri}: block {number:,} is {_type_of(adopted)} of width {rows.shape[1]:,}, "
+                    f"and the first was {_type_of(first)} of width {self.n_features:,}"
                 )
-            if here.device is not first.device:
+            if adopted.device is not first.device:
                 raise SourceFormatError(
-                    f"{self.uri}: block {number:,} is on {here.device.name}, and the first was on {first.device.name}: "
-                    "bring all to one device"
+                    f"{self.uri}: block {number:,} is on {adopted.device.name}, and the first was on "
+                    f"{first.device.name}: bring all to one device"
                 )
             if rows.shape[0]:
                 yield rows
 
     def take(self, n_rows: int) -> Window | None:
-        """Return the next rows, as many as asked for and fewer at the end; None when there are none left."""
+        """Return the next ``n_rows`` rows, or fewer at the end; None when no rows are left."""
         rows, filled = self.device.empty((n_rows, self.n_features), self._type), 0
         while filled < n_rows:
             piece = self._rest if self._rest is not None else next(self._blocks, None)
             if piece is None:
                 break
             wanted = min(piece.shape[0], n_rows - filled)
-            rows[filled : filled + wanted, :] = piece[:wanted, :]  # before the next comes, perhaps in the same memory
+            # Copied before the next block arrives, which may reuse the memory of this one.
+            rows[filled : filled + wanted, :] = piece[:wanted, :]
             left = piece.shape[0] - wanted
             self._rest = self.device.xp.asarray(piece[wanted:, :], copy=True) if left else None
             filled += wanted
@@ -131,7 +132,7 @@ class BlockStream:
             return None
         start = self.n_rows
         self.n_rows += filled
-        return Window(self._as_held(rows[:filled, :]), start, self.uri)
+        return Window(self._like_first(rows[:filled, :]), start, self.uri)
 
 
 def _type_of(block: Adopted) -> str:

@@ -1,4 +1,4 @@
-"""Labels of rows, one for each: integers or strings of an array, an ``.npy`` file or a zarr array."""
+"""Labels of rows, one per row: integers or strings of an array, an ``.npy`` file or a zarr array."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rankme_stream.sources.zarr import ZarrLabels, is_zarr_node
 
 
 class Labels(Protocol):
-    """One label for each row of a source, read in any order."""
+    """Labels of the rows of a source, one per row, which can be read in any order."""
 
     uri: str
     n_rows: int
 
     def read(self, start: int, stop: int) -> Array:
-        """Return the labels of rows ``[start, stop)``, as they are stored."""
+        """Return the labels of rows ``[start, stop)`` as stored."""
 
 
 class ArrayLabels:
-    """Labels in memory, or in a file that is mapped.
+    """Labels in memory or in a memory-mapped file.
 
     Raises
     ------
     SourceFormatError
-        Not of one dimension.
+        If the array is not one-dimensional.
     """
 
     def __init__(self, array: Any, uri: str = "<labels>") -> None:
@@ -53,7 +53,7 @@ def open_labels(source: object) -> Labels:
     Raises
     ------
     SourceError
-        Nothing is there, it may not be read, or it is no array of one dimension.
+        If nothing is there, it may not be read, or it is not a one-dimensional array.
     """
     if is_zarr_node(source):
         return ZarrLabels(source)
@@ -74,12 +74,12 @@ def open_labels(source: object) -> Labels:
 
 
 def plain(labels: Array, uri: str) -> Array:
-    """Return labels as integers or as text, or refuse them: what stands in names is what was stored.
+    """Return labels as integers or text, so that names are exactly what was stored.
 
     Raises
     ------
     SourceFormatError
-        For numbers that are no integers, and objects that are no strings.
+        For numbers other than integers and objects other than strings.
     """
     kind = labels.dtype.kind
     if kind in "iuU":
@@ -92,5 +92,5 @@ def plain(labels: Array, uri: str) -> Array:
         if kind in "OT" and all(isinstance(label, str) for label in labels):
             return np.array(labels.tolist(), dtype=str)
     except UnicodeDecodeError as error:
-        raise SourceFormatError(f"{uri} holds bytes that are no UTF-8 text: {error}; store strings instead") from error
+        raise SourceFormatError(f"{uri} holds bytes that are not UTF-8: {error}; store strings instead") from error
     raise SourceFormatError(f"{uri} holds labels of dtype {labels.dtype}; integers or strings are needed: convert them")

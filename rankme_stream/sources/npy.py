@@ -1,4 +1,4 @@
-"""Rows of a ``.npy`` file, read with ``preadv`` into given memory, never mapped."""
+"""Rows of a ``.npy`` file, read with ``preadv`` into given memory rather than mapped."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.f
 
 
 class NpySource:
-    """The array of a ``.npy`` file.
+    """Array of a ``.npy`` file.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
 
     Raises
     ------
     SourceNotFoundError, SourcePermissionError
-        The file is not there, or may not be read.
+        If the file is not there, or may not be read.
     SourceFormatError
-        Not a ``.npy`` file, or not a non-empty two-dimensional array of numbers.
+        If it is not a ``.npy`` file, or its array is not a non-empty two-dimensional array of numbers.
     CorruptChunkError
-        The file is shorter than its header says.
+        If the file is shorter than its header says.
     """
 
     integrity = "none"
@@ -64,7 +64,7 @@ class NpySource:
             )
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Row offsets strictly inside ``(start, stop)`` where a read may begin: all of them."""
+        """Return the row offsets strictly inside ``(start, stop)``: a read may begin at any row."""
         return range(start + 1, stop)
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
@@ -73,7 +73,7 @@ class NpySource:
         Raises
         ------
         CorruptChunkError
-            The file was cut since it was opened, or the disk failed.
+            If the file was truncated since it was opened, or the disk failed.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -93,42 +93,42 @@ class NpySource:
         return out
 
     def read_memory(self, n_rows: int) -> int:
-        """Bytes that a read of ``n_rows`` rows needs at its peak, result included."""
+        """Return the peak bytes of reading ``n_rows`` rows, result included."""
         itemsize = self.stored.dtype.itemsize
         extra = max(_FORTRAN_BUFFER_BYTES, n_rows * itemsize) if self._is_fortran else 0
         return n_rows * self.shape[1] * itemsize + extra
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Row ranges known to be unwritten: none."""
+        """Return the row ranges known to be unwritten: none."""
         return []
 
     @property
     def tail_start(self) -> int:
-        """First row that is written again when rows are added: the file is one."""
+        """First row that is written again when rows are added: the first of all, because the file is one unit."""
         return 0
 
     def reopen(self) -> str:
-        """Return the path."""
+        """Return the absolute path."""
         return os.path.abspath(self.uri)
 
     def identity(self) -> dict[str, object]:
-        """What two sources must share to be one data set."""
+        """Return what two parts of one data set must share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash of size, modification time and header of the file."""
+        """Return a hash of size, modification time and header of the file."""
         descriptor = self._open()
         try:
-            found = os.fstat(descriptor)
+            status = os.fstat(descriptor)
             header = os.pread(descriptor, self._offset, 0)
         finally:
             os.close(descriptor)
         digest = blake2b(header, digest_size=16)
-        digest.update(np.array([found.st_size, found.st_mtime_ns], dtype=np.int64).tobytes())
+        digest.update(np.array([status.st_size, status.st_mtime_ns], dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     def _open(self) -> int:
-        # Opened for each read: nothing to close or to pickle, and a replaced file shows in the fingerprint.
+        # Opened for each read: there is nothing to close or pickle, and a replaced file changes the fingerprint.
         try:
             return os.open(self.uri, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -143,15 +143,15 @@ class NpySource:
         for first in range(0, self.shape[1], width):
             columns = buffer[: self.shape[1] - first]
             for k, segment in enumerate(columns):
-                place = self._offset + ((first + k) * self.shape[0] + start) * itemsize
-                self._fill(descriptor, segment, place, start, stop)
+                offset = self._offset + ((first + k) * self.shape[0] + start) * itemsize
+                self._fill(descriptor, segment, offset, start, stop)
             out[:, first : first + len(columns)] = columns.T
 
-    def _fill(self, descriptor: int, out: Array, place: int, start: int, stop: int) -> None:
+    def _fill(self, descriptor: int, out: Array, offset: int, start: int, stop: int) -> None:
         target = out.reshape(-1).view(np.uint8).data
         n_done = 0
         while n_done < len(target):
-            n_read = os.preadv(descriptor, [target[n_done:]], place + n_done)
+            n_read = os.preadv(descriptor, [target[n_done:]], offset + n_done)
             if n_read == 0:
                 raise CorruptChunkError(f"{self.uri} ends within rows {start:,}-{stop:,}: it was cut while being read")
             n_done += n_read

@@ -1,4 +1,4 @@
-"""A path, an array or a store opened as a source of rows."""
+"""Opening of a path, an array or a store as a source of rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def open_source(source: object) -> Source:
     ----------
     source
         ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
-        numpy or of a library that lends its memory (torch, CuPy, JAX: DLPack); a ``zarr.Array``; or a `Source`, which
-        is returned as it is.
+        numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
+        returned unchanged.
 
     Raises
     ------
     SourceError
-        Nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
+        If nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
     """
     if isinstance(source, str | os.PathLike):
         uri = os.fspath(source)
@@ -45,6 +45,6 @@ def open_source(source: object) -> Source:
 
 
 def is_blocks(source: object) -> bool:
-    """Whether something is an iterable of blocks of rows rather than rows that can be read in any order."""
+    """Return whether ``source`` is an iterable of blocks of rows rather than rows that can be read in any order."""
     is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
     return isinstance(source, Iterable) and not is_rows and not is_array(source) and not is_zarr_node(source)

@@ -1,4 +1,4 @@
-"""What every source of rows tells and does."""
+"""Interface that every source of rows implements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from rankme_stream.numerics.dtypes import Array, StoredType
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows of numbers that can be read in any order, and what is known of how they are stored."""
+    """Rows of numbers that can be read in any order, and how they are stored.
+
+    ``integrity`` names the checksum of the stored chunks, or ``none``; ``uri`` is the name in errors and records.
+    """
 
     uri: str
     shape: tuple[int, int]
@@ -26,7 +29,7 @@ class Source(Protocol):
         """Key of the first of them, for messages."""
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Row offsets strictly inside ``(start, stop)``, ascending, where a read decodes nothing twice."""
+        """Return row offsets strictly inside ``(start, stop)``, ascending: reads cut there decode nothing twice."""
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Return rows ``[start, stop)``: ``stored.dtype``, native byte order, C order, in ``out`` when given.
@@ -35,23 +38,23 @@ class Source(Protocol):
         """
 
     def read_memory(self, n_rows: int) -> int:
-        """Upper estimate of the peak bytes of a read of ``n_rows`` rows from a bound, result included."""
+        """Return an upper estimate of the peak bytes of reading ``n_rows`` rows from a bound, result included."""
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
+        """Return the row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
 
     @property
     def tail_start(self) -> int:
-        """First row of what is stored together with the last row, so written again when rows are added; or all rows."""
+        """First row of the unit of storage that is written again when rows are added; the number of rows if none."""
 
     def reopen(self) -> Any:
-        """Return what ``open_source`` takes in another process, picklable; None for rows that live in this one."""
+        """Return a picklable argument of ``open_source`` for another process; None if the rows live in this one."""
 
     def identity(self) -> dict[str, object]:
-        """What two sources must share to be parts of one data set: ``dtype``, ``n_features``, ``codecs``."""
+        """Return what two parts of one data set must share: ``dtype``, ``n_features``, ``codecs``."""
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash that changes when what is stored for rows ``[start, stop)`` changes; finds missing chunks on the way.
+        """Return a hash that changes with the stored content of rows ``[start, stop)``; may find missing chunks.
 
-        Rows added behind ``tail_start`` do not change that of the rows before it.
+        Rows added at or after ``tail_start`` do not change the hash of the rows before it.
         """

@@ -1,4 +1,4 @@
-"""Every named metric of a spectrum as an estimate: a number with its interval, or the reason why there is none."""
+"""Metrics of a spectrum as estimates: each a number with its interval, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectr
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how far it can be trusted.
+    """A number with its interval.
 
     Attributes
     ----------
@@ -29,15 +29,15 @@ class Estimate:
     lower, upper
         Ends of an interval that holds the true value; None when none is stated.
     confidence
-        Probability that the interval holds; None where none is stated, and the spectrum's ``grounds`` say what it rests
-        on.
+        Probability that the interval holds; None where no theorem gives one: the spectrum's ``grounds`` then say what
+        the interval rests on.
     covers
-        Which errors the interval holds: ``arithmetic``, ``approximation``, ``sampling``.
+        Errors that the interval allows for: ``arithmetic``, ``approximation``, ``sampling``.
     reason
         Why the value is absent; one end of the interval may be known nevertheless.
     details
-        What belongs to the number, such as the range of a fit; ``worst_case`` holds the ends by a worst-case theorem
-        where the interval is a sharper one that rests on experience.
+        Facts about the number, such as the range of a fit; ``worst_case`` holds the ends by a worst-case theorem where
+        the interval is narrower and rests on experience.
     """
 
     value: float | None
@@ -58,7 +58,7 @@ class Estimate:
         return max(self.upper - self.value, self.value - self.lower)
 
     def __float__(self) -> float:
-        """Return the value; ``SpectrumError`` with the reason when there is none."""
+        """Return the value; raise ``SpectrumError`` with the reason when there is none."""
         if self.value is None:
             raise SpectrumError(self.reason or "no value")
         return float(self.value)
@@ -66,21 +66,29 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Metric:
-    """A named number of a spectrum: its formula, which values it takes, the number and its extremes over a box.
+    """Metric of a spectrum: its formula, its value, and its extremes over a consistent set.
 
-    ``takes_box`` is False for what does not hang on the singular values, whose box then says nothing of it;
-    ``of_a_sample`` is False for what hangs on the smallest ones, of which a part of the rows tells too little;
-    ``largest_bias`` is how many standard errors of bias a sample's value may have: what hangs on which of them is the
-    largest, or the j-th, has a bias that no jackknife corrects for where they lie close together, and shows it so.
-    ``scale`` is that on which a row sketch tells it; None for what hangs on single values, which a row sketch blurs.
+    Attributes
+    ----------
+    centered
+        Whether it takes the centred singular values; otherwise the raw ones.
+    uses_singular_values
+        False for a metric of other quantities, about which the consistent set says nothing.
+    allows_sampling
+        False for a metric of the smallest singular values, about which a part of the rows says too little.
+    largest_bias
+        Largest bias of a sample's value, in standard errors. A metric that depends on which value is the largest, or
+        the j-th, has a bias that no jackknife corrects where values lie close together; this shows there.
+    scale
+        Scale on which a row sketch extrapolates it; None for a metric of single values, which a row sketch blurs.
     """
 
     definition: str
     centered: bool
     compute: Callable[[FloatArray, Spectrum], Any]
     extremes: Callable[[ConsistentSet, Spectrum], Interval]
-    takes_box: bool = True
-    of_a_sample: bool = True
+    uses_singular_values: bool = True
+    allows_sampling: bool = True
     largest_bias: float = math.inf
     scale: extrapolation.Scale | None = None
 
@@ -90,7 +98,8 @@ def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool
         return metrics.variance_effective_rank(values) if squares else metrics.rankme(values, eps)
 
     return Metric(
-        definition, centered, compute, lambda box, _: intervals.entropy_rank(box, eps=eps, squares=squares),
+        definition, centered, compute,
+        lambda consistent, _: intervals.entropy_rank(consistent, eps=eps, squares=squares),
         scale=extrapolation.LOGARITHM,
     )  # fmt: skip
 
@@ -101,9 +110,7 @@ def _alpha_req(values: FloatArray, spectrum: Spectrum) -> tuple[float, dict[str,
         for end in (spectrum.centered.consistent.lower, spectrum.centered.consistent.upper)
     )
     if lower != upper:  # then the range of the fit is not known either
-        raise SpectrumError(
-            f"the {_blurred_by(spectrum)} cannot tell some of the singular values that it takes from zero"
-        )
+        raise SpectrumError(f"the {_blurred_by(spectrum)} cannot tell some of the singular values of the fit from zero")
     fit = metrics.alpha_req(values)
     return fit.alpha, {"first": fit.first, "last": fit.last, "r2": fit.r2}
 
@@ -125,35 +132,38 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "participation_ratio": Metric(
             "(sum s^2)^2 / sum s^4, centred", True,
             lambda values, _: metrics.participation_ratio(values),
-            lambda box, _: intervals.participation_ratio(box), scale=extrapolation.INVERSE,
+            lambda consistent, _: intervals.participation_ratio(consistent), scale=extrapolation.RECIPROCAL,
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
-            lambda values, _: metrics.stable_rank(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.7,
+            lambda values, _: metrics.stable_rank(values),
+            lambda consistent, _: intervals.stable_rank(consistent), largest_bias=0.7,
         ),
         "nesum": Metric(
             "sum s^2 / s_1^2, centred", True,
-            lambda values, _: metrics.nesum(values), lambda box, _: intervals.stable_rank(box), largest_bias=0.7,
+            lambda values, _: metrics.nesum(values),
+            lambda consistent, _: intervals.stable_rank(consistent), largest_bias=0.7,
         ),
         "isoscore": Metric(
             "(participation_ratio - 1)/(D - 1), centred", True,
             lambda values, spectrum: metrics.isoscore(values, n_features=spectrum.n_features),
-            lambda box, spectrum: intervals.isoscore(box, n_features=spectrum.n_features), scale=extrapolation.OF_RATIO,
+            lambda consistent, spectrum: intervals.isoscore(consistent, n_features=spectrum.n_features),
+            scale=extrapolation.ISOSCORE_RECIPROCAL,
         ),
         "numerical_rank": Metric(
             "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
             lambda values, spectrum: metrics.numerical_rank(values, unit_roundoff=spectrum.unit_roundoff),
-            lambda box, spectrum: intervals.numerical_rank(box, unit_roundoff=spectrum.unit_roundoff),
-            of_a_sample=False,
+            lambda consistent, spectrum: intervals.numerical_rank(consistent, unit_roundoff=spectrum.unit_roundoff),
+            allows_sampling=False,
         ),
         "condition_number": Metric(
             "s_1 / s_m, uncentred", False,
-            lambda values, _: metrics.condition_number(values), lambda box, _: intervals.condition_number(box),
-            of_a_sample=False,
+            lambda values, _: metrics.condition_number(values),
+            lambda consistent, _: intervals.condition_number(consistent), allows_sampling=False,
         ),
         "alpha_req": Metric(
             "alpha of s_j^2 ~ j^-alpha, least squares in logarithms with weights 1/j, centred", True,
-            _alpha_req, lambda box, _: intervals.alpha_req(box), largest_bias=9.0,
+            _alpha_req, lambda consistent, _: intervals.alpha_req(consistent), largest_bias=9.0,
         ),
     }
 )  # fmt: skip
@@ -167,28 +177,30 @@ NORMALIZED: Mapping[str, Metric] = MappingProxyType(
             lambda values, spectrum: metrics.self_cluster(
                 values, n_rows=spectrum.n_rows, n_features=spectrum.n_features
             ),
-            lambda box, spectrum: intervals.self_cluster(
-                box, n_rows=spectrum.n_rows, n_features=spectrum.n_features
+            lambda consistent, spectrum: intervals.self_cluster(
+                consistent, n_rows=spectrum.n_rows, n_features=spectrum.n_features
             ),
-            scale=extrapolation.ITSELF,
+            scale=extrapolation.IDENTITY,
         ),
         "cosine_anisotropy": Metric(
             "(|sum u_i|^2 - N) / (N(N-1)), unit rows u_i", False,
             lambda _, spectrum: metrics.cosine_anisotropy(sum(spectrum.row_sum) / 2, n_rows=spectrum.n_rows),
             lambda _, spectrum: intervals.cosine_anisotropy(spectrum.row_sum, n_rows=spectrum.n_rows),
-            takes_box=False,
+            uses_singular_values=False,
         ),
     }
 )  # fmt: skip
 
 _PRESET_EXTREMES: Mapping[str, Callable[[ConsistentSet], Interval]] = MappingProxyType(
     {
-        "paper": lambda box: intervals.entropy_rank(box, eps=1e-7),
+        "paper": lambda consistent: intervals.entropy_rank(consistent, eps=1e-7),
         "roy-vetterli": intervals.entropy_rank,
-        "stable-pretraining": lambda box: intervals.entropy_rank(box, eps=1e-5),
-        "reptrix": lambda box: intervals.entropy_rank(box.first(metrics.REPTRIX_VALUES), eps=1e-7, squares=True),
-        "tsitsulin": lambda box: intervals.entropy_rank(
-            box, eps=metrics.TSITSULIN_EPS, eps_in_sum=metrics.TSITSULIN_EPS
+        "stable-pretraining": lambda consistent: intervals.entropy_rank(consistent, eps=1e-5),
+        "reptrix": lambda consistent: intervals.entropy_rank(
+            consistent.first(metrics.REPTRIX_VALUES), eps=1e-7, squares=True
+        ),
+        "tsitsulin": lambda consistent: intervals.entropy_rank(
+            consistent, eps=metrics.TSITSULIN_EPS, eps_in_sum=metrics.TSITSULIN_EPS
         ),
     }
 )
@@ -196,7 +208,8 @@ _PRESET_EXTREMES: Mapping[str, Callable[[ConsistentSet], Interval]] = MappingPro
 
 def _preset_metric(preset: metrics.Preset, extremes: Callable[[ConsistentSet], Interval]) -> Metric:
     return Metric(
-        preset.definition, preset.centered, lambda values, _: preset.compute(values), lambda b, _: extremes(b),
+        preset.definition, preset.centered,
+        lambda values, _: preset.compute(values), lambda consistent, _: extremes(consistent),
         scale=extrapolation.LOGARITHM,
     )  # fmt: skip
 
@@ -214,7 +227,7 @@ def definitions() -> dict[str, str]:
 
 
 def estimate_all(spectrum: Spectrum) -> dict[str, Estimate]:
-    """Return every metric of a spectrum; what cannot be stated has no value and a reason."""
+    """Return every metric of a spectrum; one that cannot be stated has a reason in place of its value."""
     return {name: _estimate(metric, spectrum) for name, metric in METRICS.items()}
 
 
@@ -224,7 +237,7 @@ def estimate_rankme(spectrum: Spectrum) -> Estimate:
 
 
 def is_within(estimate: Estimate, spectrum: Spectrum, tolerance: float) -> bool:
-    """Whether an estimate's relative half-width is at most ``tolerance``, or no arithmetic can give it a value."""
+    """Return whether the relative half-width is at most ``tolerance``, or no arithmetic can give a value."""
     if estimate.value is None:
         return not spectrum.raw.consistent.upper.any()
     half_width = estimate.half_width
@@ -242,15 +255,15 @@ def estimate_presets(spectrum: Spectrum) -> dict[str, Estimate]:
 
 
 def values_of(table: Mapping[str, Metric], spectrum: Spectrum) -> dict[str, float]:
-    """Return the numbers alone, of those metrics of a table that a sample tells of and the spectrum has."""
-    found = {}
+    """Return the values alone, for the metrics of a table that allow sampling and that the spectrum has."""
+    values = {}
     for name, metric in table.items():
-        if not metric.of_a_sample:
+        if not metric.allows_sampling:
             continue
         with suppress(SpectrumError):
             value = metric.compute((spectrum.centered if metric.centered else spectrum.raw).values, spectrum)
-            found[name] = float(value[0] if isinstance(value, tuple) else value)
-    return found
+            values[name] = float(value[0] if isinstance(value, tuple) else value)
+    return values
 
 
 def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None = None) -> Estimate:
@@ -261,21 +274,21 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
             raise SpectrumError("all singular values are zero")
         if side.consistent.lower[0] == 0.0:
             raise SpectrumError(f"all singular values are zero to within the {_blurred_by(spectrum)}")
-        if side.folds is not None and metric.takes_box and metric.scale is None:
-            raise SpectrumError("it hangs on single singular values, which a row sketch blurs: pass --method gram")
+        if side.folded is not None and metric.uses_singular_values and metric.scale is None:
+            raise SpectrumError("it depends on single singular values, which a row sketch blurs: pass --method gram")
         value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)
     if isinstance(value, tuple):
         value, more = value
         details |= more
-    if side.folds is not None and metric.takes_box:
+    if side.folded is not None and metric.uses_singular_values:
         return _of_row_sketch(metric, spectrum, side, float(value), details)
     lower, upper = metric.extremes(side.consistent, spectrum)
     if math.isinf(upper) and not math.isinf(lower):
         reason = f"the {_blurred_by(spectrum)} cannot tell the smallest singular value from zero"
         return Estimate(None, lower, upper, spectrum.confidence, spectrum.covers, reason, details)
-    if side.worst_case is not None and metric.takes_box:
+    if side.worst_case is not None and metric.uses_singular_values:
         ends = metric.extremes(side.worst_case, spectrum) if side.worst_case.lower[0] > 0.0 else intervals.EVERYTHING
         details["worst_case"] = [min(ends[0], value), max(ends[1], value)]
     return Estimate(value, min(lower, value), max(upper, value), spectrum.confidence, spectrum.covers, details=details)
@@ -284,18 +297,18 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
 def _of_row_sketch(
     metric: Metric, spectrum: Spectrum, side: SingularValues, sketched: float, details: dict[str, Any]
 ) -> Estimate:
-    """Return a number of the rows from that of their sketch, with an interval for what folding tells and rounding."""
-    assert side.folds is not None and metric.scale is not None and spectrum.confidence is not None
+    """Return a metric of the rows from its value for the sketch; the interval covers extrapolation and rounding."""
+    assert side.folded is not None and metric.scale is not None and spectrum.confidence is not None
     details |= {"sketch": sketched}
-    if side.folds.reason is not None:
-        return Estimate(None, reason=side.folds.reason, details=details)
-    value, lower, upper, noise = side.folds.told(
+    if side.folded.reason is not None:
+        return Estimate(None, reason=side.folded.reason, details=details)
+    value, lower, upper, noise = side.folded.extrapolate(
         side.values,
         lambda values: float(metric.compute(values, spectrum)),
         metric.scale,
         spectrum.n_features,
         spectrum.confidence,
     )
-    ends = metric.extremes(ConsistentSet.around_squares(side.values**2, side.folds.error), spectrum)
+    ends = metric.extremes(ConsistentSet.around_squares(side.values**2, side.folded.error), spectrum)
     rounding = noise * max(ends[1] - sketched, sketched - ends[0])
     return Estimate(value, lower - rounding, upper + rounding, spectrum.confidence, spectrum.covers, details=details)

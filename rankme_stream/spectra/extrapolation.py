@@ -1,4 +1,4 @@
-"""A sketch's number extrapolated to the rows, with the error of the extrapolation."""
+"""Extrapolation of a metric from a row sketch to the rows, with its error."""
 
 from __future__ import annotations
 
@@ -12,63 +12,56 @@ from scipy.special import stdtrit
 
 from rankme_stream.numerics.dtypes import FloatArray
 
-FOLDING_PAIRS = 8  # of foldings in two: each a random sign a row, and its opposite
+FOLDING_PAIRS = 8  # pairs of foldings in two: by random signs of the rows, and by the opposite signs
 
-
-# Variances of second order in the value: the sketch's own, 2^2/8 of foldings in two, 3/3^2 of that in four make 1.8.
+# Second-order variances in the value: the sketch's own, 2^2/8 of it by foldings in two, 3/3^2 by those in four: 1.8.
 _SECOND_ORDER = 2.0
 
 
 class Scale(NamedTuple):
-    """A scale on which a number of so many features is about linear in how many rows meet, and the way back."""
+    """Scale on which a metric is about linear in the share of row pairs that meet; both take (value, n_features)."""
 
-    there: Callable[[float, int], float]
-    back: Callable[[float, int], float]
+    forward: Callable[[float, int], float]
+    inverse: Callable[[float, int], float]
 
 
-def _inverse(value: float) -> float:
+def _reciprocal(value: float) -> float:
     return 1.0 / value if value > 0.0 else math.inf
 
 
+IDENTITY = Scale(lambda value, _: value, lambda value, _: value)
 LOGARITHM = Scale(lambda value, _: math.log(value), lambda value, _: math.exp(value))
-
-
-ITSELF = Scale(lambda value, _: value, lambda value, _: value)
-
-
-INVERSE = Scale(lambda value, _: 1.0 / value, lambda value, _: _inverse(value))
-
-
-OF_RATIO = Scale(  # the inverse of the participation ratio r that (r - 1)/(D - 1) is made of
+RECIPROCAL = Scale(lambda value, _: 1.0 / value, lambda value, _: _reciprocal(value))
+ISOSCORE_RECIPROCAL = Scale(  # reciprocal of the participation ratio P in the IsoScore (P - 1)/(D - 1)
     lambda value, n_features: 1.0 / (1.0 + value * (n_features - 1)),
-    lambda value, n_features: (_inverse(value) - 1.0) / (n_features - 1),
+    lambda value, n_features: (_reciprocal(value) - 1.0) / (n_features - 1),
 )
 
 
 @dataclass(frozen=True)
 class FoldedSketches:
-    r"""Singular values of a row sketch that was folded, and what they are to be read with.
+    r"""Singular values of a row sketch after folding it, from which the error of the sketch is estimated.
 
-    Rows that share a row of the sketch put G + E in place of G, E of mean zero and of a size that grows with the share
-    x of all pairs of rows, by energy, that meet. A number f of the sketch is then off by about -a x - b x^2, and folded
-    in two it is that of a sketch of half as many rows, where x is twice as large. So both are told by extrapolation to
-    x = 0, through one, two and four. A fold with the opposite signs turns what folding added to E about: half of the
-    difference of the two is what a sketch is off by in first order, the mean of the two is free of it. Other rows
-    meet in every pair of foldings, so how far these means differ is what it is off by in second order: little, unless
-    some directions are those of few rows.
+    Rows that meet in one row of the sketch turn the Gram matrix G into G + E: E has mean zero and a size that grows
+    with x, the share of all pairs of rows, by energy, that meet. The sketch's value of a metric is then off by about
+    -a x - b x^2. Folded in two, the sketch is one of half as many rows, with x twice as large; so a and b follow from
+    the sketch and its foldings in two and four, by extrapolation to x = 0. Folding with the opposite signs reverses
+    what folding added to E: half the difference of the two values is the sketch's error of first order, and their
+    mean is free of it. In every pair of foldings other rows meet, so the variance of these means is the error of
+    second order: small, unless few rows make up some directions.
 
     Attributes
     ----------
     halves
-        Of foldings in two, one a row: by random signs, and by the opposite ones.
+        Singular values of foldings in two, in pairs: by random signs, and by the opposite signs.
     quarters
-        Of foldings in four, by patterns of signs that cancel likewise.
+        Singular values of foldings in four, by patterns of signs that cancel likewise.
     meetings
-        x of the sketch, of a folding in two and in four.
+        x of the sketch, of a folding in two and of one in four.
     error
-        Most that rounding moves the square of a singular value of the sketch by.
+        Bound on what rounding adds to the square of a singular value of the sketch.
     reason
-        Why nothing can be told; None where it can.
+        Why a metric cannot be extrapolated; None where it can.
     """
 
     halves: tuple[tuple[FloatArray, FloatArray], ...]
@@ -77,7 +70,7 @@ class FoldedSketches:
     error: float
     reason: str | None = None
 
-    def told(
+    def extrapolate(
         self,
         values: FloatArray,
         compute: Callable[[FloatArray], float],
@@ -85,16 +78,16 @@ class FoldedSketches:
         n_features: int,
         confidence: float,
     ) -> tuple[float, float, float, float]:
-        """Return a number of the rows with both ends of its interval, and how many errors of rounding it may hold.
+        """Return the metric of the rows, the ends of its interval, and the factor that amplifies rounding errors.
 
         Parameters
         ----------
         values
             Singular values of the sketch.
         compute
-            The number of singular values.
+            Metric of singular values.
         scale, n_features
-            Where it is extrapolated.
+            Scale on which the metric is extrapolated, and the number of features it takes.
         confidence
             Probability with which the interval is to hold.
 
@@ -104,8 +97,8 @@ class FoldedSketches:
         """
         one, two, four = self.meetings
 
-        def scaled(found: FloatArray) -> float:
-            return scale.there(compute(found), n_features)
+        def scaled(singular_values: FloatArray) -> float:
+            return scale.forward(compute(singular_values), n_features)
 
         whole = scaled(values)
         pairs = np.array([[scaled(side) for side in pair] for pair in self.halves])
@@ -120,6 +113,6 @@ class FoldedSketches:
         variance = float((((pairs[:, 0] - pairs[:, 1]) / 2.0) ** 2).mean())
         variance += _SECOND_ORDER * float(pairs.mean(axis=1).var(ddof=1))
         error = math.sqrt(variance * one / (two - one))
-        off = float(stdtrit(FOLDING_PAIRS - 1, (1.0 + confidence) / 2.0)) * error
-        ends = [scale.back(end, n_features) for end in (min(value, line) - off, max(value, line) + off)]
-        return scale.back(value, n_features), min(ends), max(ends), math.fsum(map(abs, weights))
+        margin = float(stdtrit(FOLDING_PAIRS - 1, (1.0 + confidence) / 2.0)) * error
+        ends = [scale.inverse(end, n_features) for end in (min(value, line) - margin, max(value, line) + margin)]
+        return scale.inverse(value, n_features), min(ends), max(ends), math.fsum(map(abs, weights))

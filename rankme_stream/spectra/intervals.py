@@ -1,16 +1,16 @@
-"""The exact extremes of the metrics over a box of singular values, rounded outward.
+"""Exact extremes of the metrics over a consistent set of singular values, rounded outward.
 
-Every function takes the box of the singular values and returns ``(lower, upper)``: no vector in the box gives less or
-more, and for all but the functions that say so some vector gives each end. The entropies and the participation ratio
-are symmetric and quasi-concave, and Schur-concave for a fixed sum, hence
+Every function takes the consistent set and returns ``(lower, upper)``: no vector of the set gives less or more, and
+unless a function says otherwise some vector attains each end. The entropies and the participation ratio are symmetric
+and quasi-concave, and Schur-concave for a fixed sum, hence
 
 - the largest value is at ``clip(t, lower, upper)`` for one level t, found by bisection on the sign of the derivative
   (never by comparing values, which have plateaus);
-- the smallest is at one of the m + 1 vertices ``upper[:j], lower[j:]``: at a fixed sum that vector, with one entry in
+- the smallest is at one of the m + 1 vertices ``upper[:j], lower[j:]``: at a fixed sum such a vector, with one entry in
   between, majorises every other, and along that entry a quasi-concave function is least at an end.
 
-Ends move outward by a relative ``(2048 + 16 m) 2^-53``, above what evaluating them rounds away: a few units for each of
-the m terms of a running sum, and the flat top of an entropy where rounding hides the sign of the derivative.
+Ends move outward by a relative ``(2048 + 16 m) 2^-53``, more than the rounding error of evaluating them: a few units
+for each of the m terms of a running sum, and the flat top of an entropy, where rounding hides the derivative's sign.
 
 References
 ----------
@@ -27,25 +27,28 @@ from fractions import Fraction
 import numpy as np
 
 from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra import majorization, metrics
 from rankme_stream.spectra.spectrum import ConsistentSet, Tail
 
 Interval = tuple[float, float]
 
-_VERTICES = 8192  # of a sketch, above which their m^2 terms take longer than a pass
+_MAX_VERTICES = 8192  # of a sketch: with more, their m^2 terms take longer than a pass
 _SLAB_TERMS = 2**17  # terms of the vertex search evaluated together: 1 MiB an array
 EVERYTHING: Interval = (-math.inf, math.inf)
 
 
-def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares: bool = False) -> Interval:
+def entropy_rank(
+    consistent: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.0, squares: bool = False
+) -> Interval:
     r"""Extremes of :math:`\exp(-\sum p_k \ln p_k)`, :math:`p_k = x_k/(\sum_j x_j + m\epsilon_s) + \epsilon`.
 
     Parameters
     ----------
-    box
-        Of the singular values s; ``upper[0] > 0``.
+    consistent
+        Set of the singular values s; ``upper[0] > 0``.
     eps
-        Added outside the fraction; exact for every ``eps >= 0``.
+        Added outside the fraction; the extremes are exact for every ``eps >= 0``.
     eps_in_sum
         Added to each value in the sum, in the unit of the embeddings.
     squares
@@ -53,12 +56,12 @@ def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.
 
     Notes
     -----
-    O(m) for eps = 0, otherwise O(m^2) in slabs; O(m log m) where the energy is known, whose lower end is safe and not
-    always attained.
+    O(m) for eps = 0, otherwise O(m^2) in slabs. O(m log m) where the energy is known; the lower end is then valid but
+    not always attained.
     """
-    lower, upper, shift = _scaled(box, keep_small=eps_in_sum > 0.0)
+    lower, upper, shift = _scaled(consistent, keep_small=eps_in_sum > 0.0)
     inside = math.ldexp(eps_in_sum, -shift)
-    energy = _scaled_energy(box, shift)
+    energy = _scaled_energy(consistent, shift)
     if squares:
         lower, upper = lower * lower, upper * upper
     m = lower.size
@@ -78,16 +81,16 @@ def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.
 
     is_known = energy is not None and not squares
     least = 0.0
-    if not is_known or m <= _VERTICES:
+    if not is_known or m <= _MAX_VERTICES:
         first = 0 if lower[0] > 0.0 else 1
         if eps == 0.0 and inside == 0.0:
             sums, logs = _vertex_sums(lower, upper, lambda x: x * _log(x))
-            place = first + int(np.argmin(np.log(sums[first:]) - logs[first:] / sums[first:]))
+            n_upper = first + int(np.argmin(np.log(sums[first:]) - logs[first:] / sums[first:]))
         else:
-            place = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
-        least = value(_vertex(lower, upper, place))
+            n_upper = first + int(np.argmin(_vertex_entropies(lower, upper, eps, inside)[first:]))
+        least = value(_vertex(lower, upper, n_upper))
     levels = _levels(lower, upper, slope_is_positive)
-    tail = _scaled_tail(box, shift)
+    tail = _scaled_tail(consistent, shift)
     if energy is not None and squares:
         least = max(least, min(value(x) for x in _packed(lower, upper, energy)))
         if tail is not None and inside == 0.0:
@@ -95,7 +98,7 @@ def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.
             least = max(least, metrics.exp_entropy(shares + eps))
     elif energy is not None:
         shares, ends = majorization.majorant(lower, upper, energy, tail)
-        # at a given sum p = q sum / (sum + m eps_s) + eps of shares q; concave in that factor, so least at an end
+        # For shares q of a given sum, p = q sum / (sum + m eps_s) + eps: concave in that factor, so least at an end.
         factors = [total / (total + m * inside) for total in ends if total > 0.0]
         least = max(least, min(metrics.exp_entropy(shares * factor + eps) for factor in factors))
     if energy is not None:
@@ -103,9 +106,9 @@ def entropy_rank(box: ConsistentSet, *, eps: float = 0.0, eps_in_sum: float = 0.
     return _outward(least, max(value(x) for x in levels), m)
 
 
-def participation_ratio(box: ConsistentSet) -> Interval:
+def participation_ratio(consistent: ConsistentSet) -> Interval:
     r"""Extremes of :math:`(\sum s_k^2)^2 / \sum s_k^4`; O(m)."""
-    lower, upper, shift = _scaled(box)
+    lower, upper, shift = _scaled(consistent)
     lower, upper = lower * lower, upper * upper
 
     def value(x: FloatArray) -> float:
@@ -114,89 +117,92 @@ def participation_ratio(box: ConsistentSet) -> Interval:
 
     first = 0 if lower[0] > 0.0 else 1
     sums, squares = _vertex_sums(lower, upper, lambda x: x * x)
-    place = first + int(np.argmin(sums[first:] ** 2 / squares[first:]))
-    least = value(_vertex(lower, upper, place))
-    most = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
-    energy = _scaled_energy(box, shift)
+    n_upper = first + int(np.argmin(sums[first:] ** 2 / squares[first:]))
+    least = value(_vertex(lower, upper, n_upper))
+    levels = _levels(lower, upper, lambda x, t: t * float(x.sum()) < float((x * x).sum()) or t == 0.0)
+    energy = _scaled_energy(consistent, shift)
     if energy is not None:
-        least = max(least, min(value(x) for x in _packed(lower, upper, energy)), energy[0] ** 2 / _fourth(box, shift))
-        most = _within(most, lower, upper, energy)
-    return _outward(least, max(value(x) for x in most), lower.size)
+        by_tail = energy[0] ** 2 / _largest_fourth_powers(consistent, shift)
+        least = max(least, min(value(x) for x in _packed(lower, upper, energy)), by_tail)
+        levels = _within(levels, lower, upper, energy)
+    return _outward(least, max(value(x) for x in levels), lower.size)
 
 
-def isoscore(box: ConsistentSet, *, n_features: int) -> Interval:
-    """Extremes of (participation ratio - 1)/(D - 1), an increasing function of it; absolute rounding near 0."""
-    least, most = participation_ratio(box)
+def isoscore(consistent: ConsistentSet, *, n_features: int) -> Interval:
+    """Extremes of (participation ratio - 1)/(D - 1), which grows with that ratio; rounding is absolute near 0."""
+    least, most = participation_ratio(consistent)
     return max(0.0, _down((least - 1.0) / (n_features - 1))), _up((most - 1.0) / (n_features - 1))
 
 
-def stable_rank(box: ConsistentSet) -> Interval:
+def stable_rank(consistent: ConsistentSet) -> Interval:
     r"""Extremes of :math:`\sum s_k^2 / s_1^2`, raw or centred; O(m).
 
-    The largest value has s_1 at its lower end and no other above it, the smallest s_1 at its upper end and every other
-    at its lower one.
+    At the largest, s_1 is at its lower end and no other value above it; at the smallest, s_1 is at its upper end and
+    every other value at its lower end.
     """
-    lower, upper, shift = _scaled(box)
+    lower, upper, shift = _scaled(consistent)
     least = 1.0 + math.fsum((lower[1:] / upper[0]) ** 2)
     most = 1.0 + (math.fsum((np.minimum(upper[1:], lower[0]) / lower[0]) ** 2) if lower[0] > 0.0 else lower.size - 1.0)
-    energy = _scaled_energy(box, shift)
+    energy = _scaled_energy(consistent, shift)
     if energy is not None:
         least = max(least, energy[0] / float(upper[0]) ** 2)
         most = min(most, energy[1] / float(lower[0]) ** 2) if lower[0] > 0.0 else most
     return _outward(least, most, lower.size)
 
 
-def numerical_rank(box: ConsistentSet, *, unit_roundoff: float) -> Interval:
-    """Counts of s_k > u |Z|_F that are certain and possible; an enclosure, not always attained."""
-    lower, upper, shift = _scaled(box)
+def numerical_rank(consistent: ConsistentSet, *, unit_roundoff: float) -> Interval:
+    """Certain and possible number of s_k > u |Z|_F; an enclosure, not always attained."""
+    lower, upper, shift = _scaled(consistent)
     slack = 1.0 + _rounding(lower.size)
-    energy = _scaled_energy(box, shift)
+    energy = _scaled_energy(consistent, shift)
     least, most = energy or (math.fsum(lower * lower), math.fsum(upper * upper))
     threshold = unit_roundoff * math.sqrt(least) / slack
     certain = np.count_nonzero(lower > unit_roundoff * math.sqrt(most) * slack)
     possible = int(np.count_nonzero(upper > threshold))
     if energy is not None:  # every value above the threshold takes at least its square
-        taken = np.cumsum(np.maximum(lower, threshold) ** 2 - lower * lower) + math.fsum(lower * lower)
-        possible = min(possible, int(np.count_nonzero(taken <= most * slack)))
+        needed = np.cumsum(np.maximum(lower, threshold) ** 2 - lower * lower) + math.fsum(lower * lower)
+        possible = min(possible, int(np.count_nonzero(needed <= most * slack)))
     return float(certain), float(possible)
 
 
-def condition_number(box: ConsistentSet) -> Interval:
-    """Extremes of s_1 / s_m; infinite where the smallest may be zero."""
-    if box.lower.size == 1:
+def condition_number(consistent: ConsistentSet) -> Interval:
+    """Extremes of s_1 / s_m; infinite where the smallest value may be zero."""
+    lower, upper = consistent.lower, consistent.upper
+    if lower.size == 1:
         return 1.0, 1.0
-    largest, smallest = (box.lower[0], box.upper[0]), (box.lower[-1], box.upper[-1])
+    largest, smallest = (lower[0], upper[0]), (lower[-1], upper[-1])
     least = _down(float(largest[0]) / float(smallest[1])) if smallest[1] > 0.0 else math.inf
     most = _up(float(largest[1]) / float(smallest[0])) if smallest[0] > 0.0 else math.inf
     return max(1.0, least), most
 
 
-def alpha_req(box: ConsistentSet) -> Interval:
-    """Extremes of the decay exponent: it is linear in ln s, so each value sits at the end that its weight's sign asks.
+def alpha_req(consistent: ConsistentSet) -> Interval:
+    """Extremes of the decay exponent: it is linear in ln s, so the sign of its weight puts each value at an end.
 
-    Everything when a value in the range of the fit may be zero, for then the range itself is not known.
+    ``EVERYTHING`` when a value in the range of the fit may be zero, because the range itself is then unknown.
     """
-    last = min(metrics.ALPHA_LAST, int(np.count_nonzero(box.lower)))
-    if last != min(metrics.ALPHA_LAST, int(np.count_nonzero(box.upper))):
+    last = min(metrics.ALPHA_LAST, int(np.count_nonzero(consistent.lower)))
+    if last != min(metrics.ALPHA_LAST, int(np.count_nonzero(consistent.upper))):
         return EVERYTHING
     first = metrics.ALPHA_FIRST
     weights = metrics.alpha_weights(first, last)
-    reference = math.log(box.upper[first - 1])
-    low, high = 2.0 * (np.log(np.stack([box.lower, box.upper])[:, first - 1 : last]) - reference)
+    reference = math.log(consistent.upper[first - 1])
+    low, high = 2.0 * (np.log(np.stack([consistent.lower, consistent.upper])[:, first - 1 : last]) - reference)
     slack = _rounding(weights.size) * math.fsum(np.abs(weights) * (1.0 + np.abs(low) + abs(reference)))
     least = math.fsum(np.where(weights > 0.0, weights * low, weights * high))
     most = math.fsum(np.where(weights > 0.0, weights * high, weights * low))
     return least - slack, most + slack
 
 
-def self_cluster(box: ConsistentSet, *, n_rows: int, n_features: int) -> Interval:
-    """Extremes of the self-clustering index of unit rows, increasing in Q = sum of the fourth powers of s."""
-    slack = 1.0 + _rounding(box.lower.size)
-    least, most = (math.fsum(end**4) for end in (box.lower, box.upper))
-    if box.energy is not None:
-        lower, upper = box.lower**2, box.upper**2
-        least = max(least, math.fsum(majorization.levelled(lower, upper, box.energy[0]) ** 2))
-        most = min(most, math.fsum(majorization.packed(lower, upper, box.energy[1]) ** 2), _fourth(box, 0))
+def self_cluster(consistent: ConsistentSet, *, n_rows: int, n_features: int) -> Interval:
+    """Extremes of the self-clustering index of unit rows, which grows with Q = sum of the fourth powers of s."""
+    slack = 1.0 + _rounding(consistent.lower.size)
+    least, most = (math.fsum(end**4) for end in (consistent.lower, consistent.upper))
+    if consistent.energy is not None:
+        lower, upper = consistent.lower**2, consistent.upper**2
+        least = max(least, math.fsum(majorization.levelled(lower, upper, consistent.energy[0]) ** 2))
+        by_energy = math.fsum(majorization.packed(lower, upper, consistent.energy[1]) ** 2)
+        most = min(most, by_energy, _largest_fourth_powers(consistent, 0))
     return (
         _down(float(metrics.self_cluster_of(Fraction(least / slack), n_rows, n_features))),
         _up(float(metrics.self_cluster_of(Fraction(most * slack), n_rows, n_features))),
@@ -204,57 +210,58 @@ def self_cluster(box: ConsistentSet, *, n_rows: int, n_features: int) -> Interva
 
 
 def cosine_anisotropy(row_sum: Interval, *, n_rows: int) -> Interval:
-    """Extremes of the mean cosine between different rows, increasing in the norm of the sum of the unit rows."""
+    """Extremes of the mean cosine between different rows, which grows with the norm of the sum of the unit rows."""
     return (
         _down(float(metrics.cosine_anisotropy_of(Fraction(row_sum[0]) ** 2, n_rows))),
         _up(float(metrics.cosine_anisotropy_of(Fraction(row_sum[1]) ** 2, n_rows))),
     )
 
 
-def _scaled(box: ConsistentSet, keep_small: bool = False) -> tuple[FloatArray, FloatArray, int]:
-    """Divide both ends by the power of two of the largest; with ``keep_small`` never multiply."""
-    shift = math.frexp(float(box.upper[0]))[1] - 1
+def _scaled(consistent: ConsistentSet, keep_small: bool = False) -> tuple[FloatArray, FloatArray, int]:
+    """Divide both ends by the power of two of the largest value; with ``keep_small`` never scale up."""
+    shift = math.frexp(float(consistent.upper[0]))[1] - 1
     if keep_small:
         shift = max(shift, 0)
-    return np.ldexp(box.lower, -shift), np.ldexp(box.upper, -shift), shift
+    return np.ldexp(consistent.lower, -shift), np.ldexp(consistent.upper, -shift), shift
 
 
-def _scaled_energy(box: ConsistentSet, shift: int) -> Interval | None:
-    if box.energy is None:
+def _scaled_energy(consistent: ConsistentSet, shift: int) -> Interval | None:
+    if consistent.energy is None:
         return None
-    return math.ldexp(box.energy[0], -2 * shift), math.ldexp(box.energy[1], -2 * shift)
+    return math.ldexp(consistent.energy[0], -2 * shift), math.ldexp(consistent.energy[1], -2 * shift)
 
 
-def _scaled_tail(box: ConsistentSet, shift: int) -> Tail | None:
-    return None if box.tail is None else Tail(box.tail.start, math.ldexp(box.tail.norm, -2 * shift))
+def _scaled_tail(consistent: ConsistentSet, shift: int) -> Tail | None:
+    tail = consistent.tail
+    return None if tail is None else Tail(tail.start, math.ldexp(tail.norm, -2 * shift))
 
 
-def _fourth(box: ConsistentSet, shift: int) -> float:
-    """Return the most that the fourth powers of the scaled values can add up to, by what is known of the tail."""
-    tail = _scaled_tail(box, shift)
+def _largest_fourth_powers(consistent: ConsistentSet, shift: int) -> float:
+    """Return the largest sum of fourth powers of the scaled values that the bound on the tail allows."""
+    tail = _scaled_tail(consistent, shift)
     if tail is None:
         return math.inf
-    return math.fsum(np.ldexp(box.upper[: tail.start], -shift) ** 4) + tail.norm**2
+    return math.fsum(np.ldexp(consistent.upper[: tail.start], -shift) ** 4) + tail.norm**2
 
 
 def _packed(lower: FloatArray, upper: FloatArray, energy: Interval) -> list[FloatArray]:
-    """Return the squares that majorise all others, for the least and most energy and what ends in between.
+    """Return the squares that majorise all others, at the least and the largest energy and at the vertices between.
 
-    At a given sum such a vector gives the least of a Schur-concave function; as the sum grows, one entry does, along
-    which a quasi-concave function is least at an end.
+    At a given sum such a vector minimises a Schur-concave function; as the sum grows, a single entry grows, and along
+    it a quasi-concave function is least at an end.
     """
     sums, _ = _vertex_sums(lower, upper, lambda x: x)
-    corners = np.flatnonzero((sums > energy[0]) & (sums < energy[1]))
+    between = np.flatnonzero((sums > energy[0]) & (sums < energy[1]))
     ends = [majorization.packed(lower, upper, total) for total in energy]
-    return [*ends, *(_vertex(lower, upper, int(place)) for place in corners)]
+    return [*ends, *(_vertex(lower, upper, int(n_upper)) for n_upper in between)]
 
 
 def _within(
     levels: list[FloatArray], lower: FloatArray, upper: FloatArray, energy: Interval, *, squares: bool = False
 ) -> list[FloatArray]:
-    """Return the levels nearest those given at which the sum (of the squares) is as the energy says.
+    """Return the levels nearest to those given at which the sum (of the squares) lies within the energy.
 
-    Along the levels a function rises up to those given and falls after them, so the nearest allowed is the largest.
+    A function rises along the levels up to those given and falls past them, so it is largest at the nearest allowed.
     """
 
     def total(x: FloatArray) -> float:
@@ -267,14 +274,15 @@ def _within(
     return levels
 
 
-def _vertex(lower: FloatArray, upper: FloatArray, place: int) -> FloatArray:
-    return np.concatenate([upper[:place], lower[place:]])
+def _vertex(lower: FloatArray, upper: FloatArray, n_upper: int) -> FloatArray:
+    """Return the vertex with the first ``n_upper`` values at their upper ends and the others at their lower ends."""
+    return np.concatenate([upper[:n_upper], lower[n_upper:]])
 
 
 def _vertex_sums(
     lower: FloatArray, upper: FloatArray, term: Callable[[FloatArray], FloatArray]
 ) -> tuple[FloatArray, FloatArray]:
-    """Sums of x and of ``term(x)`` over each of the m + 1 vertices."""
+    """Return the sums of x and of ``term(x)`` over each of the m + 1 vertices."""
 
     def sums(low: FloatArray, high: FloatArray) -> FloatArray:
         heads = np.concatenate([[0.0], np.cumsum(high)])
@@ -286,18 +294,18 @@ def _vertex_sums(
 
 
 def _vertex_entropies(lower: FloatArray, upper: FloatArray, eps: float, inside: float) -> FloatArray:
-    """Entropy at each of the m + 1 vertices, for p with an epsilon."""
+    """Return the entropy at each of the m + 1 vertices, for p with an epsilon."""
     m = lower.size
     sums, _ = _vertex_sums(lower, upper, lambda x: x)
     sums = np.maximum(sums + m * inside, np.finfo(float).tiny)
-    found = np.empty(m + 1)
+    entropies = np.empty(m + 1)
     step = max(1, _SLAB_TERMS // m)
     columns = np.arange(m)
     for start in range(0, m + 1, step):
-        places = np.arange(start, min(m + 1, start + step))
-        p = np.where(columns < places[:, None], upper, lower) / sums[places, None] + eps
-        found[places] = -(p * _log(p)).sum(axis=1)
-    return found
+        n_upper = np.arange(start, min(m + 1, start + step))
+        p = np.where(columns < n_upper[:, None], upper, lower) / sums[n_upper, None] + eps
+        entropies[n_upper] = -(p * _log(p)).sum(axis=1)
+    return entropies
 
 
 def _levels(
@@ -320,13 +328,13 @@ def _levels(
 
 
 def _log(values: FloatArray) -> FloatArray:
-    """Natural logarithm, with 0 for 0: it only ever multiplies that 0."""
+    """Return natural logarithms, and 0 for 0, which is only ever multiplied by that 0."""
     logs: FloatArray = np.log(np.where(values > 0.0, values, 1.0))
     return logs
 
 
 def _rounding(m: int) -> float:
-    return (2048 + 16 * m) * 2.0**-53
+    return (2048 + 16 * m) * U
 
 
 def _outward(least: float, most: float, m: int) -> Interval:

@@ -1,4 +1,4 @@
-"""The delete-group jackknife: bias and spread of a number from its replicates."""
+"""Delete-group jackknife: bias and standard error of a value from its replicates."""
 
 from __future__ import annotations
 
@@ -13,52 +13,61 @@ from rankme_stream.spectra.estimates import Estimate
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a number of a sample is off: its bias, and its standard error, as if of infinitely many rows.
+    """Bias and standard error of a sample's value, as an estimate for infinitely many rows.
 
-    ``left`` is what the correction by the bias leaves, to second order, and ``n_groups`` tells how it goes with the
-    share that was read. ``noise`` is how many times the error of the arithmetic both may hold: 2 (B - 1) for R_n and
-    the R_(-b), B/(B-2) (2 B + 2) more for what is left, which together are below 5 (B - 1).
+    Attributes
+    ----------
+    bias
+        Bias to first order.
+    second_order_bias
+        Bias that remains after correcting by ``bias``, to second order.
+    n_replicates
+        B, on which the second-order bias depends together with the share of the rows that was read.
+    noise
+        How many times the error of the arithmetic may enter both biases: 2 (B - 1) times for R_n and the R_(-b),
+        B/(B-2) (2 B + 2) times more for the second order; together below 5 (B - 1).
     """
 
     bias: float
-    left: float
+    second_order_bias: float
     standard_error: float
-    n_groups: int
+    n_replicates: int
     noise: float
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Of the standard error."""
-        return self.n_groups - 1
+        """Degrees of freedom of the standard error."""
+        return self.n_replicates - 1
 
-    def of_rest(self, fraction: float) -> Spread:
-        """Return those of an estimate for all rows when ``fraction`` of them were read."""
+    def for_all_rows(self, fraction: float) -> Spread:
+        """Return the spread as an estimate for all rows, of which ``fraction`` was read."""
         rest = max(0.0, 1.0 - fraction)
-        second = rest * (1.0 - fraction * (self.n_groups - 1) / self.n_groups)
+        second = rest * (1.0 - fraction * (self.n_replicates - 1) / self.n_replicates)
         return replace(
-            self, bias=rest * self.bias, left=second * self.left,
+            self, bias=rest * self.bias, second_order_bias=second * self.second_order_bias,
             standard_error=math.sqrt(rest) * self.standard_error, noise=rest * self.noise,
         )  # fmt: skip
 
-    def of_more(self, times: float) -> Spread:
-        """Return those of a number of so many times the rows."""
+    def for_more_rows(self, times: float) -> Spread:
+        """Return the spread of a value computed from ``times`` as many rows."""
+        b = self.n_replicates
         return replace(
             self,
             bias=self.bias / times,
-            left=self.left * ((2.0 - 1.0 / self.n_groups) / times - (1.0 - 1.0 / self.n_groups) / times**2),
+            second_order_bias=self.second_order_bias * ((2.0 - 1.0 / b) / times - (1.0 - 1.0 / b) / times**2),
             standard_error=self.standard_error / math.sqrt(times),
             noise=self.noise / times,
         )
 
 
-def _bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
-    """Bias of the whole from the values without each part, whose shares of the rows are given."""
+def first_order_bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
+    """Return the bias of the whole from the values without each part; ``shares`` are the parts' shares of the rows."""
     terms = [(1.0 - share) * value for share, value in zip(shares, without, strict=True)]
     return math.fsum([*terms, -(len(without) - 1) * whole])
 
 
 def standard_error(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
-    """Return the standard error of the whole from the values without each part, whose shares are given."""
+    """Return the standard error of the whole, from the same arguments as `first_order_bias`."""
     ratios = [1.0 / share for share in shares]
     pseudo = [h * whole - (h - 1.0) * value for h, value in zip(ratios, without, strict=True)]
     mean = math.fsum(pseudo) / len(pseudo)
@@ -68,23 +77,23 @@ def standard_error(whole: float, without: Sequence[float], shares: Sequence[floa
 
 
 def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Estimate:
-    """Return an estimate for other rows than were read: corrected to second order, its interval widened by the error.
+    """Return an estimate for more rows than were read: bias corrected to second order, interval widened to match.
 
     Parameters
     ----------
     estimate
-        Of the rows read, with the interval of the arithmetic.
+        Estimate for the rows read, with the interval of the arithmetic.
     spread
-        Of the number as an estimate for what it is to stand for.
+        Bias and standard error of that value as an estimate for the other rows.
     confidence
-        Probability with which the sampling part is to hold; what the arithmetic's interval lacks is taken off it.
+        Probability with which the sampling part is to hold, less what the arithmetic's interval lacks of certainty.
     """
     if estimate.value is None:
         return replace(estimate, lower=None, upper=None, confidence=None, covers=())
     details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
     details |= {"sample": estimate.value, "standard_error": spread.standard_error}
     half_width = float(stdtrit(spread.degrees_of_freedom, (1.0 + confidence) / 2.0)) * spread.standard_error
-    first, second = -spread.bias, -spread.bias - spread.left  # corrections to first and to second order
+    first, second = -spread.bias, -spread.bias - spread.second_order_bias  # corrections to first and second order
     value, low, high = estimate.value + second, min(first, second), max(first, second)
     if estimate.lower is None or estimate.upper is None:
         return Estimate(value, details=details)

@@ -1,11 +1,10 @@
-"""The definitions and presets: singular values in, one number out.
+"""Definitions of the metrics and presets: each takes singular values and returns one number.
 
 Every function takes ``singular_values``: shape ``(m,)`` with m = min(n_rows, n_features) >= 1, non-negative, finite,
-descending, unit of the embeddings; an array of any library, copied to the host where it is not there. It raises
+descending, unit of the embeddings; an array of any library, copied to the host if it is on a device. It raises
 ``SpectrumError`` for anything else and for values that are all zero. All are pure and O(m). Values are first scaled by
 a power of two, which changes no digit, so that squares neither overflow nor underflow; sums are correctly rounded.
-Whether the values are those of the raw or of the centred rows is the caller's choice, and each function says which its
-name stands for.
+The caller chooses between the values of the raw and of the centred rows; each function says which its name implies.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TSITSULIN_EPS = 1e-12
 
 
 class AlphaFit(NamedTuple):
-    """Decay exponent of the squared singular values, and what it was fitted on.
+    """Decay exponent of the squared singular values, and the range of ranks it was fitted over.
 
     ``first`` and ``last`` are the 1-based ranks really used, both included; ``r2`` is the weighted share of the
     variance of ln l that the line explains.
@@ -44,7 +43,7 @@ class AlphaFit(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """RankMe as another library computes it: its formula, on which values, and the function."""
+    """RankMe as another library computes it: name, formula, raw or centred values, and the function."""
 
     name: str
     definition: str
@@ -67,7 +66,7 @@ def rankme(singular_values: FloatArray, /, eps: float = 1e-7) -> float:
     Returns
     -------
     float
-        Dimensionless; at least 1 and at most m for ``eps=0``, may leave that range slightly otherwise.
+        Dimensionless; from 1 to m for ``eps=0``, and possibly slightly outside that range otherwise.
 
     References
     ----------
@@ -129,7 +128,7 @@ def isoscore(singular_values: FloatArray, /, *, n_features: int) -> float:
     Returns
     -------
     float
-        From 0 (one direction) to 1 (all D directions alike).
+        From 0 (one direction) to 1 (all D directions of equal variance).
 
     Raises
     ------
@@ -200,7 +199,7 @@ def alpha_req(singular_values: FloatArray, /, first: int = ALPHA_FIRST, last: in
     Returns
     -------
     AlphaFit
-        With the range really used and R^2, which is 1 for values that are all equal.
+        Exponent, range really used, and R^2, which is 1 for values that are all equal.
 
     Raises
     ------
@@ -231,7 +230,7 @@ def alpha_req(singular_values: FloatArray, /, first: int = ALPHA_FIRST, last: in
 
 
 def alpha_weights(first: int, last: int) -> FloatArray:
-    """Weights a_j with alpha = sum a_j ln l_j over the ranks first..last, both included; at least two ranks."""
+    """Return the weights a_j with alpha = sum a_j ln l_j over at least two ranks first..last, both included."""
     ranks = np.arange(first, last + 1, dtype=np.float64)
     weights = 1.0 / ranks
     x = _less_mean(np.log(ranks), weights)
@@ -252,16 +251,16 @@ def vendi(singular_values: FloatArray, /) -> float:
 
 
 def self_cluster(singular_values: FloatArray, /, *, n_rows: int, n_features: int) -> float:
-    r"""Self-clustering index of unit rows: 0 as for random directions, 1 when all rows are one.
+    r"""Self-clustering index of unit rows: 0 for random directions, 1 when all rows are equal.
 
     :math:`(Q - N - N(N-1)/D) / (N^2 - N - N(N-1)/D)` with :math:`Q = \sum_k s_k^4`, the sum of all squared cosines.
 
     Parameters
     ----------
     singular_values
-        Of the row-normalised matrix, uncentred.
+        Singular values of the row-normalised matrix, uncentred.
     n_rows, n_features
-        Its shape; at least 2 each.
+        Shape of that matrix; at least 2 each.
 
     References
     ----------
@@ -298,7 +297,7 @@ def cosine_anisotropy_of(squared_row_sum: Fraction, n_rows: int) -> Fraction:
 
 
 def numpy_matrix_rank(singular_values: FloatArray, /, *, n_rows: int, n_features: int, eps: float) -> int:
-    """Rank by NumPy's rule: the number of s_k > s_1 max(n_rows, n_features) eps.
+    """Rank by NumPy's rule: number of s_k > s_1 max(n_rows, n_features) eps.
 
     Parameters
     ----------
@@ -307,11 +306,12 @@ def numpy_matrix_rank(singular_values: FloatArray, /, *, n_rows: int, n_features
     n_rows, n_features
         Shape of the matrix.
     eps
-        Spacing at 1 of the type it is stored in (2**-52 for float64): twice the unit round-off.
+        Spacing at 1 of the stored type (2**-52 for float64): twice the unit round-off.
 
     Notes
     -----
-    For long data the threshold passes s_1 and the rank is 0 (float16: from 1,024 rows). `numerical_rank` does not.
+    With many rows the threshold exceeds s_1 and the rank is 0 (float16: from 1,024 rows); that of `numerical_rank` does
+    not.
     """
     s = _scaled(singular_values)
     return int(np.count_nonzero(s > s[0] * (max(n_rows, n_features) * eps)))
@@ -323,8 +323,8 @@ def _reptrix(singular_values: FloatArray, /) -> float:
 
 
 def _tsitsulin(singular_values: FloatArray, /) -> float:
-    # The eps inside the sum has the unit of the embeddings, so it is scaled along, and small values are left alone:
-    # scaling them up would overflow it.
+    # The eps inside the sum has the unit of the embeddings, so it is scaled with the values. Small values are not
+    # scaled up: that would overflow the eps.
     s = _checked(singular_values)
     shift = max(_exponent(s), 0)
     s = np.ldexp(s, -shift)

@@ -1,4 +1,4 @@
-"""Singular values of the rows, raw and centred, with the set that the true ones lie in."""
+"""Singular values of the rows, raw and centred, with the set that holds the true ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Evidence = Literal["certified", "measured", "empirical"]
 
 
 class Tail(NamedTuple):
-    """The squares of the singular values past the first ``start`` have no larger Euclidean norm than ``norm``."""
+    """Bound ``norm`` on the Euclidean norm of the squares of all singular values past the first ``start``."""
 
     start: int
     norm: float
@@ -22,10 +22,10 @@ class Tail(NamedTuple):
 
 @dataclass(frozen=True)
 class ConsistentSet:
-    """A consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
+    """Consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
 
-    ``energy``, where it says more than these, holds the least and the most that the squares of all add up to; ``tail``
-    bounds the fourth powers of some, and is known beside the energy alone.
+    ``energy``, where it says more than these ends, holds the least and the largest sum of all squares. ``tail`` bounds
+    the fourth powers of some values, and is known only together with the energy.
     """
 
     lower: FloatArray
@@ -35,17 +35,17 @@ class ConsistentSet:
 
     @classmethod
     def around(cls, values: FloatArray, error: float) -> ConsistentSet:
-        """Return the box of singular values known to within ``error``, ends rounded outward."""
+        """Return the set for singular values known to within ``error``, ends rounded outward."""
         return cls(np.maximum(_down(values - error), 0.0), _up(values + error))
 
     @classmethod
     def around_squares(cls, squares: FloatArray, error: float) -> ConsistentSet:
-        """Return the box of singular values whose squares are known to within ``error``, ends rounded outward."""
+        """Return the set for singular values whose squares are known to within ``error``, ends rounded outward."""
         lower, upper = np.maximum(_down(squares - error), 0.0), np.maximum(_up(squares + error), 0.0)
         return cls(np.maximum(_down(np.sqrt(lower)), 0.0), _up(np.sqrt(upper)))
 
     def first(self, count: int) -> ConsistentSet:
-        """Return the box of the largest ``count`` values."""
+        """Return the set of the largest ``count`` values."""
         energy, rest = None, ConsistentSet(self.lower[count:], self.upper[count:])
         if self.energy is not None:
             least = max(self.energy[0] - float((rest.upper**2).sum()), float((self.lower[:count] ** 2).sum()))
@@ -54,7 +54,7 @@ class ConsistentSet:
         return ConsistentSet(self.lower[:count], self.upper[:count], energy, tail)
 
     def with_zeros(self, n_zeros: int) -> ConsistentSet:
-        """Return the box in which the last ``n_zeros`` values are zero exactly."""
+        """Return the set in which the last ``n_zeros`` values are exactly zero."""
         if n_zeros <= 0:
             return self
         lower, upper = self.lower.copy(), self.upper.copy()
@@ -64,49 +64,49 @@ class ConsistentSet:
 
 @dataclass(frozen=True)
 class SingularValues:
-    """Computed singular values and what the true ones may be.
+    """Computed singular values and the sets that hold the true ones.
 
     Attributes
     ----------
     values
-        Shape ``(m,)``, descending, unit of the embeddings; inside both boxes.
+        Shape ``(m,)``, descending, unit of the embeddings; inside both sets.
     consistent
-        The set that intervals are taken over.
+        Set that intervals are taken over.
     worst_case
-        The set by a worst-case theorem where ``consistent`` is sharper and rests on experience; otherwise None.
-    folds
-        Of a row sketch, whose ``values`` are off by what these tell; otherwise None.
+        Set proved by a worst-case theorem where ``consistent`` is narrower and rests on experience; otherwise None.
+    folded
+        Foldings of a row sketch, from which the error of its ``values`` is extrapolated; otherwise None.
     """
 
     values: FloatArray
     consistent: ConsistentSet
     worst_case: ConsistentSet | None = None
-    folds: FoldedSketches | None = None
+    folded: FoldedSketches | None = None
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of the rows read, with what is needed to read them rightly.
+    """Singular values of the rows read, with what is needed to interpret them.
 
     Attributes
     ----------
     raw, centered
-        Of the rows, and of the rows less their mean; m = min(n_rows, n_features) values each.
+        Singular values of the rows, and of the rows less their mean; m = min(n_rows, n_features) values each.
     n_rows, n_features
         Shape of the matrix; rows left out are not counted.
     unit_roundoff
-        Of the *stored* type: relative error with which the embeddings were rounded when they were written.
+        Unit round-off of the *stored* type: relative error made when the embeddings were written.
     row_sum
-        Lower and upper end of the Euclidean norm of the sum of all rows.
+        Lower and upper bound on the Euclidean norm of the sum of all rows.
     evidence
         What the consistent sets rest on: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
         empirical for every basis), ``measured`` (the error was measured with random probes) or ``empirical``.
     confidence
         Probability that the consistent sets hold the truth; None where no theorem gives one.
     grounds
-        The same in a sentence.
+        Evidence and confidence in a sentence.
     covers
-        Which errors the consistent sets hold.
+        Errors that the consistent sets allow for.
     """
 
     raw: SingularValues

@@ -169,7 +169,7 @@ def test_a_sketch_says_what_it_cannot_do():
     measurement = measured(rows, "rsvd", rank=4)
     assert measurement["condition_number"].value is None
     assert "sketch cannot tell" in measurement["condition_number"].reason
-    assert "Intervals hold the errors of arithmetic and approximation" in str(measurement)
+    assert "Intervals cover the errors of arithmetic and approximation" in str(measurement)
     assert measurement.to_dict()["spectrum"]["kind"] == "floor"
 
 

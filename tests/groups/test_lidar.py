@@ -176,5 +176,5 @@ def test_the_bits_of_lidar_depend_on_neither_workers_nor_a_state_between(tmp_pat
     ]
     assert rs.measure_state(rs.merge_states(parts))["lidar"] == wanted["lidar"]
     shown = table(json.loads(wanted.to_json()))
-    assert "LiDAR is of 200 groups of 800 rows, with delta 0.0001." in shown
+    assert "LiDAR uses 200 groups of 800 rows, with delta 0.0001." in shown
     assert "With as many other groups like these" in shown

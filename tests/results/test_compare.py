@@ -20,7 +20,7 @@ from rankme_stream.measuring.saved_results import entries
 from rankme_stream.results.comparable_run import ComparableRun, Number, check_metric, names_of, options_for
 from rankme_stream.results.compare import compare
 from rankme_stream.results.correlations import N_RESAMPLES, Scored, losses
-from rankme_stream.results.downstream_scores import Score, matched, read_scores
+from rankme_stream.results.downstream_scores import Score, match_scores, read_scores
 from rankme_stream.results.ranking import ranked, select_highest
 from rankme_stream.testing import matrix_with_spectrum
 from tests.command_line import rankme, refused
@@ -108,7 +108,7 @@ def test_a_sample_separates_fewer_runs_than_every_row_does():
     }
     for options, wanted in (({}, set()), ({"sample": True, "tolerance": 5e-2}, {"a", "b"})):
         found = compare([ComparableRun.of(rs.measure(rows, **options).to_dict(), name) for name, rows in dumps.items()])
-        assert {one.standing.name for one in found.sweeps[0].members if one.standing.groups} == wanted
+        assert {one.standing.name for one in found.sweeps[0].members if one.standing.sets} == wanted
     assert all(
         "  0.95  " in line for line in str(found).splitlines()[3:5]
     )  # what the intervals hold with is beside them
@@ -116,7 +116,7 @@ def test_a_sample_separates_fewer_runs_than_every_row_does():
 
 def test_overlapping_is_no_equivalence():
     standings = ranked({"c": number(2, 1, 4), "a": number(6, 5, 7), "b": number(4.5, 3, 6), "d": number(0, 0, 0.5)})
-    assert [(one.name, one.rank, one.groups, one.is_tied_with_best) for one in standings] == [
+    assert [(one.name, one.rank, one.sets, one.is_tied_with_best) for one in standings] == [
         ("a", 1, ("a",), True),
         ("b", 2, ("a", "b"), True),
         ("c", 3, ("b",), False),
@@ -132,9 +132,9 @@ def test_two_runs_have_a_letter_in_common_exactly_where_their_intervals_overlap(
     assert len(standings) == len(numbers)
     for left, right in combinations(standings.values(), 2):
         overlap = left.number.lower <= right.number.upper and right.number.lower <= left.number.upper
-        assert bool({*left.groups} & {*right.groups}) is overlap
+        assert bool({*left.sets} & {*right.sets}) is overlap
         assert (right.name in left.overlaps) is overlap
-    members = [{one.name for one in standings.values() if letter in one.groups} for letter in "abcdefghijkl"]
+    members = [{one.name for one in standings.values() if letter in one.sets} for letter in "abcdefghijkl"]
     assert not any(one < other for one, other in combinations([m for m in members if m], 2))
 
 
@@ -461,8 +461,8 @@ def test_runs_are_shown_by_the_shortest_suffix_that_distinguishes_them(documents
         ("source,accuracy\na.npy,1\n", "has no column 'score'; its columns are source, accuracy"),
         ("", "has no column 'source'; its columns are none"),
         ("source,score\n", "no line below its header"),
-        ("source,score\na.npy,1\nb.npy,high\n", "line 3 of .*: the score 'high' is no finite number"),
-        ("source,score\na.npy,nan\n", "line 2 of .*: the score 'nan' is no finite number"),
+        ("source,score\na.npy,1\nb.npy,high\n", "line 3 of .*: the score 'high' is not a finite number"),
+        ("source,score\na.npy,nan\n", "line 2 of .*: the score 'nan' is not a finite number"),
         ("source,score\na.npy,\n", "line 2 of .* has no score"),
         ("source,score\n,3\n", "line 2 of .* has no source"),
         ("source,score\na.npy\n", "line 2 of .* ends before the column 'score'"),
@@ -504,7 +504,7 @@ def test_a_source_names_a_run_by_any_end_of_its_path_that_no_other_has(source, p
     runs = [("runs/1/emb.zarr::img", "one.json"), ("runs/2/emb.zarr::img", "two.json"), ("3/emb.zarr::text", "x")]
     runs += [("k.npy", "k.npy"), ("5/k.npy", "5/k.npy")]
     rest = [score_of(uri) for k, (uri, _) in enumerate(runs) if k != place]
-    assert matched([score_of(source), *rest], runs)[place].source == source
+    assert match_scores([score_of(source), *rest], runs)[place].source == source
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,7 @@ def test_a_source_names_a_run_by_any_end_of_its_path_that_no_other_has(source, p
 )
 def test_scores_that_do_not_fit_the_runs_are_refused(sources, message):
     with pytest.raises(SourceFormatError, match=message):
-        matched(
+        match_scores(
             map(score_of, sources), [("1/emb.zarr::img", "1/emb.zarr::img"), ("2/emb.zarr::img", "2/emb.zarr::img")]
         )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankme_stream.results.table import shown
+from rankme_stream.results.table import format_estimate
 
 
 def estimate(value, lower, upper):
@@ -36,13 +36,13 @@ def estimate(value, lower, upper):
     ],
 )
 def test_numbers_are_shown_with_the_digits_that_hold(value, lower, upper, text):
-    assert shown(estimate(value, lower, upper)) == text
+    assert format_estimate(estimate(value, lower, upper)) == text
 
 
 @given(st.floats(1e-9, 1e9), st.floats(1e-14, 0.4))
 def test_the_printed_half_width_holds_the_interval(value, relative):
     lower, upper = value * (1 - relative), value * (1 + relative)
-    printed, half_width = shown(estimate(value, lower, upper))
+    printed, half_width = format_estimate(estimate(value, lower, upper))
     middle, half = float(printed), float(half_width.removeprefix("± "))
     slack = math.ulp(upper)
     assert middle - half <= lower + slack

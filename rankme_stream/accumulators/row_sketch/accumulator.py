@@ -214,10 +214,10 @@ class RowSketchAccumulator:
         box = ConsistentSet(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
         reason = self._reason(rows, squares, is_centered)
         if reason is not None:
-            return SingularValues(values, box, folds=FoldedSketches((), (), (0.0, 0.0, 0.0), 0.0, reason))
+            return SingularValues(values, box, folded=FoldedSketches((), (), (0.0, 0.0, 0.0), 0.0, reason))
         halves, quarters = folded(rows, self.device, self.seed, lambda one: of_energy(_squares(one, self.device)[0]))
         pairs = meetings(self._energies, self.weight, self.seed)
-        return SingularValues(values, box, folds=FoldedSketches(halves, quarters, pairs, error * total / trace))
+        return SingularValues(values, box, folded=FoldedSketches(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
         """Say why no number can be told from the sketch; None where it can."""

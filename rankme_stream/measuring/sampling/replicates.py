@@ -41,7 +41,7 @@ from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import Metric, values_of
-from rankme_stream.spectra.jackknife import Spread, _bias, standard_error
+from rankme_stream.spectra.jackknife import Spread, first_order_bias, standard_error
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 T = TypeVar("T")
@@ -103,7 +103,8 @@ class Jackknife:
         """Return the spread from the values without each group and then those of the halves."""
         count = len(self._groups)
         without, halves = parts[:count], parts[count:]
-        bias, error = _bias(whole, without, self._shares), standard_error(whole, without, self._shares)
+        bias = first_order_bias(whole, without, self._shares)
+        error = standard_error(whole, without, self._shares)
         by_halves = 2.0 * whole - math.fsum(halves) / len(halves)
         left = (by_halves - (whole - bias)) * count / (count - 2)
         return Spread(bias, left, error, count, 5.0 * (count - 1))

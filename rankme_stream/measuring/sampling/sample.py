@@ -185,14 +185,14 @@ class Sample:
         spread = self._view.rankme
         if isinstance(spread, str):
             return Estimate(None, reason=spread, details={"sample": estimate.value})
-        return self._widened(estimate, spread, lambda found: found.of_rest(self.fraction))
+        return self._widened(estimate, spread, lambda found: found.for_all_rows(self.fraction))
 
     def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return what the arithmetic leaves of RankMe's half-width: its own, and what the bias makes of it."""
         spread = self._view.rankme
         if estimate.half_width is None or isinstance(spread, str):
             return estimate.half_width
-        return (1.0 + spread.of_rest(self.fraction).noise) * estimate.half_width
+        return (1.0 + spread.for_all_rows(self.fraction).noise) * estimate.half_width
 
     def estimates(
         self,
@@ -213,7 +213,9 @@ class Sample:
             Take the first so many features; None takes all.
         """
         jackknife = self._view.jackknife(kind, n_features)
-        return self._all(jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.of_rest(self.fraction))
+        return self._all(
+            jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.for_all_rows(self.fraction)
+        )
 
     def of_population(
         self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
@@ -224,7 +226,7 @@ class Sample:
         """
         times = self.design.n_units / self.units_read
         jackknife = self._view.jackknife(kind, n_features)
-        return self._all(jackknife, table, exact, lambda spread: spread.of_more(times))
+        return self._all(jackknife, table, exact, lambda spread: spread.for_more_rows(times))
 
     def _all(
         self,

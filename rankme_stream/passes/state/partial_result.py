@@ -61,7 +61,7 @@ class PartialResult:
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
         """Return the spectrum of an accumulator; the intervals of a row sketch hold with that confidence."""
         spectrum = self.accumulators[key].spectrum(unit_roundoff=unit_roundoff)
-        return spectrum if spectrum.raw.folds is None else replace(spectrum, confidence=confidence)
+        return spectrum if spectrum.raw.folded is None else replace(spectrum, confidence=confidence)
 
     def on(self, device: Device, arithmetic: Arithmetic) -> PartialResult:
         """Return the same on a device; itself if it is there already."""

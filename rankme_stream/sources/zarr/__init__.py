@@ -1,4 +1,4 @@
-"""Zarr arrays; the only package that imports zarr."""
+"""Zarr arrays of rows and labels; the only package that imports zarr."""
 
 from rankme_stream.sources.zarr.labels import ZarrLabels
 from rankme_stream.sources.zarr.locate import is_zarr_node

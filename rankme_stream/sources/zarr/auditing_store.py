@@ -1,4 +1,4 @@
-"""A zarr store that notes which chunks are asked for and are not there."""
+"""Zarr store that records which of the chunks requested are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankme_stream.errors import SourcePermissionError
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
 from rankme_stream.sources.zarr.codecs import check_blosc
 
-_ASKED_ONE_BY_ONE = 1000  # chunks; a listing of more takes fewer requests: a thousand names each
+_STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
 _AT_ONCE = 32
 _STAMPS = (
     "ETag", "etag", "md5Hash", "Content-MD5", "blob_id", "mtime", "LastModified", "last_modified", "Last-Modified",
@@ -28,21 +28,21 @@ _STAMPS = (
 
 
 def _stamp(described: Mapping[str, Any]) -> str:
-    """Return size and tag or time of a file, whatever its file system calls them."""
+    """Return size and tag or time of a file, under any of the names that file systems use."""
     when = next((described[name] for name in _STAMPS if described.get(name) is not None), "")
     return f"{described.get('size')} {when}"
 
 
 def _stamp_of_archive(store: Store) -> str:
-    """Return size and time of a zip file; nothing for other stores."""
+    """Return size and time of a zip file; the empty string for other stores."""
     if not isinstance(store, ZipStore):
         return ""
-    found = os.stat(store.path)
-    return f"{found.st_size} {found.st_mtime_ns}"
+    status = os.stat(store.path)
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class AuditingStore(WrapperStore[Store]):
-    """A store that notes which chunks are asked for and are not there, and refuses chunks cut short."""
+    """Store that records which of the chunks requested are missing, and refuses truncated chunks."""
 
     def __init__(self, store: Store, uri: str) -> None:
         super().__init__(store)
@@ -53,27 +53,27 @@ class AuditingStore(WrapperStore[Store]):
 
     @property
     def root(self) -> str | None:
-        """Folder of a local store; a class made from that of local stores may answer otherwise than its files do."""
+        """Folder of a local store; None for a subclass of it, which may answer differently from its files."""
         return os.fspath(self._store.root) if type(self._store) is LocalStore else None
 
     @property
     def is_archive(self) -> bool:
-        """Whether all chunks lie in one file."""
+        """Whether all chunks are in one file."""
         return isinstance(self._store, ZipStore)
 
     def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
-        """Start noting missing chunks."""
+        """Start recording missing chunks."""
         self._grid, self._missing, self._has_blosc = grid, missing, has_blosc
 
     def fetch(self, key: str) -> bytes:
-        """Return what is stored under ``key``, empty when nothing is."""
-        found = sync(self.get(key, default_buffer_prototype()))
-        return b"" if found is None else found.to_bytes()
+        """Return the bytes stored under ``key``; empty when there are none."""
+        value = sync(self.get(key, default_buffer_prototype()))
+        return b"" if value is None else value.to_bytes()
 
     async def scan(self, start: int, stop: int) -> str:
-        """Find the chunks of rows ``[start, stop)``; record the missing, return a hash of the others.
+        """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
 
-        Of place, size and time or tag, as far as the store tells; where it tells none, of the store's name.
+        The hash covers coordinates, size and time or tag, or the store's name where the store gives no size and time.
         """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
@@ -88,56 +88,56 @@ class AuditingStore(WrapperStore[Store]):
         return digest.hexdigest()
 
     async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
-        """Yield place and stamp of the chunks of some rows of the grid that are there, ascending."""
+        """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
         assert self._grid is not None
-        found: dict[tuple[int, int], str] = {}
+        stamps: dict[tuple[int, int], str] = {}
         if isinstance(self._store, FsspecStore):
-            found = await self._described(self._store, rows)
+            stamps = await self._remote_stamps(self._store, rows)
         else:
             whole = _stamp_of_archive(self._store) or self._uri
             async for key in self._store.list_prefix(self._grid.prefix):
-                if (place := self._grid.coordinates(key)) is not None:
-                    found[place] = whole
-        for place in sorted(found):
-            if place[0] in rows and place[1] < self._grid.n_outer_columns:
-                yield place, found[place]
+                if (coordinates := self._grid.coordinates(key)) is not None:
+                    stamps[coordinates] = whole
+        for coordinates in sorted(stamps):
+            if coordinates[0] in rows and coordinates[1] < self._grid.n_outer_columns:
+                yield coordinates, stamps[coordinates]
 
-    async def _described(self, store: FsspecStore, rows: range) -> dict[tuple[int, int], str]:
-        """Return the stamps of chunks in a file system: asked for one by one where they are few, else listed."""
+    async def _remote_stamps(self, store: FsspecStore, rows: range) -> dict[tuple[int, int], str]:
+        """Return the stamps of chunks in a file system: one request each if they are few, otherwise a listing."""
         assert self._grid is not None
-        grid, found = self._grid, {}
-        store.fs.invalidate_cache()  # of listings, which some keep for the whole process
-        if len(rows) * grid.n_outer_columns > _ASKED_ONE_BY_ONE:
+        grid, stamps = self._grid, {}
+        store.fs.invalidate_cache()  # of listings, which some file systems keep for the whole process
+        if len(rows) * grid.n_outer_columns > _STAT_ONE_BY_ONE:
             folder = f"{store.path}/{grid.prefix}".rpartition("/")[0]
             listed = await store.fs._find(folder, detail=True, withdirs=False)
             for name, described in listed.items():
-                if (place := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
-                    found[place] = _stamp(described)
-            if found:  # else a server that lists nothing, perhaps
-                return found
+                if (coordinates := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
+                    stamps[coordinates] = _stamp(described)
+            if stamps:  # an empty listing may come from a server that cannot list
+                return stamps
         at_once = Semaphore(_AT_ONCE)
 
-        async def ask(place: tuple[int, int]) -> None:
+        async def request(i: int, j: int) -> None:
             async with at_once:
                 with suppress(FileNotFoundError):
-                    found[place] = _stamp(await store.fs._info(f"{store.path}/{grid.key(*place)}"))
+                    stamps[i, j] = _stamp(await store.fs._info(f"{store.path}/{grid.key(i, j)}"))
 
-        await gather(*(ask((i, j)) for i in rows for j in range(grid.n_outer_columns)))
-        return found
+        await gather(*(request(i, j) for i in rows for j in range(grid.n_outer_columns)))
+        return stamps
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return what is stored under ``key``, as the wrapped store does."""
+        """Return the value under ``key`` as the wrapped store does, after checking it."""
         try:
-            found = await self._store.get(key, prototype, byte_range)
+            value = await self._store.get(key, prototype, byte_range)
         except PermissionError as error:
             raise SourcePermissionError(f"{key} of {self._uri} may not be read: check its permissions") from error
         if self._grid is not None and self._missing is not None:
-            place = self._grid.coordinates(key)
-            if place is not None and found is None:
-                self._missing.add_key(*place)
-            elif place is not None and found is not None:
-                self._inspect(place, found, byte_range, self._grid, self._missing)
-        return found
+            coordinates = self._grid.coordinates(key)
+            if coordinates is not None and value is None:
+                self._missing.add_key(*coordinates)
+            elif coordinates is not None and value is not None:
+                self._inspect(coordinates, value, byte_range, self._grid, self._missing)
+        return value
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -147,31 +147,32 @@ class AuditingStore(WrapperStore[Store]):
 
     def _inspect(
         self,
-        place: tuple[int, int],
-        found: Buffer,
+        coordinates: tuple[int, int],
+        value: Buffer,
         byte_range: ByteRequest | None,
         grid: ChunkGrid,
         missing: MissingChunks,
     ) -> None:
-        index, n_bytes = grid.index, len(found)
+        """Check a chunk, or a shard or part of one; record the missing chunks of a shard."""
+        index, n_bytes = grid.index, len(value)
         if index is None:
             if self._has_blosc and byte_range is None and not grid.is_sharded:
-                check_blosc(found.as_numpy_array())
+                check_blosc(value.as_numpy_array())
             return
         if byte_range is None:
-            missing.add_index(*place, index.check_shard(found.as_numpy_array(), has_blosc=self._has_blosc))
+            missing.add_index(*coordinates, index.check_shard(value.as_numpy_array(), has_blosc=self._has_blosc))
             return
         is_index = isinstance(byte_range, SuffixByteRequest) or (
             isinstance(byte_range, RangeByteRequest) and index.is_at_start and byte_range.start == 0
         )
         if is_index:
             index.check_length(n_bytes)
-            missing.add_index(*place, index.entries(found.to_bytes()))
+            missing.add_index(*coordinates, index.entries(value.to_bytes()))
         elif isinstance(byte_range, RangeByteRequest):
-            # zarr takes an empty answer for an unwritten chunk and fills it in.
+            # zarr would take an empty answer for an unwritten chunk and fill it in.
             if n_bytes != byte_range.end - byte_range.start or n_bytes == 0:
                 raise ValueError(
                     f"shard index points to bytes {byte_range.start}-{byte_range.end} past the shard's end"
                 )
             if self._has_blosc:
-                check_blosc(found.as_numpy_array())
+                check_blosc(value.as_numpy_array())

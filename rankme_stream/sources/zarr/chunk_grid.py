@@ -1,4 +1,4 @@
-"""Where the chunks of a zarr array lie, and which of them are known to be unwritten; pure Python and numpy."""
+"""Chunk grid of a zarr array, and which of its chunks are known to be unwritten; pure Python and numpy."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _BATCH_ENTRIES = 8192
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """The regular chunk grid of a two-dimensional zarr array, or of a line: one feature, of which keys do not tell.
+    """Regular chunk grid of a zarr array of two dimensions, or of one: a single feature that its keys do not name.
 
     Parameters
     ----------
     shape
         Rows and features of the array.
     outer
-        Rows and features of what one key holds: a chunk, or a shard.
+        Rows and features stored under one key: a chunk, or a shard.
     inner
-        Rows and features of what is decoded at once; equals ``outer`` without shards.
+        Rows and features decoded at once; equals ``outer`` without shards.
     prefix, separator
         A key is ``f"{prefix}{i}{separator}{j}"``.
     index
-        Layout of the shard index; None without shards, or where its codecs are not known here.
+        Layout of the shard index; None without shards, or where its codecs are not supported.
     is_line
         Whether the array has one dimension: a key is ``f"{prefix}{i}"``.
     """
@@ -50,12 +50,12 @@ class ChunkGrid:
 
     @property
     def n_outer_columns(self) -> int:
-        """Keys along the features."""
+        """Number of keys along the features."""
         return -(-self.shape[1] // self.outer[1])
 
     @property
     def n_inner_columns(self) -> int:
-        """Inner chunks along the features."""
+        """Number of inner chunks along the features."""
         return -(-self.shape[1] // self.inner[1])
 
     @property
@@ -64,7 +64,7 @@ class ChunkGrid:
         return self.inner != self.outer or self.index is not None
 
     def outer_rows(self, start: int, stop: int) -> range:
-        """First coordinates of the keys that hold rows ``[start, stop)``."""
+        """Return the first coordinates of the keys that hold rows ``[start, stop)``."""
         return range(start // self.outer[0], -(-stop // self.outer[0]))
 
     def key(self, i: int, j: int) -> str:
@@ -72,7 +72,7 @@ class ChunkGrid:
         return f"{self.prefix}{i}" if self.is_line else f"{self.prefix}{i}{self.separator}{j}"
 
     def inner_key(self, i: int, j: int) -> str:
-        """Name the inner chunk ``(i, j)`` for a message: its key, and its place in the shard if there is one."""
+        """Return the name of inner chunk ``(i, j)`` for a message: its key, and its coordinates in a shard."""
         per_shard = self.outer[0] // self.inner[0], self.outer[1] // self.inner[1]
         key = self.key(i // per_shard[0], j // per_shard[1])
         if not self.is_sharded:
@@ -80,23 +80,23 @@ class ChunkGrid:
         return f"{key} (inner chunk {i % per_shard[0]},{j % per_shard[1]})"
 
     def coordinates(self, key: str) -> tuple[int, int] | None:
-        """Return the outer coordinates that ``key`` stands for, None for any other key."""
+        """Return the outer coordinates of ``key``; None for a key that is no chunk."""
         if not key.startswith(self.prefix):
             return None
-        place = key[len(self.prefix) :] + (f"{self.separator}0" if self.is_line else "")
-        first, separator, second = place.partition(self.separator)
+        suffix = key[len(self.prefix) :] + (f"{self.separator}0" if self.is_line else "")
+        first, separator, second = suffix.partition(self.separator)
         if not (separator and first.isdecimal() and second.isdecimal()):
             return None
         return int(first), int(second)
 
 
 def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid:
-    """Read the grid from a metadata document (``zarr.json`` or ``.zarray``) of an array of one or two dimensions.
+    """Return the grid in the metadata document (``zarr.json`` or ``.zarray``) of an array of one or two dimensions.
 
     Raises
     ------
     SourceFormatError
-        For a grid that is not regular, or keys encoded in a way that is not known here.
+        For a grid that is not regular, or keys in an encoding that is not supported.
     """
     folder = f"{path}/" if path else ""
     is_line = len(metadata["shape"]) == 1
@@ -109,7 +109,7 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
     encoding = metadata.get("chunk_key_encoding", {"name": "default"})
     name, configuration = codec_fields(encoding)
     if metadata["chunk_grid"].get("name") != "regular" or name not in ("default", "v2"):
-        raise SourceFormatError(f"{uri} has a chunk grid or chunk keys of a kind that is not read here: rewrite it")
+        raise SourceFormatError(f"{uri} has a chunk grid or chunk keys of an unsupported kind: rewrite it")
     separator = str(configuration.get("separator", "/" if name == "default" else "."))
     prefix = folder + (f"c{separator}" if name == "default" else "")
     codecs = [codec_fields(codec) for codec in metadata["codecs"]]
@@ -118,7 +118,7 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
         len(codecs) > 1 or "sharding_indexed" in inner_codecs
     ):
         raise SourceFormatError(
-            f"{uri} has shards inside shards or other codecs, whose missing chunks would not be seen: rewrite it"
+            f"{uri} has shards inside shards or other codecs, whose missing chunks cannot be detected: rewrite it"
         )
     if not shards:
         return ChunkGrid(shape, outer, outer, prefix, separator, None, is_line)
@@ -135,24 +135,24 @@ def _pair(lengths: Iterable[int], uri: str, *, least: int = 1, is_line: bool = F
 
 
 class MissingChunks:
-    """Inner chunks known to be unwritten: one bit a chunk, in pages made when needed; safe between threads.
+    """Inner chunks known to be unwritten: one bit per chunk, in pages made when needed; thread-safe.
 
     Parameters
     ----------
     grid
-        Where the chunks lie.
+        Grid of the chunks.
 
     Notes
     -----
-    Only chunks that hold rows asked for so far (see `ask`) are recorded, so that a missing shard counts its inner
-    chunks in the rows of interest and no others.
+    Only chunks with rows requested so far (see `ask`) are recorded, so that a missing shard counts its inner chunks in
+    those rows and no others.
     """
 
     def __init__(self, grid: ChunkGrid) -> None:
         self._grid = grid
         self._pages: dict[int, bytearray] = {}
         self._lock = threading.Lock()
-        self._asked: tuple[int, int] | None = None
+        self._requested: tuple[int, int] | None = None
         self._count = 0
 
     @property
@@ -161,10 +161,10 @@ class MissingChunks:
         return self._count
 
     def ask(self, start: int, stop: int) -> None:
-        """Note that rows ``[start, stop)`` are of interest."""
+        """Extend the rows requested by ``[start, stop)``."""
         with self._lock:
-            low, high = self._asked or (start, stop)
-            self._asked = min(low, start), max(high, stop)
+            low, high = self._requested or (start, stop)
+            self._requested = min(low, start), max(high, stop)
 
     def add_key(self, i: int, j: int) -> None:
         """Record that nothing is stored at outer coordinates ``(i, j)``."""
@@ -172,7 +172,7 @@ class MissingChunks:
         self._add((row, column) for row in rows for column in columns)
 
     def add_index(self, i: int, j: int, entries: Array) -> None:
-        """Record the inner chunks that the index of the shard at ``(i, j)`` says are empty."""
+        """Record the inner chunks that are empty by the index of the shard at ``(i, j)``."""
         empty = ShardIndex.is_empty(entries)
         if not empty.any():
             return
@@ -181,7 +181,7 @@ class MissingChunks:
         self._add((row, column) for row in rows for column in columns if empty[row % n_rows, column % n_columns])
 
     def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Row ranges within ``[start, stop)`` that hold a missing chunk, ascending, merged."""
+        """Return the row ranges within ``[start, stop)`` with a missing chunk, ascending, merged."""
         n_rows, width = self._grid.inner[0], self._grid.n_inner_columns
         merged: list[tuple[int, int]] = []
         for page in sorted(self._pages):
@@ -199,7 +199,7 @@ class MissingChunks:
         return merged
 
     def first(self) -> str | None:
-        """Name the missing chunk that comes first, None when none is known."""
+        """Return the name of the first missing chunk; None when none is known."""
         if not self._pages:
             return None
         page = min(self._pages)
@@ -207,7 +207,7 @@ class MissingChunks:
         return self._grid.inner_key(*divmod(page * _PAGE_BITS + int(np.argmax(bits)), self._grid.n_inner_columns))
 
     def _inner(self, i: int, j: int) -> tuple[range, range]:
-        grid, (start, stop) = self._grid, self._asked or (0, self._grid.shape[0])
+        grid, (start, stop) = self._grid, self._requested or (0, self._grid.shape[0])
         n_rows, n_columns = grid.outer[0] // grid.inner[0], grid.outer[1] // grid.inner[1]
         rows = range(max(i * n_rows, start // grid.inner[0]), min((i + 1) * n_rows, -(-stop // grid.inner[0])))
         return rows, range(j * n_columns, min((j + 1) * n_columns, grid.n_inner_columns))
@@ -227,36 +227,36 @@ class MissingChunks:
 
 
 def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, stop: int) -> str:
-    """Stat the file of every key that holds rows ``[start, stop)``; record the missing, hash the rest.
+    """Stat the file of every key that holds rows ``[start, stop)``; record the missing ones, hash the others.
 
     Returns
     -------
     str
-        Hash of place, size and modification time of the files that are there.
+        Hash of coordinates, size and modification time of the files that are there.
 
     Notes
     -----
-    No listing: one stat a key, about 2 us warm; memory does not grow with the number of keys. Sharded: one more
-    read a shard, of its index.
+    No listing: one stat per key, about 2 us warm, so memory does not grow with the number of keys. With shards, one
+    more read per shard, of its index.
     """
     stat, width = os.stat, grid.n_outer_columns
     columns = [f"{grid.separator}{j}" for j in range(width)]
     digest = blake2b(digest_size=16)
     records: list[int] = []
-    folder = os.open(root, getattr(os, "O_PATH", os.O_RDONLY))  # names from there are found sooner than whole paths
+    folder = os.open(root, getattr(os, "O_PATH", os.O_RDONLY))  # relative names resolve faster than whole paths
     try:
         for i in grid.outer_rows(start, stop):
             row = f"{grid.prefix}{i}"
             for j, column in enumerate(columns):
                 try:
-                    found = stat(row + column, dir_fd=folder)
+                    status = stat(row + column, dir_fd=folder)
                 except (FileNotFoundError, NotADirectoryError):
                     missing.add_key(i, j)
                     continue
-                records += (i * width + j, found.st_size, found.st_mtime_ns)
-                if grid.index is not None and found.st_size >= grid.index.n_bytes:
+                records += (i * width + j, status.st_size, status.st_mtime_ns)
+                if grid.index is not None and status.st_size >= grid.index.n_bytes:
                     path = os.path.join(root, row + column)
-                    missing.add_index(i, j, grid.index.entries(_read_index(path, grid.index, found.st_size)))
+                    missing.add_index(i, j, grid.index.entries(_read_index(path, grid.index, status.st_size)))
             if len(records) >= 3 * _BATCH_ENTRIES:
                 digest.update(np.array(records, dtype=np.int64).tobytes())
                 records.clear()

@@ -1,4 +1,4 @@
-"""What the codecs in a zarr metadata document say: which checksum covers a chunk, and whether blosc packed it."""
+"""Codecs of a zarr array: which checksum covers a chunk, whether blosc packed it, and how to decode it directly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
 
-Decode = Callable[[Array, Array], None]  # stored bytes to values, both flat uint8; ValueError if sizes differ
+Decode = Callable[[Array, Array], None]  # stored bytes to values, both flat uint8; raises ValueError if sizes differ
 CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
 _BLOSC_HEADER_BYTES = 16
 _INFLATED_AT_ONCE = 2**16  # encoded bytes
 
 
 def codec_fields(codec: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return name and configuration of a codec, written as v2 or v3 writes it."""
+    """Return name and configuration of a codec, in the notation of zarr v2 or v3."""
     if isinstance(codec, str):
         return codec, {}
     if "id" in codec:
@@ -45,7 +45,7 @@ def chunk_codecs(chain: Sequence[Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def integrity(chain: Sequence[Any]) -> str:
-    """Name the checksum that covers every chunk; ``none`` when a flipped bit may go unseen."""
+    """Return the name of the checksum that covers every chunk; ``none`` if a flipped bit may go unnoticed."""
     codecs = [(name.removeprefix("numcodecs."), configuration) for name, configuration in chunk_codecs(chain)]
     names = [name for name, _ in codecs]
     for checksum in CHECKSUMS:
@@ -58,7 +58,7 @@ def integrity(chain: Sequence[Any]) -> str:
 
 
 def is_blosc_outermost(chain: Sequence[Any]) -> bool:
-    """Tell whether the stored bytes of a chunk open with a blosc header."""
+    """Return whether the stored bytes of a chunk begin with a blosc header."""
     names = [name.removeprefix("numcodecs.") for name, _ in chunk_codecs(chain)]
     while names and names[-1] in ("crc32c",):
         names.pop()
@@ -66,7 +66,7 @@ def is_blosc_outermost(chain: Sequence[Any]) -> bool:
 
 
 def check_blosc(encoded: Any) -> None:
-    """Raise ValueError when a blosc frame is cut short, or its sizes cannot be.
+    """Raise ValueError when a blosc frame is truncated or its sizes are impossible.
 
     Notes
     -----
@@ -83,10 +83,10 @@ def check_blosc(encoded: Any) -> None:
 
 
 def decoder(metadata: Mapping[str, Any]) -> tuple[bool, Decode | None]:
-    """Return whether chunks can be decoded by calling codecs straight, and how; None is no codec at all.
+    """Return whether chunks can be decoded by calling codecs directly, and the function; None if there is no codec.
 
-    That is: C order, native byte order, zstd, blosc, gzip, zlib or nothing, with a crc32c of the stored bytes or none,
-    in shards or not.
+    They can in C order and native byte order, with zstd, blosc, gzip, zlib or no compression, with or without a crc32c
+    of the stored bytes, in shards or not.
     """
     chain = [codec_fields(codec) for codec in codec_chain(metadata)]
     if [name for name, _ in chain] == ["sharding_indexed"]:
@@ -104,7 +104,7 @@ def decoder(metadata: Mapping[str, Any]) -> tuple[bool, Decode | None]:
 
 
 def strip_crc32c(encoded: Array) -> Array:
-    """Return the bytes before the checksum of four that closes them, or raise ValueError where it is another."""
+    """Return the bytes before the final four, which are their checksum; raise ValueError if it does not match."""
     content, stored = encoded[:-4], encoded[-4:].tobytes()
     if google_crc32c.value(content) != int.from_bytes(stored, "little"):
         raise ValueError("crc32c does not match")
@@ -124,19 +124,19 @@ def _check_sum_and(decompress: Decode | None) -> Decode:
 
 def _unpack_zstd(encoded: Array, out: Array) -> None:
     n_bytes = _zstd_content_bytes(encoded[:18].tobytes())
-    if n_bytes not in (None, len(out)):  # None: written as a stream, of which numcodecs counts the bytes itself
+    if n_bytes not in (None, len(out)):  # None: written as a stream, whose bytes numcodecs counts itself
         raise ValueError(f"{n_bytes:,} bytes where {len(out):,} were expected")
     numcodecs.zstd.decompress(encoded, out)
 
 
 def _zstd_content_bytes(header: bytes) -> int | None:
-    """Read the size of what a zstd frame holds, for the library checks only that it is not too large (RFC 8878)."""
+    """Return the content size in a zstd header (RFC 8878): the library only checks that it is not too large."""
     if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
         raise ValueError("not a zstd frame")
     has_no_window = header[4] >> 5 & 1
-    place = 6 - has_no_window + (0, 1, 2, 4)[header[4] & 3]
+    offset = 6 - has_no_window + (0, 1, 2, 4)[header[4] & 3]
     size = (has_no_window, 2, 4, 8)[header[4] >> 6]
-    return int.from_bytes(header[place : place + size], "little") + 256 * (size == 2) if size else None
+    return int.from_bytes(header[offset : offset + size], "little") + 256 * (size == 2) if size else None
 
 
 def _unpack_blosc(encoded: Array, out: Array) -> None:
@@ -148,13 +148,13 @@ def _unpack_blosc(encoded: Array, out: Array) -> None:
 
 def _inflate(wbits: int) -> Decode:
     def decode(encoded: Array, out: Array) -> None:
-        stream, done = zlib.decompressobj(wbits), 0
-        for start in range(0, len(encoded), _INFLATED_AT_ONCE):  # by the piece: zlib returns new memory
-            slot = out[done:]
+        stream, n_done = zlib.decompressobj(wbits), 0
+        for start in range(0, len(encoded), _INFLATED_AT_ONCE):  # in pieces, because zlib returns new memory
+            slot = out[n_done:]
             content = stream.decompress(encoded[start : start + _INFLATED_AT_ONCE].data, len(slot) + 1)
             _copy(content, slot[: len(content)])
-            done += len(content)
-        if not stream.eof or stream.unused_data or stream.unconsumed_tail or done != len(out):
+            n_done += len(content)
+        if not stream.eof or stream.unused_data or stream.unconsumed_tail or n_done != len(out):
             raise ValueError("not one stream of the size expected")
 
     return decode

@@ -1,4 +1,4 @@
-"""Chunks of a zarr array in a folder, decoded straight into the rows that are wanted."""
+"""Chunks of a zarr array in a folder, decoded directly into the rows requested."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,17 +15,26 @@ from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.codecs import Decode
 
 
+class _StoredChunk(NamedTuple):
+    """First row and column of a chunk, with its offset and length in the file; None is the length of the file."""
+
+    row: int
+    column: int
+    offset: int
+    n_bytes: int | None
+
+
 class ChunkFiles:
-    """Reads chunk files by itself: no event loop and no buffer between a codec and the rows; for any thread.
+    """Reader of chunk files without an event loop, and without a buffer between codec and rows; thread-safe.
 
     Parameters
     ----------
     root
         Folder of the store.
     decode
-        Of a chunk, as `codecs.decoder` returns it; None where stored bytes are the values.
+        Decoder of a chunk, from `codecs.decoder`; None where stored bytes are the values.
     dtype
-        Of the values, native byte order.
+        Type of the values, in native byte order.
     """
 
     def __init__(self, root: str, grid: ChunkGrid, decode: Decode | None, dtype: np.dtype[np.generic]) -> None:
@@ -34,11 +44,11 @@ class ChunkFiles:
 
     @property
     def has_loose_rows(self) -> bool:
-        """Whether any rows can be read without the rest of their chunk: no codec, all features side by side."""
+        """Whether rows can be read without the rest of their chunk: no codec, and all features side by side."""
         return self._decode is None and self._grid.inner[1] == self._grid.shape[1]
 
     def read_memory(self, n_rows: int) -> int:
-        """Bytes that a read of ``n_rows`` rows needs at its peak: the rows, a chunk encoded, one decoded, an index."""
+        """Return the peak bytes of reading ``n_rows`` rows: the rows, an encoded chunk, a decoded one, an index."""
         result = n_rows * self._grid.shape[1] * self._dtype.itemsize
         index = 3 * self._grid.index.n_bytes if self._grid.index else 0
         return result + index + (0 if self.has_loose_rows else self._chunk_bytes + _encoded_bytes(self._chunk_bytes))
@@ -49,7 +59,7 @@ class ChunkFiles:
         Returns
         -------
         bool
-            False where a chunk is missing, may not be read or does not decode; what is in ``out`` is then of no use.
+            False if a chunk is missing, may not be read or does not decode; the content of ``out`` is then undefined.
         """
         grid = self._grid
         if not out.flags.c_contiguous:
@@ -59,24 +69,24 @@ class ChunkFiles:
                 for j in range(grid.n_outer_columns):
                     file = os.open(os.path.join(self._root, grid.key(i, j)), os.O_RDONLY)
                     try:
-                        for row, column, place, n_bytes in self._chunks(file, i, j, start, stop):
-                            self._read_chunk(file, place, n_bytes, row, column, start, out)
+                        for chunk in self._chunks(file, i, j, start, stop):
+                            self._read_chunk(file, chunk, start, out)
                     finally:
                         os.close(file)
-        except (OSError, ValueError, RuntimeError, MemoryError, zlib.error):  # of the file, of a check, of a codec
-            vars(self._buffers).clear()  # zarr, which reads next, takes as much
+        except (OSError, ValueError, RuntimeError, MemoryError, zlib.error):  # from the file, a check or a codec
+            vars(self._buffers).clear()  # zarr, which reads next, needs as much memory
             return False
         return True
 
-    def _chunks(self, file: int, i: int, j: int, start: int, stop: int) -> Iterator[tuple[int, int, int, int | None]]:
-        """Yield first row, first column, offset and length of the chunks of a key that hold rows wanted."""
+    def _chunks(self, file: int, i: int, j: int, start: int, stop: int) -> Iterator[_StoredChunk]:
+        """Yield the chunks of a key that hold some of rows ``[start, stop)``."""
         grid, index = self._grid, self._grid.index
         if index is None:
-            yield i * grid.inner[0], j * grid.inner[1], 0, None
+            yield _StoredChunk(i * grid.inner[0], j * grid.inner[1], 0, None)
             return
         n_bytes = os.fstat(file).st_size
         index.check_length(n_bytes)
-        encoded = self._bytes("index", index.n_bytes)
+        encoded = self._buffer("index", index.n_bytes)
         _read_into(file, 0 if index.is_at_start else n_bytes - index.n_bytes, encoded)
         index.check_sum(encoded)
         entries = index.entries(encoded)
@@ -87,48 +97,47 @@ class ChunkFiles:
                 offset, length = entry.tolist()
                 if not 0 < length <= _encoded_bytes(self._chunk_bytes) or offset + length > n_bytes:
                     raise ValueError("a chunk that is missing, too large, or outside its shard")
-                yield row, column, offset, length
+                yield _StoredChunk(row, column, offset, length)
 
-    def _read_chunk(
-        self, file: int, place: int, n_bytes: int | None, row: int, column: int, start: int, out: Array
-    ) -> None:
-        """Decode one chunk, in place where all of it is wanted and nothing lies beside it."""
+    def _read_chunk(self, file: int, chunk: _StoredChunk, start: int, out: Array) -> None:
+        """Decode one chunk; directly into ``out`` if all of its rows are requested and no chunk lies beside it."""
+        row, n_bytes = chunk.row, chunk.n_bytes
         n_rows, n_columns = self._grid.inner
         low, high = max(row, start), min(row + n_rows, start + len(out))
-        wanted = out[low - start : high - start, column : column + n_columns]
+        wanted = out[low - start : high - start, chunk.column : chunk.column + n_columns]
         is_loose = self.has_loose_rows
         is_whole = wanted.shape == (n_rows, n_columns) and n_columns == out.shape[1]
-        chunk = wanted if is_whole or is_loose else self._bytes("chunk", self._chunk_bytes)
-        values = chunk.reshape(-1).view(np.uint8)
+        target = wanted if is_whole or is_loose else self._buffer("chunk", self._chunk_bytes)
+        values = target.reshape(-1).view(np.uint8)
         if self._decode is None:
             if (os.fstat(file).st_size if n_bytes is None else n_bytes) != self._chunk_bytes:
                 raise ValueError("a chunk of another size")
-            _read_into(file, place + (low - row) * (self._chunk_bytes // n_rows) * is_loose, values)
+            _read_into(file, chunk.offset + (low - row) * (self._chunk_bytes // n_rows) * is_loose, values)
         else:
-            # Room for more than there can be spares asking how much there is.
-            encoded = self._bytes("encoded", _encoded_bytes(self._chunk_bytes) if n_bytes is None else n_bytes)
-            self._decode(encoded[: os.preadv(file, [encoded.data], place)], values)
-        if chunk is not wanted:
+            # A buffer larger than any encoded chunk makes a query of the file's size unnecessary.
+            encoded = self._buffer("encoded", _encoded_bytes(self._chunk_bytes) if n_bytes is None else n_bytes)
+            self._decode(encoded[: os.preadv(file, [encoded.data], chunk.offset)], values)
+        if target is not wanted:
             rows = values.view(self._dtype).reshape(n_rows, n_columns)[low - row : high - row, : wanted.shape[1]]
-            if wanted.shape[1] == n_columns:  # a row in one piece, in half the time of its values
+            if wanted.shape[1] == n_columns:  # whole rows, copied in half the time of single values
                 piece = np.dtype((np.void, n_columns * self._dtype.itemsize))
                 wanted.view(piece)[...] = rows.view(piece)
             else:
                 wanted[...] = rows
 
-    def _bytes(self, name: str, n_bytes: int) -> Array:
-        """Return a buffer of this thread's, at least as large as any before."""
-        kept: Array | None = getattr(self._buffers, name, None)
-        if kept is None or kept.size < n_bytes:
-            kept = np.empty(n_bytes, np.uint8)
-            setattr(self._buffers, name, kept)
-        return kept[:n_bytes]
+    def _buffer(self, name: str, n_bytes: int) -> Array:
+        """Return a buffer of this thread; it is replaced only when a larger one is needed."""
+        buffer: Array | None = getattr(self._buffers, name, None)
+        if buffer is None or buffer.size < n_bytes:
+            buffer = np.empty(n_bytes, np.uint8)
+            setattr(self._buffers, name, buffer)
+        return buffer[:n_bytes]
 
 
 def _encoded_bytes(n_bytes: int) -> int:
     return n_bytes + n_bytes // 64 + 4096
 
 
-def _read_into(file: int, place: int, out: Array) -> None:
-    if os.preadv(file, [out.data], place) != len(out):
+def _read_into(file: int, offset: int, out: Array) -> None:
+    if os.preadv(file, [out.data], offset) != len(out):
         raise ValueError("the file ends early")

@@ -16,7 +16,7 @@ from rankme_stream.sources.zarr.source import DECODE_ERRORS
 
 
 class ZarrLabels:
-    """A one-dimensional zarr array, of which every chunk that is read must be there.
+    """One-dimensional zarr array of labels; every chunk that is read must be present.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class ZarrLabels:
     Raises
     ------
     SourceNotFoundError, SourcePermissionError
-        Nothing is there, or it may not be read.
+        If nothing is there, or it may not be read.
     SourceFormatError
-        A group, broken metadata, or not an array of one dimension.
+        If it is a group, its metadata are broken, or the array is not one-dimensional.
     """
 
     def __init__(self, source: object) -> None:
@@ -55,15 +55,15 @@ class ZarrLabels:
         Raises
         ------
         MissingChunksError
-            A chunk was never written; its fill value would be a group of its own.
+            If a chunk was never written; its fill value would be a group of its own.
         CorruptChunkError
-            A chunk does not decode.
+            If a chunk does not decode.
         SourcePermissionError
-            A chunk may not be read.
+            If a chunk may not be read.
         """
         self._missing.ask(start, stop)
         try:
-            found: Array = np.asarray(self._array[start:stop])
+            labels: Array = np.asarray(self._array[start:stop])
         except SourcePermissionError:
             raise
         except DECODE_ERRORS as error:
@@ -75,4 +75,4 @@ class ZarrLabels:
                 f"{self.uri}: chunk {self._missing.first()} (labels {gaps[0][0]:,}-{gaps[0][1] - 1:,}) is missing; "
                 "write it: rows without a label belong to no group"
             )
-        return found
+        return labels

@@ -1,4 +1,4 @@
-"""From a path, a URL or an opened array to a zarr store and the array inside it."""
+"""Resolution of a path, a URL or an opened array to a zarr store and the array inside it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
 METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 _LISTED = 20
-_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # asks our store for every chunk, whatever is configured
+_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # whatever is configured: it reads all through our store
 
 
 def is_zarr_node(source: object) -> bool:
-    """Tell whether ``source`` is an opened zarr array or group."""
+    """Return whether ``source`` is an opened zarr array or group."""
     return isinstance(source, zarr.Array | zarr.Group)
 
 
 def locate(source: object) -> tuple[Store, str, str]:
-    """Return the store, the path of the array in it, and what to call both."""
+    """Return the store, the path of the array in it, and the URI of both."""
     if isinstance(source, zarr.Array | zarr.Group):
         store = source.store_path.store
         if not store.read_only:
@@ -59,8 +59,8 @@ def locate(source: object) -> tuple[Store, str, str]:
         raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
 
 
-def place_of(source: object, store: Store, path: str) -> Any:
-    """Return what opens the same array in another process, picklable; None where the store lives in this one."""
+def reopening_argument(source: object, store: Store, path: str) -> Any:
+    """Return a picklable argument that opens the array in another process; None if the store lives in this one."""
     if type(store) is LocalStore:
         location = os.path.abspath(store.root)
         return f"{location}::{path}" if path else location
@@ -73,7 +73,7 @@ def place_of(source: object, store: Store, path: str) -> Any:
 
 
 def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
-    """Open the array at a path of a store, or say what is there instead."""
+    """Return the array at a path of a store; raise an error that says what is there instead."""
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
             node = zarr.open(store=store, path=path, mode="r")
@@ -91,7 +91,7 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
 def _group_message(group: Any, path: str, uri: str) -> str:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ZarrUserWarning)  # of things beside the arrays; this names the arrays
+            warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
             members = [member for _, member in group.members(max_depth=None) if isinstance(member, zarr.Array)]
     except METADATA_ERRORS as error:
         return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
@@ -106,10 +106,10 @@ def _group_message(group: Any, path: str, uri: str) -> str:
 
 
 def refuse_metadata(uri: str, error: BaseException) -> NoReturn:
-    """Raise what says that the metadata cannot be read."""
+    """Raise a ``SourceFormatError`` that says why the metadata cannot be read."""
     if isinstance(error, SourceFormatError):
         raise error
-    raise SourceFormatError(f"{uri} has metadata that cannot be read here: {in_one_line(error)}") from error
+    raise SourceFormatError(f"{uri} has metadata that cannot be read: {in_one_line(error)}") from error
 
 
 def in_one_line(error: BaseException) -> str:

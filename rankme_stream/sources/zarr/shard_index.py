@@ -1,4 +1,4 @@
-"""The index of a zarr shard: which inner chunks it holds, and whether they lie inside the shard."""
+"""Index of a zarr shard: which inner chunks it holds, and whether they lie inside the shard."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _EMPTY = np.uint64(2**64 - 1)
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """How the index of a shard is laid out.
+    """Layout of the index of a shard.
 
     Parameters
     ----------
     n_rows, n_columns
-        Inner chunks of a shard along each axis.
+        Number of inner chunks of a shard along each axis.
     n_bytes
         Size of the index, its checksum included.
     is_at_start
-        Whether it opens the shard; otherwise it closes it.
+        Whether the index is at the start of the shard; otherwise it is at the end.
     dtype
-        ``<u8`` or ``>u8``.
+        Type of an entry, ``<u8`` or ``>u8``.
     has_crc32c
-        Whether a checksum closes it.
+        Whether the index ends in a checksum.
     """
 
     n_rows: int
@@ -40,7 +40,7 @@ class ShardIndex:
     has_crc32c: bool
 
     def check_sum(self, encoded: Array) -> None:
-        """Raise ValueError when the checksum of the index, if it has one, is not that of its bytes."""
+        """Raise ValueError when the index has a checksum that does not match."""
         if self.has_crc32c:
             strip_crc32c(encoded)
 
@@ -56,7 +56,7 @@ class ShardIndex:
             raise ValueError(f"shard of {n_bytes:,} bytes is shorter than its index of {self.n_bytes:,}")
 
     def check_shard(self, shard: Array, *, has_blosc: bool) -> Array:
-        """Return the entries of a whole shard, raising ValueError when a chunk does not lie inside it."""
+        """Return the entries of a whole shard; raise ValueError when a chunk does not lie inside it."""
         self.check_length(len(shard))
         entries = self.entries((shard[: self.n_bytes] if self.is_at_start else shard[-self.n_bytes :]).tobytes())
         for offset, length in entries[~self.is_empty(entries)].tolist():
@@ -68,12 +68,12 @@ class ShardIndex:
 
     @staticmethod
     def is_empty(entries: Array) -> Array:
-        """Tell which inner chunks were never written: both fields are 2**64-1."""
+        """Return which inner chunks were never written: both of their fields are 2**64-1."""
         return np.asarray((entries == _EMPTY).all(axis=-1))
 
 
 def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mapping[str, Any]) -> ShardIndex | None:
-    """Read the layout of the index from the configuration of the sharding codec.
+    """Return the layout of the index from the configuration of the sharding codec.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
     Returns
     -------
     ShardIndex or None
-        None where the index is packed by codecs other than ``bytes`` and ``crc32c``: its empty entries are not seen.
+        None if the index is packed by codecs other than ``bytes`` and ``crc32c``: its empty entries are then unknown.
     """
     n_rows, n_columns = outer[0] // inner[0], outer[1] // inner[1]
     n_bytes, dtype, has_crc32c = 16 * n_rows * n_columns, "<u8", False

@@ -33,8 +33,8 @@ from rankme_stream.sources.zarr.locate import (
     in_one_line,
     locate,
     open_array,
-    place_of,
     refuse_metadata,
+    reopening_argument,
 )
 
 DECODE_ERRORS = (
@@ -55,7 +55,7 @@ _CHUNK_SLACK_BYTES = 2**16
 
 
 class ZarrSource:
-    """A two-dimensional zarr array.
+    """Two-dimensional zarr array.
 
     Parameters
     ----------
@@ -65,14 +65,15 @@ class ZarrSource:
     Raises
     ------
     SourceNotFoundError, SourcePermissionError
-        Nothing is there, or it may not be read.
+        If nothing is there, or it may not be read.
     SourceFormatError
-        A group, broken metadata, a codec that is not known, or not a non-empty two-dimensional array of numbers.
+        If it is a group, its metadata are broken, a codec is unknown, or it is not a non-empty two-dimensional array of
+        numbers.
     """
 
     def __init__(self, source: object) -> None:
         store, path, self.uri = locate(source)
-        self._place = place_of(source, store, path)
+        self._reopening_argument = reopening_argument(source, store, path)
         self._store = AuditingStore(store, self.uri)
         self._array = open_array(self._store, path, self.uri)
         if self._array.ndim != 2:
@@ -105,16 +106,16 @@ class ZarrSource:
 
     @property
     def first_missing(self) -> str | None:
-        """Key of the first of them."""
+        """Key of the first of these chunks."""
         return self._missing.first()
 
     @property
     def decoder(self) -> str:
-        """What decodes chunks: ``numcodecs``, called straight on files, or ``zarr``."""
+        """Library that decodes chunks: ``numcodecs``, called directly on files, or ``zarr``."""
         return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins; all where rows are loose."""
+        """Return the row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins; all of loose rows."""
         n_rows = 1 if self._files is not None and self._files.has_loose_rows else self._grid.inner[0]
         return range((start // n_rows + 1) * n_rows, stop, n_rows)
 
@@ -124,9 +125,9 @@ class ZarrSource:
         Raises
         ------
         CorruptChunkError
-            A chunk does not decode; names its key and rows.
+            If a chunk does not decode; the message has its key and rows.
         SourcePermissionError
-            A chunk may not be read.
+            If a chunk may not be read.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -138,7 +139,7 @@ class ZarrSource:
         elif not self._files.read(start, stop, out):
             n_rows, n_columns = self._grid.inner
             cuts = [start, *range((start // n_rows + 1) * n_rows, stop, n_rows), stop]
-            for first, last in pairwise(cuts):  # by the chunk, as was foretold of memory
+            for first, last in pairwise(cuts):  # one chunk of rows at a time, as `read_memory` predicts
                 rows = out[first - start : last - start]
                 if not self._files.read(first, last, rows):
                     for low in range(0, self.shape[1], n_columns):
@@ -146,7 +147,7 @@ class ZarrSource:
         return out
 
     def _read_in_zarr(self, start: int, stop: int, low: int, out: Array) -> None:
-        """Have zarr read rows and features that it notes as missing, or says what is wrong with."""
+        """Read rows and features through zarr, which records missing chunks and reports faults."""
         stored = out.view(self._dtype())
         try:
             self._select(self._array, start, stop, low, low + out.shape[1], stored)
@@ -158,13 +159,13 @@ class ZarrSource:
             out.byteswap(inplace=True)
 
     def read_memory(self, n_rows: int) -> int:
-        """Upper estimate of the bytes that a read of ``n_rows`` rows from a bound needs, result included.
+        """Return an upper estimate of the bytes that reading ``n_rows`` rows from a bound takes, result included.
 
         Notes
         -----
-        Files that are read straight take one chunk at a time. zarr holds up to ``async.concurrency`` chunks at once,
-        each encoded and decoded, whole even where they reach past the array; of a shard, the encoded chunks asked for
-        and one more copy of the rows, and again as many chunks in decoding.
+        Files that are read directly take one chunk at a time. zarr holds up to ``async.concurrency`` chunks at once,
+        each encoded and decoded, whole even where they reach past the array; of a shard, it holds the encoded chunks
+        requested, one more copy of the rows, and again as many chunks while decoding.
         """
         if self._files is not None:
             return self._files.read_memory(n_rows)
@@ -184,30 +185,29 @@ class ZarrSource:
         return result + index + selected + min(in_flight, n_tasks * n_tasks) * stages * chunk
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
+        """Return the row ranges within ``[start, stop)`` known so far to be unwritten, ascending, merged."""
         return self._missing.ranges(start, stop)
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, unless that is full: then all rows; 0 in a zip file, which is one."""
+        """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
         return 0 if self._store.is_archive else self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
 
     def reopen(self) -> Any:
-        """Return what opens the array in another process; None where the store lives in this one."""
-        return self._place
+        """Return an argument that opens the array in another process; None if the store lives in this one."""
+        return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
-        """What two sources must share to be parts of one data set."""
+        """Return what two parts of one data set must share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Hash of the layout and of place, size and time of each stored chunk of rows ``[start, stop)``.
+        """Return a hash of the layout and of coordinates, size and time of each stored chunk of rows ``[start, stop)``.
 
         Notes
         -----
-        Finds missing chunks on the way; in a local store also missing inner chunks of shards. Where a
-        store does not tell size and time, or cannot list, its name stands for them: a chunk rewritten in place is not
-        seen there.
+        Also records missing chunks; in a local store, missing inner chunks of shards too. Where a store gives no size
+        and time, or cannot list, its name is hashed instead: a chunk rewritten in place goes unnoticed there.
         """
         self._missing.ask(start, stop)
         digest = blake2b(digest_size=16)
@@ -222,11 +222,11 @@ class ZarrSource:
         except PermissionError as error:
             raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
         except OSError as error:
-            raise SourceError(f"chunks of {self.uri} cannot be looked at: {in_one_line(error)}; try again") from error
+            raise SourceError(f"chunks of {self.uri} cannot be listed: {in_one_line(error)}; try again") from error
         return digest.hexdigest()
 
     def _layout(self) -> bytes:
-        """Return what the metadata say now of how values are stored, leaving out how many rows there are."""
+        """Return the current metadata without the number of rows and the attributes."""
         try:
             metadata = json.loads(self._store.fetch(self._document))
             del metadata["shape"][0]
@@ -239,7 +239,7 @@ class ZarrSource:
         return np.dtype(self._array.dtype)
 
     def _open_files(self, metadata: dict[str, Any]) -> ChunkFiles | None:
-        """Read the files of a folder ourselves, where its codecs can be called straight and its shards are known."""
+        """Return a direct reader of a folder's files, if its codecs can be called directly and its index is known."""
         can_decode, decode = decoder(metadata)
         has_index = self._grid.index is not None or "sharding_indexed" not in [codec_fields(c)[0] for c in self._codecs]
         if self._store.root is None or not (can_decode and has_index and self._dtype().isnative):
@@ -247,7 +247,7 @@ class ZarrSource:
         return ChunkFiles(self._store.root, self._grid, decode, self.stored.dtype)
 
     def _list(self, start: int, stop: int) -> bytes:
-        """Find which chunks of rows ``[start, stop)`` a folder lacks; return a hash of the others."""
+        """Record which chunks of rows ``[start, stop)`` a folder lacks; return a hash of the others."""
         assert self._store.root is not None
         return scan_folder(self._store.root, self._grid, self._missing, start, stop).encode()
 
@@ -257,7 +257,7 @@ class ZarrSource:
         array.get_basic_selection((slice(start, stop), slice(low, high)), out=buffer)
 
     def _refuse_chunk(self, start: int, stop: int, error: BaseException) -> NoReturn:
-        # Chunk by chunk, for the name of the one that fails; the first read decodes many at once.
+        # Reads chunk by chunk to name the one that fails; the first read decoded many at once.
         n_rows, n_columns = self._grid.inner
         for i in range(start // n_rows, -(-stop // n_rows)):
             first, last = max(start, i * n_rows), min(stop, (i + 1) * n_rows)

@@ -132,7 +132,7 @@ def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, Consis
 @pytest.mark.parametrize("m", [1, 2, 5, 24, 90])
 def test_no_allowed_spectrum_is_outside(m, monkeypatch):
     if m == 90:  # and where not every head is looked at
-        monkeypatch.setattr(majorization, "_PLACES", 16)
+        monkeypatch.setattr(majorization, "_MAX_HEADS", 16)
     for seed in range(60):
         generator = np.random.default_rng([seed, m])
         true, box = tail_set(generator, m)
@@ -260,7 +260,7 @@ def test_the_command_takes_several_passes(tmp_path):
     assert document["spectrum"]["kind"] == "floor"
     assert document["spectrum"]["tail"]["norm"] > 0.0
     assert document["plan"]["turn"] == 1
-    likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if what was not seen falls as a power"
+    likely = f"RankMe is {document['estimates']['rankme']['value']:.4g} if the values not seen fall as a power"
     assert likely in table(document)
     assert document["estimates"]["rankme"]["confidence"] == 1.0 - complement_bounds.CHANCE
 

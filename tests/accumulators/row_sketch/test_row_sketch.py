@@ -147,7 +147,7 @@ def test_extrapolation_is_exact_for_a_quadratic_in_the_collision_share():
         x = (0.1, 0.19, 0.37)
         halves = tuple((number(x[1], noise), number(x[1], -noise)) for _ in range(8))
         folds = extrapolation.FoldedSketches(halves, (number(x[2]),) * 4, x, 0.0)
-        return folds.told(number(x[0]), lambda values: float(values[0]), extrapolation.ITSELF, 1, confidence)
+        return folds.extrapolate(number(x[0]), lambda values: float(values[0]), extrapolation.IDENTITY, 1, confidence)
 
     value, lower, upper, _ = told(0.0)
     line = number(0.1)[0] + (number(0.1) - number(0.19))[0] * 0.1 / 0.09
@@ -158,18 +158,21 @@ def test_extrapolation_is_exact_for_a_quadratic_in_the_collision_share():
     assert (lower, upper) == pytest.approx((min(3.0, line) - off, max(3.0, line) + off), rel=1e-9)
     halves = [(number(0.19, 0.02 * pair), number(0.19, 0.02 * pair)) for pair in range(-4, 4)]  # that differ by pairs
     folds = extrapolation.FoldedSketches(tuple(halves), (number(0.37),) * 4, (0.1, 0.19, 0.37), 0.0)
-    _, lower, upper, _ = folds.told(number(0.1), lambda values: float(values[0]), extrapolation.ITSELF, 1, 0.95)
+    _, lower, upper, _ = folds.extrapolate(
+        number(0.1), lambda values: float(values[0]), extrapolation.IDENTITY, 1, 0.95
+    )
     assert upper - lower > 2 * 2.36 * 0.02 * 6.0**0.5 * 2.0**0.5  # 6 is the variance of the integers -4 to 3
     _, lower, upper, _ = told(0.01, 0.5)
     assert upper - lower < abs(3.0 - line) + off
 
 
 @pytest.mark.parametrize(
-    "scale", [extrapolation.ITSELF, extrapolation.LOGARITHM, extrapolation.INVERSE, extrapolation.OF_RATIO]
+    "scale",
+    [extrapolation.IDENTITY, extrapolation.LOGARITHM, extrapolation.RECIPROCAL, extrapolation.ISOSCORE_RECIPROCAL],
 )
 def test_scales_lead_back(scale):
     for value in (0.3, 1.0, 7.0):
-        assert scale.back(scale.there(value, 9), 9) == pytest.approx(value, rel=1e-14)
+        assert scale.inverse(scale.forward(value, 9), 9) == pytest.approx(value, rel=1e-14)
 
 
 def test_most_intervals_hold():

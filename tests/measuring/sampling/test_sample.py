@@ -161,7 +161,7 @@ def test_the_jackknife_is_its_formula():
     assert spread.bias == pytest.approx(15 * (without.mean() - whole), rel=1e-6)
     assert spread.standard_error == pytest.approx((15 / 16 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-6)
     by_halves = 2 * whole - (rankme(rows[:320]) + rankme(rows[320:])) / 2
-    assert spread.left == pytest.approx(16 / 14 * (by_halves - (whole - spread.bias)), rel=1e-6)
+    assert spread.second_order_bias == pytest.approx(16 / 14 * (by_halves - (whole - spread.bias)), rel=1e-6)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
@@ -172,12 +172,12 @@ def test_a_bias_of_second_order_is_taken_off_whole(fraction):
     n, count = 4.0, 16
     bias = (count - 1) * (rankme(n * (count - 1) / count) - rankme(n))
     left = count / (count - 2) * (2 * rankme(n) - rankme(n / 2) - (rankme(n) - bias))
-    spread = Spread(bias, left, 0.0, count, 0.0).of_rest(fraction)
+    spread = Spread(bias, left, 0.0, count, 0.0).for_all_rows(fraction)
     wanted = rankme(n / fraction) if fraction else 100.0
     assert rankme(n) - spread.bias != pytest.approx(wanted, rel=1e-6)
-    assert rankme(n) - spread.bias - spread.left == pytest.approx(wanted, rel=1e-12)
-    every = Spread(bias, left, 0.0, count, 0.0).of_more(5.0)  # from n rows to five times as many
-    assert rankme(5 * n) - every.bias - every.left == pytest.approx(100.0, rel=1e-12)
+    assert rankme(n) - spread.bias - spread.second_order_bias == pytest.approx(wanted, rel=1e-12)
+    every = Spread(bias, left, 0.0, count, 0.0).for_more_rows(5.0)  # from n rows to five times as many
+    assert rankme(5 * n) - every.bias - every.second_order_bias == pytest.approx(100.0, rel=1e-12)
 
 
 def test_rows_so_wide_that_chance_leaves_less_than_the_second_order_of_the_bias():
@@ -297,7 +297,7 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
     jsonschema.validate(document, SCHEMA)
     assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
     assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
-    assert "They hold the error of reading a part as well, for all rows, with probability 0.95" in done.output
+    assert "They also cover the error of reading a part, for all rows, with probability 0.95" in done.output
     for point in document["convergence"]:
         assert f"{point['rows']:,} rows  RankMe" in done.stdout
         assert f"rankme: {point['rows']:,} rows, RankMe" in done.stderr
@@ -352,14 +352,14 @@ def test_an_interval_for_a_population_is_printed_and_written(rows, tmp_path):
     done = CliRunner().invoke(cli, ["score", str(tmp_path / "dump.npy"), *options])
     assert done.exit_code == 0, done.output
     jsonschema.validate(json.loads(result.read_text()), SCHEMA)
-    assert "for what they were drawn from, with probability 0.95" in done.stdout
+    assert "for the population of the rows, with probability 0.95" in done.stdout
 
 
 def test_every_metric_is_of_a_sample_or_says_why_not(rows):
     found = rs.measure(rows, sample=True, tolerance=5e-3)
     assert found.estimates.keys() == estimate_all(found.spectrum).keys()
     for name, estimate in found.estimates.items():
-        assert (estimate.value is None) == (not METRICS[name].of_a_sample)
+        assert (estimate.value is None) == (not METRICS[name].allows_sampling)
         assert estimate.value is not None or estimate.reason
 
 
