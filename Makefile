@@ -1,5 +1,6 @@
 # make demo   score the bundled dump and print the table
-# make test   everything that CI runs
+# make test   everything that CI runs on the releases of constraints.txt
+# make test-latest   the tests on the newest Python found and the newest releases, as CI runs them after
 # make docs-check   run what the pages of docs/ show
 # make test-extra   jobs and workers of a real SLURM, where there is one
 # make lock   write constraints.txt anew from the newest releases
@@ -18,6 +19,7 @@ comma := ,
 suffix := $(if $(EXTRAS),-$(EXTRAS))
 BASE_STAMP := $(VENV)/.installed-base$(suffix)
 DEV_STAMP := $(VENV)/.installed-dev$(suffix)
+LATEST_STAMP := $(LATEST_VENV)/.installed$(suffix)
 PACKAGE_STAMP := $(PACKAGE_VENV)/.checked
 PACKAGE_FILES := $(shell find rankme_stream -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
@@ -32,6 +34,12 @@ python_has_venv := $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null && echo yes
 # Expanded when a recipe that makes an environment runs, so that a ready environment never asks.
 define check_python
 $(if $(shell $(python_is_new)),,$(error '$(PYTHON)' is not Python 3.11 or later; install one and run `make PYTHON=python3.11 $(MAKECMDGOALS)`))$(if $(shell $(python_has_venv)),,$(error '$(PYTHON)' lacks venv or ensurepip; install them (Debian and Ubuntu: `apt install python3-venv`) or choose another with PYTHON=...))
+endef
+
+# The interpreter of the newest releases: the one asked for, else the newest found.
+latest_python = $(if $(filter file,$(origin PYTHON)),$(shell bash .ci/newest-python),$(PYTHON))
+define check_latest_python
+$(if $(filter file,$(origin PYTHON)),$(if $(latest_python),,$(error no Python 3.12 or later runs here; install one, or choose another with PYTHON=...)),$(check_python))
 endef
 
 .PHONY: demo test docs-check test-extra lock test-latest clean
@@ -91,10 +99,14 @@ lock:
 	rm -rf $(LOCK_VENV)
 
 # The newest releases of everything: their deprecation warnings are shown, and fail nothing.
-test-latest:
-	$(check_python)$(PYTHON) -m venv --clear $(LATEST_VENV)
+test-latest: $(LATEST_STAMP)
+	$(LATEST_VENV)/bin/python -m pytest -n 2 --dist worksteal -W default
+
+# Made anew as a whole, so that all of it is the newest of one day; `make clean` lets it be made again.
+$(LATEST_STAMP): pyproject.toml
+	$(check_latest_python)@$(latest_python) -m venv --clear $(LATEST_VENV)
 	$(UNCONSTRAINED) $(LATEST_VENV)/bin/python $(INSTALL) -e '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
-	$(LATEST_VENV)/bin/python -m pytest -W default
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(PACKAGE_VENV) $(LATEST_VENV) $(LOCK_VENV) dist build

@@ -1,1 +1,1 @@
-"""Figures that the documentation quotes; ``python -m benchmarks --list`` names the benchmarks."""
+"""Measurements behind the figures in the documentation; ``python -m benchmarks --list`` shows them."""

@@ -1,1 +1,1 @@
-"""What every benchmark uses: resumable experiments, processes, synthetic stores, CPU profiles."""
+"""Parts that benchmarks share: resumable experiments, watched processes, synthetic stores, CPU profiles."""

@@ -1,4 +1,4 @@
-"""Where the CPU time of a pass goes."""
+"""CPU time of a pass, split among its parts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from unittest import mock
 
 import rankme_stream as rs
 
-# CPU seconds of a pass, by the function that spends them; what it calls of the others is not counted as its own.
-_PARTS = (
+# Part of a pass and a function that belongs to it. Time in another function of this list counts for that one alone.
+# `tests/house/test_string_paths.py` resolves the names.
+PARTS = (
     ("check of the chunks", "rankme_stream.sources.zarr.ZarrSource.fingerprint"),
     ("reading and decoding", "rankme_stream.sources.zarr.ZarrSource.read"),
     ("audit", "rankme_stream.numerics.dtypes.StoredType.nonfinite_rows"),
@@ -24,7 +25,7 @@ _PARTS = (
     ("product", "rankme_stream.numerics.devices.host.cross_product"),
     ("adding", "rankme_stream.numerics.symmetric.Triangle.add_product"),
     ("counting", "rankme_stream.accumulators.gram.GramSums.count"),
-    ("merge", "rankme_stream.passes.state.merge_tree.Forest.add"),
+    ("merge", "rankme_stream.passes.state.merge_tree.MergeTree.add"),
     ("eigenvalues", "rankme_stream.numerics.devices.host.eigenvalues"),
     ("rest of the loop", "rankme_stream.passes.engines.local.run_segment"),
     ("metrics and intervals", "rankme_stream.measuring.completed_pass.estimate_rankme"),
@@ -34,7 +35,7 @@ _PARTS = (
 
 
 class _Clock:
-    """CPU seconds by label of the threads that call wrapped functions, each function without the wrapped ones in it."""
+    """CPU seconds of wrapped functions by label, over all threads; a nested wrapped function counts for itself only."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -59,17 +60,23 @@ class _Clock:
 
 
 def where_time_goes(uri: str) -> dict[str, float]:
-    """CPU seconds of one float64 pass by part; a function that is gone or not called is an error."""
+    """Return the CPU seconds of one float64 pass by part.
+
+    Raises
+    ------
+    SystemExit
+        If a function of `PARTS` was not called, so that its part would be counted as the rest.
+    """
     rs.measure(uri)
     clock = _Clock()
     with ExitStack() as patches:
-        for label, name in _PARTS:
+        for label, name in PARTS:
             patches.enter_context(mock.patch(name, clock.wrap(label, pkgutil.resolve_name(name), name)))
         began = time.process_time()
         clock.wrap("rest of the calling thread", rs.measure)(uri)
         total = time.process_time() - began
-    idle = [name for _, name in _PARTS if name not in clock.called]
-    if idle:
-        raise SystemExit(f"{', '.join(idle)} took no part in the pass: bring _PARTS up to date")
+    uncalled = [name for _, name in PARTS if name not in clock.called]
+    if uncalled:
+        raise SystemExit(f"the pass did not call {', '.join(uncalled)}: bring PARTS in cpu_profile.py up to date")
     seconds = dict(clock.seconds)
     return seconds | {"other threads": total - sum(seconds.values()), "total": total}

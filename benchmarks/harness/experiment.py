@@ -1,4 +1,4 @@
-"""One run of a benchmark: what was asked for, the parts that are finished, and the files it ends in."""
+"""One run of a benchmark: its command line, its finished parts, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Size = Literal["quick", "default", "full"]
 
 
 class Experiment:
-    """A benchmark's command line, and its results as they come.
+    """The command line of a benchmark, and its results part by part.
 
     Parameters
     ----------
     name
-        Of the benchmark, and of the files that it writes.
+        Name of the benchmark and of the files that it writes.
     description
-        Shown by ``--help``.
+        Text of ``--help``.
     minutes
-        What each size takes, printed before the first part; the sizes that the command offers.
+        Time that each size takes, printed before the first part; the command offers these sizes.
 
     Notes
     -----
-    With ``--out`` every finished part is kept in a file there, and a run that was killed continues where it was when
-    the same command is given again; another command's parts are ignored.
+    With ``--out`` every finished part is kept in a file there. A run that was killed continues with its next part when
+    the same command is given again. Parts of another command are ignored.
     """
 
     def __init__(self, name: str, description: str | None, minutes: Mapping[Size, str]) -> None:
@@ -41,17 +41,19 @@ class Experiment:
         self.parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=description)
         if "quick" in minutes:
             self.parser.add_argument(
-                "--quick", action="store_true", help=f"small: {minutes['quick']}; the test suite's"
+                "--quick", action="store_true", help=f"small inputs, as in the tests: {minutes['quick']}"
             )
         if "full" in minutes:
-            self.parser.add_argument("--full", action="store_true", help=f"everything: {minutes['full']}")
-        self.parser.add_argument("--out", type=Path, help=f"folder for {name}.json and {name}.md; keeps finished parts")
+            self.parser.add_argument("--full", action="store_true", help=f"all inputs: {minutes['full']}")
+        self.parser.add_argument(
+            "--out", type=Path, help=f"folder for {name}.json and {name}.md; a run that is killed goes on from there"
+        )
         self._minutes = minutes
 
     def start(self) -> argparse.Namespace:
-        """Parse the command line, say how long it will take, and load what is finished; return the arguments."""
+        """Parse the command line, print how long the run takes, load the finished parts, and return the arguments."""
         arguments = self.parser.parse_args()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary stores and children go too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit removes temporary stores and child processes
         self.size: Size = "default"
         for size in ("quick", "full"):
             if getattr(arguments, size, False):
@@ -70,7 +72,7 @@ class Experiment:
         return arguments
 
     def part(self, name: str, make: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the part of that name as JSON types, made now unless it is kept."""
+        """Return a part as JSON types; make it unless it was kept."""
         parts = self._state["parts"]
         if name not in parts:
             began = time.perf_counter()
@@ -83,7 +85,7 @@ class Experiment:
         return parts[name]
 
     def finish(self, result: Mapping[str, Any], markdown: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
-        """Add command, date and machine to a result, print its tables, write both where asked, and return it."""
+        """Add command, date and machine to a result, print its page, write both to ``--out``, and return the result."""
         whole = {
             "command": self.command,
             "date": date.today().isoformat(),

@@ -1,4 +1,4 @@
-"""Whole processes run and watched: time, CPU, memory, and what else the machine did meanwhile."""
+"""Whole processes, watched while they run: time, CPU, memory, and the load of everything else on the machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any
 
 from rankme_stream.numerics import machine
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _PERIOD_S = 0.01
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
-_QUIET = 0.05  # share of the processors' time that others and the host may take before a run counts as disturbed
-_EXTRA = 3  # disturbed runs are repeated, up to so many times as many runs as wanted
+_QUIET = 0.05  # share of the processors' time that others and the host may take; above it a run counts as disturbed
+_EXTRA = 3  # disturbed runs are repeated, up to this many times the runs needed
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process. Seconds are seconds; ``peak_bytes`` is anonymous plus shared resident memory, sampled.
+    """One finished process; ``peak_bytes`` is anonymous plus shared resident memory, sampled.
 
-    ``idle_s`` is the processors' time that nobody used, ``stolen_s`` what the host took, ``others_s`` what other
-    processes used, each summed over the processors.
+    ``idle_s`` is unused processor time, ``stolen_s`` that of the host, ``others_s`` that of other processes; each is
+    summed over the processors.
     """
 
     wall_s: float
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the machine was left to this process."""
+        """Whether other processes and the host left the machine to this process."""
         return self.stolen_s + self.others_s <= _QUIET * self.wall_s * machine.cores() + 4 * _TICK_S
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,12 +50,12 @@ class Run:
 
 
 def run(command: Sequence[str], *, environment: dict[str, str] | None = None, timeout_s: float | None = None) -> Run:
-    """Run a command from the repository's root and return what it printed on stdout and what it took.
+    """Run a command in the repository's root; return its standard output, time and memory.
 
     Raises
     ------
     RuntimeError
-        If it fails; the text is the end of its stderr.
+        If the command fails; the text is the end of its standard error.
     """
     before, began = _processor_seconds(), time.perf_counter()
     child = subprocess.Popen(
@@ -80,17 +80,17 @@ def run(command: Sequence[str], *, environment: dict[str, str] | None = None, ti
     return Run(wall_s, cpu_s, peak_bytes, idle, stolen, max(0.0, busy - cpu_s), output)
 
 
-def quiet_runs(make: Callable[[], Run], wanted: int) -> list[Run]:
-    """Return so many runs, disturbed ones repeated while patience lasts; the least disturbed when it does not."""
+def quiet_runs(make: Callable[[], Run], count: int) -> list[Run]:
+    """Return a number of runs; repeat disturbed ones up to a limit, and then take the least disturbed."""
     runs: list[Run] = []
-    while sum(one.is_quiet for one in runs) < wanted and len(runs) < _EXTRA * wanted:
+    while sum(one.is_quiet for one in runs) < count and len(runs) < _EXTRA * count:
         runs.append(make())
     runs.sort(key=lambda one: (not one.is_quiet, one.stolen_s + one.others_s))
-    return runs[:wanted]
+    return runs[:count]
 
 
 def _processor_seconds() -> tuple[float, float, float]:
-    """Busy, idle and stolen seconds of all processors since the machine started."""
+    """Return busy, idle and stolen seconds of all processors since the machine started."""
     fields = [
         int(field) * _TICK_S for field in Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:]
     ]
@@ -99,7 +99,7 @@ def _processor_seconds() -> tuple[float, float, float]:
 
 
 class _Peak:
-    """The most resident memory seen of a process, sampled until told to stop."""
+    """Peak of a process's resident memory, sampled until ``stop``."""
 
     def __init__(self, pid: int) -> None:
         self._path = Path(f"/proc/{pid}/status")
@@ -110,7 +110,7 @@ class _Peak:
 
     def _sample(self) -> None:
         while not self._stop.wait(_PERIOD_S):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the process has ended
                 self._bytes = max(self._bytes, machine.resident_in(self._path.read_bytes()))
 
     def stop(self) -> int:

@@ -1,4 +1,4 @@
-"""Zarr stores of any layout, large without taking much room: their chunks or shards are hard links to a few."""
+"""Zarr stores of any layout that take little disk: their chunks or shards are hard links to a few distinct ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
-_UNITS, _DISTINCT_VALUES = 16, 2**27  # distinct units of a store, at most, and the values in them
+_UNITS, _DISTINCT_VALUES = 16, 2**27  # most distinct units (chunks or shards) of a store, and most values in them
 _CHUNK_VALUES = 2**21
 _CODECS = {"zstd": ZstdCodec(), "blosc lz4": BloscCodec(cname="lz4"), "raw": None}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A zarr array and how it is cut; ``name`` is how tables call it. Chunks hold 2^21 values unless told."""
+    """Shape, type and chunks of a zarr array; tables show ``name``. ``chunk_rows`` 0: chunks of 2^21 values."""
 
     name: str
     n_rows: int
@@ -33,7 +33,7 @@ class Layout:
 
     @contextmanager
     def stored(self) -> Iterator[str]:
-        """Store Gaussian rows of decaying spectrum in a temporary folder; give its URI."""
+        """Store Gaussian rows of decaying spectrum in a temporary folder; yield its URI."""
         chunks = (self.chunk_rows or _CHUNK_VALUES // self.n_features, self.chunk_columns or self.n_features)
         unit_rows = self.shard_rows or chunks[0]
         with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,1 @@
-"""Passes whose processes are killed, and passes on clusters."""
+"""Benchmarks of passes whose processes are killed, and of passes on clusters."""

@@ -1,1 +1,1 @@
-"""Whether the metrics choose good encoders."""
+"""A benchmark of whether metrics choose good encoders."""

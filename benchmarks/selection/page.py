@@ -1,4 +1,4 @@
-"""The page of `benchmarks selection`: tables, what they show in sentences made from them, and plots."""
+"""The page of `benchmarks selection`: tables, sentences made from their figures, and plots."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from benchmarks.selection.trainings import CENTRE, VIEWED, VIEWS, Setting
 
 _LABELS = {IN: "in distribution", IN_FEW: f"in distribution, {FEW} labels a class", OUT: OUT}
 _SHORT = {"embeddings": "emb.", "representations": "rep."}
-_TOLD_APART = 2.0  # times the deviation between seeds: settings that differ by less are called alike
+_DEVIATIONS = 2.0  # between seeds: a sweep whose means span less has little to choose
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def judged(rows: Rows) -> dict[str, Any]:
-    """Return, for every set of images, the verdicts on sweeps and pools, the spreads, and the centres' paths."""
-    found = {}
+def judge(rows: Rows) -> dict[str, Any]:
+    """Return by set of images the verdicts on sweeps and pools, the spreads, and the paths of the centres."""
+    sets = {}
     for images in dict.fromkeys(row["images"] for row in rows):
-        mine = [row for row in rows if row["images"] == images]
-        losses = list(dict.fromkeys(row["loss"] for row in mine))
+        of_images = [row for row in rows if row["images"] == images]
+        losses = list(dict.fromkeys(row["loss"] for row in of_images))
         sweeps, pools, paths = [], [], {}
         for loss in losses:
-            of_loss = [row for row in mine if row["loss"] == loss]
+            of_loss = [row for row in of_images if row["loss"] == loss]
             for sweep in dict.fromkeys(row["sweep"] for row in of_loss if row["sweep"] != CENTRE):
                 among = sorted((row for row in of_loss if row["sweep"] in (CENTRE, sweep)), key=_value)
                 sweeps.append(selectors.candidates(f"{loss}, {sweep.replace('_', ' ')}", among))
             pools.append(selectors.candidates(f"{loss}, all", of_loss))
             paths[loss] = selectors.path(of_loss)
-        pools += [selectors.candidates("all losses", mine)] * (len(losses) > 1)
-        found[images] = {
+        pools += [selectors.candidates("all losses", of_images)] * (len(losses) > 1)
+        sets[images] = {
             "sweeps": [selectors.verdict(among, target) for target in TARGETS for among in sweeps],
             "pools": [selectors.verdict(among, target) for target in TARGETS for among in pools],
             "means": [_means(sweeps, target) for target in TARGETS],
             "spreads": [selectors.spread(among) for among in [*sweeps, *pools]],
             "paths": paths,
-            "trainings": len({(row["loss"], row["sweep"], row["value"], row["seed"]) for row in mine}),
-            "diverged": sum(row["accuracy"] is None for row in mine),
+            "trainings": len({(row["loss"], row["sweep"], row["value"], row["seed"]) for row in of_images}),
+            "diverged": sum(row["accuracy"] is None for row in of_images),
         }
-    return found
+    return sets
 
 
 def _value(row: Mapping[str, Any]) -> float:
@@ -54,47 +54,47 @@ def _value(row: Mapping[str, Any]) -> float:
 
 
 def _means(sweeps: Sequence[selectors.Candidates], target: str) -> dict[str, Any]:
-    """Return what each selector loses and correlates on average over the sweeps, with intervals over seeds."""
-    found: dict[str, Any] = {"target": target, "selectors": []}
+    """Return every selector's correlation and loss, each a mean over the sweeps with its interval over seeds."""
+    means: dict[str, Any] = {"target": target, "selectors": []}
     for key in selectors.SELECTORS:
         pairs = [list(zip(among.merit[key], among.accuracy[target], strict=True)) for among in sweeps]
-        lost = np.array([[selectors.lost(*pair) for pair in sweep] for sweep in pairs])
+        lost = np.array([[selectors.points_lost(*pair) for pair in sweep] for sweep in pairs])
         correlations = np.array([[selectors.spearman(*pair) for pair in sweep] for sweep in pairs])
         defined = correlations[np.isfinite(correlations).all(axis=1)]
-        found["selectors"].append({
+        means["selectors"].append({
             "metric": key[0], "kind": key[1], "lost": selectors.interval(lost.mean(axis=0), least=0.0),
             "spearman": selectors.interval(defined.mean(axis=0) if len(defined) else [math.nan], least=-1.0, most=1.0),
         })  # fmt: skip
-    return found
+    return means
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the tables, and the sentences that they come to."""
+    """Return the page: sentences first, then the tables that they are made from."""
     centre = Setting("")
     lines = [
-        "# Does RankMe choose hyperparameters",
+        "# Does RankMe choose good hyperparameters?",
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}. {result['seeds']} seeds of {result['steps']:,} "
         "steps for every setting, on one thread each; a convolutional encoder (64 features: the representations) and a "
-        "projector of two layers (256: the embeddings). Metrics are those of `rankme score`: of the images trained on, "
-        f"as they are; LiDAR of {VIEWS} random views of each of {VIEWED} of them. A logistic regression on the frozen "
-        f"representations gives the accuracies. Networks see digits 0 to {SOURCE_CLASSES - 1}; out of distribution is "
-        f"the mean of three: test images turned by {DEGREES:.0f} degrees, test images with noise of {NOISE}, and the "
-        f"digits from {SOURCE_CLASSES} on, with {FEW} labels of each ({DRAWS} draws).",
+        "projector of two layers (256: the embeddings). `rankme score` gives the metrics, of the training images as "
+        f"they are; LiDAR is that of {VIEWS} random views of each of {VIEWED} of them. A logistic regression on the "
+        f"frozen representations gives the accuracies. Networks see digits 0 to {SOURCE_CLASSES - 1}. Accuracy out of "
+        f"distribution is the mean of three: test images rotated by {DEGREES:.0f} degrees, test images with noise of "
+        f"{NOISE}, and the digits from {SOURCE_CLASSES} on, with {FEW} labels of each ({DRAWS} draws).",
         "",
-        f"Every sweep changes one hyperparameter from the centre: learning rate {centre.learning_rate:g}, weight decay "
+        f"Every sweep changes one hyperparameter of the centre: learning rate {centre.learning_rate:g}, weight decay "
         f"{centre.weight_decay:g}, temperature {centre.temperature:g}, variance {centre.variance:g}, invariance "
         f"{centre.invariance:g}, covariance {centre.covariance:g}, redundancy {centre.redundancy:g}. Brackets after a "
-        "correlation are the least and the most of the seeds, after a loss the 95 % interval of the mean over seeds "
-        "(Student's t). alpha-ReQ is judged by its distance to 1.",
+        "correlation are the least and the greatest of the seeds, after a loss of accuracy the 95 % interval of the "
+        "mean over seeds (Student's t). The merit of alpha-ReQ is its nearness to 1.",
     ]  # fmt: skip
     for images, found in result["sets"].items():
         size = result["sizes"][images]
         lines += [
             "", f"# {images}", "",
-            f"{size['side']} x {size['side']} pixels; {size['train']:,} images trained on, {size['test']:,} tested, "
-            f"{size['other_train']:,} and {size['other_test']:,} of digits held out. {found['trainings']} trainings, "
-            f"{found['diverged']} diverged.", "",
+            f"{size['side']} x {size['side']} pixels; {size['train']:,} training images, {size['test']:,} test images, "
+            f"{size['other_train']:,} and {size['other_test']:,} of the digits held out. {found['trainings']} "
+            f"trainings, {found['diverged']} diverged.", "",
             *(f"- {sentence}" for sentence in findings(found)),
         ]  # fmt: skip
         lines += _tables(found)
@@ -165,13 +165,13 @@ def _correlation(one: Mapping[str, Any]) -> str:
     return f"{text} [{min(seeds):.2f}, {max(seeds):.2f}]" if seeds else text
 
 
-def _of(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a verdict says of RankMe of embeddings."""
+def _rankme_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a verdict's entry for RankMe of embeddings."""
     return next(one for one in row["selectors"] if (one["metric"], one["kind"]) == RANKME)
 
 
 def findings(found: Mapping[str, Any]) -> list[str]:
-    """Return what the tables of one set of images say of RankMe of embeddings, for it or against it, in sentences."""
+    """Return sentences on RankMe of embeddings for one set of images, made from its tables."""
     sentences = []
     spreads = {row["name"]: row for row in found["spreads"]}
     for target in TARGETS:
@@ -180,7 +180,7 @@ def findings(found: Mapping[str, Any]) -> list[str]:
         sentences += _choices(rows, target)
         sentences.append(_best(next(mean for mean in found["means"] if mean["target"] == target)))
         for row in (row for row in found["pools"] if row["target"] == target):
-            one = _of(row)
+            one = _rankme_of(row)
             sentences.append(
                 f"{_LABELS[target].capitalize()}, {row['name']} ({row['settings']} settings): Spearman "
                 f"{_correlation(one)}; RankMe's choice loses {_spanned(one['lost'])} points, the centre "
@@ -193,15 +193,17 @@ def findings(found: Mapping[str, Any]) -> list[str]:
 
 
 def _signs(rows: Rows, target: str, spreads: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Say in how many sweeps RankMe rises with accuracy, and where seeds differ about as much as settings."""
+
     def names(kept: Sequence[str]) -> str:
         return f" ({'; '.join(kept)})" if kept else ""
 
-    values = {row["name"]: _of(row)["spearman"] for row in rows}
+    values = {row["name"]: _rankme_of(row)["spearman"] for row in rows}
     negative = [name for name, value in values.items() if value is not None and value <= 0.0]
     undefined = [name for name, value in values.items() if value is None]
     alike = [
         name for name, one in spreads.items()
-        if one["seeds"] is not None and one["settings"] is not None and one["settings"] < _TOLD_APART * one["seeds"]
+        if one["seeds"] is not None and one["settings"] is not None and one["settings"] < _DEVIATIONS * one["seeds"]
     ]  # fmt: skip
     positive = len(values) - len(negative) - len(undefined)
     text = f"{_LABELS[target].capitalize()}: RankMe rises with accuracy in {positive} of {len(values)} sweeps"
@@ -211,18 +213,19 @@ def _signs(rows: Rows, target: str, spreads: Mapping[str, Mapping[str, float | N
     if alike:
         sentences.append(
             f"{_LABELS[target].capitalize()}: in {len(alike)} of {len(values)} sweeps{names(alike)} the means of the "
-            f"settings span less than {_TOLD_APART:.0f} deviations between seeds, so there is little to choose."
+            f"settings span less than {_DEVIATIONS:.0f} deviations between seeds, so there is little to choose."
         )
     return sentences
 
 
 def _choices(rows: Rows, target: str) -> list[str]:
-    """Say where RankMe chose worse than a setting drawn at random would be, and worse than the untuned one."""
+    """Say where RankMe chose worse than a random choice does on average, and worse than the untuned setting."""
     sentences = []
     for name, words in (("chance", "the mean of the settings"), ("centre", "the untuned centre")):
         worse = [
-            f"{row['name']} by {_of(row)['lost']['value'] - row[name]['value']:.2f}"
-            for row in rows if _of(row)["lost"]["value"] is not None and _of(row)["lost"]["value"] > row[name]["value"]
+            f"{row['name']} by {lost - row[name]['value']:.2f}"
+            for row in rows
+            if (lost := _rankme_of(row)["lost"]["value"]) is not None and lost > row[name]["value"]
         ]  # fmt: skip
         text = f"{_LABELS[target].capitalize()}: RankMe's choice is below {words} in {len(worse)} of {len(rows)} sweeps"
         sentences.append(f"{text} (points: {'; '.join(worse)})." if worse else f"{text}.")
@@ -230,27 +233,28 @@ def _choices(rows: Rows, target: str) -> list[str]:
 
 
 def _mean_loss(found: Mapping[str, Any], target: str, name: str) -> float:
-    """Return what the centre, chance or the worst setting loses on average over the sweeps."""
+    """Return the mean loss of the centre, of chance or of the worst setting over the sweeps."""
     losses = [row[name]["value"] for row in found["sweeps"] if row["target"] == target]
     return float(np.mean(losses))
 
 
 def _best(mean: Mapping[str, Any]) -> str:
-    told = [one for one in mean["selectors"] if one["lost"]["value"] is not None]
-    told.sort(key=lambda one: one["lost"]["value"])
+    """Order the selectors by the points that they lose."""
+    ordered = [one for one in mean["selectors"] if one["lost"]["value"] is not None]
+    ordered.sort(key=lambda one: one["lost"]["value"])
     text = f"{_LABELS[mean['target']].capitalize()}, points lost on average over the sweeps: "
-    text += ", ".join(f"{one['metric']} of {one['kind']} {one['lost']['value']:.2f}" for one in told)
-    missing = [f"{one['metric']} of {one['kind']}" for one in mean["selectors"] if one not in told]
-    return f"{text}; no value in every sweep: {', '.join(missing)}." if missing else f"{text}."
+    text += ", ".join(f"{one['metric']} of {one['kind']} {one['lost']['value']:.2f}" for one in ordered)
+    missing = [f"{one['metric']} of {one['kind']}" for one in mean["selectors"] if one not in ordered]
+    return f"{text}; without a value in some sweep: {', '.join(missing)}." if missing else f"{text}."
 
 
 def _undertrained(loss: str, path: Rows) -> list[str]:
-    """Say at which steps RankMe is above that of the finished network, and the accuracy below."""
+    """Say at which steps RankMe is above that of the finished network although the accuracy is below."""
     end, sentences = path[-1], []
     for kind in selectors.KINDS:
         key = f"RankMe, {kind}"
-        told = [at for at in path if None not in (at[key], at[IN_FEW])]
-        early = [at for at in told if end in told and at[key] > end[key] and at[IN_FEW] < end[IN_FEW]]
+        complete = [at for at in path if None not in (at[key], at[IN_FEW])]
+        early = [at for at in complete if end in complete and at[key] > end[key] and at[IN_FEW] < end[IN_FEW]]
         if early:
             most = max(early, key=lambda at: at[key])
             steps = ", ".join(f"{at['step']:,}" for at in early)
@@ -264,7 +268,7 @@ def _undertrained(loss: str, path: Rows) -> list[str]:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw accuracy against RankMe of embeddings: a row for a set of images, a column for a loss, and the path."""
+    """Draw accuracy against RankMe of embeddings: a row a set of images, a column a loss, and the paths."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -292,8 +296,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def _scatter(cell: Any, rows: Rows, title: str) -> None:
     last = max(row["step"] for row in rows)
     for sweep in dict.fromkeys(row["sweep"] for row in rows):
-        mine = [row for row in rows if row["sweep"] == sweep and row["step"] == last and row["accuracy"] is not None]
-        ranks = [selectors.merit(row, *RANKME) for row in mine]
+        ends = [row for row in rows if row["sweep"] == sweep and row["step"] == last and row["accuracy"] is not None]
+        ranks = [selectors.merit(row, *RANKME) for row in ends]
         marker = "k*" if sweep == CENTRE else "o"
-        cell.plot(ranks, [row["accuracy"][IN_FEW] for row in mine], marker, label=sweep.replace("_", " "), alpha=0.7)
+        cell.plot(ranks, [row["accuracy"][IN_FEW] for row in ends], marker, label=sweep.replace("_", " "), alpha=0.7)
     cell.set(title=title)

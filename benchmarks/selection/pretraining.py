@@ -1,8 +1,8 @@
-"""Small networks trained on images without labels, and what they make of images, stored as zarr.
+"""Small networks trained on images without labels, and their outputs, stored as zarr.
 
-``python -m benchmarks.selection.pretraining FOLDER PART PARTS`` makes every so many of the trainings in
-``FOLDER/trainings.json`` and prints a line of JSON for each dump. Everything runs on one thread and follows
-from the seed: the same bits every time on one machine.
+``python -m benchmarks.selection.pretraining FOLDER PART PARTS`` runs one of PARTS equal shares of the trainings in
+``FOLDER/trainings.json`` and prints a line of JSON for each dump. Everything runs on one thread and follows from the
+seed: the bits are the same every time on one machine.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch.nn import functional
 from benchmarks.selection import probing
 from benchmarks.selection.trainings import VIEWED, VIEWS, Setting, Training
 
-_CHANNELS = 16  # of the first convolution; the representation has four times as many
+_CHANNELS = 16  # of the first convolution; a representation has four times as many features
 _EMBEDDING = 256
 _BATCH = 128
 _WARM_UP = 0.05  # of the steps
-_ROTATION, _SCALE, _SHIFT = 0.26, 0.15, 0.15  # radians, relative, half-widths of the image: largest of each
+_ROTATION, _SCALE, _SHIFT = 0.26, 0.15, 0.15  # largest: radians, relative, half-widths of the image
 _INTENSITY, _NOISE = 0.4, 0.1
 _BLOCK = 2048  # images encoded at once
 
 
 @dataclass(frozen=True)
 class Network:
-    """An encoder, whose outputs are representations, and a projector, which makes embeddings of them."""
+    """An encoder, which returns representations, and a projector, which turns them into embeddings."""
 
     encoder: nn.Module
     projector: nn.Module
@@ -42,7 +42,7 @@ class Network:
     def encode(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return representations and embeddings of images, (n, 64) and (n, 256) in float32.
 
-        Batch normalisation takes its running means.
+        Batch normalisation uses its running means.
         """
         self.encoder.eval()
         self.projector.eval()
@@ -55,7 +55,7 @@ class Network:
 
 
 def network(side: int) -> Network:
-    """Return an untrained network for square images; those wider than 8 are halved at once."""
+    """Return an untrained network for square images; the first layer halves those wider than 8."""
     widths = (1, _CHANNELS, 2 * _CHANNELS, 4 * _CHANNELS)
     strides = (1 if side <= 8 else 2, 2, 2)
     layers: list[nn.Module] = []
@@ -69,7 +69,7 @@ def network(side: int) -> Network:
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return each image turned, scaled, shifted, brightened and noised at random."""
+    """Return each image rotated, scaled, shifted, brightened and with noise, all at random."""
     n_images = images.shape[0]
     angle, scale, right, down, light = (2.0 * torch.rand(5, n_images, generator=generator) - 1.0).unbind()
     angle, scale = _ROTATION * angle, 1.0 + _SCALE * scale
@@ -84,7 +84,7 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def simclr(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
-    """NT-Xent (Chen et al., ICML 2020, arXiv 2002.05709): the other view found among all others by its cosine."""
+    """NT-Xent (Chen et al., ICML 2020, arXiv 2002.05709): pick out the other view among all rows by its cosine."""
     rows = functional.normalize(torch.cat([first, second]))
     cosines = rows @ rows.T / setting.temperature
     cosines = cosines.masked_fill(torch.eye(len(rows), dtype=torch.bool), -torch.inf)
@@ -92,7 +92,7 @@ def simclr(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
 
 
 def vicreg(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
-    """VICReg (Bardes et al., ICLR 2022, arXiv 2105.04906): views alike, features spread out and uncorrelated."""
+    """VICReg (Bardes et al., ICLR 2022, arXiv 2105.04906): equal views, features spread out and uncorrelated."""
     spread = torch.zeros(())
     mixed = torch.zeros(())
     for rows in (first, second):
@@ -106,7 +106,7 @@ def vicreg(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
 
 
 def barlow_twins(first: Tensor, second: Tensor, setting: Setting) -> Tensor:
-    """Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): the views' cross-correlations become the identity."""
+    """Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): make the views' cross-correlation the identity."""
     standard = [(rows - rows.mean(0)) / (rows.std(0, correction=0) + 1e-5) for rows in (first, second)]
     correlations = standard[0].T @ standard[1] / len(first)
     alike = (correlations.diagonal() - 1.0).square().sum()
@@ -120,14 +120,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Setting], Tensor]] = {
 
 
 def trained(images: Tensor, training: Training) -> Iterator[tuple[int, Network]]:
-    """Train a network on images, (n, 1, side, side), and give it after each of the steps that are to be dumped.
+    """Train a network on images, (n, 1, side, side), and yield it after each step that is to be dumped.
 
-    AdamW, the learning rate rising for a twentieth of the steps and falling as a cosine from there. A training whose
-    loss is not finite ends.
+    The optimizer is AdamW; the learning rate rises for a twentieth of the steps and then falls as a cosine. A training
+    ends when its loss is not finite.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(training.seed)  # of the first weights
+    torch.manual_seed(training.seed)  # for the first weights
     generator = torch.Generator().manual_seed(training.seed)
     setting, n_steps = training.setting, training.n_steps
     net = network(images.shape[-1])
@@ -151,7 +151,7 @@ def trained(images: Tensor, training: Training) -> Iterator[tuple[int, Network]]
 
 
 def _pace(done: float) -> float:
-    """Share of the learning rate after a share of the steps."""
+    """Return the share of the learning rate after a share of the steps."""
     return min((done + 1e-3) / _WARM_UP, 0.5 + 0.5 * float(np.cos(np.pi * done)))
 
 
@@ -160,22 +160,22 @@ def _tensor(images: np.ndarray) -> Tensor:
 
 
 def dump(net: Network, images: Tensor, store: Path, *, has_views: bool) -> None:
-    """Store embeddings and representations of images, and, for LiDAR, of random views of the first of them.
+    """Store embeddings and representations of images and, for LiDAR, of random views of the first images.
 
-    The views are the same whatever the network; those of an image lie together.
+    Every network gets the same views; the views of an image are next to one another.
     """
-    shown_as = {"": images}
+    inputs = {"": images}
     if has_views:
         views = images[:VIEWED].repeat_interleave(VIEWS, 0)
-        shown_as["_views"] = augmented(views, torch.Generator().manual_seed(0))
+        inputs["_views"] = augmented(views, torch.Generator().manual_seed(0))
     group = zarr.open_group(store, mode="w")
-    for name, shown in shown_as.items():
+    for suffix, shown in inputs.items():
         for kind, rows in zip(("representations", "embeddings"), net.encode(shown), strict=True):
-            group.create_array(kind + name, data=rows, chunks=rows.shape)
+            group.create_array(kind + suffix, data=rows, chunks=rows.shape)
 
 
-def dumped(training: Training, task: probing.Task, folder: Path) -> Iterator[dict[str, Any]]:
-    """Train, and give where each dump lies and what a probe reads off the representations."""
+def dump_rows(training: Training, task: probing.Task, folder: Path) -> Iterator[dict[str, Any]]:
+    """Train, and yield the path and the probe accuracies of each dump; both are None after the training diverged."""
     images = _tensor(task.train.images)
     steps = []
     for step, net in trained(images, training):
@@ -196,13 +196,13 @@ def _named(training: Training, step: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Make one part of a folder's trainings."""
+    """Run one share of a folder's trainings."""
     folder, part, parts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     planned = json.loads((folder / "trainings.json").read_text(encoding="utf-8"))
     for plain in planned[part::parts]:
         training = Training.from_dict(plain)
         task = probing.task(probing.DATA[training.images]())
-        for row in dumped(training, task, folder):
+        for row in dump_rows(training, task, folder):
             print(json.dumps(row))
     return 0
 

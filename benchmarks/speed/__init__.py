@@ -1,1 +1,1 @@
-"""How fast and how large a pass is, beside limits and peers."""
+"""Benchmarks of the time and memory of a pass, beside lower limits and other libraries."""

@@ -1,8 +1,8 @@
-"""A pass over 10^9 rows x 128 float16: time, memory, and RankMe against the exact answer.
+"""How much time and memory does a pass over 10^9 rows x 128 float16 take, and is its RankMe exact?
 
 ``python -m benchmarks billion`` makes a zarr store of 61,036 chunks, hard links to 16 distinct ones in a fixed random
-order, and lets the command score its first 10^6, 10^7, 10^8 and 10^9 rows. The rows are multiples of 2^-14, so each
-chunk's Gram matrix is exact in float64, and the Gram of any number of rows is exact in integers.
+order, and scores its first 10^6, 10^7, 10^8 and 10^9 rows with the command. The rows are multiples of 2^-14, so the
+Gram matrix of each chunk is exact in float64, and that of any number of rows is exact in integers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from benchmarks.harness.experiment import Experiment, table
 from rankme_stream.spectra import metrics
 
 _FEATURES, _CHUNK_ROWS, _DISTINCT, _SEED = 128, 16_384, 16, 1
-_UNIT = 2.0**-14  # float16 holds all its multiples below 1/16 and holds nothing else from there on
+_UNIT = 2.0**-14  # below 1/16 float16 has all multiples of it, and above it has no other numbers
 _LARGEST = 8.0
 _U = 2.0**-53
-_GROWTH, _GROWTH_FROM = 1.05, 10**7  # of peak memory, wanted, and the rows from which on
+_GROWTH, _GROWTH_FROM = 1.05, 10**7  # target for the growth of peak memory, and the rows from which it counts
 _PIECE = 2**24  # bytes of one read of the disk
 _ROWS = {"quick": (50_000, 100_000, 200_000), "default": (10**6, 10**7, 10**8, 10**9)}
 _DISK_BYTES = {"quick": 2**25, "default": 2**31}
@@ -41,13 +41,13 @@ _DISK_BYTES = {"quick": 2**25, "default": 2**31}
 
 @dataclass(frozen=True)
 class Dump:
-    """Rows made of a few distinct chunks, each used many times. The chunks are those of the store and of the truth."""
+    """Rows made of a few distinct chunks, each used many times; both the store and the exact answer come from them."""
 
     n_rows: int
 
     @cached_property
     def distinct(self) -> list[np.ndarray]:
-        """Distinct chunks, float16: Gaussian of decaying spectrum, each with a mean and a size of its own."""
+        """Distinct chunks in float16: Gaussian rows of decaying spectrum; each chunk has its own mean and scale."""
         generator = np.random.default_rng(_SEED)
         rotation = np.linalg.qr(generator.standard_normal((_FEATURES, _FEATURES)))[0]
         spectrum = np.arange(1.0, _FEATURES + 1.0) ** -0.5
@@ -63,11 +63,11 @@ class Dump:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Which distinct chunk stands at each place."""
+        """Index of the distinct chunk for every chunk of the store."""
         return np.random.default_rng(_SEED).integers(_DISTINCT, size=-(-self.n_rows // _CHUNK_ROWS))
 
     def write(self, folder: Path) -> Path:
-        """Return the store in that folder, made unless a finished one is there."""
+        """Return the path of the store in a folder; make it unless a finished one is there."""
         digest = blake2b(self.order.tobytes(), digest_size=6)
         for chunk in self.distinct:
             digest.update(chunk)
@@ -79,8 +79,8 @@ class Dump:
             shutil.rmtree(stale, ignore_errors=True)
         self._create(partial, self.n_rows)
         self._create(sources, _DISTINCT * _CHUNK_ROWS)[:] = np.concatenate(self.distinct)
-        for place, index in enumerate(self.order.tolist()):
-            os.link(sources / f"c.{index}.0", partial / f"c.{place}.0")
+        for chunk, index in enumerate(self.order.tolist()):
+            os.link(sources / f"c.{index}.0", partial / f"c.{chunk}.0")
         shutil.rmtree(sources)
         partial.rename(path)  # a store under its final name is complete
         return path
@@ -96,7 +96,7 @@ class Dump:
         return [_exact_gram(chunk) for chunk in self.distinct]
 
     def gram(self, n_rows: int) -> np.ndarray:
-        """Return the Gram matrix of the first rows, each entry correctly rounded to float64."""
+        """Return the Gram matrix of the first ``n_rows`` rows, each entry correctly rounded to float64."""
         whole, cut = divmod(n_rows, _CHUNK_ROWS)
         uses = np.bincount(self.order[:whole], minlength=_DISTINCT).tolist()
         total = sum(n * gram for n, gram in zip(uses, self._grams, strict=True))
@@ -106,9 +106,9 @@ class Dump:
 
 
 def _exact_gram(rows: np.ndarray) -> np.ndarray:
-    """Gram of the rows in units of 2^-28, as Python integers."""
+    """Return the Gram matrix of rows in units of 2^-28, as Python integers."""
     integers = rows.astype(np.float64) / _UNIT
-    # Every partial sum of integers below 2^53 is exact, whatever order BLAS takes.
+    # Partial sums of integers below 2^53 are exact in any order that BLAS takes.
     assert np.array_equal(integers, np.rint(integers)) and len(rows) * np.abs(integers).max() ** 2 < 2.0**53
     return (integers.T @ integers).astype(np.int64).astype(object)
 
@@ -116,9 +116,9 @@ def _exact_gram(rows: np.ndarray) -> np.ndarray:
 def judge(result: dict[str, Any], gram: np.ndarray) -> dict[str, Any]:
     """Compare a result with the Gram matrix of its rows.
 
-    The eigenvalues that numpy finds are within ``error`` of the true ones: (D + 32) u l_1 for the solver, which is the
-    empirical margin that the package itself takes, and u |G|_F for rounding the entries. RankMe moves by ``margin``
-    then, to first order. An interval holds when it contains our value to within that.
+    numpy's eigenvalues are within ``error`` of the true ones: (D + 32) u l_1 for the solver, which is the empirical
+    margin that the package itself uses, plus u |G|_F for the rounding of the entries. To first order RankMe then moves
+    by at most ``margin``. An interval holds if it contains numpy's RankMe to within that margin.
     """
     squares = np.linalg.eigvalsh(gram)[::-1]
     error = ((len(gram) + 32) * float(squares[0]) + float(np.linalg.norm(gram))) * _U
@@ -128,8 +128,8 @@ def judge(result: dict[str, Any], gram: np.ndarray) -> dict[str, Any]:
     logarithms = np.log(shares + 1e-7) + 1.0
     slopes = exact / values.sum() * (float(shares @ logarithms) - logarithms)
     margin = float(np.abs(slopes) @ (error / (2.0 * values)))
-    ours, box = result["estimates"]["rankme"], result["spectrum"]
-    lower, upper = (np.square(box[end]) for end in ("lower", "upper"))
+    ours, bounds = result["estimates"]["rankme"], result["spectrum"]
+    lower, upper = (np.square(bounds[end]) for end in ("lower", "upper"))
     return {
         "exact": exact,
         "margin": margin,
@@ -142,24 +142,24 @@ def judge(result: dict[str, Any], gram: np.ndarray) -> dict[str, Any]:
 
 
 def score(dump: Dump, store: Path, n_rows: int) -> dict[str, Any]:
-    """Score the first rows in a process of its own, the chunks in the page cache."""
+    """Score the first rows in a process of its own, with the chunks in the page cache."""
     sizes: dict[int, int] = {}
     stored_bytes = 0
-    for place, index in enumerate(dump.order[: -(-n_rows // _CHUNK_ROWS)].tolist()):
-        chunk = store / f"c.{place}.0"
-        n_bytes = chunk.stat().st_size  # every entry of the folder is looked at, so that this is cached as well
+    for number, index in enumerate(dump.order[: -(-n_rows // _CHUNK_ROWS)].tolist()):
+        chunk = store / f"c.{number}.0"
+        n_bytes = chunk.stat().st_size  # of every entry, so that the folder is in the cache as well
         stored_bytes += n_bytes
         if index not in sizes:
             sizes[index] = len(chunk.read_bytes())
         assert sizes[index] == n_bytes
-    done = processes.run(
+    process = processes.run(
         [sys.executable, "-m", "rankme_stream", "score", str(store), "--rows", f"0:{n_rows}", "--json", "-"]
     )
-    result = json.loads(done.output)
+    result = json.loads(process.output)
     return {
         "rows": n_rows,
         "rows_read": result["rows_read"],
-        "process": done.to_dict(),
+        "process": process.to_dict(),
         "measured": result["measured"],
         "predicted_peak_bytes": result["plan"]["predicted_peak_bytes"],
         "stored_bytes": stored_bytes,
@@ -170,7 +170,7 @@ def score(dump: Dump, store: Path, n_rows: int) -> dict[str, Any]:
 
 
 def read_disk(folder: Path, n_bytes: int) -> dict[str, Any]:
-    """Write an incompressible file, drop it from the page cache and read it in large pieces, three times."""
+    """Write an incompressible file; three times drop it from the page cache and read it in large pieces."""
     generator, buffer = np.random.default_rng(0), bytearray(_PIECE)
     seconds, fetched = [], []
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -180,27 +180,27 @@ def read_disk(folder: Path, n_bytes: int) -> dict[str, Any]:
         os.fsync(file.fileno())
         for _ in range(3):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            before, began, place = _fetched_bytes(), time.perf_counter(), 0
-            while read := os.preadv(file.fileno(), [buffer], place):
-                place += read
+            before, began, offset = _fetched_bytes(), time.perf_counter(), 0
+            while read := os.preadv(file.fileno(), [buffer], offset):
+                offset += read
             seconds.append(time.perf_counter() - began)
-            fetched.append((_fetched_bytes() - before) / place)
-    return {"bytes": place, "seconds": seconds, "bytes_per_s": place / median(seconds), "fetched": min(fetched)}
+            fetched.append((_fetched_bytes() - before) / offset)
+    return {"bytes": offset, "seconds": seconds, "bytes_per_s": offset / median(seconds), "fetched": min(fetched)}
 
 
 def _fetched_bytes() -> int:
-    """Bytes that this process made the storage read, which a hit in the page cache does not count towards."""
+    """Return the bytes that this process read from storage; hits in the page cache are not counted."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
     return int(fields["read_bytes"])
 
 
 def has_failed(row: dict[str, Any]) -> bool:
-    """Whether an interval of that row misses the exact answer, or rows were left out."""
+    """Return whether an interval misses the exact answer, or rows were left out."""
     return not row["holds"] or row["values_held"] < row["features"] or row["rows_read"] != row["rows"]
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Ratio of peak memory, last number of rows over the second."""
+    """Return the ratio of peak memory at the last number of rows to that at the second."""
     return {
         "measured": rows[-1]["measured"]["peak_bytes"] / rows[1]["measured"]["peak_bytes"],
         "sampled": rows[-1]["process"]["peak_bytes"] / rows[1]["process"]["peak_bytes"],
@@ -208,24 +208,30 @@ def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the tables."""
-    rows, disk, grown = result["rows"], result["disk"], result["growth"]
+    """Return the page."""
+    rows, disk = result["rows"], result["disk"]
     chunks = -(-rows[-1]["rows"] // _CHUNK_ROWS)
-    lines = [
+    return "\n".join([
         f"# {rows[-1]['rows']:,} rows x {_FEATURES} float16",
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}; `rankme score STORE --rows 0:N` in a "
         f"process of its own, on one zarr v3 store of {chunks:,} chunks of {_CHUNK_ROWS:,} rows (zstd).",
         "",
-        f"The chunks are hard links to {_DISTINCT} distinct ones, so **reads come from the page cache**: this times "
-        "decoding and arithmetic, on every row. Disk-bound is what reading the stored bytes would take on this "
-        f"machine's disk at {disk['bytes_per_s'] / 1e6:,.0f} MB/s: a file of {disk['bytes'] / 1e6:,.0f} MB, "
-        "incompressible, written, synced, dropped from the page cache, read in order in pieces of "
-        f"{_PIECE // 2**20} MiB by one thread; {', '.join(f'{s:.2f}' for s in disk['seconds'])} s, "
+        f"The chunks are hard links to {_DISTINCT} distinct ones, so **reads come from the page cache**: the times are "
+        "those of decoding and arithmetic, on every row. *Disk-bound* is the time to read the stored bytes from this "
+        f"machine's disk at {disk['bytes_per_s'] / 1e6:,.0f} MB/s, measured on an incompressible file of "
+        f"{disk['bytes'] / 1e6:,.0f} MB that was written, synced, dropped from the page cache, and read in order in "
+        f"pieces of {_PIECE // 2**20} MiB by one thread: {', '.join(f'{s:.2f}' for s in disk['seconds'])} s, "
         f"{disk['fetched']:.0%} of it fetched from storage (behind which the host may have a cache of its own). "
-        "A pass from disk takes the larger of the two at least.",
-    ]  # fmt: skip
-    lines += table(
+        "A pass from disk takes at least the larger of the two times.",
+        *_time_lines(rows, disk),
+        *_memory_lines(rows, result["growth"]),
+        *_exact_lines(rows),
+    ])  # fmt: skip
+
+
+def _time_lines(rows: list[dict[str, Any]], disk: dict[str, Any]) -> list[str]:
+    return table(
         "Time: process from start to end, and the pass within it",
         ["rows", "process, s", "pass, s", "CPU, s", "rows/s", "GB/s decoded", "stored, GB", "disk-bound, s",
          "others and host, CPU s"],
@@ -238,27 +244,34 @@ def markdown(result: dict[str, Any]) -> str:
             for row in rows
         ],
     )  # fmt: skip
-    lines += table(
+
+
+def _memory_lines(rows: list[dict[str, Any]], grown: dict[str, float]) -> list[str]:
+    lines = table(
         "Peak memory, MB",
-        ["rows", "the result says", "seen from outside", "predicted"],
+        ["rows", "in the result", "seen from outside", "predicted"],
         [
             [f"{row['rows']:,}", f"{row['measured']['peak_bytes'] / 1e6:.1f}",
              f"{row['process']['peak_bytes'] / 1e6:.1f}", f"{row['predicted_peak_bytes'] / 1e6:.1f}"]
             for row in rows
         ],
     )  # fmt: skip
-    met = "met" if max(grown.values()) <= _GROWTH else "NOT met"
+    verdict = "met" if max(grown.values()) <= _GROWTH else "NOT met"
     if rows[1]["rows"] < _GROWTH_FROM:
-        met = f"though from {_GROWTH_FROM:,} rows on only"
-    lines += [
+        verdict = f"which counts from {_GROWTH_FROM:,} rows on"
+    return [
+        *lines,
         "",
         f"From {rows[1]['rows']:,} to {rows[-1]['rows']:,} rows it grows by a factor of {grown['measured']:.3f} "
-        f"({grown['sampled']:.3f} seen from outside); wanted: {_GROWTH} at most, {met}.",
+        f"({grown['sampled']:.3f} seen from outside); target: at most {_GROWTH}, {verdict}.",
     ]
-    lines += table(
+
+
+def _exact_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = table(
         "RankMe against the exact answer",
         ["rows", "RankMe", "half-width", "exact", "distance / exact", "distance / half-width", "margin",
-         "interval holds", "singular values held"],
+         "interval holds", "singular values that hold"],
         [
             [f"{row['rows']:,}", f"{row['rankme']:.12f}", f"{_half_width(row):.1e}", f"{row['exact']:.12f}",
              f"{_distance(row) / row['exact']:.1e}", f"{_distance(row) / _half_width(row):.1e}", f"{row['margin']:.1e}",
@@ -266,13 +279,14 @@ def markdown(result: dict[str, Any]) -> str:
             for row in rows
         ],
     )  # fmt: skip
-    return "\n".join([
+    return [
         *lines,
         "",
         "Exact: the Gram matrix of the rows in integers, correctly rounded to float64, then numpy's eigenvalues. "
-        "Margin: by how much that may be off, from (D + 32) u l_1 for the eigensolver and u |G|_F for the rounding; an "
-        "interval holds when it contains the exact answer to within the margin, and a singular value likewise.",
-    ])  # fmt: skip
+        "Margin: the largest error of that answer, from (D + 32) u l_1 for the eigensolver and u |G|_F for the "
+        "rounding. An interval holds if it contains the exact answer to within the margin; for a singular value "
+        "likewise.",
+    ]
 
 
 def _half_width(row: dict[str, Any]) -> float:
@@ -284,10 +298,10 @@ def _distance(row: dict[str, Any]) -> float:
 
 
 def main() -> int:
-    """Score every number of rows, print the tables, write them where asked; 1 if an interval does not hold."""
+    """Run, print and write the page; return 1 if an interval does not hold."""
     experiment = Experiment("billion", __doc__, {"quick": "10 s, 200,000 rows", "default": "15 minutes, 10^9 rows"})
     experiment.parser.add_argument(
-        "--store", type=Path, metavar="FOLDER", help="keep the store there, and use it if it is complete"
+        "--store", type=Path, metavar="FOLDER", help="folder that keeps the store; a complete store in it is used again"
     )
     arguments = experiment.start()
     if arguments.store:

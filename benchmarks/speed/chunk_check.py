@@ -1,7 +1,7 @@
-"""How long the check of a store's chunks takes before a pass, and what memory it adds.
+"""How long does the check of a store's chunks before a pass take, and how much memory does it add?
 
 ``python -m benchmarks chunk_check`` makes two zarr stores of 10^6 chunks (hard links to a few files), one with flat
-keys and one with nested ones, and times opening plus fingerprint, which also finds missing chunks, with warm metadata.
+keys and one with nested ones. It times opening plus fingerprint, which also finds missing chunks, with warm metadata.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from benchmarks.harness.experiment import Experiment, table
 from rankme_stream.numerics import machine
 from rankme_stream.sources import open_source
 
-_LINKS = 30_000  # below the 65,000 hard links that ext4 allows a file
+_LINKS = 30_000  # of one file; ext4 allows 65,000
 _CHUNK_ROWS = 4
 _MISSING_EVERY = 7
 
 
 def make_store(path: Path, n_chunks: int, nested: bool) -> None:
-    """Write a store of that many chunks, every seventh of them missing."""
+    """Write a store; every seventh of its chunks is missing."""
     encoding = {"name": "default", "separator": "/" if nested else "."}
     array = zarr.create_array(
         path, shape=(n_chunks * _CHUNK_ROWS, 8), dtype="f2", chunks=(_CHUNK_ROWS, 8), chunk_key_encoding=encoding
@@ -46,7 +46,7 @@ def make_store(path: Path, n_chunks: int, nested: bool) -> None:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Open, check twice, and report the second time."""
+    """Open and check a store twice; return the time of the second check and the memory that the first one added."""
     open_source(str(path)).fingerprint(0, 1)
     for attempt in range(2):
         before, began = machine.resident_bytes(), time.perf_counter()
@@ -60,24 +60,24 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def checked(n_chunks: int, layout: str) -> dict[str, Any]:
-    """Make a store of that layout, check it, and make sure of what was found."""
+    """Make and check a store; end with an error if the number of missing chunks found is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.zarr"
         make_store(path, n_chunks, nested=layout == "nested")
         row = check(path)
     expected = sum(1 for index in range(1, n_chunks) if index % _MISSING_EVERY == 0)
     if row["missing"] != expected:
-        raise SystemExit(f"{row['missing']} chunks found missing, {expected} are")
+        raise SystemExit(f"the check found {row['missing']} missing chunks, and {expected} are missing")
     return row
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the table."""
+    """Return the page."""
     heading = f"`{result['command']}`, {result['date']}, {result['machine']}; "
-    lines = ["# Checking the chunks of a store", "", heading + "warm metadata, one chunk in seven missing."]
+    lines = ["# Cost of checking the chunks of a store", "", heading + "warm metadata, one chunk in seven missing."]
     lines += table(
         "Opening and fingerprint",
-        ["keys", "chunks", "seconds", "growth, MB", "found missing"],
+        ["keys", "chunks", "seconds", "memory growth, MB", "missing chunks found"],
         [
             [layout, f"{result['chunks']:,}", row["elapsed_s"], row["growth_mb"], f"{row['missing']:,}"]
             for layout, row in result["layouts"].items()
@@ -87,7 +87,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run both layouts, print the table, and write it where asked."""
+    """Run, print and write the page."""
     experiment = Experiment("chunk_check", __doc__, {"quick": "5 s, 10^4 chunks", "default": "5 minutes"})
     experiment.start()
     n_chunks = 10_000 if experiment.size == "quick" else 1_000_000

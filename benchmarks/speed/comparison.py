@@ -1,9 +1,9 @@
-"""How fast a pass is: beside what it must cost at least, beside other libraries, and where its time goes.
+"""How fast is a pass beside its lower limit and other libraries, and where does its time go?
 
 ``python -m benchmarks speed`` writes a zarr array of 400,000 x 768 float16 and runs every peer on it in a process of
-its own, each next to a float64 pass of ours, so that ratios are between neighbours; limits are measured all through
-the run. Runs that other work on the machine disturbed are repeated. Reads are warm. A run that is killed continues
-where it was when ``--out`` names the same folder.
+its own, each next to a float64 pass of ours, so that ratios compare neighbouring runs. Lower limits are measured
+throughout the run. Runs that other work on the machine disturbed are repeated. Reads are warm. A run that is killed
+goes on with its next part when ``--out`` names the same folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import rankme_stream as rs
 from benchmarks.harness import processes
 from benchmarks.harness.cpu_profile import where_time_goes
 from benchmarks.harness.experiment import Experiment, table
+from benchmarks.speed import lower_limits, peers
 from benchmarks.speed.peers import PEERS
 from rankme_stream.spectra import metrics
 
@@ -33,11 +34,11 @@ _SHAPES = {"quick": (20_000, 64), "default": (400_000, 768)}
 _CHUNK_ROWS = 4096
 _SLAB_ROWS = 8 * _CHUNK_ROWS
 _OURS = "rankme float64"
-_OWN = ("rankme auto", "rankme qr")
-_QUICK = (*_OWN, "naive Gram float64", "numpy svd float64")
-_LIMITS = 5
+_OUR_OTHERS = ("rankme auto", "rankme qr")
+_QUICK = (*_OUR_OTHERS, "naive Gram float64", "numpy svd float64")
+_LIMITS = 5  # measurements of the lower limit in one run
 _SLOW_S = 60.0  # a peer that takes longer runs once
-_AGREE = 1e-9  # relative: QR and numpy's SVD are both good to 1e-12 here
+_AGREE = 1e-9  # relative; QR and numpy's SVD are both accurate to 1e-12 here
 
 _START_UP = {
     "rankme --help": (["-m", "rankme_stream", "--help"], 0.3),
@@ -45,7 +46,7 @@ _START_UP = {
     "rankme demo": (["-m", "rankme_stream", "demo"], 1.5),
 }
 _AT_MOST, _AT_LEAST = "at most", "at least"
-_WANTED = (  # wall seconds, but for the memory
+_TARGETS = (  # ratios of wall seconds, and memory
     ("float64 / limit", _AT_MOST, 1.15),
     ("sklearnex covariance float64 / float64", _AT_LEAST, 1.7),
     ("torch svdvals float32 / float64", _AT_LEAST, 4.0),
@@ -60,7 +61,7 @@ _WANTED = (  # wall seconds, but for the memory
 
 
 def make_store(path: Path, n_rows: int, n_features: int) -> None:
-    """Write Gaussian rows whose singular values fall like k^-1/2, turned at random, with a small mean."""
+    """Write Gaussian rows with a random rotation, a small mean, and singular values that fall like k^-1/2."""
     if path.exists():
         return
     generator = np.random.default_rng(0)
@@ -79,21 +80,21 @@ def make_store(path: Path, n_rows: int, n_features: int) -> None:
 
 
 def truth(uri: str) -> dict[str, Any]:
-    """RankMe of the rows and of the rows less their mean, by our QR and by numpy's SVD, which must agree."""
+    """Return RankMe of the rows and of the centred rows, by our QR and by numpy's SVD, which must agree."""
     spectrum = rs.measure(uri, method="tsqr").spectrum
     rows = zarr.open_array(uri, mode="r")[:].astype(np.float64)
-    found = {"raw": (metrics.rankme(spectrum.singular_values), metrics.rankme(np.linalg.svd(rows, compute_uv=False)))}
+    both = {"raw": (metrics.rankme(spectrum.singular_values), metrics.rankme(np.linalg.svd(rows, compute_uv=False)))}
     rows -= rows.mean(axis=0)
     ours, numpy = spectrum.centered_singular_values, np.linalg.svd(rows, compute_uv=False)
-    found["centred"] = metrics.rankme(ours), metrics.rankme(numpy)
-    for name, (one, other) in found.items():
+    both["centred"] = metrics.rankme(ours), metrics.rankme(numpy)
+    for name, (one, other) in both.items():
         if not math.isclose(one, other, rel_tol=_AGREE):
             raise SystemExit(f"RankMe, {name}: QR gives {one!r} and numpy's SVD {other!r}")
-    return {name: {"qr": one, "numpy": other} for name, (one, other) in found.items()}
+    return {name: {"qr": one, "numpy": other} for name, (one, other) in both.items()}
 
 
 def watched(arguments: Sequence[str], is_patient: bool) -> tuple[dict[str, Any], str]:
-    """Run this interpreter, again where the run was disturbed and time is no matter; return its figures and output."""
+    """Run this interpreter, again if patient and the run was disturbed; return its figures and output."""
 
     def make() -> processes.Run:
         return processes.run([sys.executable, *arguments])
@@ -102,9 +103,9 @@ def watched(arguments: Sequence[str], is_patient: bool) -> tuple[dict[str, Any],
     return done.to_dict(), done.output
 
 
-def answered(module: str, arguments: Sequence[str], is_patient: bool) -> dict[str, Any]:
-    """Run a module of ours that answers with a line of JSON; the process's own figures are its ``process``."""
-    process, output = watched(["-m", f"benchmarks.{module}", *arguments], is_patient)
+def json_of(module: str, arguments: Sequence[str], is_patient: bool) -> dict[str, Any]:
+    """Run a module that prints a line of JSON; return that, and the figures of the process as ``process``."""
+    process, output = watched(["-m", module, *arguments], is_patient)
     return json.loads(output.splitlines()[-1]) | {"process": process}
 
 
@@ -112,24 +113,24 @@ def beside_ours(name: str, uri: str, repeats: int, is_patient: bool) -> dict[str
     """Run a peer and our float64 pass in turn."""
     pairs = []
     for _ in range(repeats):
-        peer = answered("peers", [name, uri], is_patient)
+        peer = json_of(peers.__name__, [name, uri], is_patient)
         if "missing" in peer:
             return peer
-        pairs.append({"peer": peer, "ours": answered("peers", [_OURS, uri], is_patient)})
+        pairs.append({"peer": peer, "ours": json_of(peers.__name__, [_OURS, uri], is_patient)})
         if peer["elapsed_s"] > _SLOW_S:
             break
     return {"pairs": pairs}
 
 
 def limit_beside_ours(uri: str, is_patient: bool) -> dict[str, Any]:
-    """Measure what a pass must cost, and run ours."""
+    """Measure the lower limit of a pass, and run our float64 pass."""
     options = [] if is_patient else ["--seconds", "0.01", "--rounds", "1"]
-    limit = answered("limits", [uri, *options], is_patient)
-    return {"limit": limit, "ours": answered("peers", [_OURS, uri], is_patient)}
+    limit = json_of(lower_limits.__name__, [uri, *options], is_patient)
+    return {"limit": limit, "ours": json_of(peers.__name__, [_OURS, uri], is_patient)}
 
 
 def start_up(repeats: int, is_patient: bool) -> dict[str, Any]:
-    """Whole processes that have little to do."""
+    """Run whole processes that do little, and return their figures by name."""
     return {
         name: [watched(arguments, is_patient)[0] for _ in range(repeats)]
         for name, (arguments, _) in _START_UP.items()
@@ -137,7 +138,7 @@ def start_up(repeats: int, is_patient: bool) -> dict[str, Any]:
 
 
 def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Make the array and run everything, the limits spread among the peers."""
+    """Make the array and run everything, with the limits spread evenly among the peers."""
     is_patient = experiment.size != "quick"
     shape = _SHAPES[experiment.size]
     path = folder / f"speed-{shape[0]}x{shape[1]}.zarr"
@@ -150,7 +151,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
         if index * n_limits // len(names) == len(result["limits"]):
             label = f"limit {len(result['limits']) + 1}"
             result["limits"].append(experiment.part(label, limit_beside_ours, uri, is_patient))
-        repeats = (5 if name in _OWN else 3) if is_patient else 1
+        repeats = (5 if name in _OUR_OTHERS else 3) if is_patient else 1
         result["peers"][name] = experiment.part(name, beside_ours, name, uri, repeats, is_patient)
     result["where"] = experiment.part("where the time goes", where_time_goes, uri)
     result["start_up"] = experiment.part("start-up", start_up, 5 if is_patient else 1, is_patient)
@@ -158,57 +159,61 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     for name, part in result["peers"].items():
         pairs = [(pair["peer"], pair["ours"]) for pair in part.get("pairs", ())]
         rows.append(_row(name, pairs, result["truth"]) if pairs else {"name": name, "missing": part["missing"]})
-    return result | {"rows": rows, "wanted": _wanted(result, rows)}
+    return result | {"rows": rows, "wanted": _compare_with_targets(result, rows)}
 
 
 def _row(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]], truths: dict[str, Any]) -> dict[str, Any]:
-    """Sum up runs of a peer, each with its neighbour."""
-    peers = [peer for peer, _ in pairs]
+    """Summarize the runs of a peer, each with the run of ours beside it."""
+    runs = [peer for peer, _ in pairs]
     true = truths["centred" if PEERS[name].is_centered else "raw"]["numpy"]
     return {
         "name": name,
-        "version": peers[0]["version"],
-        "wall_s": _spread([peer["elapsed_s"] for peer in peers]),
-        "cpu_s": _spread([peer["cpu_s"] for peer in peers]),
+        "version": runs[0]["version"],
+        "wall_s": _spread([peer["elapsed_s"] for peer in runs]),
+        "cpu_s": _spread([peer["cpu_s"] for peer in runs]),
         "wall_ratio": _spread([peer["elapsed_s"] / ours["elapsed_s"] for peer, ours in pairs]),
         "cpu_ratio": _spread([peer["cpu_s"] / ours["cpu_s"] for peer, ours in pairs]),
-        "peak_mb": max(peer["process"]["peak_bytes"] for peer in peers) / 1e6,
-        "rankme": peers[0]["rankme"],
-        "relative_error": max(abs(peer["rankme"] - true) / true for peer in peers),
-        "quiet": f"{sum(peer['process']['is_quiet'] for peer in peers)} of {len(peers)}",
+        "peak_mb": max(peer["process"]["peak_bytes"] for peer in runs) / 1e6,
+        "rankme": runs[0]["rankme"],
+        "relative_error": max(abs(peer["rankme"] - true) / true for peer in runs),
+        "quiet": f"{sum(peer['process']['is_quiet'] for peer in runs)} of {len(runs)}",
     }
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """Median, least and largest."""
+    """Return the median, the least and the largest."""
     return [median(values), min(values), max(values)]
 
 
-def _wanted(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Set what was measured against what was wanted."""
-    found = {f"{row['name']} / float64".removeprefix("rankme "): row["wall_ratio"]
+def _compare_with_targets(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return every target with its measurement, and with the figure that a pass at the limit would reach."""
+    measured = {f"{row['name']} / float64".removeprefix("rankme "): row["wall_ratio"]
              for row in rows if "wall_ratio" in row}  # fmt: skip
-    found["float64 / limit"] = _spread([one["ours"]["elapsed_s"] / one["limit"]["limit_s"] for one in result["limits"]])
-    middle, least, most = found["auto / float64"]
-    found["float64 / auto"] = [1 / middle, 1 / most, 1 / least]
-    found["peak memory of ours, MB"] = [max(row["peak_mb"] for row in rows if row["name"] in (_OURS, *_OWN))]
+    measured["float64 / limit"] = _spread(
+        [one["ours"]["elapsed_s"] / one["limit"]["limit_s"] for one in result["limits"]]
+    )
+    middle, least, most = measured["auto / float64"]
+    measured["float64 / auto"] = [1 / middle, 1 / most, 1 / least]
+    ours = [row["peak_mb"] for row in rows if row["name"] in (_OURS, *_OUR_OTHERS)]
+    measured["peak memory of ours, MB"] = [max(ours)]
     limit_s = median(one["limit"]["limit_s"] for one in result["limits"])
-    best = {f"{row['name']} / float64": row["wall_s"][0] / limit_s for row in rows if "wall_s" in row}
+    at_limit = {f"{row['name']} / float64": row["wall_s"][0] / limit_s for row in rows if "wall_s" in row}
     return [
-        {"what": what, "wanted": f"{relation} {bound:g}", "measured": found.get(what), "at_the_limit": best.get(what),
-         "is_met": (found[what][0] <= bound) == (relation == _AT_MOST) if what in found else None}
-        for what, relation, bound in _WANTED
+        {"what": what, "wanted": f"{relation} {bound:g}", "measured": measured.get(what),
+         "at_the_limit": at_limit.get(what),
+         "is_met": (measured[what][0] <= bound) == (relation == _AT_MOST) if what in measured else None}
+        for what, relation, bound in _TARGETS
     ]  # fmt: skip
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the tables."""
+    """Return the page."""
     n_rows, n_features = result["shape"]
     text = f"{n_rows:,} x {n_features} float16, zstd, chunks of {_CHUNK_ROWS:,} rows, read from the page cache."
     lines = ["# How fast a pass is", "", f"`{result['command']}`, {result['date']}, {result['machine']};", text]
     lines += table(
-        "Ours and others: medians (least to most), ratios of neighbouring runs",
-        ["what", "wall s", "CPU s", "wall / float64", "CPU / float64", "peak MB", "RankMe", "relative error", "quiet"],
+        "Our passes and other libraries: medians (least to most), ratios of neighbouring runs",
+        ["peer", "wall s", "CPU s", "wall / float64", "CPU / float64", "peak MB", "RankMe", "relative error", "quiet"],
         [
             [row["name"], *(_shown(row[key]) for key in ("wall_s", "cpu_s", "wall_ratio", "cpu_ratio")),
              f"{row['peak_mb']:,.0f}", f"{row['rankme']:.4f}", f"{row['relative_error']:.1g}", row["quiet"]]
@@ -219,12 +224,13 @@ def markdown(result: dict[str, Any]) -> str:
     versions = sorted({row["version"] for row in result["rows"] if "version" in row})
     lines += [
         "",
-        "From the opened array to the number. Quiet: runs that nothing else on the machine disturbed. sklearnex and",
-        f"IncrementalPCA centre the rows, and are held against the centred truth. {', '.join(versions)}.",
+        "Times run from the opened array to the number. Quiet: runs that nothing else on the machine disturbed. "
+        "sklearnex and IncrementalPCA centre the rows and are compared with the centred truth. "
+        f"{', '.join(versions)}.",
     ]
     lines += table(
-        "Wanted and measured, wall seconds",
-        ["what", "wanted", "measured", "met", "by a pass at the limit"],
+        "Targets and measurements: ratios of wall seconds, and memory",
+        ["quantity", "target", "measured", "met", "by a pass at the limit"],
         [
             [
                 one["what"],
@@ -238,14 +244,14 @@ def markdown(result: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        "Where a pass at the limit would fall short as well, nothing that multiplies in float64 here can do better.",
+        "Where a pass at the limit would miss the target as well, no float64 product on this machine can meet it.",
     ]
     return "\n".join([*lines, *_limit_lines(result), *_time_lines(result)])
 
 
 def _limit_lines(result: dict[str, Any]) -> list[str]:
     limits = [one["limit"] for one in result["limits"]]
-    found = [
+    candidates = [
         (part, name, [limit["parts"][part]["candidates"][name] for limit in limits])
         for part, figures in limits[0]["parts"].items()
         for name in figures["candidates"]
@@ -253,17 +259,17 @@ def _limit_lines(result: dict[str, Any]) -> list[str]:
     fastest = Counter((part, limit["parts"][part]["best"]) for limit in limits for part in limit["parts"])
     walls = _shown(_spread([limit["limit_s"] for limit in limits]))
     lines = table(
-        f"What a pass must cost: {walls} s, the fastest of each part over {limits[0]['cores']} cores",
+        f"Lower limit of a pass: {walls} s, the fastest candidate of each part over {limits[0]['cores']} cores",
         ["part", "candidate", "CPU s", "wall s", "times the fastest"],
         [
             [part, name, _shown(_spread([one["cpu_s"] for one in figures])),
              f"{median(one['wall_s'] for one in figures):.3g}", fastest[part, name]]
-            for part, name, figures in found
+            for part, name, figures in candidates
         ],
     )  # fmt: skip
     lines += ["", *(f"Not run: {name}, {reason}." for name, reason in limits[0]["unavailable"].items())]
     in_order = ", ".join(f"{limit['limit_s']:.3g}" for limit in limits)
-    return [*lines, f"Limits in order: {in_order} s."]
+    return [*lines, f"Limits in the order measured: {in_order} s."]
 
 
 def _time_lines(result: dict[str, Any]) -> list[str]:
@@ -278,11 +284,11 @@ def _time_lines(result: dict[str, Any]) -> list[str]:
     )
     return lines + table(
         "Start-up: whole processes, wall seconds",
-        ["process", "wanted", "measured", "quiet"],
+        ["process", "target: at most", "measured", "quiet"],
         [
-            [name, wanted, _shown(_spread([one["wall_s"] for one in result["start_up"][name]])),
+            [name, target, _shown(_spread([one["wall_s"] for one in result["start_up"][name]])),
              f"{sum(one['is_quiet'] for one in result['start_up'][name])} of {len(result['start_up'][name])}"]
-            for name, (_, wanted) in _START_UP.items()
+            for name, (_, target) in _START_UP.items()
         ],
     )  # fmt: skip
 
@@ -299,7 +305,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print(f"{path.name} is left out: matplotlib is not installed")
+        print(f"{path.name} is not drawn: matplotlib is not installed")
         return
     rows = sorted((row for row in result["rows"] if "wall_s" in row), key=lambda row: -row["wall_s"][0])
     figure = Figure(figsize=(10, 1 + 0.35 * len(rows)), layout="constrained")
@@ -321,9 +327,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Run everything, print the tables, write them and the plot where asked."""
+    """Run, print and write the page, and draw the plot."""
     experiment = Experiment("speed", __doc__, {"quick": "20 s", "default": "40 minutes"})
-    experiment.parser.add_argument("--store", type=Path, help="folder for the array, kept; a temporary one otherwise")
+    experiment.parser.add_argument("--store", type=Path, help="folder that keeps the array; a temporary one by default")
     arguments = experiment.start()
     with ExitStack() as stack:
         folder = arguments.store or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,120 +1,75 @@
-"""What a pass over a zarr store must cost at least: decoding, casting and multiplying every row, and nothing else.
+"""Lower limit for the time of a pass over a zarr store: decoding, casting and multiplying every row, and nothing else.
 
-Each part is timed alone with one thread a core running it at once, by every candidate known to be fast; the limit is
-the sum of the fastest candidates' CPU seconds over the number of cores. ``python -m
-benchmarks.speed.lower_limits URI`` prints one as JSON. Reads are warm: what is read was read
-before, so it comes from the page cache.
+Each part is timed alone, on one thread a core at once, by every candidate known to be fast. The limit is the sum of the
+fastest candidates' CPU seconds over the number of cores. ``python -m benchmarks.speed.lower_limits URI`` prints one as
+JSON. Reads are warm: the same rows were read before, so they come from the page cache.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from itertools import cycle
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import numcodecs.blosc
-import numcodecs.zstd
 import numpy as np
-import zarr
-from scipy.linalg import cython_blas
 from threadpoolctl import threadpool_limits
-from zarr.codecs import BloscCodec, BytesCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.metadata.v3 import ArrayV3Metadata
-from zarr.storage import LocalStore
 
+from benchmarks.speed.limit_candidates import (
+    CAST_ROWS,
+    UNIT_BYTES,
+    Call,
+    Candidate,
+    Lane,
+    casts,
+    first_rows,
+    open_array,
+    products,
+    readers,
+    slab_sizes,
+)
 from rankme_stream.numerics import machine
-
-_PIPELINES = {
-    "zarr-python": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-    "zarrs": "zarrs.ZarrsCodecPipeline",
-}
-_UNIT_BYTES = 2 * 10**6  # whole chunks of so much at least are the smallest read
-_UNITS = (1, 4, 8)
-_SLAB_BYTES = 100 * 10**6  # no read larger, unless one unit is
-_WINDOW_BYTES = 256 * 10**6  # rows read in turn, spread over the array: more than a processor's cache holds
-_CAST_ROWS = (256, 1024, 4096)
-_PRODUCT_ROWS = (512, 1024, 2048, 4096)
-_SHIFT_VALUES = 400_000  # at once: more leave the cache, fewer make threads wait for the GIL between short operations
-_SIGN_AND_VALUE = np.int32(-0x7000_2000)  # where the bits of a float16 end up; the shift repeats the sign in between
-_SHIFT_SCALE = np.float32(2.0**112)  # between the exponent biases of float16 and float32
-
-Call = Callable[[], int]  # does some work and returns how many rows that was
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One way to do a part; ``prepare`` returns the call that a thread with that lane repeats."""
-
-    part: Literal["decode", "cast", "product"]
-    name: str
-    prepare: Callable[[_Lane], Call]
-
-
-class _Lane:
-    """What one thread reads into, casts from and multiplies, the same for all candidates."""
-
-    def __init__(self, index: int, count: int, sample: np.ndarray, slab_rows: int, precision: str) -> None:
-        n_features = sample.shape[1]
-        self.index, self.count = index, count
-        self.slab = np.empty((slab_rows, n_features), sample.dtype)
-        self.stored = np.tile(sample, (-(-_CAST_ROWS[-1] // len(sample)), 1))
-        self.panel = np.ones((_PRODUCT_ROWS[-1], 1 + n_features), precision)
-        self.panel[:, 1:] = self.stored[: len(self.panel)]
-        self.product = np.zeros((1 + n_features, 1 + n_features), precision)
-
-    def turns(self, places: Sequence[Any]) -> Iterator[Any]:
-        """Go round the places forever, each lane from another one."""
-        first = self.index * len(places) // self.count
-        return cycle([*places[first:], *places[:first]])
 
 
 def limit(
     uri: str, *, precision: Literal["float64", "float32"] = "float64", seconds: float = 0.12, rounds: int = 5
 ) -> dict[str, Any]:
-    """Return what decoding, casting and multiplying all rows of a two-dimensional zarr array costs at least.
+    """Return the least time for decoding, casting and multiplying all rows of a two-dimensional zarr array.
 
     Parameters
     ----------
     uri
         ``store.zarr`` or ``store.zarr::group/array``, local.
     precision
-        Of the panels and products.
+        Precision of the panels and products.
     seconds
-        How long a candidate runs in each round; at least one call a thread.
+        Time that a candidate runs in each round; at least one call a thread.
     rounds
-        Every candidate runs once a round, so that drift of the machine meets all alike.
+        Number of rounds. Every candidate runs once a round, so that drift of the machine affects all alike.
 
     Returns
     -------
     dict
         JSON types. ``parts`` has for ``decode``, ``cast`` and ``product`` the ``best`` candidate, its ``cpu_s``, and
         all ``candidates`` with ``cpu_s``, ``wall_s`` and the CPU seconds of the ``rounds``: of all threads, for all
-        rows. ``limit_s`` is the sum of the three ``cpu_s`` over ``cores``; ``unavailable`` says which readers did not
-        run, and why.
+        rows. ``limit_s`` is the sum of the three ``cpu_s`` over ``cores``; ``unavailable`` has the readers that did
+        not run, and the reasons.
 
     Notes
     -----
-    A candidate counts with the *median* of its rounds: passes that the limit is compared with are medians as well, and
-    the least of many candidates' least rounds would be a pick of the noise. The cast goes into panels with a column
-    of ones, so it is a copy where the types agree. ``matmul`` is taken without adding what it gives, ``syrk`` adds in
-    place. BLAS is held to one thread, and every lane has buffers of its own: about 100 MB for reading (one chunk of
-    rows if that is more) and 4,096 rows of the precision.
+    A candidate counts by the *median* of its rounds: the limit is compared with medians of passes, and the least of
+    many candidates' least rounds would select noise. The cast goes into panels with a column of ones, so it is a copy
+    where the types agree. ``matmul`` does not add its product to a sum, ``syrk`` adds in place. BLAS runs on one
+    thread, and every lane has its own buffers: about 100 MB for reading (one chunk of rows if that is more) and 4,096
+    rows of the precision.
     """
-    array = _open(uri, "zarr-python")
-    candidates, unavailable = _readers(uri, array)
-    candidates += [*_casts(array), *_products(precision)]
+    array = open_array(uri, "zarr-python")
+    candidates, unavailable = readers(uri, array)
+    candidates += [*casts(array), *products(precision)]
     n_cores = machine.cores()
     lanes = _lanes(array, n_cores, precision)
     figures: list[list[tuple[float, float]]] = [[] for _ in candidates]
@@ -134,18 +89,18 @@ def limit(
     }  # fmt: skip
 
 
-def _lanes(array: Any, count: int, precision: str) -> list[_Lane]:
-    """Make a lane a thread, and bring what the reads will ask for into the page cache."""
-    sample_rows = max(_CAST_ROWS[-1], _UNIT_BYTES // (array.shape[1] * array.dtype.itemsize))
+def _lanes(array: Any, count: int, precision: str) -> list[Lane]:
+    """Make one lane a thread, and bring the rows that they read into the page cache."""
+    sample_rows = max(CAST_ROWS[-1], UNIT_BYTES // (array.shape[1] * array.dtype.itemsize))
     sample = np.asarray(array[:sample_rows]).astype(array.dtype.newbyteorder("="))
-    slab_rows = max(_slabs(array)) * array.chunks[0]
-    for start in _places(array, max(_slabs(array))):
+    slab_rows = max(slab_sizes(array)) * array.chunks[0]
+    for start in first_rows(array, max(slab_sizes(array))):
         array[start : start + slab_rows]
-    return [_Lane(index, count, sample, slab_rows, precision) for index in range(count)]
+    return [Lane(index, count, sample, slab_rows, precision) for index in range(count)]
 
 
 def _timed(work: Sequence[Call], seconds: float) -> tuple[float, float]:
-    """CPU and wall seconds a row of calls that run at once, one a thread, each repeated for so long."""
+    """Repeat calls for some seconds, one call a thread, all at once; return CPU and wall seconds a row."""
     barrier = threading.Barrier(len(work))
 
     def repeat(call: Call) -> int:
@@ -162,7 +117,7 @@ def _timed(work: Sequence[Call], seconds: float) -> tuple[float, float]:
 
 
 def _summary(
-    candidates: list[_Candidate], figures: list[list[tuple[float, float]]], n_rows: int
+    candidates: list[Candidate], figures: list[list[tuple[float, float]]], n_rows: int
 ) -> dict[str, dict[str, Any]]:
     parts: dict[str, dict[str, Any]] = {}
     for one, figure in zip(candidates, figures, strict=True):
@@ -173,211 +128,18 @@ def _summary(
             "rounds": [value * n_rows for value in cpu],
         }
     for part in parts.values():
-        found = part["candidates"]
-        part["best"] = min(found, key=lambda name, found=found: found[name]["cpu_s"])
-        part["cpu_s"] = found[part["best"]]["cpu_s"]
+        by_name = part["candidates"]
+        part["best"] = min(by_name, key=lambda name, by_name=by_name: by_name[name]["cpu_s"])
+        part["cpu_s"] = by_name[part["best"]]["cpu_s"]
     return parts
-
-
-def _open(uri: str, pipeline: str) -> Any:
-    store, _, path = uri.partition("::")
-    with zarr.config.set({"codec_pipeline.path": _PIPELINES[pipeline]}):  # it is fixed at opening
-        array = zarr.open_array(store, path=path.strip("/"), mode="r")
-    if array.ndim != 2:
-        raise SystemExit(f"{uri} has shape {array.shape}; (rows, features) is needed")
-    return array
-
-
-def _slabs(array: Any) -> list[int]:
-    """How many chunks of rows a read takes: 1, 4 and 8 units, and a shard where it is no larger than they may be."""
-    chunk_rows, row_bytes = array.chunks[0], array.shape[1] * array.dtype.itemsize
-    n_chunks, chunk_bytes = -(-array.shape[0] // chunk_rows), chunk_rows * row_bytes
-    unit = -(-_UNIT_BYTES // chunk_bytes)
-    wanted = {unit * n for n in _UNITS} | ({array.shards[0] // chunk_rows} if array.shards else set())
-    return sorted({min(n, n_chunks) for n in wanted if n == unit or n * chunk_bytes <= _SLAB_BYTES})
-
-
-def _places(array: Any, n_chunks: int) -> list[int]:
-    """First rows of the reads of that many chunks: all, or what the window holds, spread evenly in largest reads."""
-    chunk_rows, largest = array.chunks[0], max(_slabs(array))
-    starts = range(0, -(-array.shape[0] // chunk_rows) - largest + 1, largest)
-    slab_bytes = largest * chunk_rows * array.shape[1] * array.dtype.itemsize
-    kept = min(len(starts), max(2, _WINDOW_BYTES // slab_bytes))
-    slabs = (starts[i * len(starts) // kept] for i in range(kept))
-    return [row * chunk_rows for slab in slabs for row in range(slab, slab + largest - n_chunks + 1, n_chunks)]
-
-
-def _readers(uri: str, array: Any) -> tuple[list[_Candidate], dict[str, str]]:
-    candidates, unavailable = [], {}
-    for pipeline in _PIPELINES:
-        if pipeline == "zarrs" and find_spec("zarrs") is None:
-            unavailable["zarrs"] = "is not installed"
-            continue
-        opened = _open(uri, pipeline)
-        try:
-            opened[:1]
-        except RuntimeError as error:
-            if pipeline != "zarrs":  # which does not read every layout
-                raise
-            unavailable["zarrs"] = str(error)
-            continue
-        for n_chunks in _slabs(array):
-            rows = min(n_chunks * array.chunks[0], array.shape[0])
-            label = f"{pipeline}, {rows:,} rows"
-            candidates.append(_Candidate("decode", label, partial(_select, opened, n_chunks)))
-    reason = _why_not_bare(array)
-    if reason is None:
-        candidates.append(_Candidate("decode", f"numcodecs, {array.chunks[0]:,} rows", partial(_decode, array)))
-    else:
-        unavailable["numcodecs"] = reason
-    return candidates, unavailable
-
-
-def _select(array: Any, n_chunks: int, lane: _Lane) -> Call:
-    n_rows, slab_rows = array.shape[0], n_chunks * array.chunks[0]
-    turns, slab = lane.turns(_places(array, n_chunks)), lane.slab.view(array.dtype)
-
-    def call() -> int:
-        start = next(turns)
-        out = slab[: min(slab_rows, n_rows - start)]
-        buffer = default_buffer_prototype().nd_buffer.from_numpy_array(out)
-        array.get_basic_selection((slice(start, start + len(out)), slice(None)), out=buffer)
-        return len(out)
-
-    return call
-
-
-def _why_not_bare(array: Any) -> str | None:
-    """Say why chunk files cannot be decoded straight into a buffer; None if they can."""
-    if not isinstance(array.metadata, ArrayV3Metadata) or not isinstance(array.store_path.store, LocalStore):
-        return "zarr v3 in a folder only"
-    if array.shards:
-        return "unsharded arrays only"
-    first, *rest = array.metadata.codecs
-    if (
-        not isinstance(first, BytesCodec)
-        or len(rest) > 1
-        or not all(isinstance(c, ZstdCodec | BloscCodec) for c in rest)
-    ):
-        return "bytes with one of zstd, blosc or nothing only"
-    return None
-
-
-def _decode(array: Any, lane: _Lane) -> Call:
-    """Read chunk files and decode each into the same buffer, a chunk that splits features as well."""
-    (n_rows, n_features), (chunk_rows, chunk_columns) = array.shape, array.chunks
-    root = Path(array.store_path.store.root) / array.store_path.path
-    key = array.metadata.chunk_key_encoding.encode_chunk_key
-    codec = array.metadata.codecs[-1]
-    decompress = {ZstdCodec: numcodecs.zstd.decompress, BloscCodec: numcodecs.blosc.decompress}.get(type(codec))
-    places = [
-        (
-            min(chunk_rows, n_rows - row),
-            [root / key((row // chunk_rows, j)) for j in range(-(-n_features // chunk_columns))],
-        )
-        for row in _places(array, 1)
-    ]
-    turns = lane.turns(places)
-    chunk = np.empty(chunk_rows * chunk_columns * array.dtype.itemsize, np.uint8)
-    stored = memoryview(bytearray(max(file.stat().st_size for _, files in places for file in files)))
-
-    def call() -> int:
-        rows, files = next(turns)
-        for file in files:
-            with open(file, "rb", buffering=0) as opened:
-                if decompress is None:
-                    assert opened.readinto(chunk) == chunk.nbytes, f"{file} is cut short"
-                else:
-                    decompress(stored[: opened.readinto(stored)], chunk)
-        return rows
-
-    return call
-
-
-def _casts(array: Any) -> Iterator[_Candidate]:
-    casts = {"assign": _assign} | ({"shift": _shift} if array.dtype == np.float16 else {})
-    for name, cast in casts.items():
-        for rows in _CAST_ROWS:
-            yield _Candidate("cast", f"{name}, {rows:,} rows", partial(cast, rows))
-
-
-def _assign(n_rows: int, lane: _Lane) -> Call:
-    turns = lane.turns(range(0, len(lane.stored) - n_rows + 1, n_rows))
-    out = lane.panel[:n_rows, 1:]
-
-    def call() -> int:
-        start = next(turns)
-        out[...] = lane.stored[start : start + n_rows]
-        return n_rows
-
-    return call
-
-
-def _shift(n_rows: int, lane: _Lane) -> Call:
-    """Move the bits of finite float16 numbers into their places in float32 and scale by a power of two: exact."""
-    turns = lane.turns(range(0, len(lane.stored) - n_rows + 1, n_rows))
-    stored, out = lane.stored.view(np.int16), lane.panel[:n_rows, 1:]
-    step = max(1, _SHIFT_VALUES // out.shape[1])
-    bits = np.empty((step, out.shape[1]), np.int32)
-
-    def call() -> int:
-        first = next(turns)
-        for start in range(0, n_rows, step):
-            stop = min(start + step, n_rows)
-            block = bits[: stop - start]
-            np.left_shift(stored[first + start : first + stop], 13, out=block, dtype=np.int32)
-            np.bitwise_and(block, _SIGN_AND_VALUE, out=block)
-            np.multiply(block.view(np.float32), _SHIFT_SCALE, out=out[start:stop])
-        return n_rows
-
-    return call
-
-
-def _products(precision: str) -> Iterator[_Candidate]:
-    for name, multiply in (("matmul", _matmul), ("syrk", _SYRK[precision])):
-        for rows in _PRODUCT_ROWS:
-            yield _Candidate("product", f"{name}, {rows:,} rows", partial(_multiply, multiply, rows))
-
-
-def _multiply(multiply: Callable[[np.ndarray, np.ndarray], None], n_rows: int, lane: _Lane) -> Call:
-    panel, product = lane.panel[:n_rows], lane.product
-
-    def call() -> int:
-        multiply(panel, product)
-        return n_rows
-
-    return call
-
-
-def _matmul(panel: np.ndarray, product: np.ndarray) -> None:
-    np.matmul(panel.T, panel, out=product)
-
-
-def _syrk(name: str, real: Any) -> Callable[[np.ndarray, np.ndarray], None]:
-    """BLAS ``dsyrk`` or ``ssyrk`` through the pointer that SciPy publishes, which lets go of the GIL."""
-    capsule = cython_blas.__pyx_capi__[name]
-    get_name, get_pointer = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
-    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 10)(get_pointer(capsule, get_name(capsule)))
-    one = ctypes.byref(real(1.0))
-
-    def multiply(panel: np.ndarray, product: np.ndarray) -> None:
-        rows, n = (ctypes.byref(ctypes.c_int(size)) for size in panel.shape)
-        function(b"U", b"N", n, rows, one, panel.ctypes.data, n, one, product.ctypes.data, n)
-
-    return multiply
-
-
-_SYRK = {"float64": _syrk("dsyrk", ctypes.c_double), "float32": _syrk("ssyrk", ctypes.c_float)}
 
 
 def main() -> None:
     """Print the limit of one store as a line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.lower_limits", description=__doc__)
     parser.add_argument("uri")
-    parser.add_argument("--precision", choices=list(_SYRK), default="float64")
-    parser.add_argument("--seconds", type=float, default=0.12, help="a candidate and round")
+    parser.add_argument("--precision", choices=["float64", "float32"], default="float64")
+    parser.add_argument("--seconds", type=float, default=0.12, help="time of a candidate in a round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(json.dumps(limit(**vars(arguments))))

@@ -1,8 +1,8 @@
-"""What else gives the singular values of a zarr array, each as its users would write it, and ours beside them.
+"""Other libraries that give the singular values of a zarr array, as their users would call them, and our passes.
 
-``python -m benchmarks.speed.peers NAME URI`` runs one in a process of its own and prints a line of JSON: its
-RankMe, and the seconds from the opened array to that number. Imports, and a run over a few rows that
-starts threads, are not counted.
+``python -m benchmarks.speed.peers NAME URI`` runs one of them in a process of its own and prints a line of JSON: its
+RankMe, and the seconds from the opened array to that number. Imports, and a run over a few rows that starts threads,
+are not timed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import rankme_stream as rs
 from rankme_stream.numerics import machine
 from rankme_stream.spectra import metrics
 
-# All cores decode then. Of 1, 2, 4 and 8 chunks on 2 cores, 2 were the fastest, or as fast, for every peer.
+# So many chunks keep all cores decoding. On 2 cores, 2 chunks were at least as fast as 1, 4 and 8 for every peer.
 _SLAB_CHUNKS = machine.cores()
 _RANK = 256  # of the truncated SVD
-_WARM_UP = 2  # rows of the first run, in features
+_WARM_UP = 2  # rows a feature in the run that is not timed
 
 Solve = Callable[[Any, int], float]  # an opened array, how many of its rows -> RankMe
 
@@ -39,11 +39,11 @@ class Peer:
     Attributes
     ----------
     prepare
-        Imports what it needs and returns the function that is timed.
+        Function that imports the library and returns the function that is timed.
     package
-        The distribution whose version is reported.
+        Distribution whose version is reported.
     is_centered
-        Its singular values are those of the rows less their mean.
+        Whether the singular values are those of the centred rows.
     """
 
     prepare: Callable[[], Solve]
@@ -64,7 +64,7 @@ def _rankme_of_squares(squares: np.ndarray) -> float:
 
 
 def _slabs(array: Any, n_rows: int, n_chunks: int) -> Iterator[np.ndarray]:
-    """Yield so many chunks of rows at a time; a rest too short for a full rank goes with those before it."""
+    """Yield ``n_chunks`` chunks of rows at a time; a rest too short for full rank joins the rows before it."""
     step, start = n_chunks * array.chunks[0], 0
     while start < n_rows:
         stop = n_rows if n_rows - start < step + array.shape[1] else start + step
@@ -94,7 +94,7 @@ def _torch_svdvals() -> Solve:
 
 
 def _dask(values: Callable[[Any, Any], Any], blas_threads: int | None = 1) -> Solve:
-    """Dask's threads call BLAS, whose own threads then get in their way: its manual says to hold BLAS to one."""
+    """Return a solver by Dask, whose manual says to hold BLAS to one thread: threads of both would compete."""
     import dask.array as da
 
     def solve(array: Any, n_rows: int) -> float:
@@ -120,7 +120,7 @@ def _incremental_pca() -> Solve:
     from sklearn.decomposition import IncrementalPCA
 
     def solve(array: Any, n_rows: int) -> float:
-        n_chunks = -(-5 * array.shape[1] // array.chunks[0])  # its own default is 5 rows a feature
+        n_chunks = -(-5 * array.shape[1] // array.chunks[0])  # the default of scikit-learn is 5 rows a feature
         pca = IncrementalPCA()
         for slab in _slabs(array, n_rows, n_chunks):
             pca.partial_fit(slab.astype(np.float64))
@@ -161,7 +161,7 @@ PEERS: dict[str, Peer] = {
 
 
 def run(name: str, uri: str, rows: int | None = None) -> dict[str, Any]:
-    """Run a peer over the first rows of an array, all when None; say which package is missing if one is."""
+    """Run a peer over the first rows of an array, or all; return its figures, or the package that is missing."""
     peer = PEERS[name]
     try:
         solve = peer.prepare()
@@ -183,11 +183,11 @@ def run(name: str, uri: str, rows: int | None = None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print what one peer took and gave as a line of JSON."""
+    """Print the figures of one peer as a line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.peers", description=__doc__)
     parser.add_argument("name", choices=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("uri")
-    parser.add_argument("--rows", type=int, help="the first so many only")
+    parser.add_argument("--rows", type=int, help="read only the first ROWS rows")
     print(json.dumps(run(**vars(parser.parse_args()))))
 
 

@@ -1,1 +1,1 @@
-"""Whether intervals hold, and how near they come to the truth."""
+"""Benchmarks of whether intervals hold the true value, and how narrow they are."""

@@ -1,9 +1,9 @@
-"""Spectra made to break the intervals of sketches, and how much wider those are than what a sketch leaves open.
+"""Can spectra made for it break the intervals of sketches, and how much wider than needed are these?
 
-``python -m benchmarks adversarial`` sketches matrices whose spectra a climb bends towards the ends of the intervals, by
-one and by several passes of the randomized SVD and by Frequent Directions; every metric of every one of them is
-compared with the truth. Then it searches the matrices that a given sketch cannot tell apart for those of least and
-greatest RankMe: what lies between them no interval can leave out.
+``python -m benchmarks adversarial`` sketches matrices by one and by several passes of the randomized SVD and by
+Frequent Directions. A hill climb changes their spectra so that RankMe moves towards an end of its interval, and every
+metric of every matrix is compared with its true value. Then it searches the matrices that have one and the same sketch
+for the least and the greatest RankMe: an interval must hold everything between these two.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.testing import with_ones
 
 _ROUNDOFF = 2.0**-53
-_SLACK = 1e-9  # relative: of the truth, an SVD in float64
-_STEPS = 40  # of a climb
-_FEATURES = ((12, 49), (80, 161))  # of one pass, and of several, whose probes must not see all
+_SLACK = 1e-9  # relative error allowed to the true value, which is from an SVD in float64
+_STEPS = 40  # of a hill climb
+_FEATURES = ((12, 49), (80, 161))  # for one pass, and for several, whose probes must not span all features
 METHODS = ("rsvd", "rsvd, 2 passes", "rsvd, 3 passes", "frequent directions")
 
 
 def accumulated(rows: np.ndarray, method: str, rank: int, seed: int) -> Any:
-    """Return the accumulator of rows after the last of its passes."""
+    """Return the accumulator of rows after its last pass."""
     n_features = rows.shape[1]
     if method == "frequent directions":
         sketch: Any = FrequentDirectionsAccumulator(n_features, sketch_size=rank)
@@ -46,7 +46,7 @@ def accumulated(rows: np.ndarray, method: str, rank: int, seed: int) -> Any:
 
 
 def shapes(generator: np.random.Generator, m: int) -> np.ndarray:
-    """Return a random spectrum, descending: levels, powers, geometric falls, packed tails and noise."""
+    """Return a random descending spectrum: levels, powers, geometric decay, flat tails or noise."""
     k = np.arange(1.0, m + 1)
     head = int(generator.integers(1, m + 1))
     tail = int(generator.integers(head, m + 1))
@@ -62,7 +62,7 @@ def shapes(generator: np.random.Generator, m: int) -> np.ndarray:
 
 
 def rows_of(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return rows of those singular values, now and then with features of their own and not about zero."""
+    """Return rows with given singular values; some have the features as directions, some are then shifted by a mean."""
     m = values.size
     directions = np.eye(m) if generator.random() < 0.3 else np.linalg.qr(generator.standard_normal((m, m)))[0]
     left = np.linalg.qr(generator.standard_normal((2 * m, m)))[0]
@@ -70,28 +70,29 @@ def rows_of(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def judged(rows: np.ndarray, spectrum: Spectrum) -> tuple[list[str], float]:
-    """Return the metrics whose intervals fail, and how near RankMe comes to an end of its own, in widths."""
+    """Return the metrics whose intervals fail, and the distance of RankMe from an end of its own, in widths."""
     failed, nearest = [], 1.0
     values = {
         False: np.linalg.svd(rows, compute_uv=False),
         True: np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False),
     }
-    for name, found in estimates.estimate_all(spectrum).items():
+    for name, estimate in estimates.estimate_all(spectrum).items():
         metric = estimates.METRICS[name]
-        if found.lower is None or found.upper is None or name in ("numerical_rank", "condition_number"):
-            continue  # what an SVD in float64 does not know well enough itself
+        if estimate.lower is None or estimate.upper is None or name in ("numerical_rank", "condition_number"):
+            continue  # an SVD in float64 does not give these two well enough
         true = metric.compute(values[metric.centered], spectrum)
         true = float(true[0] if isinstance(true, tuple) else true)
         slack = _SLACK * abs(true) + 1e-12
-        if not found.lower - slack <= true <= found.upper + slack:
-            failed.append(f"{name} {true!r} not in [{found.lower!r}, {found.upper!r}]")
-        if name == "rankme" and found.upper > found.lower:
-            nearest = min(true - found.lower, found.upper - true) / (found.upper - found.lower)
+        lower, upper = estimate.lower, estimate.upper
+        if not lower - slack <= true <= upper + slack:
+            failed.append(f"{name} {true!r} not in [{lower!r}, {upper!r}]")
+        if name == "rankme" and upper > lower:
+            nearest = min(true - lower, upper - true) / (upper - lower)
     return failed, nearest
 
 
-def climbed(method: str, first: int, count: int) -> dict[str, Any]:
-    """Try so many spectra: some at random, and from each of these others that lie ever nearer to an end."""
+def climb(method: str, first: int, count: int) -> dict[str, Any]:
+    """Try ``count`` spectra: random ones, and from each of these further ones whose RankMe is ever nearer to an end."""
     n_tried, failures, nearest = 0, [], 1.0
     start = first
     while n_tried < count:
@@ -102,7 +103,7 @@ def climbed(method: str, first: int, count: int) -> dict[str, Any]:
         seed = int(generator.integers(2**32))
         values, best = shapes(generator, m), 2.0
         for step in range(min(_STEPS, count - n_tried)):
-            tried = values if step == 0 else _bent(values, generator)
+            tried = values if step == 0 else _changed(values, generator)
             rows = rows_of(tried, np.random.default_rng([start, 1]))
             failed, near = judged(rows, accumulated(rows, method, rank, seed).spectrum(unit_roundoff=_ROUNDOFF))
             n_tried += 1
@@ -113,25 +114,25 @@ def climbed(method: str, first: int, count: int) -> dict[str, Any]:
     return {"tried": n_tried, "failures": failures, "nearest": nearest}
 
 
-def _bent(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a spectrum a little different: some values raised, lowered, levelled or dropped."""
-    bent = values.copy()
+def _changed(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a spectrum with some values raised, lowered, levelled or dropped."""
+    changed = values.copy()
     low, high = np.sort(generator.integers(0, values.size, 2))
     some = slice(int(low), int(high) + 1)
     kind = generator.integers(4)
     if kind == 0:
-        bent[some] *= np.exp(generator.standard_normal() * 0.5)
+        changed[some] *= np.exp(generator.standard_normal() * 0.5)
     elif kind == 1:
-        bent[some] = np.sqrt(np.mean(bent[some] ** 2))
+        changed[some] = np.sqrt(np.mean(changed[some] ** 2))
     elif kind == 2:
-        bent[some] *= np.exp(0.3 * generator.standard_normal(bent[some].size))
+        changed[some] *= np.exp(0.3 * generator.standard_normal(changed[some].size))
     else:
-        bent[some] *= generator.choice([0.0, 1e-3])
-    return np.sort(bent)[::-1] if bent.any() else values
+        changed[some] *= generator.choice([0.0, 1e-3])
+    return np.sort(changed)[::-1] if changed.any() else values
 
 
 def open_set(method: str, seed: int, n_features: int, n_searched: int) -> dict[str, Any]:
-    """Compare the interval of a sketch with RankMe of matrices that have the same sketch."""
+    """Compare the interval of a sketch with RankMe of other matrices that have the same sketch."""
     generator = np.random.default_rng([seed, 7])
     k = np.arange(1.0, n_features + 1)
     name = ("k^-1/2", "k^-1", "flat", "exponential")[seed % 4]
@@ -144,41 +145,41 @@ def open_set(method: str, seed: int, n_features: int, n_searched: int) -> dict[s
     rankme = estimates.estimate_rankme(sketch.spectrum(unit_roundoff=_ROUNDOFF))
     assert rankme.lower is not None and rankme.upper is not None
     least, most = np.inf, 0.0
-    for gram in _alike(rows, sketch, generator, n_searched):
-        found = metrics.rankme(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)))
-        least, most = min(least, found), max(most, found)
+    for gram in _same_sketch(rows, sketch, generator, n_searched):
+        other = metrics.rankme(np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0)))
+        least, most = min(least, other), max(most, other)
     return {
         "method": method, "spectrum": name, "features": n_features, "rank": rank, "lower": rankme.lower,
         "upper": rankme.upper, "least": least, "most": most, "ratio": (rankme.upper - rankme.lower) / (most - least),
     }  # fmt: skip
 
 
-def _alike(rows: np.ndarray, sketch: Any, generator: np.random.Generator, count: int) -> Iterator[np.ndarray]:
-    """Yield Gram matrices that have the same sketch: what it holds, and the energy it lacks put where it cannot see."""
+def _same_sketch(rows: np.ndarray, sketch: Any, generator: np.random.Generator, count: int) -> Iterator[np.ndarray]:
+    """Yield Gram matrices with the same sketch: its own, plus the energy that it lacks, put where it does not look."""
     gram = rows.T @ rows
     if isinstance(sketch, FrequentDirectionsAccumulator):
-        held = np.asarray(sketch._rows[: sketch.filled])
-        floor, free, most = held.T @ held, np.eye(len(gram)), sketch.shrunk
+        kept = np.asarray(sketch._rows[: sketch.filled])
+        floor, free, most = kept.T @ kept, np.eye(len(gram)), sketch.shrunk
     else:
         vectors = np.asarray(sketch.vectors.on(sketch.device))[1:, 1:]
         images = vectors @ gram
         floor = images.T @ np.linalg.pinv(vectors @ images.T, hermitian=True) @ images
         complement = np.linalg.svd(vectors)[2][min(vectors.shape) :]
         free, most = complement, np.inf
-    left = float(np.trace(gram) - np.trace(floor))
+    missing = float(np.trace(gram) - np.trace(floor))
     _, axes = np.linalg.eigh(free @ floor @ free.T)
     yield gram
     for number in range(count if len(free) else 0):
-        turned = axes[:, ::-1] if number % 3 == 0 else axes
+        basis = axes[:, ::-1] if number % 3 == 0 else axes
         if number % 3 == 2:
-            turned = np.linalg.qr(generator.standard_normal(axes.shape))[0]
-        shares = _given(left, len(free), most, generator, number)
-        added = (free.T @ turned) * shares
-        yield floor + added @ (free.T @ turned).T
+            basis = np.linalg.qr(generator.standard_normal(axes.shape))[0]
+        shares = _distribute(missing, len(free), most, generator, number)
+        added = (free.T @ basis) * shares
+        yield floor + added @ (free.T @ basis).T
 
 
-def _given(left: float, size: int, most: float, generator: np.random.Generator, number: int) -> np.ndarray:
-    """Return how the energy is given out: evenly, to the first few, or by a power; none more than allowed."""
+def _distribute(energy: float, size: int, most: float, generator: np.random.Generator, number: int) -> np.ndarray:
+    """Return shares of the energy: equal, for the first few only, or by a power; none above ``most``."""
     kind = number // 3 % 3
     if kind == 0:
         shares = np.ones(size)
@@ -186,19 +187,19 @@ def _given(left: float, size: int, most: float, generator: np.random.Generator, 
         shares = (np.arange(size) < generator.integers(1, size + 1)).astype(np.float64)
     else:
         shares = np.arange(1.0, size + 1) ** -generator.uniform(0.0, 4.0)
-    for _ in range(60):  # spread what is above the most over the others
-        shares = np.minimum(shares * (left / shares.sum()), most)
-    if shares.sum() < left * (1 - 1e-9):
-        shares = shares + (left - shares.sum()) / size
+    for _ in range(60):  # spread the excess above the most over the others
+        shares = np.minimum(shares * (energy / shares.sum()), most)
+    if shares.sum() < energy * (1 - 1e-9):
+        shares = shares + (energy - shares.sum()) / size
     return shares
 
 
 def measured(experiment: Experiment, count: int, n_sets: int, n_features: int, n_searched: int) -> dict[str, Any]:
-    """Try the spectra and search the sets."""
+    """Try the spectra, and search the sets of matrices with the same sketch."""
     with threadpool_limits(1, user_api="blas"):
         tried = {
-            method: experiment.part(f"{count:,} spectra, {method}", climbed, method, 1000 * place, count)
-            for place, method in enumerate(METHODS)
+            method: experiment.part(f"{count:,} spectra, {method}", climb, method, 1000 * number, count)
+            for number, method in enumerate(METHODS)
         }
         sets = [
             experiment.part(f"set {seed}, {method}", open_set, method, seed, n_features, n_searched)
@@ -209,7 +210,7 @@ def measured(experiment: Experiment, count: int, n_sets: int, n_features: int, n
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the tables."""
+    """Return the page."""
     tried = result["tried"]
     failures = [text for one in tried.values() for text in one["failures"]]
     ratios = [one["ratio"] for one in result["sets"]]
@@ -219,17 +220,17 @@ def markdown(result: dict[str, Any]) -> str:
         f"`{result['command']}`, {result['date']}, {result['machine']}.",
         "",
         f"{sum(one['tried'] for one in tried.values()):,} spectra, {len(failures)} intervals failed. *Nearest*: the "
-        "least distance of RankMe from an end of its interval that a climb reached, in widths of the interval.",
+        "least distance of RankMe from an end of its interval that a hill climb reached, in widths of the interval.",
     ]
     lines += table(
-        "Climbs",
+        "Hill climbs",
         ["sketch", "spectra", "failed", "nearest"],
         [[name, f"{one['tried']:,}", len(one["failures"]), f"{one['nearest']:.2g}"] for name, one in tried.items()],
     )
     lines += ["", *(f"- {text}" for text in failures[:20])]
     lines += table(
-        "How much wider than it must be",
-        ["sketch", "spectrum", "rank of D", "lower", "least found", "most found", "upper", "width over what was found"],
+        "Width of the interval over the range that the same sketch allows",
+        ["sketch", "spectrum", "rank of D", "lower", "least found", "greatest found", "upper", "width / range found"],
         [
             [
                 one["method"], one["spectrum"], f"{one['rank']} of {one['features']}", f"{one['lower']:.4g}",
@@ -240,14 +241,14 @@ def markdown(result: dict[str, Any]) -> str:
     )  # fmt: skip
     lines += [
         "",
-        f"At most {max(ratios):.2f} times, {float(np.median(ratios)):.2f} in the median. What was found are matrices "
-        "that have the very same sketch; intervals of several passes may leave some of them out, by their confidence.",
+        f"At most {max(ratios):.2f} times, {float(np.median(ratios)):.2f} in the median. The matrices found have the "
+        "very same sketch. Intervals of several passes hold with a confidence, so they may leave out some of them.",
     ]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Measure, print the tables, write them where asked; 1 if an interval failed."""
+    """Run, print and write the page; return 1 if an interval failed."""
     minutes: dict[Size, str] = {"quick": "20 s", "default": "15 minutes"}
     experiment = Experiment("adversarial", __doc__, minutes)
     experiment.start()

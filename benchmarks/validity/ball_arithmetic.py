@@ -1,12 +1,13 @@
-"""The true value of every metric for a small stored matrix, as balls, to check that our intervals hold it.
+"""True values of every metric of a small stored matrix, as balls, to check that our intervals hold them.
 
-Entries are taken as they are stored, so the Gram matrix is one of integers times a number. The roots of its
+Entries are exactly the stored values, so the Gram matrix is an integer matrix times a number. The roots of its
 characteristic polynomial are enclosed with their multiplicities (Arb, through python-flint): zeros are exact zeros,
-numbers of values are exact, and the other singular values are balls that certainly hold the true ones and are
-narrower than 1e-60 of them, whatever the condition number.
+counts of values are exact, and the other singular values are balls that certainly hold the true ones. The balls are
+narrower than 1e-60 of the values, whatever the condition number.
 
-Unit rows are irrational. They are rounded to fixed point, the same is done with the integers that result, and Weyl's
-inequality takes the singular values back: rounding moves none by more than the Frobenius norm of what it changed.
+Unit rows are irrational. They are rounded to fixed point, and the resulting integers are treated in the same way.
+Weyl's inequality then bounds the true singular values: rounding moves none by more than the Frobenius norm of the
+change.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flint import arb, ctx, fmpq, fmpq_poly, fmpz_mat, fmpz_poly
 
 _BITS = 256
 _NEAR = arb((1, -200), (1, -200))  # [0, 2**-199], exactly
-_FIRST, _LAST = 11, 100  # ranks of alpha_req
+_FIRST, _LAST = 11, 100  # first and last rank of the fit of alpha_req
 
 Number = arb | int | float | None
 """A ball, an exact count, ``inf`` for a condition number over zero, or None where the metric is not defined."""
@@ -31,11 +32,11 @@ Number = arb | int | float | None
 
 @dataclass(frozen=True)
 class Truth:
-    """The true values of one matrix.
+    """True values of one matrix.
 
     ``metrics`` and ``presets`` map names to numbers. The singular values are balls, descending, in the unit of the
-    embeddings, with exact zeros: m = min(n_rows, n_features) of the raw and of the centred rows, and for ``unit`` those
-    of the rows that are not zero, each divided by its norm.
+    embeddings, with exact zeros: m = min(n_rows, n_features) of the raw rows and of the centred rows. ``unit`` has
+    those of the rows that are not zero, each divided by its norm.
     """
 
     metrics: Mapping[str, Number]
@@ -51,9 +52,9 @@ def truth(matrix: npt.NDArray[np.float64], *, unit_roundoff: float = 2.0**-53) -
     Parameters
     ----------
     matrix
-        Shape ``(n_rows, n_features)``, both at least 1, finite; it takes seconds for more than some 50 features.
+        Shape ``(n_rows, n_features)``, both at least 1, finite; more than about 50 features take seconds.
     unit_roundoff
-        u of `numerical_rank`: that of the stored type.
+        Unit roundoff of the stored type, for `numerical_rank`.
     """
     n_rows, n_features = matrix.shape
     m = min(n_rows, n_features)
@@ -102,12 +103,12 @@ def truth(matrix: npt.NDArray[np.float64], *, unit_roundoff: float = 2.0**-53) -
 
 
 def contains(number: arb | int | float, lower: float, upper: float) -> bool:
-    """Say whether the truth is in [lower, upper].
+    """Return whether the true value is in [lower, upper].
 
     Raises
     ------
     ArithmeticError
-        If the ball lies across a limit, so that it cannot be told.
+        If the ball lies across a limit, so that the answer is open.
     """
     ball = arb(number)
     if ball >= lower and ball <= upper:
@@ -118,7 +119,7 @@ def contains(number: arb | int | float, lower: float, upper: float) -> bool:
 
 
 def inside_error(number: arb | int | float, value: float) -> float:
-    """Bound |value - truth| from above."""
+    """Return an upper bound of |value - truth|."""
     if math.isinf(float(number)) or math.isinf(value):
         return 0.0 if float(number) == value else math.inf
     error = abs(arb(value) - arb(number))
@@ -126,9 +127,9 @@ def inside_error(number: arb | int | float, value: float) -> float:
 
 
 def _as_integers(matrix: npt.NDArray[np.float64]) -> tuple[list[list[int]], Fraction]:
-    """Return the matrix as integers without a common factor, and the number that they are to be multiplied by."""
+    """Return the matrix as integers without a common factor, and the number that scales them back."""
     ratios = [value.as_integer_ratio() for value in np.asarray(matrix, dtype=np.float64).ravel().tolist()]
-    denominator = max(below for _, below in ratios)  # they are powers of two
+    denominator = max(below for _, below in ratios)  # all denominators are powers of two
     values = [above * (denominator // below) for above, below in ratios]
     factor = math.gcd(*values) or 1
     values = [value // factor for value in values]
@@ -137,9 +138,9 @@ def _as_integers(matrix: npt.NDArray[np.float64]) -> tuple[list[list[int]], Frac
 
 
 def _eigenvalues(polynomial: fmpz_poly, bits: int = _BITS) -> list[arb]:
-    """Enclose the roots, descending, of a characteristic polynomial that has none below zero.
+    """Enclose the roots, descending, of a characteristic polynomial that has no negative roots.
 
-    A root of multiplicity k is k times the same object; integers, and so zero, are exact.
+    A root of multiplicity k appears k times as the same object; integers, zero included, are exact.
     """
     distinct = []
     with ctx.workprec(bits):
@@ -161,7 +162,7 @@ def _unit_rows(rows: list[list[int]], rank: int, bits: int = _BITS) -> tuple[lis
     """Enclose the singular values of the unit rows and the squared norm of their sum."""
     n_rows, n_features = len(rows), len(rows[0])
     rounded, is_exact = [], True
-    for row in rows:  # every entry within 3 of 2**bits times the unit row's; opposite entries stay opposite
+    for row in rows:  # entries are within 3 of 2**bits times the unit row's; opposite entries stay opposite
         squared = sum(value * value for value in row) << 2 * bits
         norm = math.isqrt(squared)
         is_exact &= norm * norm == squared and not any((value << 2 * bits) % norm for value in row)
@@ -184,7 +185,7 @@ def _has_values(values: Sequence[arb]) -> bool:
 
 
 def _relative(values: Sequence[arb]) -> list[arb]:
-    """Divide by the largest: exactly 1 for its equals. None are left of values that are all zero."""
+    """Divide values by the largest, which gives exactly 1 for its equals; return none if all values are zero."""
     return [arb(1) if v is values[0] else v / values[0] for v in values] if _has_values(values) else []
 
 
@@ -193,7 +194,7 @@ def _relative_roots(values: Sequence[arb]) -> list[arb]:
 
 
 def _limited(ball: arb, low: arb | int, high: arb | int) -> arb:
-    """Use that the truth is known to be in [low, high], for a ball that lies across one of the two."""
+    """Cut a ball that lies across the end of the range [low, high] in which the true value is known to be."""
     if not ball >= low and abs(ball - low) < _NEAR.upper():
         return low + _NEAR
     if not ball <= high and abs(ball - high) < _NEAR.upper():
@@ -228,7 +229,7 @@ def _sum_over_largest(values: Sequence[arb]) -> arb | None:
 
 
 def _ratio_less_one(values: Sequence[arb]) -> arb:
-    """The participation ratio minus 1, by a sum of products that are not negative."""
+    """Return the participation ratio minus 1, as a sum of products that are not negative."""
     ratios = _relative(values)
     smaller = list(itertools.accumulate(reversed(ratios)))[::-1]
     cross = sum((2 * a * b for a, b in zip(ratios, smaller[1:], strict=False)), arb(0))
@@ -246,7 +247,7 @@ def _isoscore(values: Sequence[arb], n_features: int) -> arb | None:
 
 
 def _numerical_rank(polynomial: fmpz_poly, gram: fmpz_mat, unit_roundoff: float) -> int:
-    """Count the roots above u^2 times the trace: exact, for Descartes' rule of signs is, where all roots are real."""
+    """Count the roots above u^2 times the trace, exactly: with real roots Descartes' rule of signs is exact."""
     above, below = unit_roundoff.as_integer_ratio()
     trace = sum(gram[k, k] for k in range(gram.nrows()))
     shifted = fmpq_poly(polynomial)(fmpq_poly([fmpq(above * above * trace, below * below), 1]))

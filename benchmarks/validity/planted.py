@@ -1,4 +1,4 @@
-"""Small matrices with every trait that could break an interval, and the intervals that the package gives for them."""
+"""Small matrices with every trait that could break an interval, and the package's intervals for them."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ SCALES = {"float16": (0,), "bfloat16": (0, 30, -30), "float32": (0, 40, -40), "f
 
 
 def draw(seed: int, *, max_features: int = 16) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a matrix as float64 of exactly what its storage holds, and how it was made.
+    """Return a matrix in float64 with exactly the values of its storage type, and how it was made.
 
-    Shapes run from 1 x 1 to 40 ``max_features`` rows, with fewer rows than features now and then.
+    Shapes run from 1 x 1 to 40 ``max_features`` rows; a fifth of them have at most one row more than features.
     """
     generator = np.random.default_rng(seed)
     n_features = int(generator.integers(1, max_features + 1))
@@ -96,9 +96,9 @@ def draw(seed: int, *, max_features: int = 16) -> tuple[np.ndarray, dict[str, An
 def intervals_of(
     rows: np.ndarray, kind: str, *, storage: str, seed: int = 0
 ) -> dict[str, dict[str, estimates.Estimate]]:
-    """Return every estimate of a matrix by one kind of accumulator, panels and merges cut at random.
+    """Return every estimate of a matrix by one kind of accumulator, with random panels and merges.
 
-    The result has the keys ``raw``, ``presets`` and ``unit``; with ``unit`` empty where every row is zero.
+    The result has the keys ``raw``, ``presets`` and ``unit``; ``unit`` is empty where every row is zero.
     """
     generator = np.random.default_rng(seed)
     make, (n_rows, n_features) = KINDS[kind], rows.shape

@@ -1,4 +1,4 @@
-"""How near rounding errors come to the bounds, on matrices made for it; a part of ``benchmarks intervals``."""
+"""Largest ratios of rounding errors to their bounds, on matrices made for it; a part of ``benchmarks intervals``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankme_stream.testing import with_ones
 
 _U64, _U32 = 2.0**-53, 2.0**-24
 
-# Rows whose roundings go the same way: each takes a generator, a shape and the unit roundoff of the products.
+# Rows whose rounding errors add up. Arguments: a generator, a shape, the unit roundoff of the products.
 PILES: dict[str, Callable[[np.random.Generator, tuple[int, int], float], np.ndarray]] = {
     "one constant": lambda g, shape, u: np.full(shape, g.random() + 0.5),
     "constant columns": lambda g, shape, u: np.tile(g.random(shape[1]) + 0.5, (shape[0], 1)),
@@ -45,7 +45,7 @@ def _piled(seed: int, rows_of_panel: int, max_features: int, unit_roundoff: floa
 
 
 def absorb(kind: str, rows: np.ndarray, rows_of_panel: int, parts: int = 1) -> Any:
-    """Return an accumulator of the rows: as many parts as asked for, panel by panel, then merged from left to right."""
+    """Return an accumulator of the rows: parts filled panel by panel, then merged from left to right."""
     merged = None
     for edges in pairwise(np.linspace(0, len(rows), parts + 1, dtype=int).tolist()):
         accumulator = planted.KINDS[kind](rows.shape[1])
@@ -57,7 +57,7 @@ def absorb(kind: str, rows: np.ndarray, rows_of_panel: int, parts: int = 1) -> A
 
 
 def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
-    """|G^ - G|_F over gamma tr, with the true Gram matrix in fractions."""
+    """Return |G^ - G|_F over gamma tr, with the true Gram matrix G in fractions."""
     accumulator = absorb("gram float64", rows, rows_of_panel)
     n = rows.shape[1]
     entries = fmpq_mat(*rows.shape, [fmpq(*value.as_integer_ratio()) for value in rows.ravel().tolist()])
@@ -73,7 +73,7 @@ def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
 
 
 def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
-    """|G^ - G|_F, beyond the share of float64, over the safety factor times the estimate of the probes."""
+    """Return |G^ - G|_F beyond the float64 share, over the safety factor times the estimate of the probes."""
     accumulator = absorb("gram float32", rows, rows_of_panel)
     assert accumulator.probes.is_complete
     wide = rows.astype(np.longdouble)
@@ -84,7 +84,7 @@ def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
 
 
 def eigenvalue_ratio(seed: int, max_features: int) -> tuple[float, str]:
-    """Error of the eigenvalues of a Gram matrix without rounding over the margin (D + 32) u l_1."""
+    """Return the error of the eigenvalues of an exact Gram matrix over the margin (D + 32) u l_1."""
     generator = np.random.default_rng(seed)
     family = str(generator.choice(list(planted.FAMILIES)))
     n = int(generator.integers(2, max_features + 1))
@@ -95,27 +95,30 @@ def eigenvalue_ratio(seed: int, max_features: int) -> tuple[float, str]:
 
 
 def _eigenvalue_ratio(gram: np.ndarray, true: Any) -> float:
-    found = host.eigenvalues(gram)
-    error = max(ball_arithmetic.inside_error(number, value) for number, value in zip(true, found.tolist(), strict=True))
-    return error / ((len(gram) + 32) * _U64 * float(found[0]))
+    values = host.eigenvalues(gram)
+    error = max(
+        ball_arithmetic.inside_error(number, value) for number, value in zip(true, values.tolist(), strict=True)
+    )
+    return error / ((len(gram) + 32) * _U64 * float(values[0]))
 
 
 def tsqr_ratios(accumulator: Any, raw: Any, centered: Any) -> dict[str, float]:
-    """Largest error of a singular value over what is allowed, and over the worst case."""
+    """Return the largest error of a singular value over the error allowed, and over the worst case."""
     spectrum = accumulator.spectrum(unit_roundoff=_U64)
     ratios = {"allowed": 0.0, "worst": 0.0}
     for side, true in ((spectrum.raw, raw), (spectrum.centered, centered)):
         errors = [ball_arithmetic.inside_error(t, value) for t, value in zip(true, side.values.tolist(), strict=True)]
-        allowed, worst = (box.upper[0] - side.values[0] for box in (side.consistent, side.worst_case))
+        allowed, worst = (bounds.upper[0] - side.values[0] for bounds in (side.consistent, side.worst_case))
         for name, bound in (("allowed", allowed), ("worst", worst)):
             ratios[name] = max(ratios[name], max(errors) / bound if max(errors) else 0.0)
     return ratios
 
 
 def known_spectrum(n: int, copies: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return integers H diag(d) H, copied, H of Hadamard and d powers of two, and their exact singular values.
+    """Return copies of the integer matrix H diag(d) H, and its exact singular values, raw and centred.
 
-    The rows of the mean are d_1 times the first direction, so that centring takes d_1 away and nothing else.
+    H is a Hadamard matrix, and d are powers of two. The mean row is d_1 times the first direction, so that centring
+    takes away d_1 and nothing else.
     """
     generator = np.random.default_rng(seed)
     h = hadamard(n).astype(np.float64)
@@ -125,7 +128,7 @@ def known_spectrum(n: int, copies: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def largest_ratios(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Return the rows of the table for one bound: what was tried, the largest ratio, and where."""
+    """Return the rows of the table for one bound: number of inputs, largest ratio, and the input that gave it."""
     return {"gram": _sharp_gram, "solver": _sharp_solver, "tsqr": _sharp_tsqr, "float32": _sharp_float32}[name](quick)
 
 
@@ -135,14 +138,14 @@ def _largest(bound: str, tried: list[tuple[float, str]]) -> dict[str, Any]:
 
 
 def _sharp_gram(quick: bool) -> list[dict[str, Any]]:
-    found = []
+    lines = []
     for panel in (1, 1024):
         tried = []
         for seed in range(14 if quick else 210):
             rows, label = _piled(seed, panel, 2 if quick else 6, _U64)
             tried.append((gram_ratio(rows, panel), label))
-        found.append(_largest(f"float64 Gram: error over gamma tr, panels of {panel:,}", tried))
-    return found
+        lines.append(_largest(f"float64 Gram: error over gamma tr, panels of {panel:,}", tried))
+    return lines
 
 
 def _sharp_solver(quick: bool) -> list[dict[str, Any]]:

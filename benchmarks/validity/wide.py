@@ -1,8 +1,8 @@
-"""Sketches of 65,536 features, where a D x D matrix takes 34 GB: memory, time, and whether the intervals hold.
+"""How much memory and time do sketches of 65,536 features take, and do their intervals hold?
 
-``python -m benchmarks wide`` scores Z = H diag(s) H, H Hadamard matrices of 131,072 and 65,536, whose singular values
-are s exactly. Its rows are made as they are read: row i is the Walsh-Hadamard transform of s with its entries moved to
-``j XOR i``.
+A D x D matrix takes 34 GB there. ``python -m benchmarks wide`` scores Z = H diag(s) H, with Hadamard matrices H of size
+131,072 and 65,536, whose singular values are exactly s. Its rows are computed on reading: row i is the Walsh-Hadamard
+transform of s with its entries moved to ``j XOR i``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import rankme_stream as rs
 from benchmarks.harness import processes
 from benchmarks.harness.experiment import Experiment, table
-from rankme_stream.accumulators.methods import Method
+from rankme_stream.accumulators.method import MethodName
 from rankme_stream.errors import LimitError
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.spectra import metrics
@@ -34,7 +34,7 @@ def planted(name: str, n_features: int) -> np.ndarray:
 
 
 def transformed(values: np.ndarray) -> np.ndarray:
-    """Return the Walsh-Hadamard transform of a power of two of values, scaled to keep their length."""
+    """Return the Walsh-Hadamard transform of values, scaled to keep their norm; their number is a power of two."""
     out, half = values.copy(), 1
     while half < out.size:
         pairs = out.reshape(-1, 2, half)
@@ -44,7 +44,7 @@ def transformed(values: np.ndarray) -> np.ndarray:
 
 
 class Walsh:
-    """2 D rows of D features with given singular values, D a power of two; rows i and i + D are alike."""
+    """Source of 2 D rows of D features with given singular values, D a power of two; rows i and i + D are equal."""
 
     integrity = "none"
     chunks_missing = 0
@@ -58,11 +58,11 @@ class Walsh:
         self._columns = np.arange(n_features)
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Return every row."""
+        """Return a bound after every row."""
         return range(start + 1, stop)
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Make the rows."""
+        """Return rows, computed here."""
         if out is None:
             out = np.empty((stop - start, self.shape[1]))
         for row in range(start, stop):
@@ -70,63 +70,63 @@ class Walsh:
         return out
 
     def read_memory(self, n_rows: int) -> int:
-        """Return the bytes of the rows and of the places of one."""
+        """Return the bytes of the rows and of the indices of one."""
         return (n_rows + 2) * self.shape[1] * 8
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return none."""
+        """Return an empty list: no chunk is missing."""
         return []
 
     @property
     def tail_start(self) -> int:
-        """Return the last row: nothing grows."""
+        """Return the number of rows: the source does not grow."""
         return self.shape[0]
 
     def reopen(self) -> None:
-        """Return None: they are made here."""
+        """Return None: no other process can open the rows."""
 
     def identity(self) -> dict[str, object]:
-        """Return what they are."""
+        """Return type, width and name."""
         return {"dtype": "float64", "n_features": self.shape[1], "codecs": self.uri}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Return their name."""
+        """Return a hash of the name and the range."""
         return blake2b(f"{self.uri} {start} {stop}".encode(), digest_size=16).hexdigest()
 
 
 def scored(name: str, n_features: int, method: str, rank: int, passes: int = 1) -> dict[str, Any]:
-    """Score rows in a process of its own, and compare with the truth."""
-    call = f"benchmarks.validity.wide.score({name!r}, {n_features}, {method!r}, {rank}, {passes})"
-    done = processes.run([sys.executable, "-c", f"import benchmarks.validity.wide; {call}"])
-    found: dict[str, Any] = json.loads(done.output)
+    """Score rows in a process of its own, and compare the estimates with the true values."""
+    call = f"score({name!r}, {n_features}, {method!r}, {rank}, {passes})"
+    process = processes.run([sys.executable, "-c", f"from {__name__} import score; {call}"])
+    printed: dict[str, Any] = json.loads(process.output)
     exact = planted(name, n_features)
     true = {
         "rankme": metrics.rankme(exact), "effective_rank": metrics.effective_rank(exact),
         "stable_rank": metrics.stable_rank(exact),
     }  # fmt: skip
-    estimates = {key: [found["estimates"][key][end] for end in ("lower", "value", "upper")] for key in true}
+    estimates = {key: [printed["estimates"][key][end] for end in ("lower", "value", "upper")] for key in true}
     held = {key: low * (1 - 1e-9) <= true[key] <= high * (1 + 1e-9) for key, (low, _, high) in estimates.items()}
     return {
         "spectrum": name, "features": n_features, "method": method, "rank": rank, "passes": passes, "true": true,
-        "estimates": estimates, "held": held, "elapsed_s": found["elapsed_s"], "sampled_bytes": done.peak_bytes,
-        "peak_bytes": found["peak_bytes"], "predicted_bytes": found["predicted_bytes"],
+        "estimates": estimates, "held": held, "elapsed_s": printed["elapsed_s"], "sampled_bytes": process.peak_bytes,
+        "peak_bytes": printed["peak_bytes"], "predicted_bytes": printed["predicted_bytes"],
     }  # fmt: skip
 
 
-def score(name: str, n_features: int, method: Method, rank: int, passes: int) -> None:
-    """Print what a sketch comes to."""
-    found = rs.measure(
+def score(name: str, n_features: int, method: MethodName, rank: int, passes: int) -> None:
+    """Print the estimates of a sketch, its time and its memory as JSON."""
+    measurement = rs.measure(
         Walsh(name, n_features), method=method, rank=rank, passes=passes, memory_limit=_MEMORY, tolerance=1e-12
     )
-    result = found.to_dict()
+    result = measurement.to_dict()
     print(json.dumps({
         "estimates": result["estimates"], "elapsed_s": result["measured"]["elapsed_s"],
-        "peak_bytes": result["measured"]["peak_bytes"], "predicted_bytes": found.plan.predicted_peak_bytes,
+        "peak_bytes": result["measured"]["peak_bytes"], "predicted_bytes": measurement.plan.predicted_peak_bytes,
     }))  # fmt: skip
 
 
 def refused(n_features: int, memory: int) -> str:
-    """Return what is said where no exact pass fits."""
+    """Return the error message of an exact pass that does not fit in memory."""
     try:
         rs.measure(Walsh("k^-1/2", n_features), memory_limit=memory)
     except LimitError as error:
@@ -135,7 +135,7 @@ def refused(n_features: int, memory: int) -> str:
 
 
 def measured(experiment: Experiment, n_features: int, ranks: tuple[int, int], memory: int) -> dict[str, Any]:
-    """Measure everything."""
+    """Run every part of the benchmark."""
     kinds = [("rsvd", ranks[0], 1), ("rsvd", ranks[0], 3), ("frequent-directions", ranks[1], 1)]
     rows = [
         experiment.part(f"{name}, {kind} {rank}, {passes}", scored, name, n_features, kind, rank, passes)
@@ -146,12 +146,12 @@ def measured(experiment: Experiment, n_features: int, ranks: tuple[int, int], me
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the tables."""
+    """Return the page."""
     lines = [
         "# Sketches of very wide rows",
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}. Rows of known singular values, twice as many "
-        f"as features, made as they are read; at most {_MEMORY / 1e9:.0f} GB.",
+        f"as features, computed on reading; memory limit {_MEMORY / 1e9:.0f} GB.",
     ]
     lines += table(
         "RankMe",
@@ -169,12 +169,12 @@ def markdown(result: dict[str, Any]) -> str:
             for row in result["rows"]
         ],
     )  # fmt: skip
-    lines += ["", f"Without a sketch: `{result['refused']}`"]
+    lines += ["", f"Error message without a sketch: `{result['refused']}`"]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Measure, print the tables, write them where asked."""
+    """Run, print and write the page."""
     experiment = Experiment("wide", __doc__, {"quick": "20 s", "default": "25 minutes", "full": "1.5 hours"})
     experiment.start()
     sizes: dict[str, tuple[int, tuple[int, int], int]] = {

@@ -56,9 +56,9 @@ class Measurement:
     groups
         Every metric of each group, by its name; empty unless requested. Computed when looked up.
     remedy
-        What to try where the tolerance is not met.
+        Options to try where the tolerance is not met.
     checkpoint_failure
-        Why the checkpoint could not be written; None where it was, or none was requested.
+        Why the checkpoint could not be written; None where it was written, or none was requested.
     """
 
     source: Mapping[str, Any]
@@ -101,7 +101,7 @@ class Measurement:
 
     @property
     def shortfalls(self) -> list[RankMeError]:
-        """Errors of a measurement that has a result all the same: a checkpoint not written, a tolerance not met."""
+        """Errors of a measurement that has a result nevertheless: a checkpoint not written, a tolerance not met."""
         errors: list[RankMeError] = []
         if self.checkpoint_failure is not None:
             errors.append(OutputError(f"the checkpoint is not up to date: {self.checkpoint_failure}"))

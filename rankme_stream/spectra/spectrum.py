@@ -99,8 +99,8 @@ class Spectrum:
     row_sum
         Lower and upper bound on the Euclidean norm of the sum of all rows.
     evidence
-        What the consistent sets rest on: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
-        empirical for every basis), ``measured`` (the error was measured with random probes) or ``empirical``.
+        Evidence for the consistent sets: ``certified`` (a worst-case bound on the sums; the eigensolver's margin is
+        empirical for all three), ``measured`` (the error was measured with random probes) or ``empirical``.
     confidence
         Probability that the consistent sets hold the truth; None where no theorem gives one.
     grounds

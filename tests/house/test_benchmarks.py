@@ -1,7 +1,8 @@
-"""Every benchmark runs at its quick size and writes what the documentation quotes."""
+"""Every benchmark is listed, runs at its quick size, and writes the files that the documentation quotes."""
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS
+
 ROOT = Path(__file__).parents[2]
-
-
 NAMES = [
     "accuracy",
+    "adversarial",
     "billion",
     "chaos",
     "chunk_check",
@@ -32,10 +34,41 @@ NAMES = [
 ]
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--list",), ("--help",)])
+def test_the_list_names_every_benchmark_with_the_question_that_it_answers(arguments):
+    shown = run(*arguments)
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.split("\n\n")[1].splitlines())
+    assert shown.returncode == 0
+    assert [*lines] == [*BENCHMARKS]
+    assert all(text.endswith("?") and len(text) <= 120 for text in lines.values())
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_module_of_a_benchmark_has_a_main_that_takes_nothing(name):
+    """Without importing it, which may take libraries that are not installed."""
+    module = ast.parse((ROOT / f"{BENCHMARKS[name].replace('.', '/')}.py").read_text(encoding="utf-8"))
+    functions = {node.name: node.args for node in module.body if isinstance(node, ast.FunctionDef)}
+    assert not [*functions["main"].args, *functions["main"].kwonlyargs]
+
+
+def test_an_unknown_name_ends_with_2_and_one_line():
+    done = run("spede", "--quick")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "benchmarks: error: no benchmark is called 'spede'; --list shows their names\n"
+
+
+def test_every_benchmark_but_that_of_cards_runs_here():
+    assert {*BENCHMARKS} == {name if isinstance(name, str) else name.values[0] for name in NAMES} | {"gpu"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_at_its_quick_size(name, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", name, "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run(name, "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert result["command"] == f"python -m benchmarks {name} --quick"
@@ -46,10 +79,9 @@ def test_a_benchmark_runs_at_its_quick_size(name, tmp_path):
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_the_benchmark_of_cards_runs_without_one_and_says_so(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run("gpu", "--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result, text = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
     assert result["ours"] and all(one["held"] for one in result["ours"])
     assert all(one["error"] < 1e-6 for one in result["errors"])
-    assert result["is_card"] or ("**No card" in text and "Wanted" not in text)
+    assert result["is_card"] or ("**No card" in text and "Targets" not in text)

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import rankme_stream as rs
-from rankme_stream.accumulators.methods import SKETCHES
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices import registry
 from tests.dumps import rows_like, store
@@ -23,6 +23,7 @@ REFUSED = {
     if line.startswith("|") and not re.match(r"\| this|\|---", line)
 }
 ROWS = ("a path", "rows in memory", "blocks that come once")
+SKETCHES = {name for name, method in METHODS.items() if method.is_sketch}
 ALWAYS = {"normalize": True, "dims": (3,), "nonfinite": "skip", "tolerance": 10.0}
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.selection import page as pages
 from benchmarks.selection import probing, selectors
-from benchmarks.selection.trainings import CENTRE, SWEEPS, Setting, Training, trainings
+from benchmarks.selection.trainings import CENTRE, SWEEPS, Schedule, Setting, Training, trainings
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
 
@@ -41,23 +41,23 @@ def page(rows):
     size = {"side": 8, "train": 1, "test": 1, "other_train": 1, "other_test": 1}
     return pages.markdown({
         "command": "c", "date": "d", "machine": "m", "seeds": 2, "steps": 100, "sizes": {"digits": size},
-        "sets": json.loads(json.dumps(pages.judged(rows))), "rows": rows,
+        "sets": json.loads(json.dumps(pages.judge(rows))), "rows": rows,
     })  # fmt: skip
 
 
 def test_the_accuracy_lost_is_the_best_less_that_of_the_largest_merit():
-    assert selectors.lost(np.array([1.0, 3.0, 2.0]), np.array([90.0, 80.0, 95.0])) == 15.0
-    assert selectors.lost(np.array([1.0, 2.0, 3.0]), np.array([90.0, 80.0, 95.0])) == 0.0
+    assert selectors.points_lost(np.array([1.0, 3.0, 2.0]), np.array([90.0, 80.0, 95.0])) == 15.0
+    assert selectors.points_lost(np.array([1.0, 2.0, 3.0]), np.array([90.0, 80.0, 95.0])) == 0.0
 
 
 def test_settings_that_tie_count_with_their_mean():
-    assert selectors.lost(np.array([3.0, 3.0, 2.0]), np.array([90.0, 80.0, 95.0])) == 10.0
+    assert selectors.points_lost(np.array([3.0, 3.0, 2.0]), np.array([90.0, 80.0, 95.0])) == 10.0
 
 
 def test_a_setting_without_a_merit_or_an_accuracy_is_not_chosen():
-    assert selectors.lost(np.array([1.0, math.nan, 2.0]), np.array([90.0, 95.0, 80.0])) == 15.0
-    assert selectors.lost(np.array([1.0, 9.0, 2.0]), np.array([90.0, math.nan, 80.0])) == 10.0
-    assert math.isnan(selectors.lost(np.full(3, math.nan), np.array([90.0, 95.0, 80.0])))
+    assert selectors.points_lost(np.array([1.0, math.nan, 2.0]), np.array([90.0, 95.0, 80.0])) == 15.0
+    assert selectors.points_lost(np.array([1.0, 9.0, 2.0]), np.array([90.0, math.nan, 80.0])) == 10.0
+    assert math.isnan(selectors.points_lost(np.full(3, math.nan), np.array([90.0, 95.0, 80.0])))
 
 
 def test_spearmans_correlation_is_that_of_the_ranks():
@@ -142,7 +142,7 @@ def test_the_page_says_where_rankme_works():
 
 def test_the_page_says_which_metric_has_no_value():
     text = page(sweep_of([5, 6, 7, 8], [90.0, 92.0, 94.0, 98.0]))
-    assert "no value in every sweep: LiDAR of embeddings, LiDAR of representations." in text
+    assert "without a value in some sweep: LiDAR of embeddings, LiDAR of representations." in text
     assert "{" not in text
 
 
@@ -161,12 +161,12 @@ def test_every_sweep_passes_through_its_centre_once():
 
 
 def test_trainings_are_the_same_after_json():
-    planned = trainings("digits", "VICReg", "covariance", (0.1, 5.0), seeds=2, n_steps=8, dumped=(0, 4))
+    planned = trainings("digits", "VICReg", "covariance", (0.1, 5.0), Schedule(2, 8, (0, 4)))
     assert [Training.from_dict(json.loads(json.dumps(one.to_dict()))).setting for one in planned] == [
         Setting("VICReg", covariance=value) for value in (0.1, 0.1, 5.0, 5.0)
     ]
     assert [*planned[0].dumped] == [8]
-    assert [*trainings("digits", "VICReg", CENTRE, (), seeds=1, n_steps=8, dumped=(0, 4))[0].dumped] == [0, 4, 8]
+    assert [*trainings("digits", "VICReg", CENTRE, (), Schedule(1, 8, (0, 4)))[0].dumped] == [0, 4, 8]
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_training_that_diverges_has_no_dump_at_its_end(task, tmp_path):
     from benchmarks.selection import pretraining
 
     training = Training("digits", CENTRE, Setting("VICReg", learning_rate=math.inf), 0, 4, (0, 4))
-    rows = list(pretraining.dumped(training, task, tmp_path))
+    rows = list(pretraining.dump_rows(training, task, tmp_path))
     assert [(one["step"], one["accuracy"] is None) for one in rows] == [(0, False), (4, True)]
 
 

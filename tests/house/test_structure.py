@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import rankme_stream
-
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rankme_stream"
 PACKAGES = {
@@ -194,12 +192,6 @@ def test_every_dotted_name_in_a_string_leads_somewhere():
     assert len(names) > 10
     lost = [f"{module}: {name}" for module, name in names if not is_there(name)]
     assert not lost, listed(lost)
-
-
-def test_every_public_name_is_in_the_module_that_is_named_for_it():
-    homes = rankme_stream._HOMES
-    assert homes.keys() | {"metrics"} == set(rankme_stream.__all__)
-    assert [name for name, home in homes.items() if not is_there(f"rankme_stream.{home}.{name}")] == []
 
 
 def test_every_path_that_a_page_or_a_comment_names_exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -16,6 +17,7 @@ import array_api_strict
 import ml_dtypes
 import numpy as np
 import pytest
+from scipy.linalg import cython_lapack
 
 import rankme_stream as rs
 from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
@@ -30,7 +32,7 @@ from rankme_stream.errors import (
     SourceFormatError,
     UsageError,
 )
-from rankme_stream.numerics.devices import cuda_settings, registry
+from rankme_stream.numerics.devices import cuda_settings, host, registry
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.cupy import CupyDevice
 from rankme_stream.numerics.devices.device import Workspace
@@ -334,6 +336,31 @@ def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
         rs.measure(rows, device=f"{toys}:1")
     with pytest.raises(DeviceError, match="there is one host"):
         rs.measure(rows, device="cpu:1")
+
+
+def test_lapack_is_given_integers_of_the_size_that_it_declares(monkeypatch):
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    signature = name(cython_lapack.__pyx_capi__["dtpqrt"]).decode()
+    declared = re.fullmatch(r"void \((.*)\)", signature)[1].replace("*", "").split(", ")
+    given, call = [], host._dtpqrt
+    monkeypatch.setattr(host, "_dtpqrt", lambda *arguments: (given.extend(arguments), call(*arguments)))
+    r, below = np.eye(3, order="F"), np.ones((4, 3), order="F")
+    gram = r.T @ r + below.T @ below
+    host.stack_triangle(r, below, 0, Workspace())
+    assert np.allclose(np.triu(r).T @ np.triu(r), gram, rtol=1e-14)
+    assert len(declared) == len(given)
+    for kind, argument in zip(map(str.strip, declared), given, strict=True):
+        if kind.endswith("_d"):
+            assert isinstance(argument, int)  # the address of an array
+        else:
+            assert ctypes.sizeof(argument._obj) == (4 if kind == "int" else 8)
+
+
+@pytest.mark.parametrize("n_bytes, kind", [(4, ctypes.c_int32), (8, ctypes.c_int64)])
+def test_the_size_of_lapacks_integers_is_what_scipy_says_of_it(n_bytes, kind):
+    assert host._integer_of(SimpleNamespace(_blas_int_size=lambda: n_bytes)) is kind
+    assert host._integer_of(SimpleNamespace()) is ctypes.c_int32
 
 
 def test_memory_that_is_not_lent_is_refused():

@@ -28,11 +28,18 @@ def _pointer(module: Any, name: str, n_arguments: int) -> Any:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
 
 
+def _integer_of(module: Any) -> Any:
+    """Return the type of LAPACK's integers, of which SciPy before 1.18 does not tell: there it is ``int``."""
+    n_bytes = module._blas_int_size() if hasattr(module, "_blas_int_size") else ctypes.sizeof(ctypes.c_int)
+    return {4: ctypes.c_int32, 8: ctypes.c_int64}[n_bytes]
+
+
 _dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
+_Integer = _integer_of(cython_lapack)
 
 
 def _int(value: int) -> Any:
-    return ctypes.byref(ctypes.c_int(value))
+    return ctypes.byref(_Integer(value))
 
 
 def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
@@ -75,7 +82,7 @@ def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, scrat
     block = min(_REFLECTORS, n)
     t = scratch.array("tpqrt_t", (block, n), order="F")
     work = scratch.array("tpqrt_work", (block * n,))
-    info = ctypes.c_int(0)
+    info = _Integer(0)
     _dtpqrt(
         _int(rows), _int(n), _int(triangular_rows), _int(block), r.ctypes.data, _int(n),
         below.ctypes.data, _int(below.strides[1] // 8), t.ctypes.data, _int(block), work.ctypes.data,

@@ -150,8 +150,8 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     assert least is not None  # there is at least one candidate
     if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
-            f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free there; "
-            "leave --device out, or free some"
+            f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
+            "there; leave --device out, or free some"
         )
     raise _too_little_memory(workload, layout, limits, least.host)
 

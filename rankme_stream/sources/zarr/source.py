@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -52,6 +53,23 @@ DECODE_ERRORS = (
     struct.error,
 )
 _CHUNK_SLACK_BYTES = 2**16
+_ZARR_SWAPS_BYTES = [int(part) for part in re.findall(r"\d+", zarr.__version__)[:2]] >= [3, 3]
+
+
+def _decoding_chunks(codecs: Sequence[tuple[str, Mapping[str, Any]]], dtype: np.dtype[Any]) -> int:
+    """Return the largest number of chunks in memory while one is decoded, the stored one not counted.
+
+    Notes
+    -----
+    The decoded chunk is one; another lies between successive codecs. zlib and gzip join pieces, and gzip reads from a
+    copy. A codec ``bytes`` whose byte order differs from the array's takes a view of the decoded chunk before zarr 3.3,
+    and a copy from 3.3 on, after the memory of the other codecs is freed.
+    """
+    names = [name.removeprefix("numcodecs.") for name, _ in codecs]
+    n_chunks = 1 + len(codecs) // 3 + (2 if "gzip" in names else "zlib" in names)
+    orders = [configuration.get("endian") for name, configuration in codecs if name == "bytes"]
+    swaps = any(dtype.newbyteorder(order) != dtype for order in orders if order in ("little", "big"))
+    return max(n_chunks, 2) if swaps and _ZARR_SWAPS_BYTES and len(codecs) > 1 else n_chunks
 
 
 class ZarrSource:
@@ -174,8 +192,7 @@ class ZarrSource:
         chunk = grid.inner[0] * grid.inner[1] * itemsize
         touched = -(-n_rows // grid.inner[0]) * grid.n_inner_columns
         result = n_rows * self.shape[1] * itemsize
-        codecs = chunk_codecs(self._codecs)
-        stages = 1 + len(codecs) // 3 + any(name in ("gzip", "zlib") for name, _ in codecs)  # they copy what comes out
+        stages = _decoding_chunks(chunk_codecs(self._codecs), self._dtype())
         if not grid.is_sharded:
             return result + min(touched, n_tasks) * ((1 + stages) * chunk + _CHUNK_SLACK_BYTES)
         per_shard = (grid.outer[0] // grid.inner[0]) * (grid.outer[1] // grid.inner[1])
