@@ -384,7 +384,7 @@ def test_an_end_that_is_interrupted_is_kept_unchecked(source, tmp_path, monkeypa
 @pytest.mark.parametrize("separator", ["/", "."])
 @pytest.mark.parametrize("asked_one_by_one", [1000, 3])
 def test_chunks_of_a_file_system_are_found_listed_or_asked_for(tmp_path, monkeypatch, separator, asked_one_by_one):
-    monkeypatch.setattr("rankme_stream.sources.zarr.auditing_store._ASKED_ONE_BY_ONE", asked_one_by_one)
+    monkeypatch.setattr("rankme_stream.sources.zarr.auditing_store._STAT_ONE_BY_ONE", asked_one_by_one)
     keys = {"name": "default", "separator": separator}
     folder = store(tmp_path / "a.zarr", rows_like(2000, 4), chunk=100, chunk_key_encoding=keys)
     before = rs.open_source(f"file://{folder}").fingerprint(0, 2000)
