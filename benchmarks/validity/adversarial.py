@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.harness.experiment import Experiment, Size, table
 from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass
 from rankme_stream.spectra import estimates, metrics
 from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.testing import with_ones
@@ -36,12 +36,12 @@ def accumulated(rows: np.ndarray, method: str, rank: int, seed: int) -> Any:
         sketch: Any = FrequentDirectionsAccumulator(n_features, sketch_size=rank)
         sketch.update(with_ones(rows), 0)
         return sketch
-    basis = None
+    later = None
     for pass_number in range(1 if method == "rsvd" else int(method.split()[1])):
         columns = rank + (PROBES if pass_number else 0)
-        sketch = NystromAccumulator(n_features, sketch_size=columns, seed=seed, pass_number=pass_number, basis=basis)
+        sketch = NystromAccumulator(n_features, sketch_size=columns, seed=seed, later=later)
         sketch.update(with_ones(rows), 0)
-        basis = sketch.directions()
+        later = LaterPass(pass_number + 1, sketch.directions())
     return sketch
 
 

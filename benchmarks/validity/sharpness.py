@@ -69,7 +69,7 @@ def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
             true = Fraction(int(gram[i, j].p), int(gram[i, j].q))
             squares += (Fraction(computed[1 + i, 1 + j]) - true) ** 2 * (1 if i == j else 2)
             trace += true if i == j else 0
-    return math.sqrt(squares / trace**2) / gamma(accumulator.chain)
+    return math.sqrt(squares / trace**2) / gamma(accumulator.totals.chain)
 
 
 def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
@@ -79,7 +79,7 @@ def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
     wide = rows.astype(np.longdouble)
     difference = np.tril(accumulator._gram.lower()[1:, 1:] - wide.T @ wide)
     squares = 2 * np.square(difference).sum() - np.square(np.diagonal(difference)).sum()
-    beyond = float(np.sqrt(squares)) - gamma(accumulator.chain) * float(np.square(rows).sum())
+    beyond = float(np.sqrt(squares)) - gamma(accumulator.totals.chain) * float(np.square(rows).sum())
     return beyond / (SAFETY * accumulator.probes.errors()[0]) if beyond > 0.0 else 0.0
 
 

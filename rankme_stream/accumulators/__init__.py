@@ -1,1 +1,1 @@
-"""What a pass keeps of the rows: one method, one module."""
+"""Accumulators, which stand for the rows of a pass: one module per method."""

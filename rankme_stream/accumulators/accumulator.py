@@ -1,11 +1,9 @@
-"""What a pass keeps of the rows: accumulators that absorb panels and merge."""
+"""The interface of accumulators, which absorb panels of rows, merge and yield a spectrum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol, Self, runtime_checkable
-
-import numpy as np
 
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -13,28 +11,29 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum
 
-# Names that state files and JSON have used since version 1 for what the code calls otherwise.
+# Names in state files and JSON since version 1, where the code now uses another.
 FILE_KEYS = {"sketch_size": "columns", "pass_number": "turn"}
 
 
 @runtime_checkable
 class Accumulator(Protocol):
-    """Absorbs panels, merges with its equals, yields a spectrum.
+    """Absorbs panels, merges with others of its kind, yields a spectrum.
 
-    ``a.merge(b)`` equals what one accumulator would hold after the rows of ``a`` and then those of ``b``, up to
-    rounding; an empty accumulator is the identity on both sides, bit for bit; ``merge`` and ``spectrum`` change
-    nothing.
+    ``a.merge(b)`` equals an accumulator that absorbed the rows of ``a`` and then those of ``b``, up to rounding; an
+    empty accumulator is the identity on both sides, bit for bit; ``merge`` and ``spectrum`` change neither argument.
     """
 
-    n_features: int
+    @property
+    def n_features(self) -> int:
+        """Width D of the rows."""
 
     @property
     def n_rows(self) -> int:
-        """Rows absorbed."""
+        """Number of rows absorbed."""
 
     @property
     def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
+        """Device of its arrays and of the panels that it takes."""
 
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + n_features)``, first column ones, from row ``start`` on."""
@@ -59,38 +58,25 @@ class Accumulator(Protocol):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
 
 
 @runtime_checkable
 class Divisible(Protocol):
-    """An accumulator whose update falls into parts that threads may share."""
+    """An accumulator whose update falls into independent parts, for several threads to share."""
 
     @property
     def parts(self) -> Sequence[Any]:
         """Independent parts of an update, those with most work first."""
 
     def update_part(self, part: Any, panel: Any, workspace: Workspace) -> None:
-        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+        """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
 
     def count(self, panel: Any) -> None:
-        """Do what is left of ``update`` beside its parts."""
+        """Do the rest of ``update``, beside its parts."""
 
 
-def check_device(mine: Device, other: Device) -> None:
-    """Refuse to join what lies on two devices."""
-    if mine is not other:
-        raise UsageError(f"what is on {other.name} cannot join what is on {mine.name}: bring the rows to one device")
-
-
-def mark_nonzero(seen: Array, panel: Any, device: Device) -> None:
-    """Set ``seen``, shape ``(D,)``, for the features that are nonzero somewhere in ``panel``, shape ``(rows, 1 + D)``.
-
-    Free once every feature was seen, which one row of dense data does. Squares may underflow to zero, so the Gram
-    itself cannot tell.
-    """
-    if not seen.all():
-        seen |= device.download(panel[0, 1:] != 0.0)
-        unseen = np.flatnonzero(~seen)
-        left = device.xp.take(panel, device.upload(1 + unseen), axis=1)
-        seen[unseen] = device.download(device.xp.any(left != 0.0, axis=0))
+def check_device(device: Device, other: Device) -> None:
+    """Raise ``UsageError`` if two accumulators are on different devices."""
+    if device is not other:
+        raise UsageError(f"rows on {other.name} cannot join rows on {device.name}: bring them to one device")

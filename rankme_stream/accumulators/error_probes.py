@@ -1,6 +1,6 @@
-"""The error of fast products, measured: Gaussian probes pushed through the product and through the rows themselves.
+"""Measured error of fast products: Gaussian probes multiplied by the product and by the rows themselves.
 
-For a probe w ~ N(0, I), E|dG w|^2 = |dG|_F^2, whatever dG is, so the mean of |G^ w - sum Z_b'(Z_b w)|^2 over probes,
+For a probe w ~ N(0, I), E|dG w|^2 = |dG|_F^2 for every dG, so the mean of |G^ w - sum Z_b'(Z_b w)|^2 over probes, with
 the second term in float64, estimates the squared Frobenius error of G^ without a second Gram.
 
 With every panel probed, |dG|_F exceeds 4 times the estimate of 8 probes with probability below 1.4e-4: the worst case
@@ -27,11 +27,11 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.symmetric import Triangle
 
 N_PROBES = 8
-SAFETY = 4.0  # the estimate is multiplied by it
+SAFETY = 4.0  # factor of the estimate
 CONFIDENCE = 1.0 - 1.4e-4
 _SEED = 0x52616E6B4D65
-_OUTLYING = 4.0  # a panel with a trace so many times the mean of those before it is always probed
-_IMPOSSIBLE = 3.0  # P(chi-square_8 > 9 x 8) < 1e-11: an estimate so many times the worst case is no bad luck
+_OUTLYING = 4.0  # a panel whose trace is more than this many times the mean of those before it is always probed
+_IMPOSSIBLE = 3.0  # times the worst case, an estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
 
 
 class ErrorProbes:
@@ -42,12 +42,12 @@ class ErrorProbes:
     n_features
         Width D of the rows.
     seed
-        Of the probes and of the choice of panels; the same for all that merge.
+        Seed of the probes and of the choice of panels; the same for all that merge.
 
     Attributes
     ----------
     n_panels, n_probed, n_certain
-        Panels seen, panels probed, and those of them that were certain to be.
+        Number of panels, of panels probed, and of panels that were certain to be probed.
 
     Notes
     -----
@@ -61,8 +61,8 @@ class ErrorProbes:
         self.n_certain = 0
         self._trace = 0.0
         self._residual: FloatArray = np.zeros((n_features + 1, N_PROBES + 1))
-        self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: what panels of independent errors come to
-        self._excess: FloatArray = np.zeros(2)  # sums of |r|^2 (1 - q) / q^2: what sampling adds in the mean
+        self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: the total where panels err independently
+        self._excess: FloatArray = np.zeros(2)  # sums of |r|^2 (1 - q) / q^2: the mean that sampling adds
 
     def observe(self, panel: Any, product: Triangle, start: int, *, share: float, worst_case: float) -> None:
         """Compare a panel's product with the panel.
@@ -72,11 +72,11 @@ class ErrorProbes:
         panel
             Shape ``(rows, 1 + D)``, as given, on the device of the product; taken in float64.
         product
-            Of ``1 + D`` rows: its product as the fast arithmetic made it.
+            Product of the panel in the fast arithmetic, of ``1 + D`` rows.
         share
-            Probability with which the panel is probed, in (0, 1]. The first panel is always probed, and so is one of
-            more than four times the mean trace of those before it; others of larger trace are probed more often.
-            Each is weighted by the inverse of its probability.
+            Probability with which the panel is probed, in (0, 1]. The first panel is always probed, and so is one
+            whose trace is more than four times the mean of those before it; others of larger trace are probed more
+            often. Each is weighted by the inverse of its probability.
         worst_case
             Bound on the Frobenius error of the product relative to its trace.
 
@@ -99,7 +99,7 @@ class ErrorProbes:
         xp = product.device.xp
         wide = xp.astype(panel, xp.float64, copy=False)
         residual = product.device.download(product.times(directions) - wide.T @ (wide @ directions))
-        # the last direction is the column of ones, so the last column of the residual is the error of the sums
+        # The last direction is the column of ones, so the last column of the residual is the error of the sums.
         squares = np.array([np.square(residual[1:, :-1]).sum() / N_PROBES, np.square(residual[1:, -1]).sum()])
         rows = panel.shape[0]
         smallest = rows * product.n * 2.0**-126
@@ -114,14 +114,14 @@ class ErrorProbes:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every panel was certain to be probed: a sample that happens to hold all is still a sample."""
+        """Whether every panel was certain to be probed; a random sample that holds all is still a sample."""
         return self.n_certain == self.n_panels
 
     def errors(self) -> tuple[float, float]:
-        """Estimates of the Frobenius error of the Gram and of the Euclidean error of the column sums.
+        """Return estimates of the Frobenius error of the Gram and of the Euclidean error of the column sums.
 
-        Unbiased in the square when every panel was probed. Otherwise the larger of what the weighted residuals show,
-        less what the sampling itself adds, and what they would come to if panels erred independently: not a bound.
+        Their squares are unbiased when every panel was probed. Otherwise each is the larger of two estimates: from the
+        weighted residuals less the mean that sampling adds, and for panels that err independently. It is no bound.
         """
         total = np.array([np.square(self._residual[1:, :-1]).sum() / N_PROBES, np.square(self._residual[1:, -1]).sum()])
         if not self.is_complete:
@@ -132,9 +132,9 @@ class ErrorProbes:
     def merge(self, other: ErrorProbes) -> ErrorProbes:
         """Return the probes of both sets of panels; neither changes."""
         merged = ErrorProbes(len(self._residual) - 1, self.seed)
-        for name, mine in vars(self).items():
+        for name, value in vars(self).items():
             if name != "seed":
-                setattr(merged, name, mine + getattr(other, name))
+                setattr(merged, name, value + getattr(other, name))
         return merged
 
     def to_arrays(self) -> dict[str, Array]:
@@ -151,9 +151,9 @@ class ErrorProbes:
         return probes
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # 72 (D + 1) bytes each outlive a pass; drawn once, not once a segment
 def _directions(width: int, seed: int, device: Device) -> Any:
-    """Eight probes that leave the column of ones out, and that column itself, on a device."""
+    """Return eight probes that leave the column of ones out, and that column itself, on a device."""
     directions = np.zeros((width, N_PROBES + 1))
     directions[1:, :-1] = counter_rng.normal((width - 1, N_PROBES), seed=seed, place=2**63 + width)
     directions[0, -1] = 1.0

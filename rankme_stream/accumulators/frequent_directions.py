@@ -1,58 +1,49 @@
-"""Frequent Directions: a few rows that stand for all, never off by more than they say."""
+"""Frequent Directions: a few rows in place of all, with a deterministic bound on their error."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.accumulator import FILE_KEYS, check_device, mark_nonzero
-from rankme_stream.accumulators.method import (
-    Method,
-    Precision,
-    Size,
-    clamp_segment_rows,
-    power_of_two_below,
-    rank_within_half,
-)
+from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
+from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
+from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.spectrum import Spectrum
 
-_MARGIN = 8.0  # of an eigensolve, in units of (rows + 32) u of the largest eigenvalue: empirical
-_SEGMENT_FLOPS = 2**39  # a sketch is as large as many rows
-_COUNTS = ("n_features", "sketch_size", "n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
+_NUMBERS = ("n_rows", "chain", "rows_error", "energy", "shrunk", "rounding", "filled")
 
 
-class FrequentDirectionsAccumulator:
+class FrequentDirectionsAccumulator(SketchAccumulator):
     r"""Rows B with 0 <= Z'Z - B'B <= shrunk.
 
-    Rows are gathered until there are 2 ell, or ell + 64; then the squares of their singular values are lowered by the
-    (ell + 1)-th, which leaves ell rows at most. Every eigenvalue of the Gram matrix is above that of B'B by no more
-    than all lowerings together, and all of them together by what the energy lacks: both are carried, so the bounds need
-    no probability. About the mean, G - N mu mu' is above B'B - N mu mu' by no more either.
+    Rows are gathered up to 2 ell, or ell + 64 if that is more; then the squares of their singular values are lowered by
+    the (ell + 1)-th, which leaves ell rows at most. Every eigenvalue of the Gram matrix exceeds that of B'B by at most
+    the sum of all lowerings, and all of them together by the energy that B lacks. Both are kept, so the bounds need no
+    probability. About the mean, G - N mu mu' exceeds B'B - N mu mu' by no more either.
 
     Parameters
     ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
     sketch_size
-        ell, the directions kept; at most D/2.
+        Number of directions kept, ell; at most D/2.
 
     Attributes
     ----------
     shrunk
-        Sum of the lowerings, in each accumulator's own rows and at merges.
+        Sum of all lowerings, those at merges included.
     rounding
-        Bound, with an empirical margin, on what rounding did to B'B.
+        Bound on the error of B'B by rounding, with an empirical margin.
+    filled
+        Number of rows gathered so far.
 
     Notes
     -----
@@ -64,39 +55,25 @@ class FrequentDirectionsAccumulator:
     SIAM J. Comput. 45 (2016), arXiv 1501.01711, algorithm 1, here with more rows gathered and the exact loss.
     """
 
+    counted = ("n_rows", "energy", "sums", "chain")
+
     def __init__(
         self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
         rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.n_features, self.sketch_size = n_features, sketch_size
-        self.n_rows = self.chain = self.filled = 0
-        self.rows_error = rows_error
-        self.energy = self.shrunk = self.rounding = 0.0
-        self._workspace = workspace or Workspace()
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
-        self._sums: FloatArray = np.zeros(n_features)
+        super().__init__(n_features, workspace, rows_error)
+        self.sketch_size, self.filled = sketch_size, 0
+        self.shrunk = self.rounding = 0.0
         self._rows: Any = self.device.zeros((sketch_spectrum.gathered_rows(sketch_size), n_features))
-
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
 
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, first column 1 (or a row of zeros, left out)."""
-        n_rows = panel.shape[0]
-        if n_rows == 0:
-            return
-        xp = self.device.xp
-        mark_nonzero(self._nonzero, panel, self.device)
-        self.n_rows += round(float(xp.sum(panel[:, 0])))
-        self.energy += float(xp.sum(self.device.squared_lengths(panel[:, 1:])))
-        self._sums += self.device.download(xp.sum(panel[:, 1:], axis=0))
-        self.chain = max(self.chain, n_rows) + (self.chain > 0)
-        self._gather(panel[:, 1:])
+        if panel.shape[0]:
+            self.count(panel)
+            self._gather(panel[:, 1:])
 
     def _gather(self, rows: Any) -> None:
-        """Put rows into the free places, and shrink whenever there is none left."""
+        """Append rows, and shrink whenever there is no room left."""
         start, n_rows = 0, rows.shape[0]
         while start < n_rows:
             stop = min(n_rows, start + self._rows.shape[0] - self.filled)
@@ -107,7 +84,7 @@ class FrequentDirectionsAccumulator:
                 self._shrink()
 
     def _shrink(self) -> None:
-        """Leave the largest ell directions, their squares lowered by the next."""
+        """Keep the largest ell directions, their squares lowered by the (ell + 1)-th."""
         xp = self.device.xp
         products = self._rows @ self._rows.T
         trace = math.fsum(self.device.download(xp.linalg.diagonal(products)).tolist())
@@ -125,9 +102,9 @@ class FrequentDirectionsAccumulator:
         self.filled = self.sketch_size
         self.shrunk += lowered
         largest = max(float(found[0]), 0.0)
-        margin = _MARGIN * (n_rows + 32) * U * largest
+        margin = solver_margin(n_rows) * largest
         check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
-        inner = gamma(self.n_features) * trace  # of the inner products, and then of the rows made of them
+        inner = gamma(self.n_features) * trace  # for the inner products; then for the combinations of rows
         self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.sketch_size * trace * largest)
 
     def merge(self, other: Self) -> Self:
@@ -141,84 +118,70 @@ class FrequentDirectionsAccumulator:
                 f"{self.n_features}"
             )
         check_device(self.device, other.device)
-        merged = type(self).__new__(type(self))
-        merged.__dict__ |= (other if self.chain == 0 else self).__dict__
+        merged = copy(other if self.totals.chain == 0 else self)
+        merged.totals = self.totals.merge(other.totals)
         merged._rows = self.device.xp.asarray(merged._rows, copy=True)
-        merged._nonzero, merged._sums = self._nonzero | other._nonzero, self._sums + other._sums
-        if self.chain and other.chain:
-            for name in ("n_rows", "energy", "shrunk", "rounding"):
-                setattr(merged, name, getattr(self, name) + getattr(other, name))
-            merged.chain = max(self.chain, other.chain) + 1
+        if self.totals.chain and other.totals.chain:
+            merged.shrunk, merged.rounding = self.shrunk + other.shrunk, self.rounding + other.rounding
             merged._gather(other._rows[: other.filled, :])
         return merged
 
     def prefix(self, n_features: int) -> Self:
-        """Return the directions of the first features alone: what bounds the whole bounds a part."""
-        raise UsageError("the energy of the first features alone is not known to a sketch; leave dims out")
-
-    def values(self, *, centered: bool) -> FloatArray:
-        """Return the singular values of the point estimate alone."""
-        spectrum = self.spectrum(unit_roundoff=U)
-        return (spectrum.centered if centered else spectrum.raw).values
-
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
-        return self._sums.copy()
+        """Refuse: the energy of the first features alone is not kept."""
+        raise UsageError("a sketch does not keep the energy of the first features alone: leave dims out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return floors of the singular values, how far each may rise and the energy of all; changes nothing.
+        """Return floors of the singular values, bounds on their rise and the energy of all; changes nothing.
 
-        About the mean, G_c = G - N mu mu' lies between B'B - N mu mu' and that plus what was lowered. The left one is
-        of ell + 1 directions, and its eigenvalues below zero are floors of zero.
+        About the mean, G_c = G - N mu mu' lies between B'B - N mu mu' and that plus the lowerings. The former has rank
+        ell + 1 at most, and its negative eigenvalues give floors of zero.
 
         Notes
         -----
         About 16 D ell^2 flops.
         """
-        totals = Totals(self.n_rows, self.energy, self._sums, chain=self.chain, rows_error=self.rows_error)
-        n_rows, size = self.n_rows, min(self.n_rows, self.n_features)
-        dead = max(0, size - int(np.count_nonzero(self._nonzero)))
+        totals = self.totals.completed()
+        rows_error = totals.gram_error(totals.most_energy)
         held = self._rows[: max(1, self.filled), :]
         sides = []
         for is_centered in (False, True):
             squares = self._squares(held, is_centered)
-            margin = _MARGIN * (held.shape[0] + 32) * U * (float(squares.sum()) + is_centered * totals.mean_energy)
-            off = self.rounding + margin + totals.rows + is_centered * totals.mean_error + totals.lost
-            floor = np.maximum(squares[: min(size, squares.size)] - off, 0.0)
+            margin = solver_margin(held.shape[0]) * (float(squares.sum()) + is_centered * totals.mean_energy)
+            off = self.rounding + margin + rows_error + is_centered * totals.mean_error + totals.lost
+            floor = np.maximum(squares[: min(totals.size, squares.size)] - off, 0.0)
             self._check_loss(float(squares.sum()), off, is_centered)
-            zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            rise = self.shrunk + 2.0 * off
+            zeros, rise = totals.n_zeros(centered=is_centered), self.shrunk + 2.0 * off
             sides.append(
                 sketch_spectrum.singular_values_from_floors(
-                    floor, totals.ends(centered=is_centered), size, zeros, rise=rise
+                    floor, totals.energy_ends(centered=is_centered), totals.size, zeros, rise=rise
                 )
             )
         grounds = (
             f"certified: {self.sketch_size:,} frequent directions, none off by more than {self.shrunk:.3g} in the "
-            f"square, and the energy of all rows, margin {_MARGIN:g} (r + 32) u for factorisations; the value is that "
-            "of a tail that falls as a power"
+            f"square, and the energy of all rows, {sketch_spectrum.GROUNDS}"
         )
         return Spectrum(
-            sides[0], sides[1], n_rows, self.n_features, unit_roundoff,
+            sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
             totals.row_sum, "certified", 1.0, grounds, ("arithmetic", "approximation"),
         )  # fmt: skip
 
     def _check_loss(self, held: float, off: float, is_centered: bool) -> None:
-        """Raise if what the directions lack of the energy is less than nothing, or more than was cut off."""
+        """Raise if the directions hold more than the energy, or lack more of it than was cut off."""
         most = self.n_features * (self.shrunk + off) + 2.0 * off
-        if not is_centered and not -most <= self.energy - held <= most + gamma(self.chain + self.n_features) * held:
+        energy, chain = self.totals.energy, self.totals.chain
+        if not is_centered and not -most <= energy - held <= most + gamma(chain + self.n_features) * held:
             raise ArithmeticCheckError(
-                f"directions hold {held!r} of {self.energy!r}, and at most {most:.3g} was cut off: BLAS, LAPACK or the "
+                f"directions hold {held!r} of {energy!r}, and at most {most:.3g} was cut off: BLAS, LAPACK or the "
                 "machine is at fault"
             )
 
     def _squares(self, held: Any, is_centered: bool) -> FloatArray:
-        """Return the eigenvalues of B'B, or of B'B - N mu mu', that are not zero, descending."""
+        """Return the nonzero eigenvalues of B'B, or of B'B - N mu mu', descending."""
         xp = self.device.xp
         if not is_centered or self.n_rows == 0:
             return np.asarray(self.device.singular_values(self.device.r_factor(held.T)) ** 2)
-        mean = self.device.upload((self._sums / math.sqrt(self.n_rows))[None, :])
-        # eigenvalues of X' J X, J = diag(1, ..., 1, -1): those of R J R' where X' = Q R
+        mean = self.device.upload((self.totals.sums / math.sqrt(self.n_rows))[None, :])
+        # X' J X, with J = diag(1, ..., 1, -1), has the eigenvalues of R J R', where X' = Q R
         r = self.device.r_factor(xp.concat([held, mean]).T)
         signed = self.device.upload(np.concatenate([np.ones(held.shape[0]), [-1.0]]))
         core = (r * signed[None, :]) @ r.T
@@ -226,28 +189,26 @@ class FrequentDirectionsAccumulator:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts = {FILE_KEYS.get(name, name): np.array(getattr(self, name)) for name in _COUNTS}
+        numbers = self._numbers(("n_features", "sketch_size", *_NUMBERS))
         rows = np.array(self.device.download(self._rows[: max(1, self.filled), :]))
-        return counts | {"rows": rows, "sums": self._sums.copy(), "nonzero": self._nonzero.copy()}
+        return numbers | {"rows": rows, "sums": self.sums(), "nonzero": self.totals.nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
-        counts = {name: arrays[FILE_KEYS.get(name, name)].item() for name in _COUNTS}
-        made = cls(counts["n_features"], Workspace(device), sketch_size=counts["sketch_size"])
-        for name, value in counts.items():
-            setattr(made, name, value)
+        """Return the accumulator that ``to_arrays`` described, on a device."""
+        made = cls(int(arrays["n_features"]), Workspace(device), sketch_size=int(arrays["columns"]))
+        made._take(arrays, _NUMBERS)
         held = np.array(arrays["rows"])
         made._rows[: len(held), :] = device.upload(held)
-        made._sums[:], made._nonzero[:] = arrays["sums"], arrays["nonzero"]
         return made
 
 
-class FrequentDirectionsMethod(Method):
+class FrequentDirectionsMethod(LowRankMethod):
     """Frequent Directions, a deterministic sketch by the largest directions so far."""
 
     name = "frequent-directions"
-    remedy = "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+    segment_flops = 2**39
+    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., FrequentDirectionsAccumulator]:
         """Return the class that keeps the directions."""
@@ -255,7 +216,7 @@ class FrequentDirectionsMethod(Method):
 
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
         """Return the rank, at most half of the features; there is no oversampling."""
-        return rank_within_half(rank, 0, n_features)
+        return super().sketch_size(rank, 0, n_features)
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return the products and eigensolves of all shrinks: about 8 N D r."""
@@ -270,15 +231,3 @@ class FrequentDirectionsMethod(Method):
         """Return the bytes of the directions that a shrink leaves, and of four matrices of gathered rows."""
         rows = sketch_spectrum.gathered_rows(size.sketch_size)
         return 8 * size.sketch_size * size.n_features + 8 * 4 * rows**2
-
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of copies of the sketch and of matrices of its size."""
-        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * sketch_spectrum.gathered_rows(size.sketch_size) ** 2
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment of some 2^39 flops."""
-        return power_of_two_below(clamp_segment_rows(_SEGMENT_FLOPS // (4 * size.n_features * size.sketch_size)))

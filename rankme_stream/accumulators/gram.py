@@ -4,49 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import Accumulator, check_device, mark_nonzero
+from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
-from rankme_stream.accumulators.method import PANEL_ROWS, Method, Precision, Size, exact_segment_rows, refuse_rank
+from rankme_stream.accumulators.method import ExactMethod, Precision, Size
+from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
+from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import check_trace, gamma
+from rankme_stream.numerics.rounding import SMALLEST, U32, U, check_trace, gamma
 from rankme_stream.numerics.symmetric import Place, Triangle, triangle_bytes
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
-_U64, _U32 = 2.0**-53, 2.0**-24
-_SMALLEST = 2.0**-1074  # what one product may lose to underflow
+_NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_PROBED_WHOLE = (
-    10**7
-)  # the rows of the first so many values are all probed, at 4 ns a value: small dumps have no sample
-_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # of the panels after that: probing then takes about 5 % of a pass or less
+_PROBED_WHOLE = 10**7  # first values of which every panel is probed, at 4 ns a value: no sampling in small dumps
+_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # share of the panels after that: probing takes about 5 % of a pass or less
 
 
-class GramSums:
+class GramSums(RowAccumulator):
     """Sums of A'A over panels of A = [1 Z]: row count, column sums and Gram of Z in one symmetric matrix.
-
-    Parameters
-    ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
-
-    Attributes
-    ----------
-    chain
-        The longest chain of rounded operations that an entry went through: rows of a panel, additions of panels,
-        merges. gamma_n of Higham's bound takes it as n.
-    rows_error
-        Bound on the relative error of the rows given (unit rows are rounded when they are made); enters the intervals.
 
     Notes
     -----
@@ -57,54 +42,39 @@ class GramSums:
     N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., SIAM 2002, chapter 3.
     """
 
+    counted = ("chain",)
+
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
-        self.n_features = n_features
-        self.chain = 0
-        self.rows_error = rows_error
-        self._workspace = workspace or Workspace()
+        super().__init__(n_features, workspace, rows_error)
         self._gram = Triangle(n_features + 1, device=self.device)
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
 
     @property
     def n_rows(self) -> int:
-        """Rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
+        """Number of rows absorbed: the product of the column of ones with itself, exact up to 2^53."""
         return round(self._gram.corner)
-
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
-
-    def count(self, panel: Any) -> None:
-        """Do what is left of ``update`` beside its parts."""
-        mark_nonzero(self._nonzero, panel, self.device)
-        self.chain = max(self.chain, panel.shape[0]) + (self.chain > 0)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
         check_device(self.device, other.device)
-        merged = self._like(self._gram + other._gram, self._nonzero | other._nonzero)
-        merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
-        return merged
+        return self._with(self._gram + other._gram, self.totals.merge(other.totals))
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone."""
-        return self._like(self._gram.prefix(n_features + 1), self._nonzero[:n_features].copy())
+        return self._with(self._gram.prefix(n_features + 1), self.totals.prefix(n_features))
 
-    def _like(self, gram: Triangle, nonzero: Array) -> Self:
-        made = type(self).__new__(type(self))
-        made.n_features, made.chain = gram.n - 1, self.chain
-        made.rows_error, made._workspace, made._gram, made._nonzero = self.rows_error, self._workspace, gram, nonzero
+    def _with(self, gram: Triangle, totals: RowTotals) -> Self:
+        made = copy(self)
+        made._gram, made.totals = gram, totals
         return made
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
-        """Return the singular values of the rows and the boxes that hold the true ones; changes nothing.
+        """Return the singular values of the rows and the sets that hold the true ones; changes nothing.
 
-        Weyl: an eigenvalue moves by no more than the norm of the error, which is gamma_n tr/(1 - gamma_n) for the sums,
-        and for the centred matrix (3 gamma_n + 4 u) tr with the trace of the *raw* one; what underflow may lose and
-        an empirical margin (D + 32) u l_1 for the eigensolver are added.
+        By Weyl's theorem an eigenvalue moves by no more than the norm of the error, which is gamma_n tr/(1 - gamma_n)
+        for the sums, and (3 gamma_n + 4 u) tr for the centred matrix, with the trace of the *raw* one. The loss to
+        underflow and an empirical margin (D + 32) u l_1 for the eigensolver are added.
 
         Raises
         ------
@@ -118,25 +88,21 @@ class GramSums:
         computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
-        g = gamma(max(1, self.chain))
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        g, lost, n_rows = gamma(max(1, totals.chain)), totals.lost, totals.n_rows
         fast, fast_sums = self._measured_errors()
-        lost = self.n_rows * (self.n_features + 1) * _SMALLEST
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
-        rows = 2.0 * self.rows_error * (1.0 + self.rows_error) * trace
-        whole = self._gram.lower()
-        gram, sums = whole[1:, 1:], self.sums()
-        sums_norm = math.hypot(*sums.tolist())
-        sums_error = (g + self.rows_error) * math.sqrt(max(1, self.n_rows)) * math.sqrt(trace) + fast_sums + lost
-        sums_error += 4.0 * _U64 * sums_norm
+        rows = totals.gram_error(trace)
+        gram = self._gram.lower()[1:, 1:]
+        sums_error = (g + totals.rows_error) * math.sqrt(max(1, n_rows)) * math.sqrt(trace) + fast_sums + lost
+        sums_error += 4.0 * U * totals.norm
         error = g * trace + fast + rows + lost
-        centered_error = (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + fast + rows + 3.0 * lost
-        if self.n_rows:
-            centered_error += fast_sums * (2.0 * sums_norm + fast_sums) / self.n_rows
-        size = min(self.n_rows, self.n_features)
-        dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), sums)
+        centered_error = (3.0 * g + 4.0 * U) / (1.0 - g) * trace + fast + rows + 3.0 * lost
+        if n_rows:
+            centered_error += fast_sums * (2.0 * totals.norm + fast_sums) / n_rows
+        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), totals.sums)
         centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
-        threads = 2 if self.device is HOST else 1  # a card solves one after the other, and its streams need not wait
+        threads = 2 if self.device is HOST else 1  # a card solves one at a time anyway
         with blas_threads.threads(threads, "rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
@@ -145,19 +111,19 @@ class GramSums:
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)
         return Spectrum(
-            raw=_squared(values[:size], error, dead),
-            centered=_squared(centered_values[:size], centered_error, max(dead, self.n_rows <= self.n_features)),
-            n_rows=self.n_rows,
+            raw=_squared(values[: totals.size], error, totals.n_zeros(centered=False)),
+            centered=_squared(centered_values[: totals.size], centered_error, totals.n_zeros(centered=True)),
+            n_rows=n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
-            row_sum=(max(0.0, sums_norm - sums_error), sums_norm + sums_error),
+            row_sum=totals.norm_ends(sums_error),
             evidence=evidence,
             confidence=confidence,
             grounds=grounds,
         )
 
     def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
-        """Take n_rows mu mu' off the Gram of the rows, in place."""
+        """Subtract n_rows mu mu' from the Gram of the rows, in place."""
         if self.n_rows:
             mean, row = self.device.upload((sums / self.n_rows)[:, None]), self.device.upload(sums[None, :])
             for start in range(0, self.n_features, _ROWS_AT_ONCE):  # no third D x D for the outer product
@@ -173,22 +139,22 @@ class GramSums:
         return self._about_the_mean(gram, self.sums()) if centered else gram
 
     def about_mean(self) -> tuple[Any, float]:
-        """Return the Gram of the rows less their mean, lower triangle, shape ``(D, D)``, and its error's bound.
+        """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.
 
         The bound is on the Frobenius norm, in float64: (3 gamma_n + 4 u) times the trace of the raw Gram, because the
-        mean is taken off the sums.
+        mean is subtracted from the sums.
         """
-        g = gamma(max(1, self.chain))
+        g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        lost = 3.0 * self.n_rows * (self.n_features + 1) * _SMALLEST
-        return self._scatter(centered=True), (3.0 * g + 4.0 * _U64) / (1.0 - g) * trace + lost
+        lost = 3.0 * self.n_rows * (self.n_features + 1) * SMALLEST
+        return self._scatter(centered=True), (3.0 * g + 4.0 * U) / (1.0 - g) * trace + lost
 
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
-        g = gamma(max(1, self.chain))
+        g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        return (g + _U64) * math.sqrt(trace / max(1, self.n_rows)) + _SMALLEST
+        return (g + U) * math.sqrt(trace / max(1, self.n_rows)) + SMALLEST
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
@@ -200,7 +166,7 @@ class GramSums:
         return self._gram.first_column()[1:]
 
     def _measured_errors(self) -> tuple[float, float]:
-        """Bounds on the Frobenius error of the Gram and the error of the column sums beyond those of float64."""
+        """Return bounds on the errors beyond float64: Frobenius of the Gram, Euclidean of the column sums."""
         return 0.0, 0.0
 
     def _checked_error(self, values: FloatArray, error: float) -> float:
@@ -216,11 +182,11 @@ class GramSums:
     def _grounds(self) -> tuple[Evidence, float | None, str]:
         return (
             "certified", 1.0,
-            f"certified: worst case of sums of {self.chain:,} operations, margin (D + 32) u for the eigensolver",
+            f"certified: worst case of sums of {self.totals.chain:,} operations, margin (D + 32) u for the eigensolver",
         )  # fmt: skip
 
     def _eigenvalues(self, lower: Any, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
-        """Eigenvalues, descending, and their error margin; features that are zero throughout give exact zeros."""
+        """Return eigenvalues, descending, and their error margin; features that are all zero give exact zeros."""
         values = np.zeros(self.n_features)
         alive = np.flatnonzero(self._diagonal(lower) > 0.0)
         if alive.size == 0:
@@ -231,37 +197,27 @@ class GramSums:
         found = self.device.eigenvalues(lower)
         values[: alive.size] = found
         values[::-1].sort()
-        margin = (self.n_features + 32) * _U64 * max(float(found[0]), 0.0)
-        allowed = self.n_features * (margin + 4 * _U64 * (scale or trace) + _SMALLEST)
+        margin = (self.n_features + 32) * U * max(float(found[0]), 0.0)
+        allowed = self.n_features * (margin + 4 * U * (scale or trace) + SMALLEST)
         check_trace(found, trace, allowed)
         return values, margin
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        return {"n_features": np.array(self.n_features), "chain": np.array(self.chain),
-                "rows_error": np.array(self.rows_error), "gram": self._gram.to_array(),
-                "nonzero": self._nonzero.copy()}  # fmt: skip
+        numbers = self._numbers(("n_features", *_NUMBERS))
+        return numbers | {"gram": self._gram.to_array(), "nonzero": self.totals.nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
-        accumulator = cls(int(arrays["n_features"]), Workspace(device), rows_error=float(arrays["rows_error"]))
-        accumulator.chain = int(arrays["chain"])
+        """Return the accumulator that ``to_arrays`` described, on a device."""
+        accumulator = cls(int(arrays["n_features"]), Workspace(device))
+        accumulator._take(arrays, _NUMBERS)
         accumulator._gram = Triangle.from_array(arrays["gram"], device)
-        accumulator._nonzero[:] = arrays["nonzero"]
         return accumulator
 
 
-class GramAccumulator(GramSums):
-    """The same with float64 products, whose error is bounded; threads may share the parts of an update."""
-
-    def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if panel.shape[0] == 0:
-            return
-        for part in self.parts:
-            self.update_part(part, panel, self._workspace)
-        self.count(panel)
+class GramAccumulator(GramSums, DividedAccumulator):
+    """Gram sums of float64 products, whose error is bounded; threads may share the parts of an update."""
 
     @property
     def parts(self) -> list[Place]:
@@ -274,10 +230,10 @@ class GramAccumulator(GramSums):
 
 
 class Float32GramAccumulator(GramSums):
-    """The same with float32 products of short panels, summed in float64, and their error measured by probes.
+    """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
 
     float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
-    probes see as well. Panels of a 16-bit type are multiplied as they are, by devices that add up in float32.
+    probes measure as well. Panels of a 16-bit type are multiplied as they are on devices that sum them in float32.
     """
 
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
@@ -315,18 +271,18 @@ class Float32GramAccumulator(GramSums):
         return merged
 
     def prefix(self, n_features: int) -> Self:
-        """Return the accumulator of the first features alone; a part errs by no more than the whole."""
+        """Return the accumulator of the first features alone; the error of a part is at most that of the whole."""
         made = super().prefix(n_features)
         made.probes = self.probes
         return made
 
     def _measured_errors(self) -> tuple[float, float]:
         gram, sums = self.probes.errors()
-        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # where squares of residuals underflow themselves
+        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # for residuals whose squares underflow
         return SAFETY * gram + lost, SAFETY * sums + lost
 
     def _checked_error(self, values: FloatArray, error: float) -> float:
-        """Return the error, or a larger one where a negative eigenvalue shows that too little was measured."""
+        """Return the error, or a larger one where a negative eigenvalue shows that the measured error is too small."""
         return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
 
     def _grounds(self) -> tuple[Evidence, float | None, str]:
@@ -345,15 +301,15 @@ class Float32GramAccumulator(GramSums):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         accumulator = super().from_arrays(arrays, device)
         accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays)
         return accumulator
 
 
 def _worst_case(rows: int) -> float:
-    """Relative Frobenius error of a float32 product of float64 rows: two roundings of the values, then the sums."""
-    return gamma(rows + 3, _U32)
+    """Return the relative Frobenius error of a float32 product of float64 rows: two roundings a value, then the sum."""
+    return gamma(rows + 3, U32)
 
 
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
@@ -362,12 +318,11 @@ def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
     return SingularValues(np.clip(values, box.lower, box.upper), box)
 
 
-class GramMethod(Method):
+class GramMethod(ExactMethod):
     """The Gram matrix, multiplied in float64 or float32."""
 
     name = "gram"
     precisions = ("float32", "float64")
-    is_sketch = False
     slowdown = 1.0
     remedy = "try --method auto"
 
@@ -375,17 +330,9 @@ class GramMethod(Method):
         """Return the class that accumulates in that precision."""
         return Float32GramAccumulator if precision == "float32" else GramAccumulator
 
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return 0, or refuse a rank."""
-        return refuse_rank(rank)
-
     def flops(self, n_rows: int, size: Size) -> int:
         """Return N D^2: one triangle."""
         return n_rows * size.n_features**2
-
-    def packed_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle, entry by entry."""
-        return 4 * size.width * (size.width + 1)
 
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of a triangle in blocks."""
@@ -398,21 +345,9 @@ class GramMethod(Method):
             return product
         return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + 3 * 16 * 8 * size.width
 
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of whole matrices, raw and centred at once."""
-        return (6 + normalize) * size.square_bytes
-
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of a product and of the sum that it is added to."""
         return 2 * size.square_bytes
-
-    def panel_rows(self, n_features: int) -> int:
-        """Return the rows of a panel."""
-        return PANEL_ROWS
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment in float64."""
-        return exact_segment_rows(size.n_features)
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
         """Whether all threads work on one triangle, which has ten blocks or more then."""

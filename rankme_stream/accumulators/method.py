@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.sketch_spectrum import gathered_rows
 from rankme_stream.errors import UsageError
 
 MethodName = Literal["gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
@@ -111,9 +112,9 @@ class Method(ABC):
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes that a thread takes beside panels on a card, where matrices are whole."""
 
+    @abstractmethod
     def panel_rows(self, n_features: int) -> int:
         """Return the rows of a panel."""
-        return min(PANEL_ROWS, power_of_two_below(max(1, _PANEL_VALUES // n_features)))
 
     @abstractmethod
     def segment_rows(self, size: Size) -> int:
@@ -128,6 +129,83 @@ class Method(ABC):
         return False
 
 
+class ExactMethod(Method):
+    """A method that keeps a triangle of D + 1 columns, and loses nothing but rounding."""
+
+    is_sketch = False
+
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return 0, or refuse a rank."""
+        if rank is not None:
+            raise UsageError(
+                "rank is the size of a sketch: pass method rsvd, frequent-directions or row-sketch as well"
+            )
+        return 0
+
+    def packed_bytes(self, size: Size) -> int:
+        """Return the bytes of a triangle, entry by entry."""
+        return 4 * size.width * (size.width + 1)
+
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes of whole matrices, raw and centred at once."""
+        return (6 + normalize) * size.square_bytes
+
+    def panel_rows(self, n_features: int) -> int:
+        """Return the rows of a panel."""
+        return PANEL_ROWS
+
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment of some 2^32 flops (N D^2)."""
+        return power_of_two_above(_clamp_segment_rows(_SEGMENT_FLOPS // max(1, size.n_features**2)))
+
+
+class SketchMethod(Method):
+    """A method that keeps less than a triangle, and states what that leaves open."""
+
+    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
+        """Return the bytes of two panels and a sketch."""
+        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
+
+    def panel_rows(self, n_features: int) -> int:
+        """Return the rows of a panel, fewer where rows are very wide."""
+        return min(PANEL_ROWS, power_of_two_below(max(1, _PANEL_VALUES // n_features)))
+
+
+class LowRankMethod(SketchMethod):
+    """A sketch by ``rank`` directions, of at most half as many as there are features."""
+
+    segment_flops: ClassVar[int]
+    """Of a segment, counted as 4 N D r: a sketch is as large as many rows, so that segments are long."""
+
+    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
+        """Return rank and oversampling together; by default 256, or less of few features.
+
+        Raises
+        ------
+        UsageError
+            If they are more than half of the features: the Gram matrix costs less then, and is exact.
+        """
+        most = n_features // 2 - oversampling
+        if rank is None:
+            rank = min(_DEFAULT_RANK, most)
+        if not 1 <= rank <= most:
+            beside = f" and oversampling {oversampling}" if oversampling else ""
+            raise UsageError(
+                f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
+                "Gram matrix (--method gram) costs less then, and is exact"
+            )
+        return rank + oversampling
+
+    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
+        """Return the bytes of copies of the sketch and of square matrices of twice its size, or of 64 more."""
+        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * gathered_rows(size.sketch_size) ** 2
+
+    def segment_rows(self, size: Size) -> int:
+        """Return the rows of a segment of ``segment_flops``."""
+        rows = self.segment_flops // (4 * size.n_features * size.sketch_size)
+        return power_of_two_below(_clamp_segment_rows(rows))
+
+
 def power_of_two_below(number: int) -> int:
     """Return the largest power of two that is not above a number."""
     return 1 << (number.bit_length() - 1)
@@ -138,38 +216,6 @@ def power_of_two_above(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def clamp_segment_rows(rows: int) -> int:
+def _clamp_segment_rows(rows: int) -> int:
     """Return a number of rows within the limits of a segment: 2^13 to 2^16."""
     return min(_LARGEST_SEGMENT_ROWS, max(SMALLEST_SEGMENT_ROWS, rows))
-
-
-def exact_segment_rows(n_features: int) -> int:
-    """Return the rows of a segment of some 2^32 flops (N D^2)."""
-    return power_of_two_above(clamp_segment_rows(_SEGMENT_FLOPS // max(1, n_features**2)))
-
-
-def refuse_rank(rank: int | None) -> int:
-    """Return 0, the sketch size of an exact method, or raise ``UsageError`` if a rank is given."""
-    if rank is not None:
-        raise UsageError("rank is the size of a sketch: pass method rsvd, frequent-directions or row-sketch as well")
-    return 0
-
-
-def rank_within_half(rank: int | None, oversampling: int, n_features: int) -> int:
-    """Return rank and oversampling together; by default 256, or less of few features.
-
-    Raises
-    ------
-    UsageError
-        If they are more than half of the features: the Gram matrix costs less then, and is exact.
-    """
-    most = n_features // 2 - oversampling
-    if rank is None:
-        rank = min(_DEFAULT_RANK, most)
-    if not 1 <= rank <= most:
-        beside = f" and oversampling {oversampling}" if oversampling else ""
-        raise UsageError(
-            f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
-            "Gram matrix (--method gram) costs less then, and is exact"
-        )
-    return rank + oversampling

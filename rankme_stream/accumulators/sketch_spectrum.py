@@ -1,4 +1,4 @@
-"""What floors of the eigenvalues and their sum tell of a spectrum: the consistent set, and a likely member of it."""
+"""Spectrum from floors of the eigenvalues and their sum: the consistent set, and a likely member of it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.numerics.bisection import bisect, mean
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.numerics.rounding import U
+from rankme_stream.numerics.rounding import SOLVER_MARGIN, U
 from rankme_stream.spectra import majorization
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Tail
 
-_FITTED = (8, 2)  # the tail's slope is taken from ranks between these parts of the floors that are known
-_HALVINGS = 200
-_STEEPEST, _SLOPES = 16.0, 40  # exponents tried, and how often their range is halved
-_TAIL_SLACK = 2.0**-30  # of fourth powers, above what sums of them are rounded by
+GROUNDS = f"margin {SOLVER_MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that falls as a power"
+_FITTED = (8, 2)  # the slope of the tail is fitted from the known ranks divided by 8 to those divided by 2
+_STEEPEST, _SLOPES = 16.0, 40  # largest exponent, and how often the range of exponents is halved
+_TAIL_SLACK = 2.0**-30  # relative, of fourth powers; above the rounding of their sums
 
 
 def gathered_rows(sketch_size: int) -> int:
-    """Return how many rows Frequent Directions gather before they shrink to so many: twice as many, and 64 more."""
+    """Return the number of rows that Frequent Directions gather before they shrink: double, or 64 more if larger."""
     return sketch_size + max(sketch_size, 64)
 
 
@@ -30,11 +31,11 @@ def nothing(size: int) -> SingularValues:
 
 
 def expected(size: int, sketch_size: int) -> SingularValues:
-    """Return what a one-pass sketch by so many test vectors tells of singular values that fall as k^-1/2.
+    """Return the spectrum expected of a one-pass sketch by r test vectors for singular values that fall as k^-1/2.
 
-    The energy that floors leave over is, in the mean, at most (1 + k/(r - k - 1)) times what the values past the k-th
-    hold, for the best k (Halko, Martinsson, Tropp 2011, theorem 10.5, for the square root of the Gram); here the floors
-    are taken to be the first squares up to there.
+    The energy beyond the floors is, in the mean, at most (1 + k/(r - k - 1)) times the energy of the values past the
+    k-th, for the best k (Halko, Martinsson, Tropp 2011, theorem 10.5, for the square root of the Gram). Here the floors
+    are the leading squares until that energy is left.
     """
     squares = 1.0 / np.arange(1, size + 1)
     rest = squares.sum() - np.cumsum(squares)
@@ -52,22 +53,22 @@ def singular_values_from_floors(
     zeros: int,
     *,
     rise: float | None = None,
-    unseen: ComplementBounds | None = None,
+    complement: ComplementBounds | None = None,
 ) -> SingularValues:
-    """Return the consistent set of floors and energy, and the member with a tail that falls as a power.
+    """Return the consistent set for floors and an energy, and the member with a tail that falls as a power.
 
     Parameters
     ----------
     floor
-        Floors of the largest eigenvalues, descending; the others have zero.
+        Floors of the largest eigenvalues, descending; those of the others are zero.
     energy
-        Least and most that all eigenvalues add up to.
+        Ends of the sum of all eigenvalues.
     size
-        How many there are; ``zeros`` of them are zero exactly.
+        Number of eigenvalues; ``zeros`` of them are zero exactly.
     rise
-        Most that an eigenvalue may be above its floor, where that is known.
-    unseen
-        What probes tell beside these, where there were some.
+        Bound on the distance of an eigenvalue from its floor, where it is known.
+    complement
+        Bounds from probes, where there were some.
     """
     live = size - zeros
     squares = np.zeros(max(live, 0))
@@ -75,8 +76,8 @@ def singular_values_from_floors(
     squares[:known] = floor[:known]
     if live <= 0 or energy[1] <= 0.0:
         return nothing(size)
-    energy = (energy[0], energy[1] * (1.0 + 8.0 * live * U))  # what sums of so many values are rounded by
-    if not squares.sum() <= energy[1]:  # nor is it a number
+    energy = (energy[0], energy[1] * (1.0 + 8.0 * live * U))  # rounding of sums of so many values
+    if not squares.sum() <= energy[1]:  # also where it is not a number
         raise ArithmeticCheckError(
             f"floors of the eigenvalues add up to {squares.sum()!r}, all of them to {energy[1]!r} at most: BLAS, "
             "LAPACK or the machine is at fault"
@@ -87,12 +88,15 @@ def singular_values_from_floors(
         upper = np.minimum(upper, np.sqrt(squares + rise) * (1.0 + 4.0 * U))
     tail: Tail | None = None
     second: tuple[int, float] | None = None
-    if unseen is not None and unseen.start < live:
-        tail, second = Tail(unseen.start, unseen.norm * (1.0 + _TAIL_SLACK)), (unseen.start, unseen.likely)
-        most = np.full(live, unseen.largest)
-        most[: unseen.ceilings.size] = unseen.ceilings[:live]
-        past = majorization.ceilings(squares[unseen.start :] / tail.norm, 1.0) * tail.norm * (1.0 + 4.0 * live * U)
-        most[unseen.start :] = np.minimum(most[unseen.start :], past)
+    if complement is not None and complement.start < live:
+        tail, second = (
+            Tail(complement.start, complement.norm * (1.0 + _TAIL_SLACK)),
+            (complement.start, complement.likely),
+        )
+        most = np.full(live, complement.largest)
+        most[: complement.ceilings.size] = complement.ceilings[:live]
+        past = majorization.ceilings(squares[complement.start :] / tail.norm, 1.0) * tail.norm * (1.0 + 4.0 * live * U)
+        most[complement.start :] = np.minimum(most[complement.start :], past)
         upper = np.minimum(upper, np.sqrt(most) * (1.0 + 4.0 * U))
     upper = np.maximum(np.minimum.accumulate(upper), lower)
     middle = min((energy[0] + energy[1]) / 2.0, float((upper**2).sum()))
@@ -104,39 +108,36 @@ def singular_values_from_floors(
 
 
 def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple[int, float] | None) -> FloatArray:
-    """Return the larger of the floor and c k^-a, below the ceiling, for the c at which all add up to the energy.
+    """Return the larger of the floor and c k^-a, below the ceiling, with c such that all add up to the energy.
 
-    The exponent is that of the floors, or the one at which those past the first few have the norm that ``second`` says.
+    The exponent is that of the floors; or, for ``second`` = (k, norm), the one at which the values past the first k
+    have that norm.
     """
     floor, ceiling = floor / energy, ceiling / energy  # so that no power of a rank overflows
     if second is None:
         return energy * _power(floor, ceiling, _slope(floor))
     start, wanted = second[0], second[1] / energy
-    low, high = 0.0, _STEEPEST
-    for _ in range(_SLOPES):
-        middle = (low + high) / 2.0
-        if float(np.linalg.norm(_power(floor, ceiling, middle)[start:])) < wanted:
-            low = middle
-        else:
-            high = middle
-    return energy * _power(floor, ceiling, (low + high) / 2.0)
+
+    def is_too_steep(slope: float) -> bool:
+        return float(np.linalg.norm(_power(floor, ceiling, slope)[start:])) < wanted
+
+    low, high = bisect(is_too_steep, 0.0, _STEEPEST, _SLOPES, middle=mean)
+    return energy * _power(floor, ceiling, mean(low, high))
 
 
 def _power(floor: FloatArray, ceiling: FloatArray, slope: float) -> FloatArray:
-    """Return that member for an energy of one."""
+    """Return the member with the exponent ``slope`` and an energy of one."""
     shape = np.arange(1, floor.size + 1, dtype=np.float64) ** -slope
-    low, high = 0.0, 1.0 / float(shape[-1])
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        if float(np.clip(middle * shape, floor, ceiling).sum()) < 1.0:
-            low = middle
-        else:
-            high = middle
-    return np.clip(high * shape, floor, ceiling)
+
+    def is_short(factor: float) -> bool:
+        return float(np.clip(factor * shape, floor, ceiling).sum()) < 1.0
+
+    _, factor = bisect(is_short, 0.0, 1.0 / float(shape[-1]), middle=mean)
+    return np.clip(factor * shape, floor, ceiling)
 
 
 def _slope(floor: FloatArray) -> float:
-    """Return the exponent a of the floors between an eighth and a half of those above zero; 0 of too few."""
+    """Return the exponent a of the floors between an eighth and a half of the nonzero ones; 0 for too few."""
     known = int(np.count_nonzero(floor))
     first, last = known // _FITTED[0], known // _FITTED[1]
     if last - first < 3:
@@ -148,18 +149,18 @@ def _slope(floor: FloatArray) -> float:
 
 
 class ComplementBounds(NamedTuple):
-    """What is known of the eigenvalues beside their floors and their sum.
+    """Bounds on the eigenvalues beside their floors and their sum.
 
     Attributes
     ----------
     ceilings
-        Most that each of the first can be, as many as there are directions.
+        Upper bounds on the leading eigenvalues, as many as there are directions.
     largest
-        Most that each of the others can be.
+        Upper bound on each of the others.
     start
-        How many of the first are surely above all that is not seen.
+        Number of leading eigenvalues that are above all those of the complement of the directions.
     norm, likely
-        Most that the Euclidean norm of those past them is, and what it is likely to be.
+        Upper bound on, and likely value of, the Euclidean norm of the eigenvalues past ``start``.
     """
 
     ceilings: FloatArray
@@ -169,7 +170,7 @@ class ComplementBounds(NamedTuple):
     likely: float
 
     def scaled(self, factor: float) -> ComplementBounds:
-        """Return the same of a matrix so many times as large."""
+        """Return the bounds for the matrix times ``factor``."""
         return ComplementBounds(
             self.ceilings * factor, self.largest * factor, self.start, self.norm * factor, self.likely * factor
         )

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
-from rankme_stream.accumulators.method import Method, Precision, Size, exact_segment_rows, refuse_rank
+from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import ExactMethod, Precision, Size
+from rankme_stream.accumulators.row_accumulator import RowAccumulator
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import U
+from rankme_stream.numerics.rounding import SMALLEST, U
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
-# Units of rounding relative to |Z|_F. Seen at most: 0.25 a row of the longest step, when its rows are all alike and
-# every dot product rounds one way, however many steps follow; 5 sqrt(steps) otherwise (docs/intervals.md).
+# Units of rounding relative to |Z|_F. Largest ever observed: 0.25 per row of the longest step, for rows that are all
+# alike, where every dot product rounds one way, whatever the number of steps; 5 sqrt(steps) otherwise
+# (docs/intervals.md).
 _PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
-_COUNTS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
+_NUMBERS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
 
 
 def step_error(rows: int, n_columns: int) -> float:
-    """Worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
+    """Return the worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
 
     Higham's theorem 19.4 with the constant counted: a reflector of length r = rows + 1 is off by 3 r + 34 units for the
     rounding of its vector and scalar, and its application by 2 r + 9, both below 8 (rows + 8). The count is for
@@ -34,31 +37,20 @@ def step_error(rows: int, n_columns: int) -> float:
     return n_columns * n * U / (1.0 - n * U)
 
 
-class TsqrAccumulator:
+class TsqrAccumulator(RowAccumulator):
     """Keeps R with R'R = A'A for A = [1 Z], by Householder steps that never square a singular value.
 
     R is ``[[sqrt N, sqrt N mu'], [0, R_c]]``: R_c is the R factor of the centred rows, and R without its
     first column has the singular values of Z.
 
-    Parameters
-    ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
-
     Attributes
     ----------
-    n_rows
-        Rows counted so far.
     steps
-        Successive QR steps that a row went through at most.
+        Largest number of successive QR steps that a row went through.
     longest
-        Rows of the longest of them.
+        Number of rows of the longest step.
     worst_case
-        Sum of their worst-case errors relative to |Z|_F.
-    rows_error
-        Bound on the relative error of the rows given; enters the intervals.
+        Sum of the worst-case errors of the steps, relative to |Z|_F.
 
     Notes
     -----
@@ -71,21 +63,13 @@ class TsqrAccumulator:
     Algorithms, 2nd ed., SIAM 2002, chapter 19.
     """
 
-    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
-        self.n_features = n_features
-        self.n_rows = 0
-        self.steps = 0
-        self.longest = 0
-        self.worst_case = 0.0
-        self.rows_error = rows_error
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
-        self._workspace = workspace or Workspace()
-        self._r: Any = self.device.zeros((n_features + 1, n_features + 1), order="F")
+    counted = ("n_rows",)
 
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
+    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
+        super().__init__(n_features, workspace, rows_error)
+        self.steps = self.longest = 0
+        self.worst_case = 0.0
+        self._r: Any = self.device.zeros((n_features + 1, n_features + 1), order="F")
 
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
@@ -93,8 +77,7 @@ class TsqrAccumulator:
         if rows == 0:
             return
         self.device.stack_rows(self._r, panel, self._workspace)
-        mark_nonzero(self._nonzero, panel, self.device)
-        self.n_rows += round(float(self.device.xp.sum(panel[:, 0])))
+        self.count(panel)
         self.steps += 1
         reflected = self.device.reflected_rows(rows, width)
         self.longest = max(self.longest, reflected)
@@ -109,22 +92,20 @@ class TsqrAccumulator:
             return (other if self.steps == 0 else self)._copy()
         merged = self._copy()
         self.device.stack_triangle(merged._r, other._r, Workspace(self.device))
-        merged.n_rows = self.n_rows + other.n_rows
+        merged.totals = self.totals.merge(other.totals)
         merged.steps = max(self.steps, other.steps) + 1
         width = self.n_features + 1
         reflected = self.device.reflected_rows(width, width)
         merged.longest = max(self.longest, other.longest, reflected)
         merged.worst_case = max(self.worst_case, other.worst_case) + step_error(reflected, width)
-        merged._nonzero = self._nonzero | other._nonzero
         return merged
 
     def prefix(self, n_features: int) -> TsqrAccumulator:
         """Return the accumulator of the first features alone."""
-        made = TsqrAccumulator(n_features, self._workspace, rows_error=self.rows_error)
-        for name in _COUNTS:
-            setattr(made, name, getattr(self, name))
+        made = copy(self)
+        made.totals = self.totals.prefix(n_features)
+        made._r = self.device.zeros((n_features + 1, n_features + 1), order="F")
         made._r[...] = self._r[: n_features + 1, : n_features + 1]
-        made._nonzero = self._nonzero[:n_features].copy()
         return made
 
     def _copy(self) -> TsqrAccumulator:
@@ -133,36 +114,35 @@ class TsqrAccumulator:
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows; changes nothing.
 
-        The intervals rest on (2 longest + 16 sqrt(steps)) u |Z|_F, which is *empirical*: several times the growth seen
-        on rows made to pile up rounding. The worst case is the sum of ``step_error`` over the steps. Both are relative
-        to the raw |Z|_F, centred or not, and both take the margin (D + 32) u s_1 for the last singular values.
+        The intervals rest on (2 longest + 16 sqrt(steps)) u |Z|_F, which is *empirical*: several times the growth
+        observed on rows constructed to accumulate rounding. The worst case is the sum of ``step_error`` over the steps.
+        Both are relative to the raw |Z|_F, centred or not, and both take the margin (D + 32) u s_1 for the last
+        singular values.
 
         Notes
         -----
         16/3 D^3 flops and 16 D^2 bytes beside the accumulator.
         """
-        size = min(self.n_rows, self.n_features)
-        xp = self.device.xp
+        totals, xp = self.totals, self.device.xp
         r = xp.triu(self._r)
         first_row = self.device.download(r[0, 1:])
-        alive = np.flatnonzero(self._nonzero)
+        alive = np.flatnonzero(totals.nonzero)
         values = np.zeros(self.n_features)
         if alive.size:
             kept = xp.take(r, self.device.upload(1 + alive), axis=1)
             values[: alive.size] = self.device.singular_values(kept)[: alive.size]
         centered = self.device.singular_values(r[1:, 1:])
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
-        lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * 2.0**-1074 * max(1, self.steps)
-        shared = (self.n_features + 32) * U * float(values[0]) + self.rows_error * frobenius + lost
+        lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * SMALLEST * max(1, self.steps)
+        shared = (self.n_features + 32) * U * float(values[0]) + totals.rows_error * frobenius + lost
         growth = _PER_ROW * max(1, self.longest) + _PER_ROOT_STEP * math.sqrt(max(1, self.steps))
         practical = growth * U * frobenius + shared
         worst = self.worst_case * frobenius + shared
-        dead = max(0, size - alive.size)
         row_sum = math.hypot(*first_row.tolist()) * math.sqrt(self.n_rows)
         row_sum_error = 2.0 * practical * math.sqrt(self.n_rows)
         return Spectrum(
-            raw=_singular_values(values[:size], practical, worst, dead),
-            centered=_singular_values(centered[:size], practical, worst, max(dead, self.n_rows <= self.n_features)),
+            raw=_singular_values(values[: totals.size], practical, worst, totals.n_zeros(centered=False)),
+            centered=_singular_values(centered[: totals.size], practical, worst, totals.n_zeros(centered=True)),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
@@ -178,7 +158,7 @@ class TsqrAccumulator:
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""
-        return self.device.singular_values(self._factor(centered=centered))[: min(self.n_rows, self.n_features)]
+        return self.device.singular_values(self._factor(centered=centered))[: self.totals.size]
 
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
@@ -191,16 +171,14 @@ class TsqrAccumulator:
         upper, r = np.empty(width * (width + 1) // 2), self.device.download(self._r)
         for row, place in enumerate(_rows_of_triangle(width)):
             upper[place] = r[row, row:]
-        counts = {name: np.array(getattr(self, name)) for name in _COUNTS}
-        return {"n_features": np.array(self.n_features), "r": upper, "nonzero": self._nonzero.copy(), **counts}
+        arrays = {"n_features": np.array(self.n_features), "r": upper, "nonzero": self.totals.nonzero.copy()}
+        return arrays | self._numbers(_NUMBERS)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         accumulator = cls(int(arrays["n_features"]), Workspace(device))
-        for name in _COUNTS:
-            setattr(accumulator, name, arrays[name].item())
-        accumulator._nonzero[:] = arrays["nonzero"]
+        accumulator._take(arrays, _NUMBERS)
         r = np.zeros((accumulator.n_features + 1,) * 2)
         for row, place in enumerate(_rows_of_triangle(len(r))):
             r[row, row:] = arrays["r"][place]
@@ -209,7 +187,7 @@ class TsqrAccumulator:
 
 
 def _rows_of_triangle(width: int) -> Iterator[slice]:
-    """Yield where each row of an upper triangle lies in its entries, row by row."""
+    """Yield the slice of each row of an upper triangle among its entries, which are stored row by row."""
     start = 0
     for length in range(width, 0, -1):
         yield slice(start, start + length)
@@ -223,28 +201,19 @@ def _singular_values(values: FloatArray, practical: float, worst: float, zeros: 
     return SingularValues(np.clip(values, likely.lower, likely.upper), likely, certain)
 
 
-class TsqrMethod(Method):
+class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
-    is_sketch = False
     remedy = "pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:
         """Return the class that keeps R."""
         return TsqrAccumulator
 
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return 0, or refuse a rank."""
-        return refuse_rank(rank)
-
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 2 N D^2."""
         return 2 * n_rows * size.n_features**2
-
-    def packed_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle, entry by entry."""
-        return 4 * size.width * (size.width + 1)
 
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of R as a whole matrix."""
@@ -258,10 +227,6 @@ class TsqrMethod(Method):
         """Return the bytes of a panel in Fortran order and of two blocks of reflectors."""
         return 8 * panel_rows * size.width + 2 * 8 * 64 * size.width
 
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of whole matrices, raw and centred at once."""
-        return (6 + normalize) * size.square_bytes
-
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of R above the panel, what a library makes of it, and Q."""
         return 3 * (8 * panel_rows * size.width + size.square_bytes) + size.square_bytes
@@ -269,7 +234,3 @@ class TsqrMethod(Method):
     def panel_rows(self, n_features: int) -> int:
         """Return the rows of a panel: QR is as fast with 512 to 4,096, and its error bound grows with them."""
         return 512
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment."""
-        return exact_segment_rows(size.n_features)

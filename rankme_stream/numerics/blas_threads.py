@@ -1,7 +1,7 @@
-"""BLAS held to one thread, for as long as anyone in this process asks: its bits depend on how many it takes.
+"""Hold BLAS to one thread during a pass; its results depend on the thread count.
 
-Its threads are a setting of the process, or of each thread where OpenBLAS was built on OpenMP. Of two passes at once
-the first to end must not give them back under the other, and the last must.
+The thread count is a setting of the process, or of each thread where OpenBLAS was built on OpenMP. When two passes
+overlap, the first to end must not restore the setting under the other, and the last must.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 
 class _Hold:
-    """How many ask, and what the threads of each library were before the first did."""
+    """Number of contexts that hold BLAS, and the thread count of each library before the first of them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -29,24 +29,24 @@ _HOLD = _Hold()
 
 
 def _libraries() -> Sequence[Any]:
-    """Return the BLAS libraries that are loaded; looking for them takes milliseconds."""
+    """Return the BLAS libraries that are loaded; the search takes milliseconds."""
     found: Sequence[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
     return found
 
 
 def _is_of_thread(library: Any) -> bool:
-    """Whether the setting is that of the thread which makes it; BLIS and MKL have one of the process in any case."""
+    """Whether the setting belongs to the calling thread; that of BLIS and MKL always belongs to the process."""
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 
 def _set(library: Any, count: int) -> None:
-    """Set the threads of a library, whichever thread did so before."""
+    """Set the thread count of a library, whichever thread set it before."""
     _let_go(library)
     library.set_num_threads(count)
 
 
 def _let_go(library: Any) -> None:
-    """Let any thread set those of a library: from another than the one that did, threadpoolctl 3.8 does nothing."""
+    """Allow any thread to set the count of a library: threadpoolctl 3.8 ignores all but the thread that set it."""
     if hasattr(library, "clear_controlling_thread"):
         library.clear_controlling_thread(force=True)
 
@@ -58,7 +58,7 @@ def _enter(libraries: Sequence[Any]) -> None:
         for library in libraries:
             if not _is_of_thread(library):
                 _HOLD.before.setdefault(library.filepath, (library, library.num_threads))
-                _set(library, 1)  # again: others may have set it meanwhile
+                _set(library, 1)  # also when held already: other code may have set it meanwhile
 
 
 def _leave() -> None:
@@ -73,7 +73,7 @@ def _leave() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold BLAS to one thread, in this thread, in those of ``threads``, and where it is a setting of the process."""
+    """Hold BLAS to one thread: in this thread, in those of ``threads``, and in the settings of the process."""
     libraries = _libraries()
     own = [(library, library.num_threads) for library in libraries if _is_of_thread(library)]
     _enter(libraries)
@@ -88,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 
 def renew() -> None:
-    """Hold it again, where somebody's own setting of the threads began or ended since."""
+    """Hold BLAS to one thread again, after other code in the process changed the setting."""
     with _HOLD.lock:
         for library, _ in _HOLD.before.values():
             if library.num_threads != 1:
@@ -96,7 +96,7 @@ def renew() -> None:
 
 
 def threads(count: int, name: str) -> ThreadPoolExecutor:
-    """Return so many threads, in which BLAS is held as in the one that asks for them."""
+    """Return a pool of ``count`` threads, in which BLAS is held to one thread where it is in the caller."""
     own = [library for library in _HOLD.libraries if _is_of_thread(library)] if _HOLD.count else []
 
     def hold() -> None:

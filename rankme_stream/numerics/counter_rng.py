@@ -1,4 +1,4 @@
-"""Random numbers from a counter-based generator: what is drawn depends on a seed and a place, never on the order."""
+"""Random numbers from a counter-based generator: they depend on a seed and a counter, never on the order of draws."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 
 
 def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
-    """Standard normal numbers for a place, a non-negative integer below 2^64."""
+    """Return standard normal numbers for a counter ``place``, a non-negative integer below 2^64."""
     return _generator(seed, place).standard_normal(shape)
 
 
 def signs(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
-    """Return -1 and 1, each with probability 1/2, for a place; the same on every machine, digit for digit."""
+    """Return -1 and 1, each with probability 1/2, for a counter; the same on every machine, digit for digit."""
     drawn = _generator(seed, place).integers(0, 2, size=shape, dtype=np.int8)
     return np.where(drawn, 1.0, -1.0)
 
 
 def integers(shape: tuple[int, ...], below: int, *, seed: int, place: int) -> Array:
-    """Return integers from 0 up to ``below``, all as likely, for a place; the same on every machine."""
+    """Return uniform integers in [0, below) for a counter; the same on every machine."""
     return _generator(seed, place).integers(0, below, size=shape)
 
 
 def uniform(*, seed: int, place: int) -> float:
-    """Return one number in [0, 1) for a place."""
+    """Return one number in [0, 1) for a counter."""
     return float(_generator(seed, place).random())
 
 
 def distinct(n: int, *, seed: int) -> Iterator[int]:
-    """Yield the integers below ``n`` in random order, each once, drawn only as far as they are asked for."""
+    """Yield the integers below ``n`` in random order, each once, drawn only as far as the caller iterates."""
     generator = _generator(seed, 0)
     seen: set[int] = set()
     while len(seen) < n:

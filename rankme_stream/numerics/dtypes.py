@@ -1,4 +1,4 @@
-"""Which stored number types are read, and what is known of each."""
+"""Stored number types that can be read, and their properties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED = {2: np.int16, 4: np.int32, 8: np.int64}
-_COLUMNS_TRIED = 8
+_COLUMNS_TRIED = 8  # before whole rows are compared with zero
 _FLOAT64_EXACT_INTEGER = 2**53
 # A float16 shifted by 13 bits is a float32 without its exponent's bias: the mask clears copies of the sign between.
 _FLOAT16_IN_FLOAT32 = np.int32(-0x7000_2000)
@@ -27,14 +27,14 @@ _SMALLEST_FLOAT16 = np.array([1 << 13], dtype=np.int32).view(np.float32)  # 2^-2
 
 @dataclass(frozen=True)
 class StoredType:
-    """A number type as stored: its name, how numpy holds it, what rounding to it costs.
+    """A number type as stored: its name, its numpy dtype and its unit roundoff.
 
     Parameters
     ----------
     name
         ``float16``, ``bfloat16``, ``float32``, ``float64`` or an integer type's name.
     dtype
-        What numpy holds it in, native byte order. ``bfloat16`` is held as ``uint16`` bit patterns, which needs no
+        Dtype of its numpy arrays, native byte order. ``bfloat16`` is held as ``uint16`` bit patterns, which needs no
         extra package.
     """
 
@@ -57,7 +57,7 @@ class StoredType:
         Parameters
         ----------
         scratch
-            Shape of ``stored``, int32, overwritten: what 16-bit types become on their way.
+            Shape of ``stored``, int32, overwritten: the intermediate form of 16-bit types.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class StoredType:
             np.left_shift(stored.view(np.int16), 16, out=scratch, dtype=np.int32)
             out[...] = scratch.view(np.float32)
             return
-        if self.name == "float16" and _keeps_subnormals():  # in half the time that numpy's own cast takes
+        if self.name == "float16" and _keeps_subnormals():  # takes half the time of numpy's own cast
             np.copyto(scratch, stored.view(np.int16))  # with the sign repeated above it
             np.left_shift(scratch, 13, out=scratch)
             np.bitwise_and(scratch, _FLOAT16_IN_FLOAT32, out=scratch)
@@ -90,14 +90,14 @@ class StoredType:
         return np.asarray(((bits & infinity) == infinity).any(axis=1))
 
     def largest_magnitude(self, stored: Array) -> float:
-        """Largest absolute value of float64 data; 0.0 for every other type, whose range needs no watching."""
+        """Return the largest absolute value of float64 data; 0.0 for other types, whose squares cannot overflow."""
         return float(np.uint64(self._largest_bits(stored)).view(np.float64)) if self.name == "float64" else 0.0
 
     def _largest_bits(self, stored: Array) -> int:
-        """Largest absolute value as the bit pattern of this floating-point type.
+        """Return the largest absolute value as the bit pattern of this floating-point type.
 
-        IEEE patterns without the sign order like the magnitudes, so two integer maxima, one for each sign, do what
-        ``abs`` and ``max`` would at a fraction of the memory traffic, and NaN and infinity come out on top.
+        IEEE patterns without the sign bit are ordered like the magnitudes, so two integer maxima, one for each sign,
+        replace ``abs`` and ``max`` at a fraction of the memory traffic, and NaN and infinity are the largest.
         """
         size = self.dtype.itemsize
         positive = int(stored.view(_SIGNED[size]).max())
@@ -105,7 +105,7 @@ class StoredType:
         return max(positive, any_sign - (1 << (8 * size - 1)), 0)
 
     def zero_rows(self, stored: Array) -> Array:
-        """Return the indices of the rows that are zero throughout; dense rows cost one look each."""
+        """Return the indices of the rows that are zero throughout; a dense row costs one comparison."""
 
         def is_zero(values: Array) -> Array:
             return np.asarray((values & 0x7FFF) == 0 if self.name == "bfloat16" else values == 0)
@@ -119,7 +119,7 @@ class StoredType:
 
 
 def _keeps_subnormals() -> bool:
-    """Whether this thread computes with subnormal numbers; a library built for speed may have turned them off."""
+    """Whether this thread computes with subnormal numbers; libraries built with fast math may turn them off."""
     return bool((_SMALLEST_FLOAT16 * _FLOAT16_SCALE)[0] == 2.0**-24)
 
 
@@ -129,11 +129,11 @@ def stored_type(dtype: np.dtype[Any], *, uri: str, declared: object = None) -> S
     Parameters
     ----------
     dtype
-        As the container reports it, any byte order.
+        Dtype that the container reports, any byte order.
     uri
         Named in the error.
     declared
-        What the container's ``dtype`` attribute says; ``"bfloat16"`` over ``uint16`` is the field's convention.
+        The ``dtype`` attribute of the container; ``"bfloat16"`` over ``uint16`` is the usual convention.
 
     Raises
     ------

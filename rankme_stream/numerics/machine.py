@@ -1,4 +1,4 @@
-"""What this machine is and how much memory this process holds; nothing here touches rows."""
+"""This machine: its processor, its cores, and the memory that this process holds and may take."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any, Self
 from threadpoolctl import threadpool_info
 
 _UNKNOWN_RESIDENT_BYTES = 200 * 2**20  # where /proc is absent: an interpreter with numpy, scipy and zarr loaded
-_SAMPLE_PERIOD_S = 0.05  # a sample takes 60 us and holds up the memory map: every 10 ms was 2 % of a pass
+_SAMPLE_PERIOD_S = 0.05  # a sample takes 60 us and locks the memory map: every 10 ms was 2 % of a pass
 _RESIDENT = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
 
 def resident_bytes() -> int:
-    """Anonymous plus shared resident memory of this process, bytes; mapped files are not counted."""
+    """Return the anonymous plus shared resident memory of this process, bytes; mapped files are not counted."""
     try:
         return resident_in(Path("/proc/self/status").read_bytes())
     except OSError:
@@ -29,12 +29,12 @@ def resident_bytes() -> int:
 
 
 def resident_in(status: bytes) -> int:
-    """Anonymous plus shared resident memory, bytes, that the text of a ``/proc/PID/status`` tells; 0 of a zombie."""
+    """Return the anonymous plus shared resident memory, bytes, in the text of a ``/proc/PID/status``; 0 of a zombie."""
     return sum(int(kibibytes) * 1024 for kibibytes in _RESIDENT.findall(status))
 
 
 def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or its cgroup's when that is less."""
+    """Return the memory that this process may use: that of the machine, or of its cgroup if that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -47,12 +47,12 @@ def memory_bytes() -> int:
 
 
 def cores() -> int:
-    """Processors that this process may run on."""
+    """Return the number of processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> dict[str, Any]:
-    """Processor and BLAS, as far as the bits of a result depend on them."""
+    """Return processor, BLAS and Python, on which the bits of a result may depend."""
     cpu = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -60,7 +60,7 @@ def describe() -> dict[str, Any]:
                 cpu = line.split(":", 1)[1].strip()
                 break
     except OSError:
-        pass  # not Linux: the architecture is what is known
+        pass  # not Linux: only the architecture is known
     libraries = {
         f"{library['internal_api']} {library['version']} {library.get('architecture', '')}".strip()
         for library in threadpool_info()
@@ -71,9 +71,18 @@ def describe() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pass may take: threads (None for as many as fit), cores there are, bytes held already and at most.
+    """Threads and memory that a pass may take.
 
-    ``keeps_state`` where a checkpoint is written from that memory.
+    Attributes
+    ----------
+    workers
+        Number of threads; None for as many as fit.
+    cores
+        Number of cores.
+    base_bytes, memory_limit_bytes
+        Bytes that the process holds already, and the most that it may hold.
+    keeps_state
+        Whether a checkpoint is written from that memory.
     """
 
     workers: int | None
@@ -84,19 +93,19 @@ class Limits:
 
 
 def limits(workers: int | None, memory_limit: int | None) -> Limits:
-    """Return those of this process; None takes every core, and half of the memory."""
+    """Return the limits of this process; None takes every core, and half of the memory."""
     limit = memory_bytes() // 2 if memory_limit is None else memory_limit
     return Limits(workers, cores(), resident_bytes(), limit)
 
 
 def worker(count: int) -> dict[str, Any]:
-    """Describe so many single threads of this process: machine, and the versions that the bits may depend on."""
+    """Return a description of ``count`` threads: the machine, and the versions on which the bits may depend."""
     facts = describe() | {"count": count, "threads": 1}
     return facts | {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
 
 
 class PeakMemory:
-    """The most resident memory seen while the context is open, sampled every 50 ms."""
+    """Peak of the resident memory while the context is open, sampled every 50 ms."""
 
     def __init__(self) -> None:
         self.peak_bytes = resident_bytes()
@@ -120,7 +129,7 @@ class PeakMemory:
 
 
 def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return all machines, those that are alike counted together: the most that were at work at once."""
+    """Return all machines, with equal ones merged and counted by the largest number at work at once."""
     found: dict[str, dict[str, Any]] = {}
     for worker in (worker for workers in listed for worker in workers):
         before = found.setdefault(_kind(worker), dict(worker))
@@ -129,7 +138,7 @@ def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether machines give the same bits: one kind of processor, one BLAS, the same versions."""
+    """Whether machines give the same bits: the same processor, BLAS and versions."""
     return len(set(map(_kind, workers))) < 2
 
 

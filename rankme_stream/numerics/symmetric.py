@@ -1,9 +1,10 @@
-"""The lower triangle of a symmetric matrix, in blocks that different threads can add to at once."""
+"""Lower triangle of a symmetric matrix, in blocks to which different threads can add at once."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from itertools import pairwise
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ Place = tuple[int, int]  # row and column of a block
 
 
 class Triangle:
-    """A symmetric matrix of zeros to begin with: blocks on and below the diagonal, those on it whole.
+    """A symmetric matrix, initially zero, as blocks on and below the diagonal; diagonal blocks are whole.
 
     Parameters
     ----------
@@ -26,17 +27,17 @@ class Triangle:
     dtype
         ``float64`` or ``float32``.
     device
-        Where the blocks are.
+        Device of the blocks.
 
     Attributes
     ----------
     places
-        Of the blocks, those with most work first.
+        Row and column of every block, those with most work first.
 
     Notes
     -----
-    The blocks depend on ``n`` and the device alone: whoever adds to them, and in whatever order of blocks, gives the
-    same bits.
+    The blocks depend on ``n`` and the device alone, so the bits do not depend on which thread adds to which block, or
+    in which order.
     """
 
     def __init__(self, n: int, dtype: Any = np.float64, device: Device = HOST) -> None:
@@ -50,7 +51,7 @@ class Triangle:
 
     @classmethod
     def of(cls, lower: Any, dtype: Any = np.float64, device: Device = HOST) -> Triangle:
-        """Return the triangle of a matrix there, shape ``(n, n)``, of which the lower triangle is right."""
+        """Return the triangle of a matrix on a device, shape ``(n, n)``, with a valid lower triangle."""
         made = cls(lower.shape[0], dtype, device)
         for place, block in made._blocks.items():
             rows, columns = made._slices(place)
@@ -63,7 +64,7 @@ class Triangle:
         return self._cuts[place[0]], self._cuts[place[1]]
 
     def set_product(self, place: Place, panel: Any) -> None:
-        """Make the block at ``place`` that of ``panel.T @ panel``, ``panel`` of shape ``(rows, n)``, C order.
+        """Set the block at ``place`` to that of ``panel.T @ panel``, with ``panel`` of shape ``(rows, n)``, C order.
 
         Notes
         -----
@@ -74,7 +75,7 @@ class Triangle:
         self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[place])
 
     def add_product(self, place: Place, panel: Any, workspace: Workspace) -> None:
-        """Add what ``set_product`` would set: a product, then one addition to each entry."""
+        """Add the block that ``set_product`` would set: a product, then one addition to each entry."""
         rows, columns = self._slices(place)
         self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[place], workspace)
 
@@ -85,35 +86,33 @@ class Triangle:
 
     def __add__(self, other: Triangle) -> Triangle:
         """Return the sum; neither changes."""
-        made: Triangle = type(self).__new__(type(self))
-        made.n, made.dtype, made.device = self.n, self.dtype, self.device
-        made._cuts, made.places = self._cuts, self.places
+        made = copy(self)
         made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
         return made
 
     @property
     def corner(self) -> float:
-        """The entry in the first row and column."""
+        """Entry in the first row and column."""
         return float(self._blocks[0, 0][0, 0])
 
     def diagonal(self) -> FloatArray:
-        """The diagonal on the host, shape ``(n,)``."""
+        """Return the diagonal on the host, shape ``(n,)``."""
         diagonals = (self.device.xp.linalg.diagonal(self._blocks[i, i]) for i in range(len(self._cuts)))
         return np.concatenate([self.device.download(one) for one in diagonals])
 
     def first_column(self) -> FloatArray:
-        """The entries of the first column on the host, shape ``(n,)``."""
+        """Return the entries of the first column on the host, shape ``(n,)``."""
         return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._cuts))])
 
     def lower(self) -> Any:
-        """Return a fresh matrix there, shape ``(n, n)``, with this lower triangle; what is above it has no meaning."""
+        """Return a new matrix on the device, shape ``(n, n)``, with this lower triangle; the rest is undefined."""
         dense = self.device.zeros((self.n, self.n), self.dtype)
         for place, block in self._blocks.items():
             dense[self._slices(place)] = block
         return dense
 
     def times(self, dense: Any) -> Any:
-        """Return the product with a float64 matrix there of shape ``(n, k)``, in float64; 2 n^2 k flops."""
+        """Return the float64 product with a matrix on the device, shape ``(n, k)``, float64; 2 n^2 k flops."""
         xp, out = self.device.xp, self.device.zeros(dense.shape)
         for place, block in self._blocks.items():
             rows, columns = self._slices(place)
@@ -136,7 +135,7 @@ class Triangle:
         return packed
 
     def _pieces(self) -> Iterator[tuple[int, Place, slice]]:
-        """Yield row of a block, block, and where that row, up to the diagonal, lies in ``to_array``."""
+        """Yield a row of a block, the block, and the slice of that row, up to the diagonal, in ``to_array``."""
         start = 0
         for i, rows in enumerate(self._cuts):
             for row in range(rows.stop - rows.start):
@@ -147,7 +146,7 @@ class Triangle:
 
     @classmethod
     def from_array(cls, packed: FloatArray, device: Device = HOST) -> Self:
-        """Return the triangle that ``to_array`` described, there."""
+        """Return the triangle that ``to_array`` described, on a device."""
         n = (math.isqrt(8 * packed.size + 1) - 1) // 2
         made = cls(n, packed.dtype, device)
         blocks = {place: np.zeros(tuple(block.shape), packed.dtype) for place, block in made._blocks.items()}
@@ -161,7 +160,7 @@ class Triangle:
 
 
 def triangle_bytes(n: int, itemsize: int = 8) -> int:
-    """Bytes that a triangle of the host holds: about half of the square, and half a block's width more."""
+    """Return the bytes of a triangle on the host: about half of the square and half of the diagonal blocks."""
     edges = _edges(n, HOST.block_columns)
     return itemsize * sum((high - low) * high for low, high in pairwise(edges))
 

@@ -26,6 +26,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from rankme_stream.numerics.bisection import neighbours
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra import majorization, metrics
@@ -312,19 +313,8 @@ def _levels(
     lower: FloatArray, upper: FloatArray, slope_is_positive: Callable[[FloatArray, float], bool]
 ) -> list[FloatArray]:
     """Return ``clip(t, lower, upper)`` for the two neighbouring doubles t between which the slope changes sign."""
-    low, high = (int(np.float64(end).view(np.int64)) for end in (lower[-1], upper[0]))  # ordered as the doubles are
-
-    def clipped(bits: int) -> tuple[FloatArray, float]:
-        t = float(np.int64(bits).view(np.float64))
-        return np.clip(t, lower, upper), t
-
-    while high - low > 1:
-        middle = (low + high) // 2
-        if slope_is_positive(*clipped(middle)):
-            low = middle
-        else:
-            high = middle
-    return [x for x in (clipped(low)[0], clipped(high)[0]) if x[0] > 0.0]
+    found = neighbours(lambda t: slope_is_positive(np.clip(t, lower, upper), t), float(lower[-1]), float(upper[0]))
+    return [x for x in (np.clip(t, lower, upper) for t in found) if x[0] > 0.0]
 
 
 def _log(values: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankme_stream.numerics.bisection import bisect, bisect_each
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra.spectrum import Tail
@@ -21,15 +22,13 @@ _TINY = np.finfo(float).tiny
 
 def levelled(lower: FloatArray, upper: FloatArray, total: float, *, squares: bool = False) -> FloatArray:
     """Return ``clip(t, lower, upper)`` for the least level t at which the sum (of the squares) reaches ``total``."""
-    low, high = float(lower[-1]), float(upper[0])
-    for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2.0
-        values = np.clip(middle, lower, upper)
-        if float((values * values if squares else values).sum()) < total:
-            low = middle
-        else:
-            high = middle
-    reached: FloatArray = np.clip(high, lower, upper)
+
+    def is_short(level: float) -> bool:
+        values = np.clip(level, lower, upper)
+        return float((values * values if squares else values).sum()) < total
+
+    _, level = bisect(is_short, float(lower[-1]), float(upper[0]), _HALVINGS)
+    reached: FloatArray = np.clip(level, lower, upper)
     return reached
 
 
@@ -148,11 +147,7 @@ class _Heads:
         own = self._sums[2][0][self.lengths]
         budget = np.maximum(energy if is_of_heads else energy - _suffix(self.lower**2)[self.lengths], own)
         low, high = np.full(budget.shape, self.lower[-1]), np.full(budget.shape, self.upper[0])
-        for _ in range(_HALVINGS):
-            middle = low + (high - low) / 2.0
-            is_short = self.sums(middle, squares=True) < budget
-            low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)
-        return high
+        return bisect_each(lambda level: self.sums(level, squares=True) < budget, low, high, _HALVINGS)[1]
 
     def sums(self, level: FloatArray, *, squares: bool = False) -> FloatArray:
         """Return the sum of each head, or of its squares, with every value as near to the level as both ends allow."""

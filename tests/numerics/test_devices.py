@@ -309,7 +309,7 @@ class Lent:
 def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
     rows = rows_of(40, 3)
     here, there = (GramAccumulator(3, Workspace(device)) for device in (HOST, TOY))
-    with pytest.raises(UsageError, match="what is on toy:0 cannot join what is on cpu"):
+    with pytest.raises(UsageError, match="rows on toy:0 cannot join rows on cpu"):
         here.merge(there)
     toys = named("strict")
     monkeypatch.setattr(registry, "_DLPACK_KINDS", {1: "cpu", 77: "toy"})
@@ -329,7 +329,7 @@ def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
     with pytest.raises(UsageError, match=r"is on toy:0, and device is cpu: leave device out"):
         rs.measure(OnToy(), device="othertoy")
     estimator = rs.RankMe().fit(OnToy())
-    with pytest.raises(UsageError, match="what is on cpu cannot join what is on toy:0"):
+    with pytest.raises(UsageError, match="rows on cpu cannot join rows on toy:0"):
         estimator.partial_fit(rows)
     assert estimator.partial_fit(OnToy()).n_samples_seen_ == 80
     with pytest.raises(DeviceError, match=r"device toy:1: there is one toy"):

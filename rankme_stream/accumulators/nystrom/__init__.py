@@ -1,1 +1,1 @@
-"""The randomized SVD (Nystrom) of the Gram matrix, in one pass or several."""
+"""Randomized SVD (Nystrom) of the Gram matrix, in one pass or several."""

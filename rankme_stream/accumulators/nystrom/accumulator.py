@@ -1,9 +1,10 @@
-"""The Gram matrix times a few test vectors: a one-pass randomized SVD whose errors are bounded without luck."""
+"""The Gram matrix times a few test vectors: a one-pass randomized SVD with error bounds that need no probability."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, Self
@@ -11,105 +12,71 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.accumulator import check_device, mark_nonzero
-from rankme_stream.accumulators.method import (
-    Method,
-    Precision,
-    Size,
-    clamp_segment_rows,
-    power_of_two_below,
-    rank_within_half,
-)
+from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
+from rankme_stream.accumulators.nystrom.complement_bounds import Imaged
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
+from rankme_stream.accumulators.row_accumulator import DividedAccumulator, SketchAccumulator
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import Totals, U
 from rankme_stream.spectra.spectrum import SingularValues, Spectrum
 
 _PART_COLUMNS = 64  # test vectors that one part of an update takes
 
-_SEGMENT_FLOPS = 2**40  # a sketch is as large as many rows
 
+class NystromAccumulator(DividedAccumulator, SketchAccumulator):
+    r"""Sums of A'(A W) over panels of A = [1 Z], with W of random signs or of directions from an earlier pass.
 
-class NystromAccumulator:
-    r"""Sums of A'(A W) over panels of A = [1 Z], W of random signs or what an earlier pass found, with Z's energy.
-
-    With Y = G W and A = W'Y the matrix N = Y A^-1 Y' satisfies 0 <= N <= G, so the k-th eigenvalue of N is a floor of
-    that of G, and what the floors leave of the trace is all that the others can rise: no probability is in it. The
-    Gram about the mean has the same sketch, as Y - N mu (mu'W).
+    With Y = G W and C = W'Y the matrix N = Y C^-1 Y' satisfies 0 <= N <= G, so the k-th eigenvalue of N is a floor of
+    that of G. The trace of G, the energy of Z, less all floors bounds how far the eigenvalues rise above them, without
+    any probability. The Gram about the mean has the sketch Y - N mu (mu'W), with N rows.
 
     Parameters
     ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
     sketch_size
         Number of test vectors r.
     seed
-        Of the signs and probes.
-    pass_number, basis
-        Number of the pass, from 0, and the directions that the one before found. In every pass but the first
-        ``PROBES`` of the test vectors are probes, which bound what the others do not see (``unseen``).
-
-    Attributes
-    ----------
-    chain
-        Longest chain of additions that an entry went through, beside the D of an inner product.
-    rows_error
-        Bound on the relative error of the rows given; enters the intervals.
+        Seed of the signs and probes.
+    later
+        Number of the pass and directions from the pass before; None in the first pass. In a later pass ``PROBES`` of
+        the test vectors are probes, which bound the part of G outside the directions (``complement_bounds``).
 
     Notes
     -----
-    4 rows D r flops; 8 D r bytes, and as much for the test vectors, which all accumulators of a process share.
+    4 rows D r flops; 8 D r bytes, and as much for the test vectors, which all accumulators of a pass share.
 
     References
     ----------
     J. Tropp, A. Yurtsever, M. Udell, V. Cevher, Fixed-rank approximation of a positive-semidefinite matrix from
     streaming data, NeurIPS 2017, arXiv 1706.05736; N. Halko, P.-G. Martinsson, J. Tropp, SIAM Review 53 (2011), for
-    its size.
+    the size of a sketch.
     """
+
+    counted = ("energy", "chain")
 
     def __init__(
         self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
-        pass_number: int = 0, basis: OrthonormalBasis | None = None, rows_error: float = 0.0,
+        later: LaterPass | None = None, rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.vectors = TestVectors(n_features, sketch_size, seed, pass_number, basis)
-        self.n_features, self.sketch_size = n_features, sketch_size
-        self.chain = 0
-        self.rows_error = rows_error
-        self.energy = 0.0
-        self._workspace = workspace or Workspace()
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
-        # one row a test vector, the first of which picks the column of ones: its row is N and the sums
+        self.vectors = TestVectors(n_features, sketch_size, seed, *(later or ()))
+        super().__init__(n_features, workspace, rows_error)
+        self.sketch_size = sketch_size
+        # One row per test vector, after a row for the column of ones, which holds the number of rows and their sums.
         self._sketch: Any = self.device.zeros((1 + sketch_size, 1 + n_features))
-
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
 
     @property
     def n_rows(self) -> int:
         """Rows absorbed, exact up to 2^53."""
         return round(float(self._sketch[0, 0]))
 
-    def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, shape ``(rows, 1 + D)``, C order, first column 1 (or a row of zeros, left out)."""
-        if panel.shape[0] == 0:
-            return
-        for part in self.parts:
-            self.update_part(part, panel, self._workspace)
-        self.count(panel)
-
     @property
     def parts(self) -> Sequence[tuple[int, int]]:
-        """Independent parts of an update: runs of test vectors."""
+        """Independent parts of an update: ranges of test vectors."""
         count = -(-self.sketch_size // _PART_COLUMNS)
         edges = [1 + self.sketch_size * k // count for k in range(count + 1)]
         edges[0] = 0
@@ -120,12 +87,6 @@ class NystromAccumulator:
         some = slice(*part)
         images = panel @ self.vectors.on(self.device)[some, :].T
         self.device.add_product(images, panel, self._sketch[some, :], workspace)
-
-    def count(self, panel: Any) -> None:
-        """Do what is left of ``update`` beside its parts."""
-        mark_nonzero(self._nonzero, panel, self.device)
-        self.energy += float(self.device.xp.sum(self.device.squared_lengths(panel[:, 1:])))
-        self.chain = max(self.chain, panel.shape[0]) + (self.chain > 0)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -139,23 +100,21 @@ class NystromAccumulator:
         if len(bases) > 1:
             raise UsageError("sketches that multiply by two different bases cannot join")
         check_device(self.device, other.device)
-        merged = type(self).__new__(type(self))
-        merged.__dict__ |= self.__dict__
+        merged = copy(self)
         merged.vectors = self.vectors if other.vectors.basis is None else other.vectors
-        merged._sketch = self._sketch + other._sketch
-        merged._nonzero = self._nonzero | other._nonzero
-        merged.energy = self.energy + other.energy
-        merged.chain = max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0)
+        merged.totals, merged._sketch = self.totals.merge(other.totals), self._sketch + other._sketch
         return merged
 
     def on_basis(self, basis: OrthonormalBasis) -> Self:
-        """Return the same with the directions that it was made with, which are not stored with it."""
-        made = type(self).__new__(type(self))
-        made.__dict__ |= self.__dict__ | {"vectors": replace(self.vectors, basis=basis)}
+        """Return the sketch with the directions that it was made with, which its state does not hold."""
+        if self.vectors.basis is basis:
+            return self
+        made = copy(self)
+        made.vectors = replace(self.vectors, basis=basis)
         return made
 
     def directions(self) -> OrthonormalBasis:
-        """Return what the next pass multiplies by: as many directions as this one had, in which it saw most.
+        """Return the directions for the next pass: the leading ones of the images, as many as this pass had.
 
         Notes
         -----
@@ -167,16 +126,11 @@ class NystromAccumulator:
 
     @property
     def _shift(self) -> int:
-        return max(-1000, min(1000, math.frexp(self.energy)[1]))  # squares of squares stay among the doubles
+        return max(-1000, min(1000, math.frexp(self.totals.energy)[1]))  # keeps fourth powers within the doubles
 
     def prefix(self, n_features: int) -> Self:
-        """Refuse: a sketch holds all features together."""
-        raise UsageError("a sketch holds all features together: the first of them have none; leave dims out")
-
-    def values(self, *, centered: bool) -> FloatArray:
-        """Return the singular values of the point estimate alone."""
-        spectrum = self.spectrum(unit_roundoff=U)
-        return (spectrum.centered if centered else spectrum.raw).values
+        """Refuse: there is no sketch of the first features alone."""
+        raise UsageError("a sketch is of all features together, and none exists of the first few alone: leave dims out")
 
     def sums(self) -> FloatArray:
         """Return the sum of the rows, shape ``(D,)``."""
@@ -189,67 +143,62 @@ class NystromAccumulator:
         -----
         About 30 D r^2 flops, 40 after the first pass; 40 D r bytes beside the accumulator.
         """
-        totals = Totals(self.n_rows, self.energy, self.sums(), chain=self.chain, rows_error=self.rows_error)
-        n_rows, size = self.n_rows, min(self.n_rows, self.n_features)
-        dead = max(0, size - int(np.count_nonzero(self._nonzero)))
-        if size == 0 or self.energy == 0.0:
-            nothing = sketch_spectrum.nothing(size)
-            return self._told((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        rows_error = totals.gram_error(totals.most_energy)
+        if totals.size == 0 or totals.energy == 0.0:
+            nothing = sketch_spectrum.nothing(totals.size)
+            return self._spectrum_of((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
         frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
         sides, left_out = [], self.sketch_size
         for is_centered in (False, True):
             images = whole[1:, 1:]
             if is_centered:
-                images = images - whole[1:, 0][:, None] * (whole[0, 1:] / n_rows)[None, :]
-            error = (1.0 + 2.0 * is_centered) * totals.g * totals.energy  # of images, relative to what they are of
-            entries, energy = (error * frame.norm + totals.lost) * scale, totals.energy * scale
+                images = images - whole[1:, 0][:, None] * (whole[0, 1:] / totals.n_rows)[None, :]
+            error = (1.0 + 2.0 * is_centered) * totals.g * totals.most_energy  # of images, relative to the vectors
+            entries, energy = (error * frame.norm + totals.lost) * scale, totals.most_energy * scale
             floor = eigenvalue_floors.floors(
-                images * scale, frame, self.device, energy=energy, entries=entries, rows=totals.rows * scale
+                images * scale, frame, self.device, energy=energy, entries=entries, rows=rows_error * scale
             )
             left_out = min(left_out, self.sketch_size - floor.size)
-            zeros = max(dead, int(is_centered and n_rows <= self.n_features))
-            past = self._unseen(images * scale, (error + totals.rows + totals.lost) * scale)
-            past = None if past is None else past.scaled(1.0 / scale)
+            complement = self._complement(images * scale, (error + rows_error + totals.lost) * scale)
+            complement = None if complement is None else complement.scaled(1.0 / scale)
+            zeros = totals.n_zeros(centered=is_centered)
             sides.append(
                 sketch_spectrum.singular_values_from_floors(
-                    floor / scale, totals.ends(centered=is_centered), size, zeros, unseen=past
+                    floor / scale, totals.energy_ends(centered=is_centered), totals.size, zeros, complement=complement
                 )
             )
-        return self._told((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
+        return self._spectrum_of((sides[0], sides[1]), totals.row_sum, unit_roundoff, left_out)
 
-    def _unseen(self, images: Any, error: float) -> ComplementBounds | None:
-        """Return what the probes tell of what the other test vectors do not see; None in the first pass."""
+    def _complement(self, images: Any, error: float) -> ComplementBounds | None:
+        """Return bounds from the probes on the part of G outside the directions; None in the first pass."""
         if self.vectors.pass_number == 0:
             return None
         first, vectors = self.vectors.n_directions, self.vectors.on(self.device)[1:, 1:]
         return complement_bounds.bound_complement(
-            vectors[:first, :], images[:first, :], vectors[first:, :], images[first:, :],
+            Imaged(vectors[:first, :], images[:first, :]), Imaged(vectors[first:, :], images[first:, :]),
             scale=self.vectors.probe_scale, error=error, pass_number=self.vectors.pass_number, device=self.device,
         )  # fmt: skip
 
-    def _told(
+    def _spectrum_of(
         self, sides: tuple[SingularValues, SingularValues], row_sum: tuple[float, float], unit_roundoff: float,
         left_out: int,
     ) -> Spectrum:  # fmt: skip
         pass_number = self.vectors.pass_number
-        without = f", {left_out:,} of them left out as too small to tell" if left_out else ""
-        margin = (
-            f"margin {eigenvalue_floors.MARGIN:g} (r + 32) u for factorisations; the value is that of a tail that "
-            "falls as a power"
-        )
+        without = f", {left_out:,} of them left out as too small" if left_out else ""
         evidence: Literal["measured", "certified"] = "measured" if pass_number else "certified"
         confidence = 1.0 - complement_bounds.CHANCE if pass_number else 1.0
         if pass_number:
             grounds = (
                 f"measured: floors from {self.sketch_size:,} test vectors of pass {pass_number + 1}{without}, and the "
-                f"energy of all rows; what they do not see by {PROBES} probes, confidence {confidence:g} over the "
-                f"seed, {margin}"
+                f"energy of all rows; the rest bounded by {PROBES} probes, confidence {confidence:g} over the "
+                f"seed, {sketch_spectrum.GROUNDS}"
             )
         else:
             grounds = (
                 f"certified: floors from a one-pass sketch by {self.sketch_size:,} test vectors{without}, and the "
-                f"energy of all rows, {margin}"
+                f"energy of all rows, {sketch_spectrum.GROUNDS}"
             )
         return Spectrum(
             *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, evidence, confidence, grounds,
@@ -258,44 +207,38 @@ class NystromAccumulator:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts = dict(zip(_KEY, map(np.array, self.vectors.key), strict=True))
-        counts |= {name: np.array(getattr(self, name)) for name in _COUNTS}
-        return counts | {"sketch": np.array(self.device.download(self._sketch)), "nonzero": self._nonzero.copy()}
+        numbers = dict(zip(_KEY, map(np.array, self.vectors.key), strict=True)) | self._numbers(_NUMBERS)
+        sketch = np.array(self.device.download(self._sketch))
+        return numbers | {"sketch": sketch, "nonzero": self.totals.nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, there."""
         key = [arrays[name].item() if name in arrays else 0 for name in _KEY]
         n_features, sketch_size, seed, pass_number = key
-        made = cls(n_features, Workspace(device), sketch_size=sketch_size, seed=seed, pass_number=pass_number)
-        for name in _COUNTS:
-            setattr(made, name, arrays[name].item())
+        later = LaterPass(pass_number, None) if pass_number else None
+        made = cls(n_features, Workspace(device), sketch_size=sketch_size, seed=seed, later=later)
+        made._take(arrays, _NUMBERS)
         made._sketch[...] = device.upload(np.array(arrays["sketch"]))
-        made._nonzero[:] = arrays["nonzero"]
         return made
 
 
 _KEY = ("n_features", "columns", "seed", "turn")
-_COUNTS = ("chain", "rows_error", "energy")
+_NUMBERS = ("chain", "rows_error", "energy")
 
 
-class NystromMethod(Method):
+class NystromMethod(LowRankMethod):
     """The randomized SVD of the Gram matrix, in one pass or several."""
 
     name = "rsvd"
+    segment_flops = 2**40
     takes_passes = True
     uses_seed = True
-    remedy = "a larger --rank and more --passes tell more, --method gram all; or pass a larger --tolerance"
+    remedy = "raise --rank or --passes, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., NystromAccumulator]:
         """Return the class that keeps the images of the test vectors."""
         return NystromAccumulator
-
-    def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return the number of test vectors, at most half of the features."""
-        if oversampling < 0:
-            raise UsageError(f"oversampling is {oversampling} and must be at least 0")
-        return rank_within_half(rank, oversampling, n_features)
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 4 N D r."""
@@ -312,18 +255,6 @@ class NystromMethod(Method):
     def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
         """Return the bytes of products of a panel with 64 test vectors."""
         return 8 * 64 * (panel_rows + size.width)
-
-    def solving_bytes(self, size: Size, *, normalize: bool) -> int:
-        """Return the bytes of copies of the sketch and of matrices of its size."""
-        return (6 + normalize) * self.state_bytes(size) + 8 * 8 * sketch_spectrum.gathered_rows(size.sketch_size) ** 2
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
-
-    def segment_rows(self, size: Size) -> int:
-        """Return the rows of a segment of some 2^40 flops."""
-        return power_of_two_below(clamp_segment_rows(_SEGMENT_FLOPS // (4 * size.n_features * size.sketch_size)))
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
         """Whether all threads work on one sketch: always."""

@@ -1,15 +1,15 @@
-r"""Floors of the eigenvalues of a Gram matrix G, of which no more is known than Y = G W for some test vectors W.
+r"""Floors of the eigenvalues of a Gram matrix G that is known only by Y = G W for some test vectors W.
 
 For any directions Q in the range of W, N = G Q (Q'G Q)^-1 Q'G satisfies 0 <= N <= G, so the k-th eigenvalue of N is a
 floor of that of G (Weyl). Rounding enters in two ways that are kept apart:
 
-- What G Q is off by, E, is as well what G is: some symmetric G^ has G^ Q = G Q + E and |G^ - G| <= sqrt(2) |E|, but for
-  what Q'E lacks in symmetry. With nu = |G^ - G| no eigenvalue of G^ + nu is below zero; it is sketched in place of
+- The error E of G Q can be charged to G instead: some symmetric G^ has G^ Q = G Q + E and |G^ - G| <= sqrt(2) |E|,
+  except for the asymmetry of Q'E. With nu = |G^ - G| no eigenvalue of G^ + nu is negative; it is sketched in place of
   G, and floors lose 2 nu, however small the eigenvalues of the core Q'G Q are.
-- What the core lacks in symmetry is measured, and taken from the images of the directions; the inverse of a core whose
-  least eigenvalue kept is d makes it larger by 1/sqrt(d). Q are the eigenvectors of a first core, and the core is
-  computed again from Q and G Q, so that it is nearly diagonal and, scaled to a diagonal of ones, easily inverted.
-  Directions for which that costs more than they hold are left out: fewer give floors as well.
+- The asymmetry of the core is measured, and subtracted from the images of the directions; the inverse of a core whose
+  least eigenvalue kept is d multiplies it by 1/sqrt(d). Q are the eigenvectors of a first core, and the core is
+  computed again from Q and G Q, so that it is nearly diagonal and, scaled to a diagonal of ones, well conditioned.
+  Directions that lose more in this way than they hold are left out: fewer directions give valid floors as well.
 
 References
 ----------
@@ -28,24 +28,23 @@ import numpy as np
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.numerics.rounding import U, gamma
+from rankme_stream.numerics.rounding import U, gamma, solver_margin
 
-MARGIN = 8.0  # of the factorisations, in units of (sketch_size + 32) u: empirical, as for every eigensolver here
-_DEPENDENT = 1e-6  # a test vector with so small a part of its own tells nothing
-_NEAR = 0.25  # from the identity, at most, is the scaled core in the directions that are kept
+_DEPENDENT = 1e-6  # relative eigenvalue of W'W below which test vectors count as linearly dependent
+_NEAR = 0.25  # largest distance of the scaled core from the identity in the directions that are kept
 
 
 class Frame(NamedTuple):
-    """Test vectors and the way to an orthonormal basis of them.
+    """Test vectors and the map to an orthonormal basis of them.
 
     Attributes
     ----------
     vectors
         W', shape ``(r, D)``.
     to_basis
-        T, such that W T is orthonormal: of the test vectors those that others nearly make up are left out.
+        T, such that W T is orthonormal; directions in which the test vectors nearly depend on each other are left out.
     norm, inverse
-        Frobenius norms of W and T; ``least`` is the least eigenvalue of W'W kept.
+        Frobenius norms of W and T; ``least`` is the least eigenvalue of W'W that is kept.
     """
 
     vectors: Any
@@ -68,16 +67,16 @@ class Frame(NamedTuple):
 
 
 def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries: float, rows: float) -> FloatArray:
-    """Return floors of the largest eigenvalues, descending: as many as there are directions that rounding leaves.
+    """Return floors of the largest eigenvalues, descending, one per direction that rounding leaves.
 
     Parameters
     ----------
     images
         Y' = (G W)', shape ``(r, D)``.
     energy
-        Most that the eigenvalues of G add up to.
+        Upper bound on the sum of the eigenvalues of G.
     entries, rows
-        Bounds on the Frobenius error of G W and on the error of G beside it.
+        Bounds on the Frobenius error of G W and on the error of G by that of the rows.
 
     Notes
     -----
@@ -98,16 +97,16 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     values, corner = np.linalg.eigh(kept.scaled)
     weights = (corner / np.sqrt(values)).T * kept.roots
     tall = device.upload(weights) @ pushed[: kept.roots.size, :]
-    found = device.singular_values(device.r_factor(tall.T))
-    margin = MARGIN * (sketch_size + 32) * U
-    sure = np.maximum(found * (1.0 - 2.0 * margin) - margin * float(found[0]) - kept.off, 0.0)
+    roots = device.singular_values(device.r_factor(tall.T))
+    margin = solver_margin(sketch_size)
+    sure = np.maximum(roots * (1.0 - 2.0 * margin) - margin * float(roots[0]) - kept.off, 0.0)
     return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved - rows, 0.0))
 
 
 def _turned(
     images: Any, frame: Frame, device: Device, *, energy: float, entries: float
 ) -> tuple[Any, FloatArray, float]:
-    """Return ((G^ + nu) Q)' in directions Q by descending share, their core Q'(G^ + nu) Q, and nu."""
+    """Return ((G^ + nu) Q)' for directions Q by descending eigenvalue, their core Q'(G^ + nu) Q, and nu."""
 
     def norm(matrix: Any) -> float:
         return float(device.xp.linalg.matrix_norm(matrix))
@@ -124,19 +123,19 @@ def _turned(
 
 
 def _inner(n_features: int) -> float:
-    """Error of an inner product relative to the lengths of both, four times over."""
+    """Return four times the error of an inner product relative to the lengths of both vectors."""
     return 4.0 * gamma(n_features + 8)
 
 
 class _Kept(NamedTuple):
-    """The first few directions, which are kept.
+    """Leading directions that are kept.
 
     Attributes
     ----------
     scaled, roots
-        Their core, scaled to a diagonal of ones, and what it was scaled by on either side.
+        Core of the directions, scaled to a diagonal of ones, and the scales, applied on both sides.
     off
-        What the roots of the floors lose by what the core is off by.
+        Loss of the square roots of the floors to the error of the core.
     """
 
     scaled: FloatArray
@@ -145,20 +144,20 @@ class _Kept(NamedTuple):
 
     @classmethod
     def of(cls, core: FloatArray, lopsided: FloatArray, lengths: FloatArray, n_features: int) -> Self:
-        """Keep as many directions as leave the floors largest.
+        """Return as many leading directions as make the sum of the floors largest.
 
         Parameters
         ----------
         core, lopsided
-            Symmetric and other part of Q'G Q.
+            Symmetric and antisymmetric part of Q'G Q.
         lengths
-            Squares of those of the rows of (G Q)'.
+            Squared lengths of the rows of (G Q)'.
         """
         shares = np.diag(core)
         n = int(np.argmax(np.append(shares <= 0.0, True)))
         roots = 1.0 / np.sqrt(shares[:n])
         scaled = core[:n, :n] * roots[:, None] * roots
-        held = lengths[:n] * roots**2  # of the trace of N, by each
+        held = lengths[:n] * roots**2  # share of each direction in the trace of N
         by_first = np.cumsum(held)
         apart = np.sqrt(_leading((scaled - np.eye(n)) ** 2))
         off = 2.0 * (
@@ -166,10 +165,10 @@ class _Kept(NamedTuple):
             + _inner(n_features) * np.sqrt(np.arange(1, n + 1) * by_first)
         )
         lost = np.where(apart > _NEAR, np.inf, held.sum() - by_first + 2.0 * off * np.cumsum(np.sqrt(held)))
-        count = int(np.argmin(np.append(held.sum(), lost)))  # the first entry: none is kept
+        count = int(np.argmin(np.append(held.sum(), lost)))  # the first entry stands for no direction at all
         return cls(scaled[:count, :count], roots[:count], float(np.append(0.0, off)[count]))
 
 
 def _leading(squares: FloatArray) -> FloatArray:
-    """Return the sum of every leading block of a square matrix."""
+    """Return the sum of the entries of every leading block of a square matrix."""
     return np.asarray(np.diag(np.cumsum(np.cumsum(squares, axis=0), axis=1)))

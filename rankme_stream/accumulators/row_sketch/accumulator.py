@@ -1,107 +1,91 @@
-"""Some rows that are random signed sums of all: every row counted, at the cost of adding it."""
+"""A sketch of random signed sums of the rows: every row counts, at the cost of one addition."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
-from rankme_stream.accumulators.accumulator import FILE_KEYS, check_device, mark_nonzero
-from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Method, Precision, Size, power_of_two_above
+from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Precision, Size, SketchMethod, power_of_two_above
+from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import Totals, U, check_trace, gamma
+from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.extrapolation import FoldedSketches
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 _ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval is proved from there on
 _SEGMENT_SKETCHES = 16  # rows of a segment, in those of the sketch: a merge is then below a twentieth of it
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
-_MARGIN = 8.0  # of an eigensolve, in units of (D + 32) u of the largest eigenvalue: empirical
-_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: rows weigh as half as many there
+_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: there the rows count for half as many
 _CONFIDENCE = 0.95
-_COUNTS = (
-    "n_features", "sketch_size", "seed", "n_rows", "chain", "additions", "runs", "rows_error", "weight",
-)  # fmt: skip
+_NUMBERS = ("n_rows", "chain", "additions", "runs", "rows_error", "weight")
 
 
-class RowSketchAccumulator:
-    r"""Y = S Z, of m rows, with S of random signs: E[Y'Y] = Z'Z, whatever Z is.
+class RowSketchAccumulator(SketchAccumulator):
+    r"""Y = S Z, of m rows, with S of random signs: E[Y'Y] = Z'Z for every Z.
 
-    Rows come in runs, each of which is added to as many consecutive rows of the sketch, round from a random one
-    on, every row with a random sign. Two rows that meet are of different runs and meet with probability 1/m, with
-    independent signs, so their products have mean zero. Run and sign hang on the number of a row and the seed alone.
+    A run of rows is added to as many consecutive rows of the sketch, cyclically from a random one on, each row with a
+    random sign. Two rows that share a sketch row are of different runs; they do so with probability 1/m and with
+    independent signs, so their products have mean zero. Run and sign depend on the row number and the seed alone.
 
     Parameters
     ----------
-    n_features
-        Width D of the rows.
-    workspace
-        Scratch shared with other accumulators of the same worker.
     sketch_size
-        Rows of the sketch m, a multiple of four.
+        Number of rows of the sketch m, a multiple of four.
     seed
-        Of signs and rotations.
-    rows_error
-        Bound on the relative error of the rows given; enters the intervals.
+        Seed of signs and rotations.
 
     Attributes
     ----------
-    chain, additions
-        Longest chain of additions that a sum of rows, and an entry of the sketch, went through.
+    additions
+        Longest chain of additions that an entry of the sketch went through.
     runs
-        How many were added: no more rows share a row of the sketch.
+        Number of runs added, which bounds the number of rows that share a row of the sketch.
     weight
         Root of the sum of \|z\|^4.
 
     Notes
     -----
-    N D additions, and as many for lengths and sums; 8 m D bytes. What it takes to tell (``spectrum``): 21 products of
-    about m D^2 flops and as many eigensolves, raw and centred.
+    N D additions, and as many for lengths and sums; 8 m D bytes. ``spectrum`` takes 21 products of about m D^2 flops
+    and as many eigensolves, raw and centred.
 
     References
     ----------
     M. Charikar, K. Chen, M. Farach-Colton, Finding frequent items in data streams, ICALP 2002; K. Clarkson,
-    D. Woodruff, Low-rank approximation and regression in input sparsity time, STOC 2013, arXiv 1207.6365: there every
-    row is sent to a place of its own; here runs of rows are, which is as unbiased and adds whole slices.
+    D. Woodruff, Low-rank approximation and regression in input sparsity time, STOC 2013, arXiv 1207.6365. They send
+    every row to a random sketch row of its own; runs of rows, as here, are as unbiased and add whole slices.
     """
+
+    counted = ("n_rows", "sums", "chain")
 
     def __init__(
         self, n_features: int, workspace: Workspace | None = None, *, sketch_size: int, seed: int = 0,
         rows_error: float = 0.0,
     ) -> None:  # fmt: skip
-        self.n_features, self.sketch_size, self.seed = n_features, sketch_size, seed
-        self.n_rows = self.chain = self.additions = self.runs = 0
-        self.rows_error = rows_error
+        super().__init__(n_features, workspace, rows_error)
+        self.sketch_size, self.seed = sketch_size, seed
+        self.additions = self.runs = 0
         self.weight = 0.0
-        self._workspace = workspace or Workspace()
-        self._nonzero: Array = np.zeros(n_features, dtype=bool)
-        self._sums: FloatArray = np.zeros(n_features)
         self._energies: FloatArray = np.zeros(sketch_size)
         self._sketch: Any = self.device.zeros((sketch_size, 1 + n_features))
-
-    @property
-    def device(self) -> Device:
-        """Where its arrays are, and the panels that it takes."""
-        return self._workspace.device
 
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, first column 1 (or a row of zeros, left out)."""
         n_rows = panel.shape[0]
         if n_rows == 0:
             return
-        xp, device = self.device.xp, self.device
-        mark_nonzero(self._nonzero, panel, device)
-        self.n_rows += round(float(xp.sum(panel[:, 0])))
-        self._sums += device.download(xp.sum(panel[:, 1:], axis=0))
-        self.chain = max(self.chain, n_rows) + (self.chain > 0)
+        device = self.device
+        self.count(panel)
         squares = np.array(device.download(device.squared_lengths(panel[:, 1:])))
         self.weight = math.hypot(self.weight, _norm(squares))
         signs = device.upload(signed_runs.signs(self.seed, start, start + n_rows))
@@ -123,15 +107,11 @@ class RowSketchAccumulator:
                 f"join one of width {self.n_features} by {self.sketch_size} of seed {self.seed}"
             )
         check_device(self.device, other.device)
-        merged = type(self).__new__(type(self))
-        merged.__dict__ |= (other if self.chain == 0 else self).__dict__
+        merged = copy(self)
+        merged.totals, merged.runs = self.totals.merge(other.totals), self.runs + other.runs
         merged._sketch, merged._energies = self._sketch + other._sketch, self._energies + other._energies
-        merged._nonzero, merged._sums = self._nonzero | other._nonzero, self._sums + other._sums
-        merged.n_rows, merged.runs = self.n_rows + other.n_rows, self.runs + other.runs
         merged.weight = math.hypot(self.weight, other.weight)
-        if self.chain and other.chain:
-            merged.chain = max(self.chain, other.chain) + 1
-            merged.additions = max(self.additions, other.additions) + 1
+        merged.additions = max(self.additions, other.additions) + (self.additions > 0 and other.additions > 0)
         return merged
 
     @property
@@ -139,39 +119,30 @@ class RowSketchAccumulator:
         return self.n_features, self.sketch_size, self.seed
 
     def prefix(self, n_features: int) -> Self:
-        """Refuse: rows weigh by all features together."""
-        raise UsageError("how the rows weigh by the first features alone is not known to a sketch; leave dims out")
-
-    def values(self, *, centered: bool) -> FloatArray:
-        """Return the singular values of the sketch alone, of the energy of the rows."""
-        spectrum = self.spectrum(unit_roundoff=U)
-        return (spectrum.centered if centered else spectrum.raw).values
-
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
-        return self._sums.copy()
+        """Refuse: the lengths of the rows in the first features alone are not kept."""
+        raise UsageError("a sketch does not keep the lengths of rows in the first features alone: leave dims out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the sketch and of its foldings, raw and centred; changes nothing.
 
-        The consistent set is what the energy alone tells.
+        The consistent set rests on the energy alone.
         """
         n_rows, energy = max(1, self.n_rows), float(self._energies.sum())
-        longest = max(self.chain + self.sketch_size, self.additions)
-        totals = Totals(n_rows, energy, self._sums, chain=longest, rows_error=self.rows_error)
-        scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # squares of squares stay among the doubles
+        longest = max(self.totals.chain + self.sketch_size, self.additions)
+        totals = self.totals.completed(n_rows=n_rows, energy=energy, chain=longest)
+        scale = 2.0 ** -(math.frexp(energy)[1] // 2)  # keeps fourth powers within the doubles
         sketch = self._sketch * scale
-        moved = (totals.g + self.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
+        moved = (totals.g + totals.rows_error) * math.sqrt(max(1, self.runs) * energy) * scale
         sides = []
         for is_centered in (False, True):
             rows = sketch[:, 1:]
             if is_centered:
-                rows = rows - sketch[:, :1] * self.device.upload(self._sums / n_rows)[None, :]
-            ends = totals.ends(centered=is_centered)
+                rows = rows - sketch[:, :1] * self.device.upload(totals.sums / n_rows)[None, :]
+            ends = totals.energy_ends(centered=is_centered)
             sides.append(self._side(rows, ends, (1.0 + 2.0 * is_centered) * moved, is_centered))
         grounds = (
-            f"measured: a row sketch of {self.sketch_size:,} rows, seed {self.seed}, the bias and the error of which "
-            "are told by folding it; that they hold is proved by simulation"
+            f"measured: a row sketch of {self.sketch_size:,} rows, seed {self.seed}, with bias and error estimated by "
+            "folding it; their coverage is shown by simulation"
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
@@ -179,19 +150,18 @@ class RowSketchAccumulator:
         )  # fmt: skip
 
     def _side(self, rows: Any, energy: tuple[float, float], moved: float, is_centered: bool) -> SingularValues:
-        """Return what sketched rows tell.
+        """Return the singular values of sketched rows, raw or centred.
 
         Parameters
         ----------
         rows
             Shape ``(m, D)``.
         energy
-            Least and most that the squares of the true singular values add up to.
+            Ends of the sum of the squares of the true singular values.
         moved
-            Most that rounding moved the rows by, in the Frobenius norm.
+            Bound on the rounding error of the rows, in the Frobenius norm.
         """
-        size = min(self.n_rows, self.n_features)
-        n_zeros = max(size - int(np.count_nonzero(self._nonzero)), int(is_centered and self.n_rows <= self.n_features))
+        size, n_zeros = self.totals.size, self.totals.n_zeros(centered=is_centered)
         n_live = size - n_zeros
         total = (energy[0] + energy[1]) / 2.0
         if n_live <= 0 or total == 0.0:
@@ -202,9 +172,9 @@ class RowSketchAccumulator:
             return sketch_spectrum.nothing(size)
         error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.sketch_size + 8) * trace + margin
 
-        def of_energy(found: FloatArray) -> FloatArray:
-            """Return singular values whose squares are those, scaled so that they add up to the energy."""
-            values = np.sqrt(found[:n_live] * (total / float(found[:n_live].sum())))
+        def of_energy(squares: FloatArray) -> FloatArray:
+            """Return singular values from their squares, scaled to add up to the energy."""
+            values = np.sqrt(squares[:n_live] * (total / float(squares[:n_live].sum())))
             return np.concatenate([values, np.zeros(n_zeros)])
 
         values = of_energy(squares)
@@ -220,7 +190,7 @@ class RowSketchAccumulator:
         return SingularValues(values, box, folded=FoldedSketches(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
-        """Say why no number can be told from the sketch; None where it can."""
+        """Return the reason why the sketch gives no number; None where it gives one."""
         energy, gram = float(self._energies.sum()), "read them with --method gram"
         if energy < _SMALL_ENERGY:
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
@@ -228,43 +198,37 @@ class RowSketchAccumulator:
         if n_effective < wanted:
             weigh = f"the rows weigh as {n_effective:,.0f} of equal length"
             return f"{weigh}, and a sketch of {self.sketch_size:,} rows takes {wanted:,} (4 a row of it): {gram}"
-        if is_centered:  # how the rows weigh about the mean was not counted; a few that do show in the sketch's own
+        if is_centered:  # lengths about the mean are not kept; a few long rows show in the lengths of the sketch rows
             lengths = np.array(self.device.download(self.device.squared_lengths(rows)))
             spread = 2.0 * float((squares**2).sum()) / float(squares.sum()) ** 2
             if (
                 self.sketch_size * float((lengths**2).sum()) / float(lengths.sum()) ** 2 - 1.0 - spread
                 > _LARGEST_EXCESS
             ):
-                return f"about the mean, most of the rows weigh little beside a few: {gram}"
+                return f"about the mean, a few of the rows outweigh the others: {gram}"
         return None
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        counts: dict[str, Array] = {
-            FILE_KEYS.get(name, name): np.array(getattr(self, name), dtype=_kind(name)) for name in _COUNTS
-        }
-        return counts | {
-            "sketch": np.array(self.device.download(self._sketch)), "energies": self._energies.copy(),
-            "sums": self._sums.copy(), "nonzero": self._nonzero.copy(),
+        numbers = self._numbers(("n_features", "sketch_size", "seed", *_NUMBERS))
+        return numbers | {
+            "seed": np.array(self.seed, np.uint64), "sketch": np.array(self.device.download(self._sketch)),
+            "energies": self._energies.copy(), "sums": self.sums(), "nonzero": self.totals.nonzero.copy(),
         }  # fmt: skip
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
-        counts = {name: arrays[FILE_KEYS.get(name, name)].item() for name in _COUNTS}
-        made = cls(
-            counts["n_features"], Workspace(device), sketch_size=counts["sketch_size"], seed=counts["seed"],
-            rows_error=counts["rows_error"],
-        )  # fmt: skip
-        for name, value in counts.items():
-            setattr(made, name, value)
+        """Return the accumulator that ``to_arrays`` described, on a device."""
+        shape = {"sketch_size": int(arrays["columns"]), "seed": int(arrays["seed"])}
+        made = cls(int(arrays["n_features"]), Workspace(device), **shape)
+        made._take(arrays, _NUMBERS)
         made._sketch = device.upload(np.array(arrays["sketch"]))
-        made._energies[:], made._sums[:], made._nonzero[:] = arrays["energies"], arrays["sums"], arrays["nonzero"]
+        made._energies[:] = arrays["energies"]
         return made
 
 
 def _norm(values: FloatArray) -> float:
-    """Return the Euclidean norm of values whose squares may be beyond the doubles."""
+    """Return the Euclidean norm of values whose squares may overflow."""
     largest = float(values.max())
     return largest * math.sqrt(float(((values / largest) ** 2).sum())) if largest else 0.0
 
@@ -275,7 +239,7 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     gram = rows.T @ rows
     trace = math.fsum(device.download(xp.linalg.diagonal(gram)).tolist())
     found = device.eigenvalues(gram)
-    margin = _MARGIN * (found.size + 32) * U * max(float(found[0]), 0.0)
+    margin = solver_margin(found.size) * max(float(found[0]), 0.0)
     check_trace(found, trace, found.size * margin + 4.0 * found.size * U * trace)
     return np.maximum(found, 0.0), margin
 
@@ -284,12 +248,12 @@ def _kind(name: str) -> type:
     return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64
 
 
-class RowSketchMethod(Method):
+class RowSketchMethod(SketchMethod):
     """A sketch of fewer rows, which are signed sums of all rows."""
 
     name = "row-sketch"
     uses_seed = True
-    remedy = "a larger --rank tells more, --method gram all; or pass a larger --tolerance"
+    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., RowSketchAccumulator]:
         """Return the class that adds rows up."""
@@ -300,7 +264,7 @@ class RowSketchMethod(Method):
         fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
         if rank is not None and rank < fewest:
             raise UsageError(
-                f"a row sketch of {rank:,} rows tells too little of {n_features:,} features for an interval: --rank "
+                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: --rank "
                 f"{fewest} at least, or leave it out"
             )
         return -(-(rank or fewest) // 4) * 4
@@ -328,10 +292,6 @@ class RowSketchMethod(Method):
     def solving_bytes(self, size: Size, *, normalize: bool) -> int:
         """Return the bytes of copies of the sketch and of its Gram matrices."""
         return (6 + normalize) * self.state_bytes(size) + 6 * size.square_bytes
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of two panels and a sketch."""
-        return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
 
     def segment_rows(self, size: Size) -> int:
         """Return the rows of a segment: 16 times the sketch's, so that a merge is below a twentieth of it."""

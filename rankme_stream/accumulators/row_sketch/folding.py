@@ -1,4 +1,4 @@
-"""What a row sketch tells of itself when it is folded: the bias of a number, and how far off it is."""
+"""Foldings of a row sketch, from which the bias and the error of a number are estimated."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra.extrapolation import FOLDING_PAIRS
 
-ROWS_A_SKETCH_ROW = 4  # of equal length, that a row of a sketch is to be made of for its interval to hold
-_PLACE = 2**63  # of the signs of foldings; those of rows are drawn below it
+ROWS_A_SKETCH_ROW = 4  # rows of equal length per sketch row that its interval takes
+_PLACE = 2**63  # first counter of the signs of foldings; signs of rows have counters below it
 _TURNS = _PLACE + 2**32
-# Columns are orthogonal: what rows of two different parts have to do with each other cancels over the four.
+# The columns are orthogonal, so products of rows of two different parts cancel over the four patterns.
 _PATTERNS = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]])
 
 
 def meetings(energies: FloatArray, weight: float, seed: int) -> tuple[float, float, float]:
-    """Return the share of pairs of rows, by energy, that meet in the sketch, folded in two (the mean) and in four.
+    """Return the share of pairs of rows, by energy, that meet in the sketch, in its foldings in two (mean) and in four.
 
     Parameters
     ----------
     energies
         Sum of |z|^2 over the rows z in each row of the sketch.
     weight
-        Root of the sum of |z|^4 over all.
+        Root of the sum of |z|^4 over all rows.
     """
     shares = energies / float(energies.sum())
     half, alone = shares.size // 2, (weight / float(energies.sum())) ** 2
@@ -44,7 +44,7 @@ def meetings(energies: FloatArray, weight: float, seed: int) -> tuple[float, flo
 def folded(
     sketch: Any, device: Device, seed: int, solve: Callable[[Any], FloatArray]
 ) -> tuple[tuple[tuple[FloatArray, FloatArray], ...], tuple[FloatArray, ...]]:
-    """Return what ``solve`` tells of foldings in two, pairs of opposite ones, and of foldings in four."""
+    """Return ``solve`` of foldings in two, in pairs with opposite signs, and of foldings in four."""
     rows = sketch.shape[0]
     half, quarter = rows // 2, rows // 4
     halves = []
@@ -66,9 +66,9 @@ def folded(
 
 
 def _turns(rows: int, seed: int) -> list[int]:
-    """Return by how many rows the second half is turned in each pair: so that no two rows of one run meet."""
+    """Return the cyclic shift of the second half in each pair, such that no two rows of one run are added."""
     run, half = signed_runs.run_rows(rows), rows // 2
-    if half < 3 * run:  # too small a sketch for any interval
+    if half < 3 * run:  # the sketch is too small for any interval
         return [0] * FOLDING_PAIRS
     drawn = counter_rng.integers((FOLDING_PAIRS,), half - 2 * run, seed=seed, place=_TURNS)
     return [run + int(turn) for turn in drawn]

@@ -1,4 +1,4 @@
-"""Where the rows of a source are added to a row sketch, and with what signs: a matter of seed and row number alone."""
+"""Sketch rows to which the rows of a source are added, and their signs: functions of seed and row number alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rankme_stream.numerics import counter_rng
 from rankme_stream.numerics.dtypes import Array, FloatArray
 
 _TILE_ROWS = 1024  # rows for which random numbers are drawn at once
+_TILES_KEPT = 64  # 8 KiB each at most, whatever the width of the rows
 _LONGEST_RUN = 256
-_RUNS_A_SKETCH = 32  # a run is at most that part of the sketch, so that a fold of it in four is a sketch as well
-_ROTATIONS = 2**62  # place of those of a tile, beside its signs'
+_RUNS_A_SKETCH = 32  # a run is at most this part of the sketch, so that its folding in four is a sketch as well
+_ROTATIONS = 2**62  # first counter of the rotations of tiles; those of signs lie below it
 
 
 class Piece(NamedTuple):
@@ -27,7 +28,7 @@ class Piece(NamedTuple):
 
 
 def pieces(seed: int, sketch_rows: int, start: int, stop: int) -> Iterator[Piece]:
-    """Yield where rows [start, stop) are added: runs of them, cut where they come round the end of the sketch."""
+    """Yield the pieces in which rows [start, stop) are added: their runs, cut at the end of the sketch."""
     length = run_rows(sketch_rows)
     row = start
     while row < stop:
@@ -50,17 +51,17 @@ def signs(seed: int, start: int, stop: int) -> FloatArray:
 
 
 def run_rows(sketch_rows: int) -> int:
-    """Return the rows of a run: a power of two, at most a 32nd of the sketch where that is one."""
+    """Return the number of rows of a run: a power of two, at most a 32nd of the sketch, at least one."""
     wanted = max(1, sketch_rows // _RUNS_A_SKETCH)
     return min(_LONGEST_RUN, 1 << (wanted.bit_length() - 1))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_TILES_KEPT)
 def _rotations(seed: int, sketch_rows: int, tile: int) -> Array:
-    """Return where each run of a tile of rows begins."""
+    """Return the first sketch row of each run of a tile."""
     return counter_rng.integers((_TILE_ROWS // run_rows(sketch_rows),), sketch_rows, seed=seed, place=_ROTATIONS + tile)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_TILES_KEPT)
 def _tile_signs(seed: int, tile: int) -> FloatArray:
     return counter_rng.signs((_TILE_ROWS,), seed=seed, place=tile)

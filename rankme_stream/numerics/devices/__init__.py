@@ -1,1 +1,1 @@
-"""The processor and cards: what differs between them, and how one is found by name."""
+"""Devices that arrays are on, the processor and cards: their differences, and how to find one by name."""

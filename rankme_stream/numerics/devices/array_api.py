@@ -1,6 +1,6 @@
-"""Any namespace of the array API standard, by the operations of the standard alone.
+"""A device for any namespace of the array API standard, by the operations of the standard alone.
 
-What a library does better overrides it: see the modules beside this one.
+The modules of the libraries override the operations that a library does better.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class StandardDevice:
     name
         For messages and results.
     place
-        As the namespace takes it for ``device``; None is its usual one.
+        Argument ``device`` of the namespace; None is its default.
     types
-        Names of the stored types that are uploaded as they are; others become float64 on the host, exactly.
+        Names of stored types that are uploaded as they are; others are converted to float64 on the host, exactly.
     """
 
-    block_columns = 2**16  # one product a panel: nothing is shared out
+    block_columns = 2**16  # one product per panel: threads share nothing
 
     def __init__(self, xp: Any, name: str, place: Any = None, types: tuple[str, ...] = ("float32", "float64")) -> None:
         self.xp, self.name = xp, name
         self._place, self._types = place, types
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy by the name: an array goes back to where it was."""
+        """Pickle and copy by the name, so that an array returns to its device."""
         return device_named, (self.name,)
 
     def describe(self) -> dict[str, str]:
@@ -46,7 +46,7 @@ class StandardDevice:
         return {"device": self.name}
 
     def free_bytes(self) -> int:
-        """Return 0: the standard does not tell."""
+        """Return 0: the standard has no such query."""
         return 0
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
@@ -54,7 +54,7 @@ class StandardDevice:
         return False
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
-        """Return an array of zeros, whatever the order."""
+        """Return an array of zeros; the order is ignored."""
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         return self.xp.zeros(shape, dtype=self._type(name), device=self._place)
 
@@ -66,11 +66,11 @@ class StandardDevice:
         return getattr(self.xp, name)
 
     def upload(self, values: Array) -> Any:
-        """Return values of the host there."""
-        return self.xp.asarray(np.array(values), device=self._place)  # a copy: some lend the memory on
+        """Return values of the host as an array of the device."""
+        return self.xp.asarray(np.array(values), device=self._place)  # a copy: some libraries share the memory
 
     def download(self, values: Any) -> Array:
-        """Return values from there on the host."""
+        """Return an array of the device as values of the host."""
         return np.from_dlpack(values)
 
     def stored_type(self, rows: Any, uri: str) -> StoredType:
@@ -79,7 +79,7 @@ class StandardDevice:
         return stored_type(np.dtype(np.uint16 if name == "bfloat16" else name), uri=uri, declared=name)
 
     def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows there."""
+        """Return stored rows on the device."""
         if not isinstance(stored, np.ndarray):
             return stored
         if kind.name in self._types:
@@ -150,16 +150,16 @@ class StandardDevice:
         return self.xp.linalg.qr(matrix, mode="reduced")[1]
 
     def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there."""
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the device."""
         values, vectors = self.xp.linalg.eigh(symmetric)
         return np.array(self.download(values)), vectors
 
     def reflected_rows(self, rows: int, n: int) -> int:
-        """Return all rows: the zeros of R are not known to be there."""
+        """Return all rows: the standard does not use that R is triangular."""
         return rows + n
 
     def eigenvalues(self, lower: Any) -> FloatArray:
-        """Return the eigenvalues, descending; the upper triangle is made of the lower, as either may be read."""
+        """Return the eigenvalues, descending; the upper triangle is filled in, as libraries may read either."""
         whole = self.xp.tril(lower) + self.xp.tril(lower, k=-1).T
         return np.array(self.download(self.xp.linalg.eigvalsh(whole))[::-1])
 

@@ -1,5 +1,6 @@
-"""What products are on a CUDA card: settings that change them are recorded, and refused where the arithmetic would not
-be as told; those of 16-bit rows are tried before they are used.
+"""Settings that change products on a CUDA card: recorded, and refused where bounds would not hold.
+
+Products of 16-bit rows with float32 sums are tried before they are used.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _TRIAL_ROWS = 2049  # of ones: more than either type can count
 
 
 def overrides() -> dict[str, str]:
-    """Return those that are set."""
+    """Return the settings that are set."""
     return {name: os.environ[name] for name in (*_TF32, *_EMULATION, _STREAMS) if name in os.environ}
 
 
 def refuse_emulation() -> None:
-    """Refuse float64 made of smaller products, for which no certificate holds, and streams that do not wait."""
+    """Refuse float64 emulated by smaller products, for which no certificate holds, and unsynchronized streams."""
     for name in (*_EMULATION, _STREAMS):
         if os.environ.get(name, "").lower() not in _OFF:
             raise DeviceError(f"{name} is set to {os.environ[name]}: unset it, the intervals would not hold")
@@ -47,7 +48,7 @@ def refuse_tf32(is_allowed: bool = False) -> None:
 
 @lru_cache(maxsize=16)
 def adds_in_float32(device: Device, kind: StoredType) -> bool:
-    """Whether a card adds up products of 16-bit rows in float32, which a library may lack or not do: by trial."""
+    """Whether a card sums products of 16-bit rows in float32, by trial: a library may lack it, or sum in 16 bits."""
     if kind.name not in _ONES:
         return False
     ones = device.rows(np.full((_TRIAL_ROWS, 8), _ONES[kind.name], np.uint16).view(kind.dtype), kind)

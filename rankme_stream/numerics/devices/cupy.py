@@ -41,17 +41,17 @@ class CupyDevice(StandardDevice):
         } | cuda_settings.overrides()  # fmt: skip
 
     def free_bytes(self) -> int:
-        """Return what the card has free, and what CuPy keeps for itself to use again."""
+        """Return the free bytes of the card and those that CuPy keeps for reuse."""
         free, _ = self._place.mem_info
         return int(free) + int(self._cupy.get_default_memory_pool().free_bytes())
 
     def download(self, values: Any) -> Array:
-        """Return values from there on the host."""
+        """Return an array of the card as values of the host."""
         found: Array = self._cupy.asnumpy(values)
         return found
 
     def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows there; bfloat16 become float32 there, of which they are the upper half."""
+        """Return stored rows on the card; bfloat16 become float32, of which they are the upper half."""
         if not isinstance(stored, np.ndarray) or kind.name != "bfloat16":
             return super().rows(stored, kind)
         bits = self.upload(stored).astype(np.uint32)
@@ -62,15 +62,16 @@ class CupyDevice(StandardDevice):
         return kind.name == "float16" and cuda_settings.adds_in_float32(self, kind)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right`` into ``out``; ``matmul`` would store those of float16 rows in float16."""
+        """Write ``left.T @ right`` into ``out``; ``matmul`` would store products of float16 rows in float16."""
         if left.dtype == out.dtype:
             self._cupy.matmul(left.T, right, out=out)
         else:
             self._set_exact_product(left, right, out)
 
     def _set_exact_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write the product of float16 columns into a float32 array; to cuBLAS, which counts by columns, each of the
-        three is its transpose.
+        """Write the product of float16 columns into a float32 array.
+
+        cuBLAS stores matrices by columns, so it takes each of the three as its transpose.
         """
         cublas, runtime = self._cupy.cuda.cublas, self._cupy.cuda.runtime
         one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
@@ -90,7 +91,7 @@ class CupyDevice(StandardDevice):
         out += product
 
     def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 array into a float32 one, of which products are about to be formed."""
+        """Write a float64 array into a float32 one, of which products are formed next."""
         cuda_settings.refuse_tf32()
         super().narrow(panel, out)
 
@@ -100,7 +101,7 @@ class CupyDevice(StandardDevice):
             return self._cupy.linalg.qr(matrix, mode="r")
 
     def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there."""
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the card."""
         with _raising():
             return super().eigenvectors(symmetric)
 
@@ -116,7 +117,7 @@ class CupyDevice(StandardDevice):
 
 
 def _raising() -> Any:
-    """Have failures of cuSOLVER raised, which CuPy passes over otherwise."""
+    """Return a context in which CuPy raises failures of cuSOLVER, which it ignores by default."""
     import cupyx
 
     return cupyx.errstate(linalg="raise")
@@ -133,8 +134,8 @@ def open_device(index: int) -> CupyDevice:
     Raises
     ------
     DeviceError
-        If CuPy is not installed or finds no card; and for any but the first, because its arrays are made on the card
-        that is current in a thread.
+        If CuPy is not installed or finds no card; and for any card but the first, because CuPy makes arrays on the
+        current card of a thread.
     """
     try:
         import cupy
@@ -153,12 +154,12 @@ def open_device(index: int) -> CupyDevice:
 
 
 def memory_errors() -> tuple[type[Exception], ...]:
-    """Return nothing: what CuPy raises where the card has no memory left is a ``MemoryError``."""
+    """Return nothing: where the card has no memory left, CuPy raises a ``MemoryError``."""
     return ()
 
 
 def adopted(array: Any, uri: str) -> Adopted:
-    """Return an array as it is, once it is filled: others read it, on streams of their own."""
+    """Return an array as it is, once it is filled: other threads read it on streams of their own."""
     import cupy
 
     cupy.cuda.get_current_stream().synchronize()

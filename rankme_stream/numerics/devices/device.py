@@ -1,4 +1,4 @@
-"""What every device does with arrays of its own: the operations that the array API standard lacks."""
+"""The interface of devices: the operations on their arrays that the array API standard lacks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ T = TypeVar("T")
 class Device(Protocol):
     """Arrays of one device, and the operations on them that the array API standard lacks.
 
-    Arrays are those of the namespace ``xp``. Slices of them share their memory, as those of every library here do.
-    *Rows* are stored rows as ``rows`` returned them. A *panel* has shape ``(rows, 1 + D)``, float64; or of the type of
-    16-bit rows, where the device says that it ``multiplies_exactly`` and float32 products are asked for.
+    Arrays are those of the namespace ``xp``, in which slices share memory. *Rows* are stored rows as ``rows`` returned
+    them. A *panel* has shape ``(rows, 1 + D)`` and is float64; or has the type of 16-bit rows, if the device
+    ``multiplies_exactly`` and products are float32.
 
     Attributes
     ----------
     name
-        As ``--device`` takes it: ``cpu``, ``cuda:0``.
+        Name for ``--device``: ``cpu``, ``cuda:0``.
     xp
         Namespace of the array API standard.
     block_columns
-        Columns and rows of a block of a triangular matrix at most, which threads share out.
+        Largest number of rows and columns of a block of a triangular matrix; threads share the blocks.
     """
 
     name: str
@@ -38,31 +38,31 @@ class Device(Protocol):
     def __hash__(self) -> int: ...
 
     def describe(self) -> dict[str, str]:
-        """Return what the bits of a result depend on: card, driver, library."""
+        """Return the facts that the bits of a result depend on: card, driver, library."""
 
     def free_bytes(self) -> int:
-        """Return the memory that is free there, beside that of the host; 0 where that is not known."""
+        """Return the free memory of the device, bytes, host memory not counted; 0 where it is not known."""
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
-        """Whether ``set_product`` takes rows of a 16-bit type as they are and adds up their products in float32."""
+        """Whether ``set_product`` takes rows of a 16-bit type as they are and sums their products in float32."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
-        """Return an array of zeros; ``dtype`` may be a name, ``order`` is for devices that care."""
+        """Return an array of zeros; ``dtype`` may be a name, and a device may ignore ``order``."""
 
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
         """Return an array of the type of another."""
 
     def upload(self, values: Array) -> Any:
-        """Return values of the host there."""
+        """Return values of the host as an array of the device."""
 
     def download(self, values: Any) -> Array:
-        """Return values from there on the host."""
+        """Return an array of the device as values of the host."""
 
     def stored_type(self, rows: Any, uri: str) -> StoredType:
         """Return the number type of an array of this device, or refuse it."""
 
     def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows there: as they are where the device has their type, exactly converted otherwise.
+        """Return stored rows on the device: as they are if it has their type, exactly converted otherwise.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Device(Protocol):
         """Write each row of a float64 array, times its scale, into ``out``."""
 
     def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 array into a float32 one of the same shape; what overflows becomes infinite."""
+        """Write a float64 array into a float32 one of the same shape; values that overflow become infinite."""
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of ``out``."""
@@ -113,13 +113,13 @@ class Device(Protocol):
         """Replace the R factor ``r`` by that of ``[r; other]``, both of shape ``(n, n)``."""
 
     def reflected_rows(self, rows: int, n: int) -> int:
-        """Return how many rows, beside its own, a Householder vector of such a step passes through."""
+        """Return the number of rows, beside its own, in a Householder vector of a step that stacks ``rows`` rows."""
 
     def r_factor(self, matrix: Any) -> Any:
-        """Return the R factor of a tall matrix, there, shape ``(n, n)``."""
+        """Return the R factor of a tall matrix, on the device, shape ``(n, n)``."""
 
     def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, there, one a column."""
+        """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the device, one per column."""
 
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, on the host, descending, of the symmetric matrix with that lower triangle."""
@@ -129,7 +129,7 @@ class Device(Protocol):
 
 
 class Adopted(NamedTuple):
-    """Somebody's array as one of ours: where it is, and ``"bfloat16"`` where it holds the bit patterns of those."""
+    """An array of a caller on its device; ``declared`` is ``"bfloat16"`` if it holds bit patterns of that type."""
 
     device: Device
     rows: Any
@@ -137,7 +137,7 @@ class Adopted(NamedTuple):
 
 
 class Workspace:
-    """Named scratch on one device that one worker reuses, so that no page is faulted in twice."""
+    """Named scratch arrays of one worker on one device, reused so that no page is faulted in twice."""
 
     def __init__(self, device: Device = HOST) -> None:
         self.device = device
@@ -145,15 +145,15 @@ class Workspace:
         self._rooms: dict[tuple[str, Any], tuple[int, Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy the device alone: scratch is nobody else's."""
+        """Pickle and copy the device alone: scratch belongs to one worker."""
         return Workspace, (self.device,)
 
     def array(self, name: str, shape: tuple[int, ...], order: Any = "C", dtype: Any = np.float64) -> Any:
-        """Return the array of that name and shape, made of zeros at first use, then holding what was left there."""
+        """Return the array of that name and shape: zeros at first use, then with the values of its last use."""
         return self.kept((name, shape, order, dtype), lambda: self.device.zeros(shape, dtype, order))
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
-        """Return an array of the host, of that shape, in memory that grows to the largest asked for."""
+        """Return an array of that shape, in memory that grows to the largest size requested."""
         wanted = math.prod(shape)
         size, flat = self._rooms.get((name, dtype), (-1, None))
         if size < wanted:
@@ -163,7 +163,7 @@ class Workspace:
         return flat[:wanted].reshape(shape)
 
     def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """Return what is kept under a key, made at first use; the newest alone of those with the same first part."""
+        """Return the object kept under a key, made at first use; a new key replaces one with the same first part."""
         if key not in self._kept:
             for other in [other for other in self._kept if other[0] == key[0]]:
                 del self._kept[other]

@@ -58,7 +58,7 @@ def cross_product(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
     2 rows m n flops, or rows m^2; releases the GIL. numpy brings a newer BLAS than SciPy, as fast or faster at every
     width measured (benchmarks/results/speed.md).
     """
-    with np.errstate(all="ignore"):  # float32 may overflow, which is found afterwards
+    with np.errstate(all="ignore"):  # float32 may overflow, which the caller checks
         np.matmul(left.T, right, out=out)
 
 
@@ -72,7 +72,7 @@ def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, scrat
     below
         Shape ``(rows, n)``, Fortran order.
     triangular_rows
-        How many of the last rows of ``below`` are upper trapezoidal: 0 for a full block, n for a triangle.
+        Number of last rows of ``below`` that are upper trapezoidal: 0 for a full block, n for a triangle.
 
     Notes
     -----
@@ -92,34 +92,34 @@ def stack_triangle(r: FloatArray, below: FloatArray, triangular_rows: int, scrat
 
 
 def eigenvalues(lower: FloatArray) -> FloatArray:
-    """Eigenvalues, descending, of the symmetric matrix whose lower triangle is given; 4/3 n^3 flops, one copy."""
+    """Return the eigenvalues, descending, of the symmetric matrix with that lower triangle; 4/3 n^3 flops, one copy."""
     values: FloatArray = np.linalg.eigvalsh(lower, UPLO="L")[::-1].astype(np.float64)
     return values
 
 
 def singular_values(matrix: FloatArray) -> FloatArray:
-    """Singular values, descending, of a matrix of about D x D (never of the rows themselves)."""
+    """Return the singular values, descending, of a matrix of about D x D (never of the rows themselves)."""
     values: FloatArray = np.linalg.svd(matrix, compute_uv=False).astype(np.float64)
     return values
 
 
 class Host:
-    """Arrays of numpy: `rankme_stream.numerics.devices.registry.Device` says what each operation does."""
+    """Arrays of numpy; `rankme_stream.numerics.devices.device.Device` documents each operation."""
 
     name = "cpu"
     xp: Any = np
-    block_columns = 512  # products of so many run as fast as wider ones, and more of the triangle is left out
+    block_columns = 512  # products are as fast as wider ones, and leave out more of the upper triangle
 
     def __reduce__(self) -> str:
-        """Pickle and copy as the only one."""
+        """Pickle and copy as the one instance."""
         return "HOST"
 
     def describe(self) -> dict[str, str]:
-        """Return nothing: the machine is described elsewhere."""
+        """Return nothing: ``machine`` describes the processor."""
         return {}
 
     def free_bytes(self) -> int:
-        """Return 0: the machine's memory is told elsewhere."""
+        """Return 0: ``machine`` measures the memory of the host."""
         return 0
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
@@ -229,7 +229,7 @@ HOST = Host()
 
 
 def memory_errors() -> tuple[type[Exception], ...]:
-    """Return nothing beside ``MemoryError``."""
+    """Return nothing: numpy raises ``MemoryError``."""
     return ()
 
 

@@ -1,4 +1,4 @@
-"""Where rows are computed on: what differs between a processor and a card, and how either is found.
+"""Devices by name, and arrays of any library as arrays of a device.
 
 A new device is one module here and one line in ``MODULES``.
 """
@@ -19,7 +19,7 @@ from rankme_stream.numerics.devices.device import Adopted, Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 
-MODULES: dict[str, tuple[str, ...]] = {  # of a kind of device, those that serve it: the first that can
+MODULES: dict[str, tuple[str, ...]] = {  # modules that serve each kind of device; the first that can does
     "cpu": ("rankme_stream.numerics.devices.host",),
     "cuda": ("rankme_stream.numerics.devices.cupy", "rankme_stream.numerics.devices.torch"),
 }
@@ -32,9 +32,9 @@ def device_named(name: str) -> Device:
     Raises
     ------
     UsageError
-        If no device is called so.
+        If no device has that name.
     DeviceError
-        If it is not there, or what it needs is not installed; the text says what is.
+        If the device is missing, or the library that it needs; the text says which.
     """
     kind, index = check_device_name(name)
     reasons = []
@@ -64,7 +64,7 @@ def check_device_name(name: str) -> tuple[str, int]:
 
 @contextmanager
 def memory_errors_as_limits() -> Iterator[None]:
-    """Raise ``LimitError`` where the host or a device has no memory left, whatever its library raises."""
+    """Raise ``LimitError`` where the host or a device has no memory left, in place of what its library raises."""
     try:
         yield
     except LimitError:
@@ -75,25 +75,25 @@ def memory_errors_as_limits() -> Iterator[None]:
 
 
 def _memory_errors() -> tuple[type[Exception], ...]:
-    """Return what is raised then, by numpy and by the libraries of devices that are loaded."""
+    """Return the exceptions for it of numpy and of the libraries of devices that are loaded."""
     loaded = (sys.modules.get(module) for modules in MODULES.values() for module in modules)
     return (MemoryError, *(kind for module in loaded if module is not None for kind in module.memory_errors()))
 
 
 def is_array(thing: object) -> bool:
-    """Whether something is an array of numpy, or of some library that lends its memory (DLPack)."""
+    """Whether an object is an array of numpy, or of a library that shares its memory (DLPack)."""
     return isinstance(thing, np.ndarray) or hasattr(thing, "__dlpack__")
 
 
 def adopted(array: Any, uri: str) -> Adopted:
-    """Return an array of any library as one of the device where it is; nothing is copied.
+    """Return an array of any library as one of the device that it is on; nothing is copied.
 
     Raises
     ------
     SourceFormatError
-        If its memory cannot be lent.
+        If its memory cannot be shared.
     DeviceError
-        If nothing installed computes there.
+        If no installed library computes on that device.
     """
     if isinstance(array, Adopted):
         return array
@@ -105,7 +105,7 @@ def adopted(array: Any, uri: str) -> Adopted:
         return Adopted(HOST, found, "bfloat16" if found.dtype.name == "bfloat16" else None)
     libraries = {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
     for module in (module for modules in MODULES.values() for module in modules):
-        if module.rpartition(".")[2] in libraries:  # it knows types of its own that DLPack does not carry
+        if module.rpartition(".")[2] in libraries:  # the library has types that DLPack does not carry
             theirs: Adopted = import_module(module).adopted(array, uri)
             return theirs
     kind, index = array.__dlpack_device__()

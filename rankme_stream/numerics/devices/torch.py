@@ -1,4 +1,4 @@
-"""PyTorch: tensors on a CUDA card, or wherever they are."""
+"""PyTorch: tensors on a CUDA card, or on any device of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
-_NO_TYPES = ("uint16", "uint32", "uint64")  # tensors of these can be held and not be computed with
+_NO_TYPES = ("uint16", "uint32", "uint64")  # torch stores these types and does not compute with them
 
 
 class TorchDevice(StandardDevice):
@@ -30,7 +30,7 @@ class TorchDevice(StandardDevice):
         self._torch = torch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy by the place."""
+        """Pickle and copy by the name."""
         return _device, (self.name,)
 
     def describe(self) -> dict[str, str]:
@@ -43,7 +43,7 @@ class TorchDevice(StandardDevice):
         return facts
 
     def free_bytes(self) -> int:
-        """Return what the card has free, and what torch keeps for itself to use again."""
+        """Return the free bytes of the card and those that torch keeps for reuse."""
         if self._place.type != "cuda":
             return 0
         cuda = self._torch.cuda
@@ -51,7 +51,7 @@ class TorchDevice(StandardDevice):
         return int(free) + int(cuda.memory_reserved(self._place)) - int(cuda.memory_allocated(self._place))
 
     def download(self, values: Any) -> Array:
-        """Return values from there on the host, bfloat16 as float32."""
+        """Return a tensor as values of the host, bfloat16 as float32."""
         values = values.detach()
         found: Array = (values.float() if values.dtype == self._torch.bfloat16 else values).cpu().numpy()
         return found
@@ -64,13 +64,13 @@ class TorchDevice(StandardDevice):
         return kind
 
     def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 tensor into a float32 one, of which products are about to be formed."""
+        """Write a float64 tensor into a float32 one, of which products are formed next."""
         if self._place.type == "cuda":
             cuda_settings.refuse_tf32(_allows_tf32(self._torch))
         super().narrow(panel, out)
 
     def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows there, bfloat16 by their bits."""
+        """Return stored rows on the device, bfloat16 by their bits."""
         if isinstance(stored, np.ndarray) and kind.name == "bfloat16":
             return self.upload(stored.view(np.int16)).view(self._torch.bfloat16)
         return super().rows(stored, kind)
@@ -80,14 +80,14 @@ class TorchDevice(StandardDevice):
         return self._place.type == "cuda" and cuda_settings.adds_in_float32(self, kind)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
-        """Write ``left.T @ right`` into ``out``; ``matmul`` would store those of 16-bit rows in 16 bits."""
+        """Write ``left.T @ right`` into ``out``; ``matmul`` would store products of 16-bit rows in 16 bits."""
         if left.dtype == out.dtype:
             self._torch.matmul(left.T, right, out=out)
         else:
             self._torch.mm(left.T, right, out.dtype, out=out)
 
     def add_product(self, left: Any, right: Any, out: Any, scratch: Any) -> None:
-        """Add ``left.T @ right`` to ``out``: not by ``addmm``, which might run on in one chain of additions."""
+        """Add ``left.T @ right`` to ``out``; ``addmm`` might continue one long chain of additions instead."""
         product = scratch.array("product", tuple(out.shape))
         self._torch.matmul(left.T, right, out=product)
         out += product
@@ -123,7 +123,7 @@ def open_device(index: int) -> TorchDevice:
 
 
 def memory_errors() -> tuple[type[Exception], ...]:
-    """Return what torch raises where the card has no memory left."""
+    """Return the exception that torch raises where the card has no memory left."""
     torch = sys.modules.get("torch")
     return () if torch is None else (torch.cuda.OutOfMemoryError,)
 
@@ -142,7 +142,7 @@ def adopted(array: Any, uri: str) -> Adopted:
         raise SourceFormatError(f"{uri} is a tensor of {tensor.dtype}, {tensor.layout}: make it dense and plain first")
     tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
     if tensor.device.type == "cuda":
-        torch.cuda.current_stream(tensor.device).synchronize()  # others read it, on streams of their own
+        torch.cuda.current_stream(tensor.device).synchronize()  # other threads read it on streams of their own
         return Adopted(open_device(tensor.device.index), tensor)
     if tensor.device.type != "cpu":
         raise SourceFormatError(f"{uri} is on {tensor.device}, which is not computed on: move it with .cpu() first")

@@ -11,7 +11,7 @@ from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
-from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
+from rankme_stream.accumulators.nystrom.test_vectors import LaterPass, OrthonormalBasis
 from rankme_stream.groups.grouped_rows import GroupedRows
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
@@ -30,7 +30,7 @@ def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callabl
     if not plan.sketch_size:
         return kind
     kind = partial(kind, sketch_size=plan.sketch_size, seed=plan.seed)
-    return kind if basis is None else partial(kind, pass_number=plan.pass_number, basis=basis)
+    return kind if basis is None else partial(kind, later=LaterPass(plan.pass_number, basis))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import rankme_stream as rs
 from rankme_stream.accumulators.nystrom import complement_bounds
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
-from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis, TestVectors
+from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
 from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.measuring import pass_runner
@@ -313,6 +313,6 @@ def test_sketches_of_two_bases_do_not_join():
     bases = [
         OrthonormalBasis(np.linalg.qr(np.random.default_rng(seed).standard_normal((20, 3)))[0].T) for seed in (0, 1)
     ]
-    one, other = (NystromAccumulator(20, sketch_size=3 + PROBES, pass_number=1, basis=basis) for basis in bases)
+    one, other = (NystromAccumulator(20, sketch_size=3 + PROBES, later=LaterPass(1, basis)) for basis in bases)
     with pytest.raises(UsageError, match="two different bases"):
         one.merge(other)

@@ -212,7 +212,7 @@ def test_metrics_of_single_singular_values_have_no_value_and_the_others_hold():
     assert np.square(told["singular_values"]).sum() == pytest.approx((rows**2).sum(), rel=1e-12)
     dense = np.linalg.svd(rows, compute_uv=False)
     assert np.all(np.array(told["lower"]) <= dense) and np.all(dense <= np.array(told["upper"]))
-    assert "proved by simulation" in told["grounds"]
+    assert "shown by simulation" in told["grounds"]
     assert measured(rows, confidence=0.5).rankme.half_width < 0.7 * found.rankme.half_width
     assert measured(rows, rank=1024).rankme.half_width < found.rankme.half_width
 
