@@ -45,7 +45,7 @@ def test_the_newest_python_that_runs_is_found(tmp_path):
         python = folders[where] / f"python{version}"
         python.write_text(f"#!/bin/sh\n{answer}\n")
         python.chmod(0o755)
-    finder = [shutil.which("bash"), str(Path(__file__).parents[1] / ".ci/newest-python")]
+    finder = [shutil.which("bash"), str(Path(__file__).parents[2] / ".ci/newest-python")]
     asked = {"env": {"PATH": str(folders["path"]), "PYENV_ROOT": str(tmp_path / "pyenv")}, "text": True}
     found = []
     for where, version in [("path", "3.97"), ("pyenv", "3.96"), ("path", "3.11")]:

@@ -260,7 +260,7 @@ def test_too_few_rows_are_refused_before_they_are_read(tmp_path):
 def test_options_that_do_not_fit_are_refused():
     rows = gaussian(2000, np.ones(40))
     for options, text in (
-        ({"rank": 319}, "a row sketch of 319 rows tells too little of 40 features for an interval: --rank 320"),
+        ({"rank": 319}, "a row sketch of 319 rows gives no interval for 40 features: --rank 320"),
         ({"dims": (3,)}, "leave dims out"),
         ({"sample": True}, "leave sample and population out"),
         ({"precision": "float32"}, "float64 only"),
