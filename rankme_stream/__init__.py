@@ -1,4 +1,4 @@
-"""RankMe of embedding dumps of any size: one pass, every row, bounded memory."""
+"""RankMe of embedding dumps of any size: every row, one pass, bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m rankme_stream`` is the ``rankme`` command."""
+"""Entry point of ``python -m rankme_stream``, the same as the ``rankme`` command."""
 
 from rankme_stream.cli.commands import main
 

@@ -135,7 +135,7 @@ def trial(rows: np.ndarray, seed: int, tolerance: float) -> dict[str, Any]:
         if one.value is not None and one.lower is not None and one.upper is not None
     }
     sample.population = True
-    part = sample.widened(estimate_rankme(sample.spectrum))
+    part = sample.widen_rankme(estimate_rankme(sample.spectrum))
     every = sample.of_population("raw", {"rankme": METRICS["rankme"]}, {"rankme": whole["rankme"]})["rankme"]
     population = [[one.lower, one.upper] for one in (part, every)]
     return {"truth": truth, "looks": looks, "held": held, "population": population}

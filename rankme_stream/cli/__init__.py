@@ -1,1 +1,1 @@
-"""The rankme command."""
+"""The ``rankme`` command."""

@@ -1,4 +1,4 @@
-"""The ``rankme`` command: arguments in, tables and JSON out, one line for every error."""
+"""The ``rankme`` command: takes arguments, prints tables and JSON, and prints one line for every error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Check = Callable[[], None]  # raises for a signal that arrived
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rankme")
 def cli() -> None:
-    """Effective rank of embedding dumps: every row, one pass, bounded memory."""
+    """Compute the effective rank of embedding dumps: every row, one pass, bounded memory."""
 
 
 @cli.command()
@@ -56,10 +56,10 @@ def cli() -> None:
 @shared.checkpoint_option
 @shared.json_option
 @shared.quiet_option
-@click.option("--verbose", is_flag=True, help="Print the plan before the pass, on stderr.")
+@click.option("--verbose", is_flag=True, help="Print the plan on stderr before the pass.")
 @click.pass_obj
 def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
-    """Score SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
+    """Score each SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
     _score(check, sources, json_file, options)
 
 
@@ -77,11 +77,11 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
     "threads",
     type=click.IntRange(1),
     metavar="N",
-    help="Also tell the tasks for a Dask cluster of N threads, each with the memory given.",
+    help="Also print the tasks for a Dask cluster of N threads, each with the given memory.",
 )
 @shared.json_option
 def plan(source: str, json_file: str | None, debug: bool, threads: int | None, **options: Any) -> None:
-    """Print what scoring SOURCE would read and hold; reads metadata only."""
+    """Print what scoring SOURCE would read, and how much memory it would hold; reads metadata only."""
     from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
 
@@ -99,8 +99,8 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 
 @cli.command()
 @click.argument("source")
-@click.option("--part", type=shared.Part(), required=True, help="The I-th of N parts of the rows, counted from 0.")
-@click.option("--state", "state_file", required=True, type=click.Path(), help="File to keep what was read in.")
+@click.option("--part", type=shared.Part(), required=True, help="Read the I-th of N parts of the rows, counted from 0.")
+@click.option("--state", "state_file", required=True, type=click.Path(), help="File that keeps what was read.")
 @shared.pass_options
 @shared.seed_option
 @shared.device_option
@@ -113,19 +113,22 @@ def segment(
     check: Check | None, /, source: str, part: tuple[int, int], state_file: str, quiet: bool, debug: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Read one part of SOURCE into a state file, for `rankme merge`; goes on from the file where there is one."""
+    """Read one part of SOURCE into a state file for `rankme merge`; if the file exists, go on from it."""
     from rankme_stream.measuring.api import segment as read_segment
 
     with console.Reporter(quiet, check) as progress:
-        found = read_segment(source, part=part, state=state_file, progress=progress, **options)
+        state = read_segment(source, part=part, state=state_file, progress=progress, **options)
     if not quiet:
-        rows = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in found.covered) or "none: fewer segments"
+        rows = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in state.covered)
+        rows = rows or "none: there are fewer segments than parts"
         console.print_out(f"{state_file}: part {part[0]}/{part[1]} of {source}, rows {rows}")
 
 
 @cli.command()
 @click.argument("states", nargs=-1, required=True, type=click.Path(), metavar="STATE...")
-@click.option("--state", "state_file", type=click.Path(), help="Also write the pass, whole or not, to this file.")
+@click.option(
+    "--state", "state_file", type=click.Path(), help="Also write the joined state, complete or not, to this file."
+)
 @shared.tolerance_option
 @shared.dims_option
 @shared.json_option
@@ -135,7 +138,7 @@ def merge(
     states: tuple[str, ...], state_file: str | None, tolerance: float, dims: tuple[int, ...], json_file: str | None,
     quiet: bool, debug: bool,
 ) -> None:  # fmt: skip
-    """Put parts of a pass together and score them: the same bits as one pass."""
+    """Join the parts of a pass and score them, with the same bits as one pass."""
     from rankme_stream.measuring.api import measure_state
     from rankme_stream.passes.state.pass_state import load_state, merge_states, save_state
 
@@ -160,11 +163,11 @@ def show(file: str, debug: bool) -> None:
     """Print FILE, a JSON result or a state file, as a table."""
     from rankme_stream.measuring.saved_results import read_results
 
-    found = read_results(file)
-    if isinstance(found, list):
-        _show_documents(file, found)
+    content = read_results(file)
+    if isinstance(content, list):
+        _show_documents(file, content)
     else:
-        _show_state(found)
+        _show_state(content)
 
 
 def _show_state(state: State) -> None:
@@ -173,7 +176,7 @@ def _show_state(state: State) -> None:
     if state.missing:
         console.print_out(state_table(state))
         return
-    with _shortfalls_as_errors():  # which nobody prints: no tolerance was asked for
+    with _shortfalls_as_errors():  # which are not printed, since no tolerance was requested
         console.print_out(str(measure_state(state)))
 
 
@@ -211,7 +214,7 @@ def compare(
     check: Check | None, /, sources: tuple[str, ...], metric: str, scores_file: str | None, rule: str | None,
     allow_mixed: bool, json_file: str | None, quiet: bool, debug: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Rank runs: dumps, which are scored first, JSON results and state files."""
+    """Rank runs by a metric: JSON results, state files, and dumps, which are scored first."""
     from rankme_stream.measuring.saved_results import entries
     from rankme_stream.results.comparable_run import check_metric, options_for
     from rankme_stream.results.compare import compare as compare_runs
@@ -222,19 +225,19 @@ def compare(
         console.check_writable(json_file)
     named = [entry for source in sources for entry in entries(source)]
     lines = None
-    if scores_file is not None:  # before hours are spent on what it does not name
-        lines = match_scores(read_scores(scores_file), [(entry.uri, entry.place) for entry in named])
-    found, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
-    if not found:
+    if scores_file is not None:  # before hours are spent on dumps that it does not name
+        lines = match_scores(read_scores(scores_file), [(entry.uri, entry.origin) for entry in named])
+    runs, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
+    if not runs:
         raise click.exceptions.Exit(worst)
     comparison = compare_runs(
-        list(found.values()), metric=metric, scores=None if lines is None else [lines[place] for place in found],
+        list(runs.values()), metric=metric, scores=None if lines is None else [lines[index] for index in runs],
         selects=rule is not None, allow_mixed=allow_mixed, confidence=options["confidence"], seed=options["seed"],
         left_out=left_out,
     )  # fmt: skip
-    shown = list(comparison.selected) if quiet else [str(comparison)]
-    if json_file != "-" and shown:
-        console.print_out("\n".join(shown))
+    printed = list(comparison.selected) if quiet else [str(comparison)]
+    if json_file != "-" and printed:
+        console.print_out("\n".join(printed))
     if json_file is not None:
         console.write(json_file, json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
     if worst:
@@ -244,28 +247,28 @@ def compare(
 def _runs(
     entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
 ) -> tuple[dict[int, ComparableRun], list[dict[str, Any]], int]:
-    """Return the runs by their place among the entries, what has no result as an error, and the exit code."""
+    """Return the runs by the index of their entry, the entries without a result, with errors, and the exit code."""
     from rankme_stream.results.comparable_run import ComparableRun
 
     runs: dict[int, ComparableRun] = {}
     left_out, worst = [], 0
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         try:
             with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
                 document, shortfalls = entry.document(progress=progress, **options)
-                runs[place] = ComparableRun.of(document, entry.place)
+                runs[index] = ComparableRun.of(document, entry.origin)
         except RankMeError as error:
             if len(entries) == 1 or debug:
                 raise
             console.report(error)
             worst = max(worst, error.exit_code)
-            left_out.append({"source": {"uri": entry.uri}, "error": _described(error)})
+            left_out.append({"source": {"uri": entry.uri}, "error": _describe(error)})
             continue
         worst = max(worst, _report(shortfalls))
     return runs, left_out, worst
 
 
-def _described(error: RankMeError) -> dict[str, Any]:
+def _describe(error: RankMeError) -> dict[str, Any]:
     return {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
 
 
@@ -282,13 +285,13 @@ def _described(error: RankMeError) -> dict[str, Any]:
 def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     """Score the bundled dump: 4,096 real sentence embeddings."""
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
-    rest = {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
-    asked = options | rest | {"checkpoint": None, "verbose": False}
-    _score(check, (f"{bundled}::embeddings",), json_file, asked)
+    options |= {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
+    options |= {"checkpoint": None, "verbose": False}
+    _score(check, (f"{bundled}::embeddings",), json_file, options)
 
 
 def _score(check: Check | None, sources: tuple[str, ...], json_file: str | None, options: dict[str, Any]) -> None:
-    """Score one source after another, by the options of the command."""
+    """Score one source after another with the options of the command."""
     from rankme_stream.measuring.batch import shared_client
 
     quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
@@ -298,17 +301,17 @@ def _score(check: Check | None, sources: tuple[str, ...], json_file: str | None,
         options["client"] = client
         for source in sources:
             try:
-                kept = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
+                file = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
                 if verbose:
-                    click.echo(_plan_of(source, kept, options), err=True)
+                    click.echo(_plan_of(source, file, options), err=True)
                 with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
-                    measurement = _measured(source, progress=progress, checkpoint=kept, **options)
+                    measurement = _measure(source, progress=progress, checkpoint=file, **options)
             except RankMeError as error:
                 if len(sources) == 1 or debug:
                     raise
                 console.report(error)
                 worst = max(worst, error.exit_code)
-                output.add({"schema_version": 1, "source": {"uri": source}, "error": _described(error)})
+                output.add({"schema_version": 1, "source": {"uri": source}, "error": _describe(error)})
                 continue
             _show(measurement, json_file, quiet)
             output.add(measurement.to_dict())
@@ -317,14 +320,14 @@ def _score(check: Check | None, sources: tuple[str, ...], json_file: str | None,
         raise click.exceptions.Exit(worst)
 
 
-def _measured(source: str, **options: Any) -> Measurement:
+def _measure(source: str, **options: Any) -> Measurement:
     from rankme_stream.measuring.api import measure
 
     return measure(source, **options)
 
 
 def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
-    """Return the file for a source: the one given, or one in the folder given."""
+    """Return the checkpoint of a source: the given file, or a file in the given folder."""
     from rankme_stream.measuring.batch import checkpoint_in
 
     if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
@@ -335,11 +338,11 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
 def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
     from rankme_stream.measuring.api import plan as make_plan
 
-    asked = (
+    names = (
         "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
         "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
-    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in asked if name in options})
+    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
     return plan_table(source, planned.to_dict())
 
 
@@ -350,7 +353,7 @@ def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:
 
 @contextmanager
 def _shortfalls_as_errors() -> Iterator[None]:
-    """Keep quiet the warnings of what a measurement falls short of: the command prints them as errors."""
+    """Silence the warnings of the shortfalls of a measurement: the command prints them as errors."""
     with warnings.catch_warnings():
         for category in (ToleranceWarning, CheckpointWarning):
             warnings.simplefilter("ignore", category)
@@ -358,20 +361,20 @@ def _shortfalls_as_errors() -> Iterator[None]:
 
 
 def _report(shortfalls: Sequence[RankMeError]) -> int:
-    """Print what a measurement falls short of; return the exit code."""
+    """Print the shortfalls of a measurement as errors; return the exit code."""
     for error in shortfalls:
         console.report(error)
     return max((error.exit_code for error in shortfalls), default=0)
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: worker threads may be deep inside a decode that nobody waits for any more."""
+    """End the process at once, without waiting for worker threads, which may be in the middle of a long decode."""
     sys.stderr.flush()
     os._exit(code)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with the code that INTERFACE promises."""
+    """Run the command and exit with one of the codes in docs/commands.md."""
     try:
         code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=Signals().check)
     except RankMeError as error:
@@ -385,8 +388,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"rankme: error: {error.format_message()}", err=True)
         code = error.exit_code
     except Signal as arrived:
-        what = "interrupted" if arrived.number == signal.SIGINT else "terminated"
-        rest = "; ".join(getattr(arrived, "__notes__", ["the pass gives no result"]))
-        click.echo(f"rankme: error: {what}; {rest}", err=True)
+        ending = "interrupted" if arrived.number == signal.SIGINT else "terminated"
+        notes = "; ".join(getattr(arrived, "__notes__", ["the pass gives no result"]))
+        click.echo(f"rankme: error: {ending}; {notes}", err=True)
         _leave(128 + arrived.number)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What the ``rankme`` command prints and writes: tables, progress, files, one line for every error."""
+"""Output of the ``rankme`` command: tables, progress, files, and one line for every error."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def print_out(text: str) -> None:
 
 
 def _abandon_stdout() -> None:
-    """Point stdout at nothing, so that Python's last flush does not fail a second time."""
+    """Redirect stdout to the null device, so that Python's flush at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_writable(json_file: str) -> None:
-    """Refuse an output that cannot be written before hours are spent on what it should hold."""
+    """Refuse a file that cannot be written, before hours are spent on its content."""
     if json_file == "-":
         return
     path = Path(json_file)
@@ -54,7 +54,7 @@ def write(json_file: str, text: str) -> None:
         print_out(text.rstrip("\n"))
         return
     path = Path(json_file)
-    if path.exists() and not path.is_file():  # a pipe or a device is written to, never replaced
+    if path.exists() and not path.is_file():  # a pipe or device must be written to, not replaced
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -76,12 +76,12 @@ def write(json_file: str, text: str) -> None:
 
 
 class Documents:
-    """Results as JSON, where they were asked for: one document, or a line each as soon as it is there.
+    """Writer of results as JSON: one document, or one line for each as soon as it is ready; no file, no output.
 
     Raises
     ------
     OutputError
-        If the file cannot be written: before hours are spent on what it should hold.
+        If the file cannot be written; raised before hours are spent on its content.
     """
 
     def __init__(self, json_file: str | None, *, is_many: bool) -> None:
@@ -107,12 +107,12 @@ class Documents:
 
 
 class Reporter:
-    """Progress on stderr: a bar on a terminal, a line a minute elsewhere, nothing when quiet.
+    """Progress on stderr: a bar on a terminal, one line per minute elsewhere, nothing if quiet.
 
     Parameters
     ----------
     check
-        Called with every report of progress.
+        Function called at every report of progress; raises if a signal arrived.
     """
 
     def __init__(self, quiet: bool, check: Callable[[], None] | None = None) -> None:
@@ -122,20 +122,21 @@ class Reporter:
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Callable[[Progress], None]:
-        shown = self._shown()
+        show = self._start()
 
         def report(done: Progress) -> None:
             if self._check is not None:
                 self._check()
-            shown(done)
+            show(done)
 
         return report
 
-    def _shown(self) -> Callable[[Progress], None]:
+    def _start(self) -> Callable[[Progress], None]:
+        """Start the display and return the function that updates it."""
         if self._quiet:
             return lambda done: None
         if not sys.stderr.isatty():
-            return self._line
+            return self._print_line
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -161,17 +162,17 @@ class Reporter:
             rate=_rate(done),
         )
 
-    def _line(self, done: Progress) -> None:
+    def _print_line(self, done: Progress) -> None:
         if done.rankme is not None:
             click.echo(_look(done), err=True)
             return
         if time.monotonic() - self._last_line < _LINE_PERIOD_S:
             return
         self._last_line = time.monotonic()
-        left = done.elapsed_s * (done.rows_total - done.rows_done) / max(1, done.rows_done)
-        share = f"{done.rows_before + done.rows_done:,} of {done.rows_before + done.rows_total:,} rows"
-        kept = "" if done.checkpoint_age_s is None else f", checkpoint {done.checkpoint_age_s / 60:.1f} min old"
-        click.echo(f"rankme: {share}, {_rate(done)}, {left / 60:.0f} min left{kept}", err=True)
+        remaining_s = done.elapsed_s * (done.rows_total - done.rows_done) / max(1, done.rows_done)
+        rows = f"{done.rows_before + done.rows_done:,} of {done.rows_before + done.rows_total:,} rows"
+        checkpoint = "" if done.checkpoint_age_s is None else f", checkpoint {done.checkpoint_age_s / 60:.1f} min old"
+        click.echo(f"rankme: {rows}, {_rate(done)}, {remaining_s / 60:.0f} min left{checkpoint}", err=True)
 
 
 def _look(done: Progress) -> str:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, which end a command and are never lost."""
+"""Handling of SIGINT and SIGTERM, which end a command and are never lost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NoReturn
 
 
 class Signal(BaseException):
-    """SIGINT or SIGTERM arrived; no KeyboardInterrupt, which click would turn into its own."""
+    """SIGINT or SIGTERM; not a KeyboardInterrupt, which click would replace by an exception of its own."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 class Signals:
-    """Raises ``Signal`` when one arrives, and again from ``check``: what a destructor raises is lost."""
+    """Raises ``Signal`` when a signal arrives, and again from ``check``, since exceptions in destructors are lost."""
 
     def __init__(self) -> None:
         self._arrived: int | None = None
@@ -26,6 +26,6 @@ class Signals:
         raise Signal(number)
 
     def check(self) -> None:
-        """Raise for a signal that was swallowed by a destructor or a callback."""
+        """Raise ``Signal`` again if a destructor or callback swallowed it."""
         if self._arrived is not None:
             raise Signal(self._arrived)

@@ -1,4 +1,4 @@
-"""A plan and a state file as tables of text."""
+"""Tables of text for a plan and for a state file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 
 def plan_table(source: str, planned: dict[str, Any]) -> str:
+    """Return a table of a plan, given as the result of ``Plan.to_dict``."""
     mebi = 2**20
     lines = [
         source,
@@ -28,15 +29,15 @@ def plan_table(source: str, planned: dict[str, Any]) -> str:
         lines += _schedule_lines(planned["schedule"])
     if planned["checkpoint_bytes"]:
         lines.append(
-            f"  checkpoint  up to {planned['checkpoint_bytes'] / mebi:,.1f} MiB, every minute or, where writing takes "
-            "longer than 1.2 s, so that it takes 2 % of the time at most"
+            f"  checkpoint  up to {planned['checkpoint_bytes'] / mebi:,.1f} MiB, every minute, or less often if a "
+            "write takes over 1.2 s, so that writing takes at most 2 % of the time"
         )
-    lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["memory"].items()]
+    lines += [f"    {purpose:<12}{n_bytes / mebi:>10,.1f} MiB" for purpose, n_bytes in planned["memory"].items()]
     if planned["card"]:
         limit = planned["card_limit_bytes"]
         free = f", {limit / mebi:,.0f} MiB free" if limit else ""
         lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
-        lines += [f"    {what:<12}{n_bytes / mebi:>10,.1f} MiB" for what, n_bytes in planned["card"].items()]
+        lines += [f"    {purpose:<12}{n_bytes / mebi:>10,.1f} MiB" for purpose, n_bytes in planned["card"].items()]
     return "\n".join(lines)
 
 
@@ -46,17 +47,17 @@ def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
     return [
         f"  tasks       {schedule['tasks']:,} of {1 << schedule['task_level']:,} segments, about "
         f"{schedule['task_s']:.0f} s each, {schedule['elapsed_s'] / 3600:,.1f} h on {schedule['threads']:,} threads",
-        f"  in flight   {schedule['in_flight']:,}, none started more than {schedule['started_ahead']:,} after another",
+        f"  in flight   {schedule['in_flight']:,}, none more than {schedule['started_ahead']:,} ahead of the oldest",
         f"  live        {schedule['live_nodes']:,} partial results of {node_mebi:,.1f} MiB at most, "
-        f"{schedule['live_nodes'] * node_mebi / schedule['threads']:,.1f} MiB a thread",
+        f"{schedule['live_nodes'] * node_mebi / schedule['threads']:,.1f} MiB per thread",
         f"  traffic     up to {nodes:,} of them to the client every {schedule['gather_s']:.0f} s, "
         f"{nodes * node_mebi / schedule['gather_s']:,.0f} MiB/s",
-        f"  at risk     {schedule['lost_s']:.0f} s of work, where everything but the state file dies",
+        f"  at risk     {schedule['lost_s']:.0f} s of work, if everything but the state file is lost",
     ]
 
 
 def state_table(state: State) -> str:
-    """Return what a state file holds of a pass that is not whole."""
+    """Return a table of the rows that a state of an incomplete pass holds and lacks."""
     plan, done = state.plan, sum(stop - start for start, stop in state.covered)
     n_rows = plan.row_stop - plan.row_start
     gaps = [f"    {start:,} to {stop - 1:,}" for start, stop in state.missing]
@@ -64,7 +65,7 @@ def state_table(state: State) -> str:
         [
             state.source["uri"],
             f"  method      {plan.method} in {plan.precision}" + (", unit rows too" if plan.normalize else ""),
-            f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); no number is given before the rest is:",
+            f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); there is no result before the rest is:",
             *gaps,
         ]
     )

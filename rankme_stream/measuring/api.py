@@ -1,4 +1,4 @@
-"""measure(): rows -> numbers -> measurement."""
+"""Public functions that measure rows, plan a pass, or read a part of one."""
 
 from __future__ import annotations
 
@@ -62,31 +62,31 @@ def measure(
     Parameters
     ----------
     source, method, precision, normalize, rows, workers, memory_limit
-        As for ``plan``; or an iterable of blocks, arrays of shape ``(rows, D)`` that are read as they come, once. The
-        result's bits depend on none of ``workers``, ``memory_limit`` and where blocks are cut.
+        As in ``plan``. The source may also be an iterable of blocks, arrays of shape ``(rows, D)``, which are read once
+        and in order. The result's bits do not depend on ``workers``, on ``memory_limit`` or on where blocks end.
     tolerance
-        Largest half-width of RankMe's interval, relative to RankMe. With ``method`` or ``precision`` ``auto`` the rows
-        are read again by the next arithmetic when it is not met.
+        Largest half-width of RankMe's interval, relative to RankMe. If it is not met and ``method`` or ``precision`` is
+        ``auto``, the next arithmetic reads the rows again.
     confidence
-        Probability with which intervals are to hold the error of sampling, or of a row sketch, and LiDAR's over groups
-        theirs.
+        Probability that an interval holds the error of sampling or of a row sketch, or, for LiDAR, of the choice of
+        groups.
     sample
-        Read units of rows in random order until the tolerance is met; every row where that would take half of them.
+        Read units of rows in random order until the tolerance is met; read every row if that would take half of them.
     population
-        State intervals for what the rows were drawn from, units of rows at random, instead of for these rows.
+        State intervals for the population that the rows were drawn from, in random units, instead of for these rows.
     max_rows
-        Stop a sample there; it needs ``sample``.
+        Most rows of a sample; needs ``sample``.
     seed
-        Of the random order, and of a sketch's test vectors or signs. The same seed gives the same rows, and the same
-        bits, for any number of workers.
+        Seed of the random order, and of a sketch's test vectors or signs. The same seed gives the same rows, and the
+        same bits, for any number of workers.
     dims
-        Also state every metric for the first d features, for each d given; costs d^3 each and no reading.
+        Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading.
     groups
-        Also state every metric for each group of rows: ``rows:N`` for runs of N rows, a path of labels
-        (``labels.npy``, ``store.zarr::labels``), or an array of them, one for each row, integers or strings. And LiDAR
-        of the groups, with the interval over groups in its details.
+        Also return every metric of each group of rows: ``rows:N`` for groups of N consecutive rows, a path of labels
+        (``labels.npy``, ``store.zarr::labels``), or an array of them; one label per row, integers or strings. Also
+        LiDAR of the groups, with the interval over groups in its details.
     missing
-        Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` takes the
+        Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` uses the
         array's fill value; the last two count them.
     nonfinite
         Rows with NaN or infinity: ``error`` refuses them, ``skip`` leaves them out and counts them.
@@ -95,43 +95,43 @@ def measure(
     client
         ``distributed.Client`` or address of a scheduler; None starts a cluster of processes on this machine.
     device
-        Where rows of this machine are computed with: ``cpu``, ``cuda`` or ``cuda:1``. Rows that are on a card already
-        stay there. With the ``dask`` engine, what each worker computes with.
+        Device that computes with rows of this machine: ``cpu``, ``cuda`` or ``cuda:1``. Rows that are on a card already
+        stay there. With the ``dask`` engine, the device of each worker.
     rank, oversampling
-        Of a sketch (``method`` ``rsvd`` or ``frequent-directions``): directions that are told apart, and test vectors
-        beside them, which ``rsvd`` alone takes. Its intervals hold the error of the approximation, without a
-        probability, and may be wide. Of a ``row-sketch``: its rows, 8 a feature and 256 at least, which is what it
-        takes when none is given; its intervals hold with ``confidence``, proved by simulation.
+        Size of a sketch. For ``rsvd`` and ``frequent-directions``, the number of directions that it resolves, and, for
+        ``rsvd`` alone, of test vectors beside them; the intervals hold the error of the approximation, without a
+        probability, and may be wide. For ``row-sketch``, its number of rows, by default 8 per feature and at least
+        256; the intervals hold with ``confidence``, which is shown by simulation.
     passes
-        Most passes of ``rsvd``, each over all rows; each multiplies by what the one before found and 64 probes, which
-        hold what is not seen with confidence 0.9999. Fewer where the tolerance is met before.
+        Most passes of ``rsvd``, each over all rows; fewer if the tolerance is met earlier. Each later pass multiplies
+        by the directions that the one before found and by 64 probes, which bound the rest with confidence 0.9999.
     checkpoint
-        File that keeps what was read: written every 60 s, or 50 times as seldom as a write takes, when the pass ends
-        and when it is interrupted. Where it exists, the pass goes on from it; rows that a dump has grown by are read.
+        File that keeps what was read. It is written when the pass ends or is interrupted, and every 60 s or 50 times
+        the duration of a write, whichever is longer. If it exists, the pass goes on from it and reads the rows that the
+        dump has grown by.
     progress
-        Called about ten times a second with rows and bytes done.
+        Called about ten times a second with the rows and bytes read so far.
 
     Returns
     -------
     Measurement
-        With ``tolerance_met`` False, and a ``ToleranceWarning``, when no arithmetic allowed meets the tolerance.
+        ``tolerance_met`` is False, and a ``ToleranceWarning`` is given, if no allowed arithmetic meets the tolerance.
 
     Raises
     ------
     SourceError
-        If the data is refused: not found, not numbers, missing or corrupt chunks, non-finite rows, changed meanwhile.
+        If the data is not found, not numbers or changed meanwhile, or has missing or corrupt chunks or non-finite rows.
     LimitError
         If no schedule fits the memory limit.
     ArithmeticCheckError
-        If the arithmetic is further off than it can be.
+        If an error is larger than the arithmetic allows.
     DeviceError
-        If the device is not there, or what it needs is not installed.
+        If the device is not there, or a library that it needs is not installed.
 
     Notes
     -----
     N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
-    r, 6 N D for ``row-sketch``, twice that with ``normalize``. While it runs, BLAS is held to one
-    thread for the whole process.
+    r, 6 N D for ``row-sketch``, twice that with ``normalize``. Meanwhile BLAS uses one thread in the whole process.
 
     Examples
     --------
@@ -167,13 +167,13 @@ def measure(
     ).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
-        done = execute(source, request, progress)
+        execution = execute(source, request, progress)
         measured = {
             "elapsed_s": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
-            "bytes_read": done.bytes_read,
+            "bytes_read": execution.bytes_read,
         }
-    measurement = _measurement(done, tolerance, seed, measured | {"peak_bytes": memory.peak_bytes})
+    measurement = _measurement(execution, tolerance, seed, measured | {"peak_bytes": memory.peak_bytes})
     _warn_of_shortfalls(measurement)
     return measurement
 
@@ -181,65 +181,67 @@ def measure(
 def measure_state(
     state: State, *, tolerance: float = 1e-3, confidence: float = 0.95, dims: Sequence[int] = ()
 ) -> Measurement:
-    """Return the metrics of the rows that a state holds, each with an interval: the same bits as of one pass.
+    """Return the metrics of the rows that a state holds, each with an interval, in the same bits as one pass.
 
     Parameters
     ----------
     state
-        Of a whole pass: from ``load_state``, or from ``merge_states`` for all parts of one.
+        State of a whole pass: from ``load_state``, or from ``merge_states`` of all its parts.
     tolerance, confidence, dims
-        As for ``measure``; nothing is read again.
+        As in ``measure``; nothing is read again.
 
     Raises
     ------
     StateError
-        If rows are missing; the text names them.
+        If rows are missing; the message names them.
     """
     request = Request(tolerance=tolerance, confidence=confidence, dims=tuple(dims)).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
-        done = execute_state(state, request)
+        execution = execute_state(state, request)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
-    measurement = _measurement(done, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
+    measurement = _measurement(execution, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_of_shortfalls(measurement)
     return measurement
 
 
 def _warn_of_shortfalls(measurement: Measurement) -> None:
-    """Warn the caller of ``measure`` or ``measure_state`` of what the result falls short of."""
+    """Warn the caller of ``measure`` or ``measure_state`` of a tolerance or a checkpoint that the result misses."""
     for error in measurement.shortfalls:
         category = ToleranceWarning if isinstance(error, LimitError) else CheckpointWarning
         warnings.warn(str(error), category, stacklevel=3)
 
 
-def _measurement(done: Execution, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
-    tables = done.tables
+def _measurement(execution: Execution, tolerance: float, seed: int, measured: Mapping[str, float]) -> Measurement:
+    tables = execution.tables
     return Measurement(
-        source=done.source,
+        source=execution.source,
         rows_read=tables.partial.accumulators["raw"].n_rows,
         method=tables.plan.method,
         precision=tables.plan.precision,
-        engine=done.engine,
-        device=done.device,
+        engine=execution.engine,
+        device=execution.device,
         definition=definitions() | ({"lidar": lidar.DEFINITION} if tables.groups else {}),
         estimates=tables.estimates,
         presets=tables.presets,
         normalized=tables.normalized,
         dims=tables.dims,
         tolerance=tolerance,
-        passes=done.passes,
-        convergence=[look.to_dict() for look in done.looks],
-        sampling=None if done.sample is None else done.sample.to_dict(),
+        passes=execution.passes,
+        convergence=[look.to_dict() for look in execution.looks],
+        sampling=None if execution.sample is None else execution.sample.to_dict(),
         spectrum=tables.spectrum,
         audit=tables.partial.audit,
-        chunks_missing=done.chunks_missing,
-        integrity=done.integrity,
+        chunks_missing=execution.chunks_missing,
+        integrity=execution.integrity,
         plan=tables.plan,
         measured=measured,
-        provenance=_provenance(done.machines or [machine.worker(tables.plan.workers) | dict(done.card)], seed),
+        provenance=_provenance(
+            execution.machines or [machine.worker(tables.plan.workers) | dict(execution.card)], seed
+        ),
         groups=tables.groups,
-        remedy=done.remedy,
-        checkpoint_failure=done.unkept,
+        remedy=execution.remedy,
+        checkpoint_failure=execution.checkpoint_failure,
     )
 
 
@@ -270,46 +272,46 @@ def plan(
     groups: Any = None,
     device: str = "cpu",
 ) -> Plan:
-    """Return what a pass would read and hold; reads metadata only.
+    """Return the plan of a pass: what it would read and how much memory it would hold; reads metadata only.
 
     Parameters
     ----------
     source
         A path or URI, an array, or anything that satisfies ``Source``.
     method
-        ``gram``; ``tsqr``, which never squares; ``auto``: ``gram``, then ``tsqr`` where the interval is too wide; or a
-        sketch, for more features than a D x D matrix is held of: ``rsvd`` or ``frequent-directions``; or
-        ``row-sketch``, for more rows than there is time to multiply.
+        ``gram``; ``tsqr``, which never squares; ``auto``, which is ``gram``, then ``tsqr`` if the interval is too wide;
+        ``rsvd`` or ``frequent-directions``, sketches for so many features that a D x D matrix does not fit in memory;
+        or ``row-sketch``, for so many rows that there is no time to multiply them.
     precision
-        Of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the cheapest of
-        which the interval fits the tolerance. What is planned is the first pass.
+        Precision of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the
+        cheapest whose interval fits the tolerance. The plan is that of the first pass.
     sample
-        Plan for reading a part; where the rows are too few for one, for all.
+        Plan for reading a sample; for all rows if they are too few for one.
     normalize
-        Accumulate the rows scaled to unit length as well.
+        Also accumulate the rows scaled to unit length.
     rows
-        Rows [A, B) to read; None is all of them, and None for an end is that end.
+        Rows [A, B) to read; None reads all, and None in place of A or B stands for the first or last row.
     workers
-        Threads; None takes one a core, fewer when memory asks for it.
+        Number of threads; None uses one per core, fewer if memory requires it.
     memory_limit
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
     checkpoint
-        File that is to keep what was read; its size is planned, and nothing is looked up in it.
+        File that would keep what was read; its size is planned, and the file is not opened.
     rank, oversampling, passes, seed
-        Of a sketch, as for ``measure``; of several passes the last is planned, which holds most.
+        Options of a sketch, as in ``measure``. Of several passes the last is planned, which holds most.
     groups
-        As for ``measure``; labels are read.
+        As in ``measure``; the labels are read.
     device
-        As for ``measure``; what a card holds is planned for what it has free now.
+        As in ``measure``; a card is planned for the memory that is free there now.
 
     Raises
     ------
     SourceError
         If the source cannot be opened.
     LimitError
-        If no schedule fits; the text says what would.
+        If no schedule fits; the message says which limit would.
     UsageError
-        For options that do not go together.
+        If an option has no such value, or two options exclude each other.
     """
     request = Request(
         method=method,
@@ -327,7 +329,7 @@ def plan(
         passes=passes,
         checkpoint=checkpoint,
     ).check()
-    runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # the file is not looked into
+    runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # so that the file is not opened
     runner.check_rows()
     arithmetic = first_in_float64(arithmetics_for(request))
     if sample:
@@ -358,30 +360,31 @@ def segment(
     groups: Any = None,
     progress: Report | None = None,
 ) -> State:
-    """Read one part of a pass into a state file, for ``merge_states`` to put together.
+    """Read one part of a pass into a state file; ``merge_states`` joins the parts.
 
     Parameters
     ----------
     part
-        ``(i, n)``: the i-th of n parts, counted from 0. Parts are runs of whole segments, of nearly equal size.
+        ``(i, n)``: the i-th of n parts, counted from 0. A part is a run of whole segments; parts are of nearly equal
+        size.
     state
-        The file; where it exists, reading goes on from it.
+        Path of the state file; if it exists, reading goes on from it.
     method, precision
-        As for ``measure``; ``auto`` is the Gram in float64, because no part knows what the others come to.
+        As in ``measure``, but ``auto`` is the Gram matrix in float64: a part does not know the results of the others.
     source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
-        As for ``measure``.
+        As in ``measure``.
     rank, oversampling, seed, groups
-        As for ``measure``.
+        As in ``measure``.
 
     Returns
     -------
     State
-        What the file holds.
+        Content of the file.
 
     Raises
     ------
     SourceError, LimitError, UsageError, OutputError
-        As ``measure``; also if the file holds other rows than the part's.
+        As in ``measure``; also if the file holds rows of another part.
     """
     number, count = _checked_part(part)
     request = Request(
@@ -402,24 +405,24 @@ def segment(
     ).check()
     runner = PassRunner(open_source(source), request)
     runner.check_rows()
-    wanted = first_in_float64(arithmetics_for(request))
-    planned = runner.plan(runner.arithmetics_left([wanted])[0])
-    every = planned.all_segments
-    mine = every[len(every) * number // count : len(every) * (number + 1) // count]
-    fingerprint = runner.fingerprint(planned.rows_of(mine)) if mine else ""
+    arithmetic = first_in_float64(arithmetics_for(request))
+    planned = runner.plan(runner.arithmetics_left([arithmetic])[0])
+    segments = planned.all_segments
+    segments = segments[len(segments) * number // count : len(segments) * (number + 1) // count]
+    fingerprint = runner.fingerprint(planned.rows_of(segments)) if segments else ""
     with blas_threads.one_thread(), memory_errors_as_limits():
-        found = runner.read_segments(planned, mine, fingerprint, progress)
-    if runner.unkept is not None:
-        raise OutputError(runner.unkept)
-    return found
+        part_state = runner.read_segments(planned, segments, fingerprint, progress)
+    if runner.checkpoint_failure is not None:
+        raise OutputError(runner.checkpoint_failure)
+    return part_state
 
 
 def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
-    """Return the number of a part and how many there are, or refuse them."""
+    """Return the number of a part and the number of parts, or refuse them."""
     try:
         number, count = map(operator.index, part)
     except (TypeError, ValueError):
         raise UsageError(f"part {part!r} is not a pair (i, n) of integers") from None
     if not 0 <= number < count:
-        raise UsageError(f"part {number}/{count} is none: parts of {count} are 0/{count} to {count - 1}/{count}")
+        raise UsageError(f"there is no part {number}/{count}: give 0/{count} to {count - 1}/{count}")
     return number, count

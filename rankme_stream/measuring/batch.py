@@ -1,4 +1,4 @@
-"""Many sources, one pass each; one that fails does not stop the others."""
+"""Measurement of many sources, one after another; a source that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def measure_each(
     Parameters
     ----------
     sources
-        As ``measure`` takes them.
+        Sources as in ``measure``.
     checkpoint
-        Folder, made when it is not there, of a file a source; only paths and URIs can have one.
+        Folder for one checkpoint per source, created if absent; only paths and URIs can have a checkpoint.
     options
-        As ``measure`` takes them.
+        Other options as in ``measure``.
     """
     with shared_client(**options) as client:
         for source in sources:
             try:
-                kept = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
-                yield source, measure(source, checkpoint=kept, **options | {"client": client})
+                file = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
+                yield source, measure(source, checkpoint=file, **options | {"client": client})
             except RankMeError as error:
                 yield source, error
 
@@ -44,9 +44,9 @@ def shared_client(
     engine: str = "local", client: Any = None, workers: int | None = None, memory_limit: int | None = None,
     device: str = "cpu", **_: Any,
 ) -> Iterator[Any]:  # fmt: skip
-    """Open the client that several passes by the Dask engine share; what is given where another engine is asked for.
+    """Open the client that several passes by the Dask engine share; with another engine, yield ``client`` itself.
 
-    Parameters and errors are those of ``measure``, of which the others are of no matter here.
+    Parameters and errors are those of ``measure``; its other options are ignored.
     """
     if engine != "dask":
         yield client
@@ -56,24 +56,24 @@ def shared_client(
 
 
 def checkpoint_in(folder: Path, source: Any) -> Path:
-    """Return the file in a folder that keeps the pass over a source; the same for the same path or URI.
+    """Return the checkpoint of a source in a folder; the same file for the same path or URI.
 
     Raises
     ------
     UsageError
-        If the source has neither, or the folder is a file.
+        If the source has no path or URI, or the folder is a file.
     OutputError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
     if not isinstance(source, str | os.PathLike):
-        raise UsageError(f"a {type(source).__name__} has no name to keep a checkpoint under: pass a path instead")
+        raise UsageError(f"a {type(source).__name__} has no name for its checkpoint: pass a path or URI instead")
     uri = os.fspath(source)
-    place = uri if "://" in uri else os.path.abspath(uri)
+    address = uri if "://" in uri else os.path.abspath(uri)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UsageError(f"{folder} is a file; checkpoints of several sources need a folder") from None
+        raise UsageError(f"{folder} is a file; give a folder for the checkpoints of several sources") from None
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from None
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", place)[-60:].strip("-.")
-    return folder / f"{name}-{blake2b(place.encode(), digest_size=4).hexdigest()}.state"
+        raise OutputError(f"{folder} cannot be created: {error.strerror}") from None
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", address)[-60:].strip("-.")
+    return folder / f"{name}-{blake2b(address.encode(), digest_size=4).hexdigest()}.state"

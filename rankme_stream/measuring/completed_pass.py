@@ -1,4 +1,4 @@
-"""What one pass came to: every row counted, its spectrum, and RankMe with its interval."""
+"""Result of one pass: every row counted, the spectrum, and RankMe with its interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankme_stream.spectra.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class CompletedPass:
-    """What one pass over the rows came to."""
+    """Result of one pass over the rows."""
 
     plan: Plan
     partial: PartialResult
@@ -26,23 +26,23 @@ class CompletedPass:
     def of(
         cls, partial: PartialResult, plan: Plan, unit_roundoff: float, missing: str, confidence: float
     ) -> CompletedPass:
-        """Return the pass that came to that, every row of the plan counted."""
+        """Return the pass with that partial result; raise if it does not count every row of the plan."""
         check_count(partial, plan.row_stop - plan.row_start, missing)
         spectrum = partial.spectrum("raw", unit_roundoff, confidence)
         return cls(plan, partial, spectrum, estimate_rankme(spectrum), confidence)
 
     def is_within(self, tolerance: float) -> bool:
-        """Whether RankMe's interval is as narrow as that, relative to RankMe."""
+        """Return whether the half-width of RankMe's interval, relative to RankMe, is within a tolerance."""
         return is_within(self.rankme, self.spectrum, tolerance)
 
     def describe(self) -> dict[str, Any]:
-        """Return its arithmetic and what it left open."""
-        told = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
-        return told | ({"turn": self.plan.pass_number} if self.plan.pass_number else {})
+        """Return the arithmetic and the half-width of RankMe's interval, as JSON types."""
+        record = {"method": self.plan.method, "precision": self.plan.precision, "half_width": self.rankme.half_width}
+        return record | ({"turn": self.plan.pass_number} if self.plan.pass_number else {})
 
 
 def check_count(partial: PartialResult, n_rows: int, missing: str) -> None:
-    """Raise if not every row is either in or counted as left out."""
+    """Raise unless every row is accumulated or counted as left out."""
     audit = partial.audit
     left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
     n_kept = partial.accumulators["raw"].n_rows

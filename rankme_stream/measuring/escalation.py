@@ -1,4 +1,4 @@
-"""Which arithmetic reads the rows, and whether they are read again by a better one."""
+"""Choice of the arithmetic that reads the rows, and of a better one that reads them again."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from rankme_stream.measuring.request import Request
 from rankme_stream.passes.engines.engine import Report
 from rankme_stream.spectra import intervals
 
-_FLOAT32_PAYS_FROM = 512  # features; below, rounding the rows to float32 takes what its products save
-_PILOT_ROWS = 4  # in features: enough for the spectrum's shape
-_PILOT_SHARE = 1 / 80  # a pilot longer than this share of the rows could cost a pass in vain more than 3 %
+_FLOAT32_PAYS_FROM = 512  # features; with fewer, rounding the rows to float32 costs as much as its products save
+_PILOT_ROWS = 4  # times the features: enough for the shape of the spectrum
+_PILOT_SHARE = 1 / 80  # of the rows; a longer pilot, if in vain, could lengthen a pass by more than 3 %
 _SKETCH_RANKS = (1024, 512, 256, 128, 64)
-_PILOT_MARGIN = 2.0  # a sample of the rows and of the panels may be off by so much
+_PILOT_MARGIN = 2.0  # factor by which a sample of the rows and of the panels may be off
 
 
 def arithmetics_for(request: Request) -> list[Arithmetic]:
-    """Return the arithmetics that may be tried, cheapest first; ``auto`` is the exact methods."""
+    """Return the arithmetics that may be tried, cheapest first; ``auto`` stands for the exact methods."""
     if request.chosen is None:
         names = {name for name, method in METHODS.items() if not method.is_sketch}
     else:
         names = {request.chosen.name}
-    return [one for one in ARITHMETICS if one.method in names and request.precision in ("auto", one.precision)]
+    return [
+        arithmetic
+        for arithmetic in ARITHMETICS
+        if arithmetic.method in names and request.precision in ("auto", arithmetic.precision)
+    ]
 
 
 def first_in_float64(arithmetics: Sequence[Arithmetic]) -> Arithmetic:
-    """Return the first arithmetic in float64, or the only one."""
+    """Return the first arithmetic in float64, or the first of all if there is none."""
     return next((arithmetic for arithmetic in arithmetics if arithmetic.precision == "float64"), arithmetics[0])
 
 
@@ -44,15 +48,15 @@ def escalate(
 
     Returns
     -------
-    Pass
-        The last that fitted the memory limit; also when none met the tolerance.
+    CompletedPass
+        The last pass that fitted the memory limit, even if none met the tolerance.
 
     Raises
     ------
     SourceError
         If the rows are refused, or changed while they were read.
     LimitError
-        If none fits the memory limit.
+        If no pass fits the memory limit.
     """
     done: CompletedPass | None = None
     tolerance = runner.request.tolerance
@@ -64,49 +68,49 @@ def escalate(
                 raise
             continue
         except LimitError as error:
-            if (done is None and arithmetic is arithmetics[-1]) or runner.holds(arithmetic):
+            if (done is None and arithmetic is arithmetics[-1]) or runner.can_resume(arithmetic):
                 raise
             runner.refused = str(error)
             continue
         runner.check_unchanged(fingerprint)
         runner.passes.append(done.describe())
-        while not done.is_within(tolerance) and runner.go_on(arithmetic, done):
-            done = None  # its memory is the next pass's
+        while not done.is_within(tolerance) and runner.start_next_pass(arithmetic, done):
+            done = None  # frees its memory for the next pass
             done = runner.read_pass(arithmetic, fingerprint, progress)
             runner.check_unchanged(fingerprint)
             runner.passes.append(done.describe())
         if done.is_within(tolerance):
             break
-    assert done is not None  # the last arithmetic raises
+    assert done is not None  # if no pass completed, the last arithmetic raised
     check_not_empty(done, runner.source.uri)
     return done
 
 
 def float32_will_do(runner: PassRunner) -> bool:
-    """Say from a pilot whether float32 is likely to meet the tolerance; False where a pilot does not pay."""
+    """Return whether float32 is likely to meet the tolerance, by a pilot; False if a pilot does not pay."""
     start, stop = runner.rows
     n_features = runner.source.shape[1]
     end = start + _PILOT_ROWS * n_features
     read_to = max(end, next(iter(runner.source.bounds(start, stop)), stop))
     if n_features < _FLOAT32_PAYS_FROM or read_to > start + (stop - start) * _PILOT_SHARE:
         return False
-    with suppress(MagnitudeError, LimitError):  # of float32; float64 finds its own
+    with suppress(MagnitudeError, LimitError):  # those of float32; float64 raises its own
         plan = runner.plan_pilot(Arithmetic("gram", "float32"), end)
         return runner.read(plan, None).is_within(runner.request.tolerance / _PILOT_MARGIN)
     return False
 
 
-def sketch_instead(runner: PassRunner) -> str:
-    """Say which sketch fits the memory limit that no exact pass fits, and how much it would tell; nothing if none."""
+def sketch_advice(runner: PassRunner) -> str:
+    """Return which sketch fits the memory limit, where no exact pass does, and its likely interval; "" if none."""
     n_features = runner.source.shape[1]
     size = min(n_features, runner.rows[1] - runner.rows[0])
     for rank in _SKETCH_RANKS:
         with suppress(LimitError, UsageError):
             request = replace(runner.request, method="rsvd", precision="float64", rank=rank, checkpoint=None)
-            sketching = PassRunner(runner.source, request, runner.engine, runner.device)
-            peak = sketching.plan(Arithmetic("rsvd", "float64")).predicted_peak_bytes
+            sketch_runner = PassRunner(runner.source, request, runner.engine, runner.device)
+            peak = sketch_runner.plan(Arithmetic("rsvd", "float64")).predicted_peak_bytes
             least, most = intervals.entropy_rank(
-                sketch_spectrum.expected(size, sketching.sketch_size).consistent, eps=1e-7
+                sketch_spectrum.expected(size, sketch_runner.sketch_size).consistent, eps=1e-7
             )
             return (
                 f"; or sketch it, in {-(-peak // 2**20)} MiB: --method rsvd --rank {rank}, which for singular values "
@@ -118,4 +122,4 @@ def sketch_instead(runner: PassRunner) -> str:
 def check_not_empty(done: CompletedPass, uri: str) -> None:
     """Refuse a pass that left out every row."""
     if done.spectrum.n_rows == 0:
-        raise SourceError(f"{uri}: no row is left after leaving out missing and non-finite ones")
+        raise SourceError(f"{uri}: no row is left, because every row is missing or non-finite")

@@ -1,4 +1,4 @@
-"""The numbers of the rows that were read, of all rows or of what they were drawn from."""
+"""Estimates from the rows that were read: for these rows, for all rows, or for their population."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rankme_stream.spectra.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class EstimateTables:
-    """What the rows read came to: the plan, the accumulators, and every number asked for."""
+    """Results of the rows read: the plan, the accumulators, and every requested number."""
 
     plan: Plan
     partial: PartialResult
@@ -39,7 +39,7 @@ class EstimateTables:
 
 
 def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, dims: Sequence[int]) -> EstimateTables:
-    """Return the numbers of a pass over every row."""
+    """Return the estimates from a pass over every row."""
     accumulators, groups = done.partial.accumulators, done.partial.groups
     estimates = estimate_all(done.spectrum)
     if groups is not None:
@@ -56,36 +56,36 @@ def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, d
     )
 
 
-def tables_of_sample(part: Sample, normalize: bool, dims: Sequence[int]) -> EstimateTables:
-    """Return the numbers of a sample, for the rows that it stands for."""
+def tables_of_sample(sample: Sample, normalize: bool, dims: Sequence[int]) -> EstimateTables:
+    """Return the estimates from a sample, for the rows that it represents."""
     return EstimateTables(
-        part.plan,
-        part.whole,
-        part.spectrum,
-        part.estimates("raw", METRICS, estimate_all),
-        part.estimates("raw", PRESETS, estimate_presets),
-        part.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},
-        {d: part.estimates("raw", METRICS, estimate_all, d) for d in sorted({*dims})},
+        sample.plan,
+        sample.whole,
+        sample.spectrum,
+        sample.estimates("raw", METRICS, estimate_all),
+        sample.estimates("raw", PRESETS, estimate_presets),
+        sample.estimates("unit", NORMALIZED, estimate_normalized) if normalize else {},
+        {d: sample.estimates("raw", METRICS, estimate_all, d) for d in sorted({*dims})},
     )
 
 
-def tables_of_population(found: EstimateTables, answer: Sample | None, reason: str) -> EstimateTables:
-    """Return the numbers of every row as estimates of what the rows were drawn from.
+def tables_of_population(tables: EstimateTables, sample: Sample | None, reason: str) -> EstimateTables:
+    """Return the estimates from every row as estimates for their population.
 
-    ``answer`` tells how they vary; where there is none, ``reason`` says why.
+    ``sample`` shows how the rows vary; if it is None, ``reason`` says why.
     """
 
-    def widened(
+    def widen(
         kind: str, table: Mapping[str, Metric], exact: dict[str, Estimate], n_features: int | None = None
     ) -> dict[str, Estimate]:
-        if answer is None:
+        if sample is None:
             return {name: Estimate(None, reason=reason, details=one.details) for name, one in exact.items()}
-        return answer.of_population(kind, table, exact, n_features)
+        return sample.of_population(kind, table, exact, n_features)
 
     return replace(
-        found,
-        estimates=widened("raw", METRICS, found.estimates),
-        presets=widened("raw", PRESETS, found.presets),
-        normalized=widened("unit", NORMALIZED, found.normalized) if found.normalized else {},
-        dims={d: widened("raw", METRICS, exact, d) for d, exact in found.dims.items()},
+        tables,
+        estimates=widen("raw", METRICS, tables.estimates),
+        presets=widen("raw", PRESETS, tables.presets),
+        normalized=widen("unit", NORMALIZED, tables.normalized) if tables.normalized else {},
+        dims={d: widen("raw", METRICS, exact, d) for d, exact in tables.dims.items()},
     )

@@ -1,4 +1,4 @@
-"""The scikit-learn face: an estimator that learns the spectrum of the rows it is fitted on."""
+"""Estimator with the interface of scikit-learn, fitted to the spectrum of rows in memory."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     Attributes
     ----------
     rankme_
-        RankMe of the rows seen: uncentred, epsilon 1e-7; nan where it cannot be stated.
+        RankMe of the rows seen: uncentred, epsilon 1e-7; nan if it cannot be stated.
     interval_
-        Ends of the interval that holds it, for the error of the arithmetic.
+        Ends of an interval that holds RankMe, for the error of the arithmetic.
     singular_values_
         Shape ``(min(n_samples_seen_, n_features_in_),)``, descending, unit of the rows.
     estimates_
@@ -49,10 +49,9 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
 
     Notes
     -----
-    N D^2 flops (``tsqr`` twice that), 8 D^2 bytes; the attributes are solved for after every call, 10 D^3 flops. Rows
-    are taken in float64, and non-finite ones are refused, as scikit-learn does. Rows of a card (CuPy, torch) are
-    computed with there, and what is fitted stays there. For stores that do not fit in memory use
-    ``rankme_stream.measure``.
+    N D^2 flops (``tsqr`` twice that), 8 D^2 bytes; every call computes the attributes anew, 10 D^3 flops. Rows are
+    converted to float64, and non-finite ones are refused, as in scikit-learn. Rows on a card (CuPy, torch) and the
+    fitted state stay there. For stores that do not fit in memory use ``rankme_stream.measure``.
 
     Examples
     --------
@@ -66,22 +65,22 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         self.method = method
 
     def fit(self, X: Any, y: None = None) -> Self:
-        """Learn from rows, shape ``(n, D)``, forgetting those seen before."""
+        """Fit to rows, shape ``(n, D)``, and forget those seen before."""
         self.__dict__.pop("_accumulator", None)
         return self.partial_fit(X)
 
     def partial_fit(self, X: Any, y: None = None) -> Self:
-        """Learn from more rows, shape ``(n, D)``."""
+        """Add more rows, shape ``(n, D)``, to the fit."""
         is_first = not hasattr(self, "_accumulator")
         rows = self._validated(X, reset=is_first)
         if is_first:
             self._accumulator: Accumulator = self._empty(rows.device)
             self._roundoff = 0.0
         check_device(self._accumulator.device, rows.device)
-        grown = self._accumulator.merge(self._empty(rows.device))  # the same; rows that are refused leave no trace
-        self._absorb(grown, rows)
-        self._accumulator = grown
-        # every row was rounded to its own type; the coarsest decides what is zero
+        accumulator = self._accumulator.merge(self._empty(rows.device))  # a copy, so that refused rows leave no trace
+        self._absorb(accumulator, rows)
+        self._accumulator = accumulator
+        # each batch was rounded to its own type; the coarsest type decides which singular values count as zero
         self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
         return self._solved()
 
@@ -92,16 +91,16 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         if self.method != other.method or self.n_features_in_ != other.n_features_in_:
             raise UsageError(
                 f"{self.method} of width {self.n_features_in_} cannot join {other.method} of width "
-                f"{other.n_features_in_}: fit both alike"
+                f"{other.n_features_in_}: fit both with one method, to rows of one width"
             )
-        made = type(self)(**self.get_params())
-        made.n_features_in_ = self.n_features_in_
-        made._accumulator = self._accumulator.merge(other._accumulator)
-        made._roundoff = max(self._roundoff, other._roundoff)
-        return made._solved()
+        merged = type(self)(**self.get_params())
+        merged.n_features_in_ = self.n_features_in_
+        merged._accumulator = self._accumulator.merge(other._accumulator)
+        merged._roundoff = max(self._roundoff, other._roundoff)
+        return merged._solved()
 
     def score(self, X: Any, y: None = None) -> float:
-        """Return RankMe of other rows, shape ``(n, D)``; a fitted estimator is needed, whose width they have."""
+        """Return RankMe of other rows, shape ``(n, D)``; the estimator must be fitted to rows of the same width."""
         check_is_fitted(self, "rankme_")
         rows = self._validated(X, reset=False)
         accumulator = self._empty(rows.device)
@@ -109,13 +108,15 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         return _value(estimate_all(accumulator.spectrum(unit_roundoff=_unit_roundoff(X, rows)))["rankme"])
 
     def _validated(self, X: Any, *, reset: bool) -> ArraySource:
-        """Return rows on the host as scikit-learn wants them, in float64, or those on a card as they are."""
+        """Return rows on the host in float64, checked by scikit-learn, or rows on a card as they are."""
         if is_array(X) and adopted(X, "X").device is not HOST:
             rows = ArraySource(X, "X")
             if reset:
                 self.n_features_in_ = rows.shape[1]
             elif rows.shape[1] != self.n_features_in_:
-                raise UsageError(f"X has {rows.shape[1]} features, and {self.n_features_in_} were fitted")
+                raise UsageError(
+                    f"X has {rows.shape[1]} features, and the estimator was fitted to {self.n_features_in_}"
+                )
             return rows
         values = on_host(X) if is_array(X) and not isinstance(X, np.ndarray) else X
         checked: FloatArray = validate_data(self, values, dtype=np.float64, order="C", reset=reset)
@@ -126,8 +127,8 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def _empty(self, device: Device) -> Accumulator:
         if self.method not in _METHODS:
             raise UsageError(f"method {self.method!r} is not one of {', '.join(_METHODS)}")
-        made: Accumulator = _METHODS[self.method](self.n_features_in_, Workspace(device))
-        return made
+        accumulator: Accumulator = _METHODS[self.method](self.n_features_in_, Workspace(device))
+        return accumulator
 
     def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
         n_rows, n_features = rows.shape
@@ -154,7 +155,7 @@ def _value(estimate: Estimate) -> float:
 
 
 def _unit_roundoff(X: Any, rows: ArraySource) -> float:
-    """Relative error with which the rows were stored, as far as their type tells."""
+    """Return the unit roundoff of the type of the rows; that of float64 if the type is not known."""
     if rows.device is not HOST or (is_array(X) and not isinstance(X, np.ndarray)):
         return ArraySource(X, "X").stored.unit_roundoff
     dtype = getattr(X, "dtype", None)

@@ -1,4 +1,4 @@
-"""A request carried out: rows read in any order, all or a part of them, or blocks that come once."""
+"""Execution of a request: on stored rows, all or a sample of them, on blocks that come once, or on a state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankme_stream.measuring.escalation import (
     escalate,
     first_in_float64,
     float32_will_do,
-    sketch_instead,
+    sketch_advice,
 )
 from rankme_stream.measuring.estimate_tables import (
     EstimateTables,
@@ -39,7 +39,7 @@ from rankme_stream.sources import BlockStream, is_blocks, open_source
 
 @dataclass(frozen=True)
 class Execution:
-    """The rows that were read, where they came from, and what would help if they tell too little."""
+    """Numbers of the rows that were read, their source, and advice for an interval that is too wide."""
 
     source: dict[str, Any]
     tables: EstimateTables
@@ -50,7 +50,7 @@ class Execution:
     chunks_missing: int = 0
     looks: Sequence[Look] = ()
     sample: Sample | None = None
-    unkept: str | None = None
+    checkpoint_failure: str | None = None
     machines: Sequence[Mapping[str, Any]] = ()
     engine: str = "local"
     device: str = HOST.name
@@ -58,7 +58,7 @@ class Execution:
 
 
 def execute(source: Any, request: Request, progress: Report | None) -> Execution:
-    """Read rows as they were asked for."""
+    """Read the rows of a source as requested and return their numbers."""
     if is_blocks(source):
         return _execute_stream(source, request, progress)
     with engine_for(request) as engine:
@@ -68,26 +68,26 @@ def execute(source: Any, request: Request, progress: Report | None) -> Execution
 
 
 def _execute_stream(source: Any, request: Request, progress: Report | None) -> Execution:
-    """Read rows that come once."""
+    """Read blocks, which come once and in order."""
     needs_order = request.sample or request.population or request.rows is not None or request.passes > 1
     is_kept = request.checkpoint is not None or request.groups is not None
     if needs_order or is_kept or request.engine != "local":
         raise UsageError(
-            "blocks come once and in order: store them, or leave sample, population, rows, passes, checkpoint, engine "
-            "and groups out"
+            "blocks come once and in order: store them, or leave out sample, population, rows, passes, checkpoint, "
+            "engine and groups"
         )
     stream = BlockStream(source)
     request.check_dims(stream.n_features)
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)
     done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
-    better = "blocks come once; pass method='tsqr', or store them" if len(arithmetics) > 1 else None
+    refused = "blocks come once; pass method='tsqr', or store them" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
         tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),
         passes=[done.describe()],
         bytes_read=bytes_read,
-        remedy=_remedy(request, better),
+        remedy=_remedy(request, refused),
         integrity=stream.integrity,
         device=device.name,
         card=device.describe(),
@@ -95,16 +95,16 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
 
 
 def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
-    """Read rows that can be read in any order: a part of them, or all."""
+    """Read stored rows, in random order for a sample, or all."""
     request, source, engine = runner.request, runner.source, runner.engine
     arithmetics = runner.arithmetics_left(arithmetics_for(request))
-    _check_memory(runner, arithmetics)  # before the store is asked
+    _check_memory(runner, arithmetics)  # before the first request to the store
     fingerprint = runner.fingerprint()
     design = draw_design(
         rows=runner.rows, n_features=source.shape[1], bounds=source.bounds(*runner.rows), seed=request.seed
     )
     if request.population:
-        runner.plan_sample(arithmetics[0], design)  # refused now, if it is, and not after every row was read
+        runner.plan_sample(arithmetics[0], design)  # so that it is refused now and not after every row was read
     sequential = read_sample(runner, arithmetics, design, progress) if request.sample else None
     sample: Sample | None = None
     if sequential is not None and sequential.is_answer:
@@ -127,7 +127,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
         chunks_missing=max(source.chunks_missing, engine.chunks_missing),
         looks=sequential.looks if sequential is not None else (),
         sample=sample,
-        unkept=runner.unkept,
+        checkpoint_failure=runner.checkpoint_failure,
         machines=runner.machines,
         engine=engine.name,
         device=engine.device or runner.device.name,
@@ -136,21 +136,21 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
 
 
 def _check_memory(runner: PassRunner, arithmetics: Sequence[Arithmetic]) -> None:
-    """Raise ``LimitError`` if no pass fits the memory limit; the text says which sketch would."""
+    """Raise ``LimitError`` if no pass fits the memory limit; the message says which sketch would."""
     request = runner.request
     try:
         runner.plan(first_in_float64(arithmetics), pass_number=request.passes - 1)
     except LimitError as error:
         is_open = request.chosen is None or request.method == "gram"
         is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
-        raise LimitError(f"{error}{sketch_instead(runner) if is_open and is_plain else ''}") from None
+        raise LimitError(f"{error}{sketch_advice(runner) if is_open and is_plain else ''}") from None
 
 
 def _read_all(
     runner: PassRunner, arithmetics: list[Arithmetic], fingerprint: str, progress: Report | None
 ) -> CompletedPass:
-    """Read every row, by the cheapest arithmetic that is likely to meet the tolerance first."""
-    is_free = runner.request.precision == "auto" and not runner.holds()
+    """Read every row, first by the cheapest arithmetic that is likely to meet the tolerance."""
+    is_free = runner.request.precision == "auto" and not runner.can_resume()
     if is_free and arithmetics[0].precision == "float32" and not float32_will_do(runner):
         arithmetics = arithmetics[1:]
     return escalate(runner, arithmetics, fingerprint, progress)
@@ -159,18 +159,18 @@ def _read_all(
 def _widen_for_population(
     runner: PassRunner, arithmetic: Arithmetic, tables: EstimateTables, design: SampleDesign, progress: Report | None
 ) -> tuple[EstimateTables, Sample | None]:
-    """Return the numbers of every row as estimates of what the rows were drawn from, and the sample that says how."""
-    reason = "the rows are too few to tell from them what they were drawn from"
+    """Return the numbers of every row as estimates for their population, and the sample that shows how rows vary."""
+    reason = "the rows are too few for a statement about their population"
     sample: Sample | None = None
     try:
         sample = sample_for_population(runner, arithmetic, design, progress)
-    except LimitError as error:  # the pass itself left less memory than there was
+    except LimitError as error:  # less memory is free after the pass
         reason = str(error)
     return tables_of_population(tables, sample, reason), sample
 
 
 def execute_state(state: State, request: Request) -> Execution:
-    """Return what the rows of a whole pass came to, as a request asks for it: tolerance, confidence and dims."""
+    """Return the numbers of the rows of a state; a request gives tolerance, confidence and dims."""
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
     request.check_dims(plan.n_features)
@@ -178,7 +178,7 @@ def execute_state(state: State, request: Request) -> Execution:
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge those"
+    again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},
@@ -200,11 +200,11 @@ def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint:
 
 
 def _remedy_for_rows(runner: PassRunner, sequential: SequentialSample | None) -> str:
-    """Say what would narrow the interval of rows that can be read again."""
+    """Return advice that would narrow the interval of stored rows."""
     if sequential is not None and sequential.wants_rows(runner.request.tolerance):
         return "allow more rows"
     if runner.request.population:
-        return "more rows are needed to tell so much of what these were drawn from"
+        return "more rows are needed for so narrow an interval for their population"
     return _remedy(runner.request, runner.refused)
 
 

@@ -1,4 +1,4 @@
-"""Rows of one source, and how they are read: by which plan, by what rules, into what file."""
+"""A source and a request brought together: the passes over its rows, and the file that keeps what they read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
-from rankme_stream.passes.planning.sample_design import N_GROUPS, SampleDesign
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_pass
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
@@ -34,37 +34,37 @@ from rankme_stream.sources import Source
 
 
 class PassRunner:
-    """Runs passes over the rows of one source, as a request asks for them.
+    """Runs the passes that a request needs over the rows of one source.
 
     Parameters
     ----------
     engine
-        Runs passes; samples and pilots run in this process. None takes the threads of this process.
+        Engine of the passes; samples and pilots run in this process. None uses the threads of this process.
     device
-        Where products are formed; None finds out.
+        Device that forms the products; None chooses it by the request and the source.
 
     Attributes
     ----------
     rows
         Rows [A, B) that are read.
     sketch_size
-        Of the method that is asked for; 0 where it is no sketch.
+        Size of the requested sketch; 0 if the method is no sketch.
     groups
-        Rows that passes keep apart as well; pilots do not.
+        Partition of the rows into groups that passes also keep; pilots do not.
     checkpoint
-        File that is kept up to date with a pass, and taken up where there is one.
+        File that keeps what a pass has read; if it exists, the pass goes on from it.
     pass_number, basis
-        Number of the pass that is next, from 0, and what the one before found for it.
+        Number of the next pass, from 0, and the basis that the one before found for it.
     bytes_read
         Bytes decoded so far, pilots included.
     passes
-        What ``CompletedPass.describe`` says of every pass so far.
+        ``CompletedPass.describe`` of every pass so far.
     refused
-        Why the last arithmetic that did not fit the memory limit was left out.
+        Message about the last arithmetic that did not fit the memory limit.
     machines
-        Those that read, as ``provenance`` lists them.
-    unkept
-        Why the checkpoint could not be written at the end; None where it was.
+        Machines that read, as ``provenance`` lists them.
+    checkpoint_failure
+        Why the checkpoint could not be written at the end; None if it was.
 
     Raises
     ------
@@ -79,7 +79,7 @@ class PassRunner:
         self.engine: Engine = local.LocalEngine() if engine is None else engine
         n_rows, n_features = source.shape
         request.check_dims(n_features)
-        if device is None:  # workers of a cluster open their own
+        if device is None:  # workers of a cluster open devices of their own
             device = device_for(source, request.device if self.engine.device is None else "cpu")
         self.device = device
         self.rows = request.row_range(n_rows)
@@ -87,36 +87,36 @@ class PassRunner:
         self.groups = None if request.groups is None else partition_of(request.groups, n_rows, self.rows)
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
-                f"groups are kept and scored by the processor, and the rows are on {self.device.name}: bring them "
-                "here, or leave groups out"
+                f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
+                "leave groups out"
             )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
         self.bytes_read, self.pass_number = 0, 0
         self.refused: str | None = None
-        self.unkept: str | None = None
+        self.checkpoint_failure: str | None = None
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
         self.basis: OrthonormalBasis | None = None
         self._base_bytes: int | None = None
-        self._held: Arithmetic | None = None
+        self._stored_arithmetic: Arithmetic | None = None
         if self.checkpoint is not None:
-            self._look_into(self.checkpoint)
+            self._note_stored_pass(self.checkpoint)
 
-    def _look_into(self, checkpoint: Path) -> None:
-        """Take note of the pass that a file holds, where there is one."""
+    def _note_stored_pass(self, checkpoint: Path) -> None:
+        """Note which pass the checkpoint holds, if it exists."""
         if self.source.reopen() is None:
             raise UsageError(
-                f"{self.source.uri} lives in this process, so nothing could go on from a checkpoint; store the "
-                "rows in a zarr array, or leave checkpoint out"
+                f"{self.source.uri} lives in this process, so no other could go on from a checkpoint: store the rows "
+                "in a zarr array, or leave checkpoint out"
             )
-        held = stored_pass(checkpoint)
-        if held is None:
+        stored = stored_pass(checkpoint)
+        if stored is None:
             return
-        self._held, self.pass_number = held
+        self._stored_arithmetic, self.pass_number = stored
         self.basis = read_basis(checkpoint) if self.pass_number else None
         if self.pass_number >= self.request.passes:
             raise UsageError(
-                f"{checkpoint} holds pass {self.pass_number + 1}, and {self.request.passes} are asked for: give "
+                f"{checkpoint} holds pass {self.pass_number + 1}, and passes is {self.request.passes}: give "
                 f"--passes {self.pass_number + 1} or more, or another file"
             )
 
@@ -127,20 +127,20 @@ class PassRunner:
 
     @property
     def rules(self) -> dict[str, str]:
-        """What is done with missing and non-finite rows."""
+        """Treatment of missing and of non-finite rows."""
         return {"missing": self.request.missing, "nonfinite": self.request.nonfinite}
 
     def plan(
         self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None
     ) -> Plan:
-        """Return the plan of the next pass by that arithmetic, or of another pass of a sketch.
+        """Return the plan of the next pass by an arithmetic, or of pass ``pass_number`` of a sketch.
 
-        ``has_checkpoint`` says whether a state file is kept, where that is not what the runner does.
+        ``has_checkpoint`` says whether a state file is kept; None means as the runner does.
 
         Raises
         ------
         LimitError
-            When none fits.
+            If no schedule fits.
         """
         number = self.pass_number if pass_number is None else pass_number
         is_kept = self.checkpoint is not None if has_checkpoint is None else has_checkpoint
@@ -152,12 +152,12 @@ class PassRunner:
 
     def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign) -> Plan:
         """Return the plan of a sample, which is read in this process and keeps no file."""
-        units = SampleUnits(design.unit_rows, N_GROUPS, design.first_look * design.unit_rows)
+        units = SampleUnits(design.unit_rows, N_REPLICATES, design.first_look * design.unit_rows)
         workload = replace(self._workload(arithmetic), normalize=self.request.normalize, sample=units)
         return self._plan(local.LocalEngine(), workload, self.rows)
 
     def plan_pilot(self, arithmetic: Arithmetic, row_stop: int) -> Plan:
-        """Return the plan of a look at the first rows."""
+        """Return the plan of a pilot: the rows before ``row_stop``, read in this process."""
         return self._plan(local.LocalEngine(), self._workload(arithmetic), (self.rows[0], row_stop))
 
     def _workload(self, arithmetic: Arithmetic, pass_number: int = 0) -> Workload:
@@ -171,7 +171,7 @@ class PassRunner:
         limits = engine.limits(self.request.workers, self.request.memory_limit)
         if self._base_bytes is None:
             self._base_bytes = limits.base_bytes
-        if workload.pass_number:  # what earlier passes hold is in the plan
+        if workload.pass_number:  # the plan counts what earlier passes hold
             limits = replace(limits, base_bytes=self._base_bytes)
         workload = replace(workload, has_checkpoint=workload.has_checkpoint and limits.keeps_state)
         layout = RowLayout(
@@ -182,8 +182,8 @@ class PassRunner:
         planned = make_plan(workload, layout, limits, card)
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
-    def go_on(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
-        """Take the basis that a pass found for the next one; return whether there is one, and memory for it."""
+    def start_next_pass(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
+        """Take the basis for the next pass from the last; return False if no pass is left, or no memory for it."""
         if self.pass_number + 1 >= self.request.passes:
             return False
         try:
@@ -196,7 +196,7 @@ class PassRunner:
         return True
 
     def fingerprint(self, rows: tuple[int, int] | None = None) -> str:
-        """Return what identifies the stored rows; missing chunks are refused here where they are to be."""
+        """Return the fingerprint of the stored rows; refuse missing chunks unless the request allows them."""
         start, stop = rows or self.rows
         fingerprint = self.source.fingerprint(start, stop)
         gaps = self.source.missing(start, stop)
@@ -205,113 +205,116 @@ class PassRunner:
         return fingerprint
 
     def check_unchanged(self, fingerprint: str) -> None:
-        """Raise ``SourceChangedError`` if the stored rows are not those of that fingerprint any more."""
+        """Raise ``SourceChangedError`` if the stored rows no longer have that fingerprint."""
         if self.source.fingerprint(*self.rows) != fingerprint:
             raise SourceChangedError(
-                f"{self.source.uri} changed while it was read; no number is given, run again when nothing writes to it"
+                f"{self.source.uri} changed while it was read: there is no result; run again when nothing writes to it"
             )
 
     def arithmetics_left(self, arithmetics: list[Arithmetic]) -> list[Arithmetic]:
-        """Return the arithmetics that are still to be tried: from that of the checkpoint on, where there is one.
+        """Return the arithmetics still to be tried: all, or from that of the checkpoint on.
 
         Raises
         ------
         UsageError
-            If the checkpoint is of an arithmetic that was not asked for.
+            If the checkpoint holds a pass by another arithmetic.
         """
-        if self._held is None:
+        if self._stored_arithmetic is None:
             return arithmetics
-        if self._held not in arithmetics:
-            method, precision = self._held
+        if self._stored_arithmetic not in arithmetics:
+            method, precision = self._stored_arithmetic
             raise UsageError(
-                f"{self.checkpoint} holds a pass by {method} in {precision}, which is not what is asked for; give the "
-                "method and precision it was made with, or another file"
+                f"{self.checkpoint} holds a pass by {method} in {precision}: give this method and precision, or "
+                "another file"
             )
-        return arithmetics[arithmetics.index(self._held) :]
+        return arithmetics[arithmetics.index(self._stored_arithmetic) :]
 
-    def holds(self, arithmetic: Arithmetic | None = None) -> bool:
-        """Whether a checkpoint is there to go on from, by that arithmetic or any."""
-        return self._held is not None and arithmetic in (None, self._held)
+    def can_resume(self, arithmetic: Arithmetic | None = None) -> bool:
+        """Return whether there is a checkpoint to go on from, by that arithmetic or by any."""
+        return self._stored_arithmetic is not None and arithmetic in (None, self._stored_arithmetic)
 
     def read(self, plan: Plan, progress: Report | None) -> CompletedPass:
-        """Read all rows of a plan in this process, keeping no file."""
-        forest = MergeTree[PartialResult]()
-        self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments, progress)
+        """Read all rows of a plan in this process, without a checkpoint."""
+        tree = MergeTree[PartialResult]()
+        self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments, progress)
         return CompletedPass.of(
-            forest.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+            tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
         )
 
     def read_pass(self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None) -> CompletedPass:
-        """Read all rows by that arithmetic, on from the checkpoint where there is one."""
+        """Read all rows by an arithmetic, going on from the checkpoint if there is one."""
         plan = self.plan(arithmetic)
         if self.checkpoint is None:
-            forest = MergeTree[PartialResult]()
-            self.bytes_read += self.engine(forest, self._task(plan), plan.all_segments, progress)
+            tree = MergeTree[PartialResult]()
+            self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)
         else:
-            forest = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
+            tree = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
         self.machines = joined_workers(self.machines, self._machines(plan))
-        whole = forest.total().on_basis(self.basis)
-        del forest  # what it was merged from
+        whole = tree.total().on_basis(self.basis)
+        del tree  # frees the nodes that the total was merged from
         return CompletedPass.of(
             whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
         )
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
-        """Read some segments of a pass, on from the checkpoint where there is one, and keep it up to date.
+        """Read segments of a pass, going on from the checkpoint if there is one, and keep it up to date.
 
         Raises
         ------
         SourceChangedError
-            If rows changed while they were read; the checkpoint keeps the others.
+            If rows changed while they were read; the checkpoint keeps the other rows.
         """
         assert self.checkpoint is not None
-        state = self._begun(plan, segments, fingerprint, self.checkpoint)
-        forest = state.merge_tree(self.device)
-        before = sum(stop - start for start, stop in state.covered)
-        kept = Checkpoint(self.checkpoint, state, forest, lambda: self._machines(plan))
+        state = self._first_state(plan, segments, fingerprint, self.checkpoint)
+        tree = state.merge_tree(self.device)
+        rows_before = sum(stop - start for start, stop in state.covered)
+        checkpoint = Checkpoint(self.checkpoint, state, tree, lambda: self._machines(plan))
 
         def report(now: Progress) -> None:
-            kept.tick()
+            checkpoint.tick()
             if progress is not None:
-                progress(replace(now, rows_before=before, checkpoint_age_s=kept.age_s))
+                progress(replace(now, rows_before=rows_before, checkpoint_age_s=checkpoint.age_s))
 
         try:
-            self.bytes_read += self.engine(forest, self._task(plan), segments, report)
-            done, changed = drop_changed_rows(kept.state, self.source)
-            kept.save(done)
+            self.bytes_read += self.engine(tree, self._spec(plan), segments, report)
+            state, changed = drop_changed_rows(checkpoint.state, self.source)
+            checkpoint.save(state)
         except BaseException as error:
-            kept.save()
-            held = f"{kept.path} holds what was read: the same command goes on from there"
-            error.add_note(held if kept.failure is None else f"the checkpoint is not up to date: {kept.failure}")
+            checkpoint.save()
+            note = f"{checkpoint.path} holds what was read: the same command goes on from there"
+            error.add_note(
+                note if checkpoint.failure is None else f"the checkpoint is not up to date: {checkpoint.failure}"
+            )
             raise
         if changed:
             raise SourceChangedError(
-                f"rows {changed[0].start:,}-{changed[0].stop - 1:,} of {self.source.uri} changed while they were read; "
-                f"no number is given, and {kept.path} keeps the other rows: run again when nothing writes to it"
+                f"rows {changed[0].start:,}-{changed[0].stop - 1:,} of {self.source.uri} changed while they were read, "
+                f"so there is no result; {checkpoint.path} keeps the other rows: run again when nothing writes to the "
+                "source"
             )
-        self.unkept = None if kept.failure is None else str(kept.failure)
-        return done
+        self.checkpoint_failure = None if checkpoint.failure is None else str(checkpoint.failure)
+        return state
 
-    def _begun(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
-        """Return the state to begin with: from the file where there is one, which is made where there is none."""
+    def _first_state(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
+        """Return the state to begin with: that of the checkpoint, or an empty one, of which a checkpoint is made."""
         wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
         wanted = replace(wanted, passes=self.passes)
-        if not self.holds(wanted.arithmetic):
+        if not self.can_resume(wanted.arithmetic):
             if not path.exists():
-                save_state(path, wanted)  # fails now, if it does, and not after hours
+                save_state(path, wanted)  # so that a file that cannot be written is refused now, not after hours
             return wanted
         state = resume_state(load_state(path), wanted, self.source, path)
-        self._held = None
+        self._stored_arithmetic = None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
         covered = state.merge_tree().covered()
-        strange = [run for run in covered if run.start < segments.start or run.stop > segments.stop]
-        if strange:
-            start, stop = plan.rows_of(strange[0])
+        outside = [run for run in covered if run.start < segments.start or run.stop > segments.stop]
+        if outside:
+            start, stop = plan.rows_of(outside[0])
             first, last = plan.rows_of(segments)
             raise UsageError(
-                f"{path} holds rows {start:,}-{stop - 1:,}, and rows {first:,}-{last - 1:,} are asked for; give a file "
-                "of its own to each part"
+                f"{path} holds rows {start:,}-{stop - 1:,}, and this part is rows {first:,}-{last - 1:,}: give each "
+                "part a file of its own"
             )
         return state
 
@@ -319,28 +322,29 @@ class PassRunner:
         self,
         plan: Plan,
         units: Sequence[int],
-        cuts: Sequence[BlockRange],
+        blocks: Sequence[BlockRange],
         add: Callable[[int, PartialResult], None],
         progress: Report | None,
     ) -> None:
-        """Read some units of a sample, which are the segments of its plan."""
+        """Read units of a sample, which are the segments of its plan, and pass each partial result to ``add``."""
 
-        def counted(unit: int, partial: PartialResult) -> None:
+        def check_and_add(unit: int, partial: PartialResult) -> None:
             start, stop = plan.rows_of(range(unit, unit + 1))
             check_count(partial, stop - start, self.request.missing)
             add(unit, partial)
 
-        task = self._task(plan, records_norms=True)
-        self.bytes_read += local.run_segments(task, units, cuts, counted, sum(cut.n_used for cut in cuts), progress)
+        spec = self._spec(plan, records_norms=True)
+        n_rows = sum(block.n_used for block in blocks)
+        self.bytes_read += local.run_segments(spec, units, blocks, check_and_add, n_rows, progress)
 
-    def read_into(self, forest: MergeTree[PartialResult], plan: Plan) -> None:
-        """Read the rows of a plan into a forest."""
-        self.bytes_read += local.run_into(forest, self._task(plan), plan.all_segments)
+    def read_into(self, tree: MergeTree[PartialResult], plan: Plan) -> None:
+        """Read the rows of a plan into a merge tree."""
+        self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments)
 
     def _machines(self, plan: Plan) -> list[dict[str, Any]]:
         return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
 
-    def _task(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
+    def _spec(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
         return PassSpec(
             source=self.source,
             plan=plan,

@@ -1,4 +1,4 @@
-"""Where passes run: the engine and the device that are asked for."""
+"""Choice of the engine and the device of a request."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from rankme_stream.sources import ArraySource, BlockStream, Source
 
 
 @contextmanager
-def engine_for(asked: Request) -> Iterator[Engine]:
-    """Open the engine that is asked for."""
-    if asked.engine == "local":
+def engine_for(request: Request) -> Iterator[Engine]:
+    """Open the engine of a request."""
+    if request.engine == "local":
         yield local.LocalEngine()
         return
-    with connected(asked.client, asked.workers, asked.memory_limit, asked.device) as engine:
+    with connected(request.client, request.workers, request.memory_limit, request.device) as engine:
         yield engine
 
 
 def device_for(source: Source | BlockStream, name: str) -> Device:
-    """Return the device to compute on: where the rows are, or that of the name for rows of this machine.
+    """Return the device to compute on: the card that holds the rows, or, for rows on the host, the named device.
 
     Raises
     ------
     UsageError
-        If the rows are on another card than is asked for.
+        If the rows are on another card than the named one.
     DeviceError
-        If it is not there.
+        If there is no such device.
     """
-    held: Device = source.device if isinstance(source, ArraySource | BlockStream) else HOST
+    current: Device = source.device if isinstance(source, ArraySource | BlockStream) else HOST
     if name == "cpu":
-        return held
-    wanted = device_named(name)
-    if held is not HOST and held.name != wanted.name:
+        return current
+    named = device_named(name)
+    if current is not HOST and current.name != named.name:
         raise UsageError(
-            f"{source.uri} is on {held.name}, and device {wanted.name} is asked for: leave device out, or move the rows"
+            f"{source.uri} is on {current.name}, and device is {named.name}: leave device out, or move the rows"
         )
-    return wanted if held is HOST else held
+    return named if current is HOST else current

@@ -23,7 +23,7 @@ RowRange = tuple[int | None, int | None]
 class Request:
     """Options of ``measure``, ``measure_state``, ``plan`` and ``segment``, by their names.
 
-    Every public entrance builds one and checks it. Defaults are those of an entrance that does not take an option.
+    Every public function builds one and checks it. An option that a function does not take has its default.
     """
 
     method: MethodChoice = "auto"
@@ -56,7 +56,7 @@ class Request:
         Raises
         ------
         UsageError
-            If an option has a value that it cannot have, or two do not go together.
+            If an option has no such value, or two options exclude each other.
         """
         _check_choice("method", self.method, ("auto", *METHODS))
         _check_choice("precision", self.precision, ("float64", "float32", "auto"))
@@ -83,49 +83,49 @@ class Request:
         """Check tolerance and confidence."""
         if not _is_between(self.tolerance, 0.0, math.inf):
             is_exact = self.sample and self.tolerance == 0.0
-            exact = "; the exact value comes from every row: leave sample out" if is_exact else ""
-            raise UsageError(f"tolerance {self.tolerance!r} is not above 0 and finite{exact}")
+            exact = "; for the exact value read every row: leave sample out" if is_exact else ""
+            raise UsageError(f"tolerance is {self.tolerance!r} and must be finite and above 0{exact}")
         if not _is_between(self.confidence, 0.0, 1.0):
-            raise UsageError(f"confidence {self.confidence!r} is not between 0 and 1")
+            raise UsageError(f"confidence is {self.confidence!r} and must be between 0 and 1")
 
     def _check_rows(self) -> None:
-        """Check a range of rows as far as it can be without the source."""
+        """Check a range of rows, without the source."""
         if self.rows is None:
             return
         try:
             start, stop = self.rows
         except (TypeError, ValueError):
-            raise UsageError(f"rows {self.rows!r} is not a pair (A, B) for rows [A, B)") from None
+            raise UsageError(f"rows is {self.rows!r} and must be a pair (A, B) for rows [A, B)") from None
         for end in (start, stop):
             if end is not None:
                 _check_count("each end of rows", end, least=0)
         if stop is not None and stop <= (start or 0):
-            raise UsageError(f"rows {start or 0}:{stop} holds no row")
+            raise UsageError(f"rows {start or 0}:{stop} is an empty range: the end must be above the start")
 
     def _check_pairs(self) -> None:
-        """Check options that do not go with each other."""
+        """Refuse options that exclude each other."""
         if self.max_rows is not None and not self.sample:
-            raise UsageError("max_rows ends a sample: pass sample as well, or rows to read a range")
+            raise UsageError("max_rows limits a sample: pass sample as well, or pass rows to read a range")
         if self.client is not None and self.engine != "dask":
-            raise UsageError("a client or scheduler is for the dask engine: pass engine dask as well")
+            raise UsageError("a client or scheduler belongs to the dask engine: pass engine dask as well")
         if self.engine == "dask" and self.sample:
-            raise UsageError("sampling runs in this process: leave engine out, or sample to read every row")
+            raise UsageError("sampling runs in this process: drop --engine dask, or drop --sample")
         if self.checkpoint is not None and self.sample:
-            raise UsageError("sampling keeps no checkpoint: leave checkpoint out, or sample to read every row")
+            raise UsageError("sampling keeps no checkpoint: drop --checkpoint, or drop --sample")
         if self.groups is not None and (self.sample or self.population):
-            raise UsageError("groups need every row: leave sample and population out, or groups")
+            raise UsageError("groups need every row: leave sample and population out, or leave groups out")
         if self.groups is not None and self.device != "cpu":
-            raise UsageError("groups are kept and scored by the processor: leave device out, or groups")
+            raise UsageError("groups are computed on the CPU: leave device out, or leave groups out")
         chosen = self.chosen
         if self.rank is not None and (chosen is None or not chosen.is_sketch):
             sketches = ", ".join(name for name, method in METHODS.items() if method.is_sketch)
             raise UsageError(f"rank is the size of a sketch: pass method {sketches} as well")
         if self.passes > 1 and (chosen is None or not chosen.takes_passes):
-            raise UsageError(f"method {self.method} takes one pass: leave passes out, or pass method rsvd")
+            raise UsageError(f"method {self.method} makes one pass: leave passes out, or pass method rsvd")
         if chosen is None:
             return
         if chosen.is_sketch and self.dims:
-            raise UsageError("a sketch holds all features together: leave dims out, or pass method gram")
+            raise UsageError("a sketch cannot be cut to its first features: leave dims out, or pass method gram")
         if chosen.is_sketch and (self.sample or self.population):
             raise UsageError(f"{self.method} reads every row: leave sample and population out")
         if self.precision not in ("auto", *chosen.precisions):
@@ -133,18 +133,18 @@ class Request:
 
     @property
     def chosen(self) -> Method | None:
-        """The method asked for; None for ``auto``."""
+        """The requested method; None for ``auto``."""
         return None if self.method == "auto" else METHODS[self.method]
 
     @property
     def remedy(self) -> str:
-        """What to try when the interval is wider than the tolerance."""
+        """Advice for an interval that is wider than the tolerance."""
         if self.precision == "float32":
             return "try --precision auto"
         return "pass a larger --tolerance" if self.chosen is None else self.chosen.remedy
 
     def sketch_size(self, n_features: int) -> int:
-        """Return the size of the sketch for rows of that width; 0 where none is asked for.
+        """Return the size of the sketch for rows of that width; 0 without a sketch.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class Request:
         return 0 if self.chosen is None else self.chosen.sketch_size(self.rank, self.oversampling, n_features)
 
     def row_range(self, n_rows: int) -> tuple[int, int]:
-        """Return rows [A, B) of a source of ``n_rows``, or refuse a range that is not within them."""
+        """Return rows [A, B) of a source of ``n_rows``, or refuse a range that exceeds them."""
         start, stop = self.rows or (None, None)
         first, last = start or 0, n_rows if stop is None else stop
         if not 0 <= first < last <= n_rows:
@@ -162,10 +162,10 @@ class Request:
         return first, last
 
     def check_dims(self, n_features: int) -> None:
-        """Raise ``UsageError`` for widths that the rows do not have."""
+        """Raise ``UsageError`` for dims above the number of features."""
         for d in self.dims:
             if d > n_features:
-                raise UsageError(f"dims holds {d}, and the rows have {n_features:,} features")
+                raise UsageError(f"dims holds {d}, and the rows have only {n_features:,} features")
 
 
 def _is_between(value: object, lower: float, upper: float) -> bool:
@@ -178,7 +178,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_count(name: str, value: object, *, least: int) -> None:
-    """Check that a value is an integer that is not below ``least``."""
+    """Check that a value is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise UsageError(f"{name} is {value!r} and must be an integer")
     if value < least:

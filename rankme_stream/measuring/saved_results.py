@@ -1,4 +1,4 @@
-"""Results that were kept in files: state files, and the JSON of ``rankme score --json``."""
+"""Results in files: state files, and the JSON of ``rankme score --json``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rankme_stream.results.measurement import SCHEMA_VERSION
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:
-    """Return the state that a file holds, or its results in their JSON form: one, or one a line.
+    """Return the state in a file, or its results in their JSON form: one document, or one per line.
 
     Raises
     ------
     SourceError
-        If there is no such file, or it holds neither.
+        If there is no such file, or it holds neither a state nor results.
     StateError
-        If it is a state file and damaged.
+        If it is a damaged state file.
     """
     try:
         with open(file, "rb") as opened:
@@ -39,7 +39,7 @@ def read_results(file: str) -> State | list[dict[str, Any]]:
     documents = _documents(file, text)
     for document in documents:
         if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-            raise SourceFormatError(f"{file} is no result of rankme score --json, or of a newer version")
+            raise SourceFormatError(f"{file} is not a result of rankme score --json, or is one of a newer version")
     return documents
 
 
@@ -47,7 +47,7 @@ def _documents(file: str, text: str) -> list[Any]:
     try:
         return [json.loads(text)]
     except json.JSONDecodeError:
-        pass  # a document a line, perhaps
+        pass  # it may hold one document per line
     try:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except json.JSONDecodeError as error:
@@ -56,42 +56,44 @@ def _documents(file: str, text: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """One run as a comparison is given it, before anything is measured.
+    """Run to be compared, before anything is measured.
 
     Attributes
     ----------
-    uri, place
-        Of the dump, and where its result comes from: the dump itself, a file, or ``FILE:N`` of several results.
+    uri
+        URI of the dump.
+    origin
+        Origin of the result: the dump itself, a file, or ``FILE:N`` of several results.
     content
-        Its result, or the error that took its place; a state; None where the dump is to be measured.
+        Result in its JSON form, or the error in place of one; a state; None if the dump is still to be measured.
     """
 
     uri: str
-    place: str
+    origin: str
     content: State | Mapping[str, Any] | None = field(repr=False)
 
     def document(
         self, *, tolerance: float, dims: tuple[int, ...], **options: Any
     ) -> tuple[Mapping[str, Any], list[RankMeError]]:
-        """Return the result in its JSON form and what it falls short of; options are those of ``measure``, for dumps.
+        """Return the result in its JSON form, and its shortfalls; ``options`` are those of ``measure``, for dumps.
 
         Raises
         ------
         RankMeError
-            If the dump is refused, or was when it was scored.
+            If the dump is refused, or was refused when it was scored.
         """
         if self.content is None:
             measurement = measure(self.uri, tolerance=tolerance, dims=dims, **options)
         elif isinstance(self.content, State):
             measurement = measure_state(self.content, tolerance=tolerance, dims=dims)
         elif "error" in self.content:
-            raise _kept_error(self.content["error"])
+            raise _stored_error(self.content["error"])
         else:
             return self.content, []
         return measurement.to_dict(), measurement.shortfalls
 
 
-def _kept_error(error: Mapping[str, Any]) -> RankMeError:
+def _stored_error(error: Mapping[str, Any]) -> RankMeError:
     kind = getattr(errors, str(error["type"]), None)
     if isinstance(kind, type) and issubclass(kind, RankMeError):
         return kind(error["message"])
@@ -99,22 +101,22 @@ def _kept_error(error: Mapping[str, Any]) -> RankMeError:
 
 
 def entries(source: str) -> list[Entry]:
-    """Return the runs that an argument names: those of a file of results or of a state file; else a dump.
+    """Return the runs that an argument names: those in a file of results or a state file, or else a dump.
 
     Raises
     ------
     SourceError, StateError
-        If a file of results is damaged.
+        If the file is damaged.
     """
     if not _has_results(source):
         return [Entry(source, source, None)]
-    found = read_results(source)
-    if isinstance(found, State):
-        return [Entry(found.source["uri"], source, found)]
+    content = read_results(source)
+    if isinstance(content, State):
+        return [Entry(content.source["uri"], source, content)]
     try:
         return [
-            Entry(one["source"]["uri"], source if len(found) == 1 else f"{source}:{number}", one)
-            for number, one in enumerate(found, 1)
+            Entry(document["source"]["uri"], source if len(content) == 1 else f"{source}:{number}", document)
+            for number, document in enumerate(content, 1)
         ]
     except (KeyError, TypeError) as error:
         raise SourceFormatError(f"{source} is damaged: {error} is absent or of another type") from None
@@ -127,5 +129,5 @@ def _has_results(source: str) -> bool:
         with open(source, "rb") as opened:
             beginning = opened.read(len(MAGIC))
     except OSError:
-        return False  # a folder, a URI, an array inside a store, or nothing: opening the dump tells
+        return False  # a folder, a URI, an array inside a store, or nothing: opening the dump will show which
     return beginning == MAGIC or beginning.startswith(b"{")

@@ -1,4 +1,4 @@
-"""Rows that come once, in blocks: gathered into segments, and read as they arrive."""
+"""Pass over blocks that come once: rows are gathered into segments and read as they arrive."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rankme_stream.sources import BlockStream, Window
 def read_stream(
     stream: BlockStream, arithmetic: Arithmetic, request: Request, device: Device, progress: Report | None
 ) -> tuple[CompletedPass, int]:
-    """Read rows that come once; return the pass and the bytes read.
+    """Read blocks that come once; return the pass and the bytes read.
 
-    As many rows are gathered as the workers' segments hold, so the bits are those of a pass over the same rows stored.
+    Whole segments are gathered, one per worker, so the bits are those of a pass over the same rows in a store.
     """
     tree = MergeTree[PartialResult]()
-    bytes_read, began = 0, time.perf_counter()
+    bytes_read, start_s = 0, time.perf_counter()
     n_rows, plan = _plan_window(stream, arithmetic, request, device)
 
     def read(window: Window) -> tuple[Plan, int]:
@@ -42,12 +42,12 @@ def read_stream(
 
     while (window := stream.take(n_rows)) is not None:
         planned, n_bytes = read(window)
-        del window  # before the next one is gathered
-        plan = max(plan, planned, key=lambda one: one.predicted_peak_bytes)
+        del window  # frees its memory before the next one is gathered
+        plan = max(plan, planned, key=lambda plan: plan.predicted_peak_bytes)
         bytes_read += n_bytes
         if progress is not None:
-            progress(Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - began))
-    whole, tree = tree.total(), MergeTree[PartialResult]()  # and let go of what it was merged from
+            progress(Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - start_s))
+    whole, tree = tree.total(), MergeTree[PartialResult]()  # frees the nodes that the total was merged from
     done = CompletedPass.of(
         whole, extend_plan(plan, stream.n_rows), stream.stored.unit_roundoff, "error", request.confidence
     )
@@ -56,7 +56,7 @@ def read_stream(
 
 
 def _plan_window(stream: BlockStream, arithmetic: Arithmetic, request: Request, device: Device) -> tuple[int, Plan]:
-    """Return how many rows to gather, as many segments as run at once, and the plan for them."""
+    """Return the number of rows to gather, those of all segments that run at once, and the plan for them."""
     size = Size(stream.n_features, request.sketch_size(stream.n_features))
     workload = Workload(arithmetic, size, normalize=request.normalize, seed=request.seed)
     segment_rows = workload.grid.segment_rows
@@ -73,4 +73,4 @@ def _plan_window(stream: BlockStream, arithmetic: Arithmetic, request: Request, 
                 raise
             continue
         return plan.segments_at_once * segment_rows, plan
-    raise AssertionError("one worker at least was tried")
+    raise AssertionError("at least one worker was tried")

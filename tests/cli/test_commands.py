@@ -213,8 +213,8 @@ def test_outputs_that_cannot_be_written_are_refused_or_reported(tmp_path):
 
 
 def test_wrong_usage_exits_2(tmp_path):
-    refused(2, "no size", "score", "x", "--memory", "lots")
-    refused(2, "no row range", "score", "x", "--rows", "5")
+    refused(2, "not a size", "score", "x", "--memory", "lots")
+    refused(2, "not a row range", "score", "x", "--rows", "5")
     refused(2, "svd", "score", "x", "--method", "svd")
     refused(2, "--samples", "score", "x", "--samples")
 
@@ -257,7 +257,7 @@ def test_parts_are_merged_shown_and_named_when_they_are_missing(tmp_path):
     too_wide = rankme("merge", *states, "--tolerance", "1e-14")
     assert too_wide.returncode == 4
     assert "--method tsqr" in too_wide.stderr
-    refused(2, "no part", "segment", tmp_path / "a.zarr", "--part", "3/3", "--state", tmp_path / "x")
+    refused(2, "not a part", "segment", tmp_path / "a.zarr", "--part", "3/3", "--state", tmp_path / "x")
 
 
 def test_a_batch_writes_each_result_as_it_ends_and_keeps_a_checkpoint_each(tmp_path):

@@ -436,7 +436,7 @@ def test_damaged_and_foreign_results_are_refused(documents, tmp_path):
         ComparableRun.of(broken, "x")
     for name, text, message in (
         ("x.json", '{"schema_version": 1}', "x.json is damaged: 'source' is absent"),
-        ("plan", '{"method": "gram"}', "no result of rankme score"),
+        ("plan", '{"method": "gram"}', "not a result of rankme score"),
         ("y.json", "[", "y.json is not JSON"),
     ):
         (tmp_path / name).write_text(text)

@@ -1,1 +1,1 @@
-"""A part of the rows read in random order until the interval is narrow enough."""
+"""Samples: rows read in random order until the interval is narrow enough."""

@@ -1,28 +1,29 @@
-r"""What a sample of the rows tells of all of them: the delete-one-group jackknife.
+r"""Estimates for all rows from a sample of them: the delete-one jackknife over the sample's replicates.
 
-With R_n of all groups and R_(-b) of all but group b, m_b of the n rows,
+With R_n of all replicates and R_(-b) of all but replicate b, which holds m_b of the n rows,
 
     bias = sum_b (1 - m_b/n) R_(-b) - (B - 1) R_n,
     se^2 = 1/B sum_b (h_b R_n - (h_b - 1) R_(-b) - mean)^2 / (h_b - 1),    h_b = n/m_b,
 
-which for equal groups are (B-1)(mean R_(-b) - R_n) and (B-1)/B sum (R_(-b) - mean)^2. Where f of the rows were read,
-both the bias and the variance of R_n as an estimate for all rows are (1 - f) times that.
+which for equal replicates are (B-1)(mean R_(-b) - R_n) and (B-1)/B sum (R_(-b) - mean)^2. If a fraction f of the rows
+was read, both the bias and the variance of R_n as an estimate for all rows are (1 - f) times that.
 
-That is the bias to first order, in 1/n. What is left is of second order: with x = D/n, R = R_all - a x + c x^2, and
-R_n - bias is off by -B/(B-1) c x^2. It falls with the rows a feature alone and the standard error with the features
-too, so for wide rows it is the larger. The mean H of R over the two halves of the groups tells it: 2 R_n - H is off by
--2 c x^2, and the difference of the two corrected values is (B-2)/(B-1) c x^2. Intervals reach from the one correction
-to the other; that the truth lies there, whatever the terms of higher order, is seen and not proved
+This is the bias to first order in 1/n. A second-order bias remains: with x = D/n, R = R_all - a x + c x^2, and
+R_n - bias is off by -B/(B-1) c x^2. It falls only with the rows per feature, the standard error also with the features,
+so for wide rows the bias is the larger. The mean H of R over the two halves of the replicates measures it: 2 R_n - H is
+off by -2 c x^2, so the two corrected values differ by (B-2)/(B-1) c x^2. Intervals reach from one correction to the
+other; that the truth lies between them, whatever the terms of higher order, is observed and not proved
 (benchmarks/results/coverage.md).
 
-Each R_(-b) is solved for. Moving the singular values to first order along the singular vectors of the whole sample
-would cost as much (16 products against 16 eigensolves) and is wrong where leaving a group out takes directions away: of
-sorted clusters in 288 features 84 of 100 intervals held so, by hand (solved for: benchmarks/results/coverage.md).
+Each R_(-b) has an eigensolve of its own. Moving the singular values to first order along the singular vectors of the
+whole sample would cost as much (16 products against 16 eigensolves) and is wrong where leaving a replicate out removes
+directions: on sorted clusters in 288 features only 84 of 100 such intervals held, measured by hand (with eigensolves:
+benchmarks/results/coverage.md).
 
 References
 ----------
 B. Efron, C. Stein, The jackknife estimate of variance, Ann. Statist. 9 (1981); F. Busing, E. Meijer, R. van der Leeden,
-Delete-m jackknife for unequal m, Stat. Comput. 9 (1999), for groups of unequal size.
+Delete-m jackknife for unequal m, Stat. Comput. 9 (1999), for replicates of unequal size.
 """
 
 from __future__ import annotations
@@ -48,119 +49,121 @@ T = TypeVar("T")
 
 
 def merged(accumulators: Sequence[T]) -> T:
-    """Return the merge of accumulators, or anything that merges, from left to right."""
+    """Return the merge, from left to right, of accumulators or of anything else that merges."""
     return reduce(lambda left, right: left.merge(right), accumulators)  # type: ignore[attr-defined]
 
 
 class Jackknife:
-    """Replicates of a sample whose groups are given as accumulators.
+    """Delete-one jackknife over the replicates of a sample.
 
     Parameters
     ----------
-    groups
-        One accumulator each.
+    replicates
+        Accumulator of each replicate.
     whole
         Their merge.
     workers
-        Threads that solve.
+        Threads for the eigensolves.
     unit_roundoff
-        Of the stored type.
+        Unit roundoff of the stored type.
 
     Notes
     -----
-    4 B merges and B + 2 eigensolves a side (raw, centred) when it is first asked for; B accumulators beside the groups.
+    4 B merges and B + 2 eigensolves for each of raw and centred rows, when first needed; B accumulators beside those
+    of the replicates.
     """
 
     def __init__(
-        self, groups: Sequence[Accumulator], whole: Accumulator, workers: int, *, unit_roundoff: float
+        self, replicates: Sequence[Accumulator], whole: Accumulator, workers: int, *, unit_roundoff: float
     ) -> None:
         self.whole = whole
-        self._groups = groups
+        self._replicates = replicates
         self._workers, self._unit_roundoff = workers, unit_roundoff
-        self._shares = [group.n_rows / max(1, whole.n_rows) for group in groups]
+        self._shares = [replicate.n_rows / max(1, whole.n_rows) for replicate in replicates]
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """The spectrum of the whole sample."""
+        """Spectrum of the whole sample."""
         return self.whole.spectrum(unit_roundoff=self._unit_roundoff)
 
     def rankme(self) -> tuple[float, Spread]:
-        """Return RankMe of the whole sample and its spread, from the raw side alone."""
+        """Return RankMe of the whole sample and its spread, from the raw rows alone."""
         whole = metrics.rankme(self.spectrum.raw.values)
-        return whole, self._spread(whole, [metrics.rankme(values) for values in self._raw])
+        return whole, self._spread(whole, [metrics.rankme(values) for values in self._raw_values])
 
     def spreads(self, table: Mapping[str, Metric]) -> dict[str, Spread]:
-        """Return the spread of every metric of a table that all replicates have."""
+        """Return the spread of every metric of a table that has a value for every part of the sample."""
         whole = values_of(table, self.spectrum)
-        parts = [values_of(table, one) for one in self._replicates]
+        parts = [values_of(table, spectrum) for spectrum in self._spectra]
         return {
-            name: self._spread(value, [one[name] for one in parts])
+            name: self._spread(value, [part[name] for part in parts])
             for name, value in whole.items()
-            if all(name in one for one in parts)
+            if all(name in part for part in parts)
         }
 
     def _spread(self, whole: float, parts: Sequence[float]) -> Spread:
-        """Return the spread from the values without each group and then those of the halves."""
-        count = len(self._groups)
+        """Return the spread from the values without each replicate, followed by those of the halves."""
+        count = len(self._replicates)
         without, halves = parts[:count], parts[count:]
         bias = first_order_bias(whole, without, self._shares)
         error = standard_error(whole, without, self._shares)
         by_halves = 2.0 * whole - math.fsum(halves) / len(halves)
-        left = (by_halves - (whole - bias)) * count / (count - 2)
-        return Spread(bias, left, error, count, 5.0 * (count - 1))
+        second_order = (by_halves - (whole - bias)) * count / (count - 2)
+        return Spread(bias, second_order, error, count, 5.0 * (count - 1))
 
     @property
-    def has_empty_group(self) -> bool:
-        """Whether some group has no row."""
+    def has_empty_replicate(self) -> bool:
+        """Whether some replicate has no row."""
         return not all(self._shares)
 
     @cached_property
-    def _raw(self) -> list[FloatArray]:
-        return self._values_without(centered=False)
+    def _raw_values(self) -> list[FloatArray]:
+        return self._values_of_parts(centered=False)
 
-    def _values_without(self, *, centered: bool) -> list[FloatArray]:
-        """Singular values of all groups but each, and of the halves of the groups."""
-        found: list[FloatArray] = []
-        left = chain(_each_left_out(self._groups), map(merged, _halved(self._groups)))
+    def _values_of_parts(self, *, centered: bool) -> list[FloatArray]:
+        """Return the singular values of the sample without each replicate, then of its halves."""
+        values: list[FloatArray] = []
+        parts = chain(_each_left_out(self._replicates), map(merged, _halves(self._replicates)))
         with blas_threads.threads(self._workers, "rankme-jackknife") as pool:
-            while some := list(islice(left, self._workers)):  # no more merges are held than are solved
-                found += pool.map(lambda one: one.values(centered=centered), some)
-        return found
+            while batch := list(islice(parts, self._workers)):  # so that no more merges are held than are solved
+                values += pool.map(lambda part: part.values(centered=centered), batch)
+        return values
 
     @cached_property
-    def _replicates(self) -> list[Spectrum]:
+    def _spectra(self) -> list[Spectrum]:
+        """Spectra of the sample without each replicate, then of its halves."""
         n_rows, sums = self.whole.n_rows, self.whole.sums()
-        parts = [(n_rows - group.n_rows, sums - group.sums()) for group in self._groups]
-        for half in _halved(self._groups):
-            parts.append((sum(group.n_rows for group in half), np.sum([group.sums() for group in half], axis=0)))
+        parts = [(n_rows - replicate.n_rows, sums - replicate.sums()) for replicate in self._replicates]
+        for half in _halves(self._replicates):
+            parts.append((sum(one.n_rows for one in half), np.sum([one.sums() for one in half], axis=0)))
         return [
             replace(
                 self.spectrum, raw=_exact(raw), centered=_exact(centered), n_rows=count,
                 row_sum=(float(np.linalg.norm(row_sum)),) * 2,
             )
             for raw, centered, (count, row_sum) in zip(
-                self._raw, self._values_without(centered=True), parts, strict=True
+                self._raw_values, self._values_of_parts(centered=True), parts, strict=True
             )
         ]  # fmt: skip
 
 
 def _each_left_out(accumulators: Sequence[Accumulator]) -> Iterator[Accumulator]:
-    """Yield the merge of all but each: by prefixes and suffixes, so nothing is ever subtracted."""
-    after: list[Accumulator] = [accumulators[-1]]  # of the last ones, one more each
+    """Yield, for each accumulator, the merge of all others: of a prefix and a suffix, so nothing is subtracted."""
+    suffixes: list[Accumulator] = [accumulators[-1]]  # each one longer than the one before
     for one in reversed(accumulators[1:-1]):
-        after.append(one.merge(after[-1]))
-    yield after.pop()
-    before = accumulators[0]
+        suffixes.append(one.merge(suffixes[-1]))
+    yield suffixes.pop()
+    prefix = accumulators[0]
     for one in accumulators[1:-1]:
-        yield before.merge(after.pop())
-        before = before.merge(one)
-    yield before
+        yield prefix.merge(suffixes.pop())
+        prefix = prefix.merge(one)
+    yield prefix
 
 
-def _halved(groups: Sequence[Accumulator]) -> tuple[Sequence[Accumulator], Sequence[Accumulator]]:
-    """Return the first half and the others."""
-    middle = len(groups) // 2
-    return groups[:middle], groups[middle:]
+def _halves(replicates: Sequence[Accumulator]) -> tuple[Sequence[Accumulator], Sequence[Accumulator]]:
+    """Return the first half of the replicates and the second."""
+    middle = len(replicates) // 2
+    return replicates[:middle], replicates[middle:]
 
 
 def _exact(values: FloatArray) -> SingularValues:

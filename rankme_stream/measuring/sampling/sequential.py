@@ -1,4 +1,4 @@
-"""How far a sample grows: looks on a fixed schedule, until the interval is narrow enough."""
+"""Sequential sampling: a sample grows in looks on a fixed schedule until its interval is narrow enough."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from rankme_stream.passes.planning import sample_design
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.spectra.estimates import Estimate, estimate_rankme
 
-# met: the tolerance; blunt: a better arithmetic is needed; all: every row had better be read; spent: no row is left
+# met: the interval is within the tolerance; blunt: a better arithmetic is needed; all: reading every row is better;
+# spent: the allowed rows are read
 Outcome = Literal["met", "blunt", "all", "spent"]
 
-_ROWS_FOR_POPULATION = 64  # a feature
+_ROWS_FOR_POPULATION = 64  # per feature
 
 
 @dataclass(frozen=True)
 class Look:
-    """RankMe after so many rows, and the half-width that the arithmetic alone leaves it.
+    """RankMe after a number of rows, and the half-width that is due to the arithmetic alone.
 
-    ``is_undetermined`` where the arithmetic cannot tell the rows from rows of zeros.
+    ``is_undetermined`` means that the arithmetic cannot distinguish the rows from zeros.
     """
 
     rows: int
@@ -35,12 +36,12 @@ class Look:
     is_undetermined: bool
 
     def is_within(self, tolerance: float) -> bool:
-        """Whether the interval's half-width is at most so much, relative to RankMe."""
+        """Return whether the interval's half-width is at most the tolerance, relative to RankMe."""
         value, half_width = self.rankme.value, self.rankme.half_width
         return value is not None and half_width is not None and half_width <= tolerance * abs(value)
 
     def is_blunt(self, tolerance: float) -> bool:
-        """Whether the arithmetic alone leaves so much that the sampling error cannot fit in as well."""
+        """Return whether the error of the arithmetic leaves too little of the tolerance for that of sampling."""
         value = self.rankme.details.get("sample")
         if self.is_undetermined:
             return True
@@ -51,7 +52,7 @@ class Look:
         )
 
     def rows_wanted(self, tolerance: float, n_rows: float) -> float:
-        """Rows that the tolerance probably takes, if errors fall like the root of 1/n - 1/N; 0 where none is known."""
+        """Return the rows that the tolerance needs if errors fall like the root of 1/n - 1/N; 0 if unknown."""
         half_width, value = self.rankme.half_width, self.rankme.value
         if value is None or half_width is None:
             return 0.0
@@ -62,52 +63,52 @@ class Look:
         return 1.0 / ((1.0 / self.rows - 1.0 / n_rows) * (wanted / now) ** 2 + 1.0 / n_rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a point of the convergence curve."""
+        """Return the look as a point of the convergence curve, as JSON types."""
         rankme = self.rankme
         return {"rows": self.rows, "value": rankme.value, "lower": rankme.lower, "upper": rankme.upper}
 
 
 def look_at(sample: Sample) -> Look:
-    """Return RankMe as a sample tells it now; without a value where the rows are too few for one."""
+    """Return RankMe from a sample as read so far; without a value if the rows are too few for one."""
     estimate = estimate_rankme(sample.spectrum)
     is_undetermined = estimate.value is None and bool(sample.spectrum.raw.consistent.upper.any())
     n_rows = sample.whole.accumulators["raw"].n_rows
-    return Look(n_rows, sample.widened(estimate), sample.arithmetic_error(estimate), is_undetermined)
+    return Look(n_rows, sample.widen_rankme(estimate), sample.arithmetic_error(estimate), is_undetermined)
 
 
 @dataclass(frozen=True)
 class SequentialSample:
-    """A sample that was read look by look, and how that ended."""
+    """Sample that was read look by look, and the outcome."""
 
     sample: Sample
     looks: Sequence[Look]
     outcome: Outcome
 
     def wants_rows(self, tolerance: float) -> bool:
-        """Whether more rows would have helped, and were not allowed."""
+        """Return whether more rows than allowed would have narrowed the interval."""
         return self.outcome == "spent" and not self.looks[-1].is_blunt(tolerance)
 
     @property
     def is_answer(self) -> bool:
-        """Whether the sample is the answer; otherwise every row had better be read."""
+        """Whether the sample gives the result; otherwise reading every row is better."""
         return self.outcome != "all"
 
 
 def read_sample(
     runner: PassRunner, arithmetics: Sequence[Arithmetic], design: SampleDesign, progress: Report | None
 ) -> SequentialSample:
-    """Read look by look until RankMe's interval is within the tolerance, or it is clear that it will not be.
+    """Read look by look until RankMe's interval is within the tolerance, or clearly will not be.
 
-    Where the arithmetic alone leaves too wide an interval, the same rows are read again by the next one. More than half
-    of all rows are not read: then every row had better be.
+    If the arithmetic alone makes the interval too wide, the next one reads the same rows again. No more than half of
+    all rows are read: beyond that, reading every row is better.
 
     Raises
     ------
     UsageError
-        If the design's first look holds more rows than are allowed.
+        If the design's first look has more rows than are allowed.
     """
     max_rows = _most_rows(design, runner.request.max_rows)
-    reading: SequentialSample | None = None
+    result: SequentialSample | None = None
     for arithmetic in arithmetics:
         is_last = arithmetic is arithmetics[-1]
         try:
@@ -118,30 +119,30 @@ def read_sample(
                 raise
             continue
         except LimitError as error:
-            if reading is None and is_last:
+            if result is None and is_last:
                 raise
             runner.refused = str(error)
             continue
         if looks:
-            described = {"method": sample.plan.method, "precision": sample.plan.precision}
-            runner.passes.append(described | {"half_width": looks[-1].rankme.half_width})
-        reading = SequentialSample(sample, looks, outcome)
+            record = {"method": sample.plan.method, "precision": sample.plan.precision}
+            runner.passes.append(record | {"half_width": looks[-1].rankme.half_width})
+        result = SequentialSample(sample, looks, outcome)
         if outcome != "blunt":
             break
-    assert reading is not None  # the last arithmetic raises
-    return reading
+    assert result is not None  # if no sample was read, the last arithmetic raised
+    return result
 
 
 def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
-    """Return the most rows that may be read, None for all; refuse so few that they give no interval."""
+    """Return the most rows that may be read, None for all; refuse a number too small for an interval."""
     if max_rows is None or max_rows >= design.row_stop - design.row_start:
         return None
     if next(design.looks(max_rows), None) is None:
         least = design.first_look * design.unit_rows
         raise UsageError(
-            f"max_rows is {max_rows:,}, and an interval takes {least:,} rows of these: 10 a feature, in "
-            f"{sample_design.N_GROUPS} groups of units of {design.unit_rows:,} rows; allow that many, or leave sample "
-            "out and read every row"
+            f"max_rows is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
+            f"{sample_design.N_REPLICATES} replicates of units of {design.unit_rows:,} rows; allow that many, or leave "
+            "sample out and read every row"
         )
     return max_rows
 
@@ -156,7 +157,7 @@ def _grow(
         look = look_at(sample)
         looks.append(look)
         if progress is not None:
-            progress(replace(sample.done, rankme=(look.rankme.value, look.rankme.lower, look.rankme.upper)))
+            progress(replace(sample.progress, rankme=(look.rankme.value, look.rankme.lower, look.rankme.upper)))
         if look.is_within(tolerance):
             return looks, "met"
         if look.is_blunt(tolerance) and not is_last:
@@ -170,12 +171,13 @@ def _grow(
 def sample_for_population(
     runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign, progress: Report | None
 ) -> Sample | None:
-    """Return a sample that shows how much the rows vary: of up to 64 D of them, or all.
+    """Return a sample, of 64 D rows or of all, that shows how much the rows vary.
 
-    None if that is less than a unit a replicate.
+    Return None if there is less than one unit per replicate.
     """
     wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
-    n_units = min(design.n_units, max(wanted, design.first_look)) // sample_design.N_GROUPS * sample_design.N_GROUPS
+    n_units = min(design.n_units, max(wanted, design.first_look))
+    n_units = n_units // sample_design.N_REPLICATES * sample_design.N_REPLICATES
     if n_units == 0:
         return None
     sample = Sample(runner, arithmetic, design)

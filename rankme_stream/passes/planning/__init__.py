@@ -1,1 +1,1 @@
-"""What a pass will do and hold in memory, worked out before the first read."""
+"""Plans of passes: schedule and memory, computed before the first read."""

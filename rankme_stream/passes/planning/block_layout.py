@@ -1,4 +1,4 @@
-"""Where blocks begin and end: at the natural bounds of the source."""
+"""Division of rows into blocks, which begin and end at the natural bounds of the source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class BlockRange(NamedTuple):
-    """A block to read, rows [start, stop), and how many of its rows will be asked for."""
+    """Block to read: rows [start, stop), of which ``n_used`` are used."""
 
     start: int
     stop: int
@@ -19,26 +19,26 @@ class BlockRange(NamedTuple):
 def block_ranges(
     bounds: Sequence[int], start: int, stop: int, block_rows: int, segment_rows: int
 ) -> Iterator[BlockRange]:
-    """Cut rows [start, stop) into blocks that begin and end at natural bounds; every row is used.
+    """Yield blocks of rows [start, stop) that begin and end at natural bounds; every row is used.
 
-    A block holds about ``block_rows`` rows and at least one natural unit. It never runs past the last bound before a
-    segment's end, so that only the unit that straddles two segments is shared by them.
+    A block holds about ``block_rows`` rows and at least one natural unit. It never passes the last bound before a
+    segment's end, so that two segments share only a unit that straddles both.
     """
     while start < stop:
         wanted = min(start + block_rows, (start // segment_rows + 1) * segment_rows, stop)
-        place = bisect_right(bounds, wanted)
+        index = bisect_right(bounds, wanted)
         if wanted == stop:
             end = stop
-        elif place and bounds[place - 1] > start:
-            end = bounds[place - 1]
+        elif index and bounds[index - 1] > start:
+            end = bounds[index - 1]
         else:
-            end = bounds[place] if place < len(bounds) else stop
+            end = bounds[index] if index < len(bounds) else stop
         yield BlockRange(start, end, end - start)
         start = end
 
 
 def largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
-    """Return the most rows between neighbouring bounds or ends."""
+    """Return the largest number of rows between neighbouring bounds or ends."""
     if isinstance(bounds, range):
         return min(stop - start, abs(bounds.step)) if bounds else stop - start
     edges = [start, *bounds, stop]

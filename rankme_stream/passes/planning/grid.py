@@ -1,4 +1,4 @@
-"""Panels and segments, which fix the bits of a pass."""
+"""Panels and segments, which determine the bits of a pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankme_stream.accumulators.methods import METHODS
 
 @dataclass(frozen=True)
 class Grid:
-    """Panels and segments: they fix the bits, and depend on width and method alone.
+    """Panels and segments: they determine the bits, and depend on width and method alone.
 
     Panel k is rows [k P, (k+1) P); a segment is a power of two of panels, the leaf of the merge tree.
     """
@@ -20,15 +20,15 @@ class Grid:
     segment_rows: int
 
     def segments(self, start: int, stop: int) -> range:
-        """Indices of the segments that rows [start, stop) touch."""
+        """Return the indices of the segments that overlap rows [start, stop)."""
         return range(start // self.segment_rows, -(-stop // self.segment_rows))
 
     def panels(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Row ranges of the panels in [start, stop), the first and last cut to it."""
+        """Yield the row ranges of the panels in [start, stop), the first and last cut to it."""
         return self.slabs(start, stop, self.panel_rows)
 
     def slabs(self, start: int, stop: int, slab_rows: int) -> Iterator[tuple[int, int]]:
-        """Row ranges of ``slab_rows`` rows, whole panels, in [start, stop), the first and last cut to it."""
+        """Yield ranges of ``slab_rows`` rows, whole panels, in [start, stop), the first and last cut to it."""
         while start < stop:
             end = min(stop, (start // slab_rows + 1) * slab_rows)
             yield start, end
@@ -36,9 +36,9 @@ class Grid:
 
 
 def grid_for(arithmetic: Arithmetic, size: Size) -> Grid:
-    """Return the grid of an arithmetic, a width and a sketch size.
+    """Return the grid for an arithmetic, a width and a sketch size.
 
-    Segments of float32, which is twice as fast, are twice as long: the first panel of each is probed.
+    Float32 is twice as fast, and its segments are twice as long, since the first panel of each is probed.
     """
     method = METHODS[arithmetic.method]
     segment_rows = method.segment_rows(size)

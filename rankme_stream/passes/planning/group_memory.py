@@ -1,4 +1,4 @@
-"""What groups hold at most while a pass runs, from where their rows lie; pure arithmetic."""
+"""Prediction of the most memory that groups hold in a pass, from where their rows lie; pure arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from rankme_stream.accumulators.method import PANEL_ROWS
 from rankme_stream.groups.partition import N_BATCHES, Partition
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.numerics.symmetric import triangle_bytes
@@ -14,36 +15,37 @@ from rankme_stream.passes.planning.grid import Grid
 
 _PIECE_BYTES = 250  # of an array in Python, beside its values
 _GROUP_BYTES = 700  # of an open group in a node
-_CLOSED_BYTES = 2500
-_PANEL_ROWS = 1024
-_FRAGMENTS = 1.1  # small arrays of all sizes come and go
+_CLOSED_BYTES = 2500  # of a closed group
+_FRAGMENTATION = 1.1  # factor, since small arrays of all sizes are allocated and freed
 
 
 @dataclass(frozen=True)
 class GroupMemory:
-    """Bytes.
+    """Bytes that groups hold.
 
     Attributes
     ----------
-    passing
-        While rows are read and partial results merged.
-    held
-        Of that, by partial results that nobody works on: what a state file is written from.
+    reading
+        Bytes while rows are read and partial results merged.
+    waiting
+        Bytes of these in partial results that wait for their siblings, from which a state file is written.
     node
-        Of the groups of one partial result at most.
-    telling
-        While scores are worked out.
+        Most bytes in one partial result.
+    scoring
+        Bytes while scores are computed.
     """
 
-    passing: int
-    held: int
+    reading: int
+    waiting: int
     node: int
-    telling: int
+    scoring: int
 
 
 @dataclass(frozen=True)
 class _Level:
-    """How many nodes there are, and what the fullest hold: rows and Grams of open groups, scatters of closed ones."""
+    """Nodes of one level: their number, and the bytes of the fullest, in rows and Grams of open groups and in scatters
+    of closed ones.
+    """
 
     n_nodes: int
     rows: int
@@ -59,21 +61,21 @@ class _Level:
 def predict_group_memory(
     groups: Partition, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int
 ) -> GroupMemory:
-    """Return what groups hold in a pass over their rows.
+    """Return the bytes that groups hold in a pass over their rows.
 
     Parameters
     ----------
     itemsize
         Bytes of a value in the rows that are kept.
     at_once, workers
-        Segments that run at once; threads.
+        Number of segments that run at once, and of threads.
 
     Notes
     -----
-    A group is open in the nodes of the merge tree that hold some of its rows and not all. It has its rows there while
-    they are no more than the features, else a Gram. One node of each level is held, and two segments a worker that are
-    finished before their siblings; every worker may be merging two nodes into a third. Rows are there once, whoever
-    holds them.
+    A group is open in the nodes of the merge tree that hold some of its rows but not all. Such a node keeps its rows if
+    they are no more than the features, and otherwise a Gram matrix. One node of each level waits for its sibling, and
+    so do two segments per worker; every worker may be merging two nodes into a third. Rows exist once, whichever nodes
+    refer to them.
     """
     row_bytes, square = n_features * itemsize, 8 * n_features**2
     levels = _levels(groups, grid, n_features, itemsize)
@@ -85,21 +87,21 @@ def predict_group_memory(
     rows += int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES
     rows += (sum(level.n_open for level in below) + in_flight * leaf.n_open) * _GROUP_BYTES
     closed = int((8 * n_features + 48 * np.minimum(groups.counts, n_features) + _CLOSED_BYTES).sum())
-    held = int(_FRAGMENTS * (rows + closed)) + in_flight * leaf.matrices + sum(level.matrices for level in below)
+    waiting = int(_FRAGMENTATION * (rows + closed)) + in_flight * leaf.matrices + sum(level.matrices for level in below)
     merges = [
-        lower.matrices + upper.matrices + upper.scatters + upper.n_open * _GROUP_BYTES  # what was closed, and with it
+        lower.matrices + upper.matrices + upper.scatters + upper.n_open * _GROUP_BYTES  # scatters before and after
         for lower, upper in pairwise(levels)
         for _ in range(min(at_once, upper.n_nodes))
     ]
     merging = sum(sorted(merges)[-at_once:]) if merges else root.matrices
     buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
-    panels = 8 * (_PANEL_ROWS + n_features) * n_features
-    scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # closing, in workers and in the merge they share
+    panels = 8 * (PANEL_ROWS + n_features) * n_features
+    scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # to close groups, in workers and shared merges
     return GroupMemory(
-        passing=held + merging + buffers + scratch,
-        held=held,
+        reading=waiting + merging + buffers + scratch,
+        waiting=waiting,
         node=max(level.rows + level.grams for level in levels) + closed + root.scatters,
-        telling=int(_FRAGMENTS * closed) + root.scatters
+        scoring=int(_FRAGMENTATION * closed) + root.scatters
         + (2 + 3 * min(workers, N_BATCHES)) * 8 * len(groups) * n_features
         + (4 + 8 * min(workers, N_BATCHES)) * square,
     )  # fmt: skip
@@ -118,7 +120,7 @@ def _levels(groups: Partition, grid: Grid, n_features: int, itemsize: int) -> li
 
         def per_node(which: Array, weight: Array, low: Array = low - offset, high: Array = high - offset,
                      n_nodes: int = n_nodes) -> Array:  # fmt: skip
-            """Sum a weight of groups over the nodes that each reaches over."""
+            """Return for each node the sum of a weight over the groups that extend into it."""
             steps = np.zeros(n_nodes + 1)
             np.add.at(steps, low[which], weight[which])
             np.add.at(steps, high[which] + 1, -weight[which])

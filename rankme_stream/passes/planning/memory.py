@@ -1,4 +1,4 @@
-"""Bytes that a pass holds at its peak, on the host and on a card, predicted from its plan."""
+"""Prediction of the bytes that a pass holds at its peak, on the host and on a card."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.grid import Grid, grid_for
 from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
-PATIENCE = 2  # segments in flight, in workers, counted from the oldest unfinished one
-_SLAB_VALUES = 2**19  # values that are audited and cast at once: calls cost nothing then, and 4 MiB stay in the cache
+PATIENCE = 2  # segments per worker that may be started, counted from the oldest unfinished one
+_SLAB_VALUES = 2**19  # audited and cast at once: enough to make calls cheap, and their 4 MiB stay in the cache
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
-_FILE_BYTES = 2**20  # of a state file beside its triangles
+_FILE_BYTES = 2**20  # of a state file, beside its triangles
 
 
 class SampleUnits(NamedTuple):
-    """Units of a sample: rows of one, the number of replicates, and the rows of the first look."""
+    """Units of a sample: rows per unit, number of replicates, and rows of the first look."""
 
     unit_rows: int
     n_replicates: int
@@ -30,22 +30,22 @@ class SampleUnits(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What a pass adds up, and what it keeps of the rows.
+    """What a pass accumulates and keeps of the rows.
 
     Attributes
     ----------
     size
         Width of the rows, and size of the sketch.
     normalize
-        Whether rows scaled to unit length are added up as well.
+        Whether rows scaled to unit length are accumulated as well.
     pass_number
-        From 0, of a sketch that takes several.
+        Number of the pass, from 0, for a sketch that makes several.
     has_checkpoint
-        Whether a state file is kept: what it is written from stays in memory meanwhile.
+        Whether a state file is kept; the partial results that it is written from stay in memory meanwhile.
     groups, kept_itemsize
-        Rows that are kept apart, and bytes of a value in them.
+        Partition of the rows into groups, and bytes of a value in the rows that are kept.
     sample
-        Where only some units are to be read; None where every row is.
+        Units to read; None to read every row.
     """
 
     arithmetic: Arithmetic
@@ -60,12 +60,12 @@ class Workload:
 
     @property
     def method(self) -> Method:
-        """The method, which says what it costs."""
+        """Method of the arithmetic, with its costs."""
         return METHODS[self.arithmetic.method]
 
     @cached_property
     def grid(self) -> Grid:
-        """Panels and segments; of a sample, segments are its units."""
+        """Panels and segments; the segments of a sample are its units."""
         grid = grid_for(self.arithmetic, self.size)
         if self.sample is None:
             return grid
@@ -73,7 +73,7 @@ class Workload:
 
     @property
     def slab_rows(self) -> int:
-        """Rows of a slab: whole panels that are audited and cast at once."""
+        """Number of rows in a slab: whole panels that are audited and cast at once."""
         rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
         return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
@@ -94,18 +94,18 @@ class Workload:
 
     @property
     def n_replicates(self) -> int:
-        """Replicates of a sample, each of which keeps an accumulator; 0 without one."""
+        """Number of replicates of a sample, each with an accumulator of its own; 0 without a sample."""
         return 0 if self.sample is None else self.sample.n_replicates
 
     @property
     def n_matrices(self) -> int:
-        """Accumulators of the same rows: those of unit length have one of their own."""
+        """Number of accumulators for the same rows: unit rows have one of their own."""
         return 1 + self.normalize
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How the rows of a pass are stored.
+    """Storage of the rows of a pass.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class RowLayout:
     bounds
         Natural row offsets strictly inside ``rows``.
     read_memory
-        Returns the bytes that reading so many consecutive rows takes at its peak, result included.
+        Returns the peak bytes that reading a number of consecutive rows takes, result included.
     """
 
     rows: tuple[int, int]
@@ -131,19 +131,19 @@ class RowLayout:
 
     @cached_property
     def largest_unit(self) -> int:
-        """Most rows between neighbouring bounds."""
+        """Largest number of rows between neighbouring bounds."""
         return largest_unit(self.bounds, *self.rows)
 
 
 class CardLimits(NamedTuple):
-    """Free bytes of a card, 0 where it does not tell; and whether partial results are merged on the host."""
+    """Free bytes of a card, 0 if unknown, and whether partial results are merged on the host."""
 
     free_bytes: int
     has_host: bool
 
 
 class Concurrency(NamedTuple):
-    """Threads of a pass, the segments that they run at once, and how they read blocks."""
+    """Threads of a pass, the segments that they run at once, and the blocks that they read."""
 
     workers: int
     segments_at_once: int
@@ -153,7 +153,7 @@ class Concurrency(NamedTuple):
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a pass by what holds them, on the host and on a card, and those of its state file and groups."""
+    """Bytes of a pass by purpose, on the host and on a card, and those of its state file and its groups."""
 
     host: dict[str, int]
     card: dict[str, int]
@@ -171,7 +171,7 @@ def predict_memory(
     base_bytes
         Bytes that the process holds already.
     card
-        Where a card computes; None on the host.
+        Limits of the card that computes; None for the host.
     """
     at_once = concurrency.segments_at_once
     n_segments = len(workload.grid.segments(*layout.rows))
@@ -179,40 +179,41 @@ def predict_memory(
     on_card: dict[str, int] = {}
     if card is not None:
         on_card = card_memory(workload, n_live, concurrency)
-        if card.has_host:  # which solves as well
+        if card.has_host:  # the host then also solves
             del on_card["solving"]
     if card is None or card.has_host:
         memory = host_memory(workload, n_live, concurrency)
     else:
         memory = feeding_memory(workload, at_once)
-    if workload.pass_number:  # the basis that the last pass found, on the host
+    if workload.pass_number:  # for the basis, on the host, that the previous pass found
         memory["accumulators"] += workload.state_bytes
     memory |= {
         "reading": _reading_bytes(workload, layout, concurrency), "libraries": _LIBRARY_BYTES, "process": base_bytes,
     }  # fmt: skip
     if workload.has_checkpoint:
         memory["checkpoint"] = workload.n_matrices * (n_live + 1) * workload.state_bytes
-    held = None
+    groups = None
     if workload.groups is not None:
-        held = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
-                                    at_once, concurrency.workers)  # fmt: skip
-        memory |= {"groups": held.passing + workload.has_checkpoint * (held.held + held.node), "scores": held.telling}
-    return Footprint(memory, on_card, _checkpoint_bytes(workload, n_live, held), held)
+        groups = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
+                                      at_once, concurrency.workers)  # fmt: skip
+        stored = workload.has_checkpoint * (groups.waiting + groups.node)
+        memory |= {"groups": groups.reading + stored, "scores": groups.scoring}
+    return Footprint(memory, on_card, _checkpoint_bytes(workload, n_live, groups), groups)
 
 
-def _checkpoint_bytes(workload: Workload, n_live: int, held: GroupMemory | None) -> int:
-    """Return what a state file may come to: 0 where none is kept."""
+def _checkpoint_bytes(workload: Workload, n_live: int, groups: GroupMemory | None) -> int:
+    """Return the largest size of the state file; 0 without one."""
     if not workload.has_checkpoint:
         return 0
     basis = workload.packed_bytes if workload.pass_number else 0
-    groups = 0 if held is None else held.held
-    return workload.n_matrices * n_live * workload.packed_bytes + _FILE_BYTES + groups + basis
+    group_bytes = 0 if groups is None else groups.waiting
+    return workload.n_matrices * n_live * workload.packed_bytes + _FILE_BYTES + group_bytes + basis
 
 
 def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
-    """Return the bytes, on the host, of accumulators, of panels with scratch beside them, and of solving.
+    """Return the bytes on the host for accumulators, for panels with their scratch memory, and for solving.
 
-    ``n_live`` partial results are alive at once.
+    ``n_live`` partial results exist at once.
     """
     at_once, workers = concurrency.segments_at_once, concurrency.workers
     method, size = workload.method, workload.size
@@ -228,15 +229,13 @@ def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
 
 
 def feeding_memory(workload: Workload, at_once: int) -> dict[str, int]:
-    """Return the same where a card computes: rows on their way to it, and what of a sketch comes back."""
+    """Return the bytes on the host if a card computes: rows on their way to it, and a sketch that comes back."""
     solving = 3 * workload.state_bytes if workload.method.is_sketch else 0
     return {"accumulators": 0, "panels": at_once * workload.slab_bytes, "solving": solving}
 
 
 def card_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
-    """Return the same on the card, where matrices are whole, rows are copied as they are stored and every step makes an
-    array of its own.
-    """
+    """Return the bytes on the card: matrices are whole, rows are copied as stored, and every step makes a new array."""
     at_once, size, method = concurrency.segments_at_once, workload.size, workload.method
     state = workload.state_bytes if method.is_sketch else size.square_bytes
     scratch = method.card_scratch_bytes(size, workload.grid.panel_rows)
@@ -253,12 +252,12 @@ def card_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
 
 
 def _n_live(workload: Workload, n_live: int, at_once: int) -> int:
-    """Return the partial results alive at once; of a sample, each replicate keeps one."""
+    """Return the number of partial results that exist at once; in a sample, each replicate keeps one."""
     return _in_flight(at_once) + workload.n_replicates + 1 if workload.n_replicates else n_live
 
 
 def _slabs(workload: Workload, concurrency: Concurrency) -> int:
-    """Return the bytes of panels: one more is filled where threads share the products of one."""
+    """Return the bytes of panels: if threads share the products of one panel, another is filled meanwhile."""
     at_once = concurrency.segments_at_once
     return workload.n_matrices * at_once * (1 if at_once == concurrency.workers else 2) * workload.slab_bytes
 
@@ -268,26 +267,24 @@ def _accumulators(workload: Workload, n_live: int, state: int, merging: int) -> 
 
 
 def _solving(workload: Workload, workers: int) -> int:
-    if (
-        n := workload.n_replicates
-    ):  # a jackknife: the replicates, those of a prefix and merges of each; a solve a thread
+    if n := workload.n_replicates:  # for a jackknife: replicates, those of a prefix, merges; one solve per thread
         squares = 8 + 4 * min(workers, n)
         return (4 * n + workers + 4) * workload.state_bytes + squares * workload.size.square_bytes
     return workload.method.solving_bytes(workload.size, normalize=workload.normalize)
 
 
 def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the bytes of blocks, those read ahead included."""
+    """Return the bytes of blocks, including those read ahead."""
     at_once, unit = concurrency.segments_at_once, layout.largest_unit
     row_bytes = workload.size.n_features * layout.itemsize
-    held_rows = min(layout.n_rows, max(concurrency.block_rows, unit))
+    block_rows = min(layout.n_rows, max(concurrency.block_rows, unit))
     window = 0 if workload.n_replicates else PATIENCE * at_once * workload.grid.segment_rows
-    reading = reading_bytes(window, at_once, unit, layout.read_memory(held_rows), unit * row_bytes)
-    return reading + concurrency.reads_ahead * at_once * held_rows * row_bytes
+    reading = reading_bytes(window, at_once, unit, layout.read_memory(block_rows), unit * row_bytes)
+    return reading + concurrency.reads_ahead * at_once * block_rows * row_bytes
 
 
 def live(at_once: int, n_segments: int) -> int:
-    """How many partial results of segments may be alive at once, those being merged included."""
+    """Return how many partial results of segments may exist at once, including those being merged."""
     return min(_in_flight(at_once) + n_segments.bit_length() + 1, n_segments + 1)
 
 
@@ -296,9 +293,9 @@ def _in_flight(at_once: int) -> int:
 
 
 def reading_bytes(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
-    """Bytes of blocks being read, and of units kept because another segment still needs rows of them.
+    """Return the bytes of blocks being read, and of units kept because another segment still needs their rows.
 
-    ``window_rows`` is how far apart the segments in flight may be; 0 where they share nothing.
+    ``window_rows`` is how many rows the segments in flight may span; 0 if they share no unit.
     """
     if at_once == 1 or window_rows == 0:
         return at_once * read_bytes
@@ -307,12 +304,14 @@ def reading_bytes(window_rows: int, at_once: int, unit: int, read_bytes: int, un
     return reading * read_bytes + kept * unit_bytes
 
 
-_PASSING = ("accumulators", "panels", "reading", "rows", "checkpoint", "groups")
-_TELLING = ("solving", "panels", "scores")
+_WHILE_READING = ("accumulators", "panels", "reading", "rows", "checkpoint", "groups")
+_WHILE_SOLVING = ("solving", "panels", "scores")
 _ALWAYS = ("process", "libraries")
 
 
 def peak_bytes(memory: Mapping[str, int]) -> int:
-    """Return the most that is held at once: while rows are read, or while numbers are told."""
-    passing, telling, always = (sum(memory.get(one, 0) for one in names) for names in (_PASSING, _TELLING, _ALWAYS))
-    return always + max(passing, telling)
+    """Return the most bytes held at once: while rows are read, or while the spectrum is solved for."""
+    reading, solving, always = (
+        sum(memory.get(name, 0) for name in names) for names in (_WHILE_READING, _WHILE_SOLVING, _ALWAYS)
+    )
+    return always + max(reading, solving)

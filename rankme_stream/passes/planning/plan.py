@@ -1,4 +1,4 @@
-"""What a pass will do and what it will hold, worked out before the first read; pure data and arithmetic."""
+"""Plan of a pass: its steps and its memory, computed before the first read; pure data and arithmetic."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pass will do: grids, schedule, cost and memory. Bytes are bytes, rows are rows of the source.
+    """Plan of a pass: grid, schedule, cost and memory; rows are rows of the source.
 
-    ``sample_rows`` is what the first look at a sample reads, whose units are the segments; 0 where every row is read.
-    Bytes and flops are those of all rows. ``checkpoint_bytes`` is what a state file of it may come to; 0 where none is
-    kept. ``sketch_size`` and ``seed`` are those of a sketch; 0 for other methods. ``pass_number`` is the number of
-    the pass, from 0, where a sketch takes several, and ``basis`` identifies what the one before found.
-    ``n_groups`` groups are told apart by labels of the digest ``groups``; ``group_bytes`` is what those of one partial
-    result may come to. ``card`` is what a card holds where one computes, and nothing elsewhere; its limit is 0 where it
-    does not tell.
+    Attributes
+    ----------
+    sample_rows
+        Rows of the first look at a sample, whose units are the segments; 0 if every row is read. Bytes and flops are
+        those of all rows.
+    checkpoint_bytes
+        Largest size of the state file; 0 without one.
+    sketch_size, seed
+        Those of a sketch; 0 for other methods.
+    pass_number, basis
+        Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
+    n_groups, groups, group_bytes
+        Number of groups, digest of their labels, and most bytes of the groups of one partial result.
+    card, card_peak_bytes, card_limit_bytes
+        Bytes on the card that computes, by purpose; empty without a card. The limit is 0 if unknown.
     """
 
     method: MethodName
@@ -72,7 +80,7 @@ class Plan:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """Method and precision."""
+        """Method and precision of the products."""
         return Arithmetic(self.method, self.precision)
 
     @property
@@ -82,7 +90,7 @@ class Plan:
 
     @property
     def node_bytes(self) -> int:
-        """Bytes of one partial result, as it travels and is stored."""
+        """Bytes of one partial result when sent or stored."""
         return (1 + self.normalize) * METHODS[self.method].packed_bytes(self.size) + self.group_bytes
 
     @property
@@ -91,21 +99,21 @@ class Plan:
         return self.grid.segments(self.row_start, self.row_stop)
 
     def rows_of(self, segments: range) -> tuple[int, int]:
-        """Return the rows [A, B) of some segments."""
+        """Return the rows [A, B) of consecutive segments."""
         rows = self.grid.segment_rows
         return max(self.row_start, segments.start * rows), min(self.row_stop, segments.stop * rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
-        plain = {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
-        grid: dict[str, Any] = plain.pop("grid")
-        return plain | grid
+        record = {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        grid: dict[str, Any] = record.pop("grid")
+        return record | grid
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
-        """Return the plan that ``to_dict`` described."""
+    def from_dict(cls, record: Mapping[str, Any]) -> Plan:
+        """Return the plan from the result of ``to_dict``."""
         names = {key: name for name, key in FILE_KEYS.items()}
-        fields = {names.get(key, key): value for key, value in plain.items()}
+        fields = {names.get(key, key): value for key, value in record.items()}
         grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
         return cls(**fields, grid=grid)
 
@@ -116,30 +124,30 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     Parameters
     ----------
     limits
-        ``workers`` None takes one thread a core, and fewer when memory asks for it.
+        Limits of the process; ``workers`` None uses one thread per core, fewer if memory requires it.
     card
-        Where a card computes.
+        Limits of the card that computes; None for the host.
 
     Raises
     ------
     LimitError
-        When not even one worker with the smallest blocks fits; the text says what would.
+        If not even one worker with the smallest blocks fits; the message says which limit would.
     """
     start, stop = layout.rows
     if stop <= start:
-        raise UsageError(f"rows {start}:{stop} holds no row")
+        raise UsageError(f"rows {start}:{stop} is an empty range: the end must be above the start")
     least: Footprint | None = None
     least_card = 0
     for concurrency in _candidates(workload, layout, limits):
-        found = predict_memory(workload, layout, concurrency, limits.base_bytes, card)
-        peak, card_peak = peak_bytes(found.host), peak_bytes(found.card)
+        footprint = predict_memory(workload, layout, concurrency, limits.base_bytes, card)
+        peak, card_peak = peak_bytes(footprint.host), peak_bytes(footprint.card)
         least_card = min(least_card or card_peak, card_peak)
         if least is None or peak < peak_bytes(least.host):
-            least = found
+            least = footprint
         fits_card = card is None or card_peak <= card.free_bytes or not card.free_bytes
         if peak <= limits.memory_limit_bytes and fits_card:
-            return _plan(workload, layout, limits, concurrency, found, 0 if card is None else card.free_bytes)
-    assert least is not None  # there is one candidate at least
+            return _plan(workload, layout, limits, concurrency, footprint, 0 if card is None else card.free_bytes)
+    assert least is not None  # there is at least one candidate
     if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
             f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
@@ -149,7 +157,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
 
 
 def _candidates(workload: Workload, layout: RowLayout, limits: Limits) -> Iterator[Concurrency]:
-    """Yield the ways to run a pass, the fastest first."""
+    """Yield the ways to run a pass, fastest first."""
     n_segments = len(workload.grid.segments(*layout.rows))
     row_bytes = workload.size.n_features * layout.itemsize
     shared = workload.method.shares_update(workload.size.n_features, workload.arithmetic.precision)
@@ -208,7 +216,7 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
 
 
 def extend_plan(plan: Plan, row_stop: int) -> Plan:
-    """Return a plan for rows [0, ``row_stop``) in place of those at their end, in the same memory."""
+    """Return a plan of the last rows extended to all rows [0, ``row_stop``), in the same memory."""
     row_bytes = plan.bytes_stored // (plan.row_stop - plan.row_start)
     return replace(
         plan, row_start=0, row_stop=row_stop, segments=len(plan.grid.segments(0, row_stop)),

@@ -1,7 +1,7 @@
-"""Which rows a sample reads, and in what steps it grows; pure.
+"""Design of a sample: the rows it reads, and the steps in which it grows; pure functions.
 
-A dump is sorted more often than not, by class, shard or time, so what is drawn at random is not rows but **units**:
-runs of consecutive rows, of equal size, which stay together from the drawing to the standard error.
+A dump is usually sorted, by class, shard or time. So the sample draws **units** at random, not rows: runs of
+consecutive rows, of equal size, which stay together from the drawing to the standard error.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from itertools import islice
 from rankme_stream.numerics import counter_rng
 from rankme_stream.passes.planning.block_layout import BlockRange, largest_unit
 
-N_GROUPS = 16  # of units: the replicates of the jackknife
-ROWS_A_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated
-_UNEVEN = 1.25  # rows an effective row that the first look allows for
-DECODED_AT_MOST = 16  # rows decoded a row used, where units lie in chunks of their own
-_UNIT_ROWS = (16, 256)  # the smallest and largest unit that the width alone asks for: a quarter of it
-_UNITS_AT_LEAST = 8 * N_GROUPS  # of a dump, where units of a huge chunk would leave fewer
+N_REPLICATES = 16  # of the jackknife; units are dealt out to them
+ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated
+_UNEVENNESS = 1.25  # rows per effective row that the first look allows for
+MOST_DECODED = 16  # rows decoded per row used, if every unit lies in a chunk of its own
+_UNIT_ROWS = (16, 256)  # limits of a quarter of the width, the size of a unit before chunks are considered
+_LEAST_UNITS = 8 * N_REPLICATES  # in a dump whose huge chunks would give fewer
 
 
 @dataclass(frozen=True)
 class SampleDesign:
-    """Units of some rows in random order, dealt out to groups in turn.
+    """Units of some rows in random order, dealt out to replicates in turn.
 
     Attributes
     ----------
     row_start, row_stop
-        Rows [A, B) that are sampled from.
+        Rows [A, B) to sample from.
     n_features
         Width D.
     unit_rows
-        Unit k is rows [k U, (k+1) U), cut to the range.
+        Rows U of a unit: unit k is rows [k U, (k+1) U), cut to the range.
     seed
-        Of the order.
+        Seed of the order.
     """
 
     row_start: int
@@ -46,7 +46,7 @@ class SampleDesign:
 
     @property
     def n_units(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return len(self._indices)
 
     @property
@@ -55,14 +55,14 @@ class SampleDesign:
 
     @property
     def first_look(self) -> int:
-        """Units of the smallest sample: as many in each group, and 10 D rows or more."""
-        wanted = int(_UNEVEN * ROWS_A_FEATURE * self.n_features)
-        return N_GROUPS * -(-wanted // (N_GROUPS * self.unit_rows))
+        """Number of units of the smallest sample: equal in all replicates, with 10 D rows or more."""
+        wanted = int(_UNEVENNESS * ROWS_PER_FEATURE * self.n_features)
+        return N_REPLICATES * -(-wanted // (N_REPLICATES * self.unit_rows))
 
     def looks(self, max_rows: int | None = None) -> Iterator[int]:
-        """Yield the units read by each look: doubling, up to half of all, or to ``max_rows``."""
+        """Yield the number of units read by each look: doubling, up to half of all, or to ``max_rows``."""
         most = self.n_units // 2 if max_rows is None else min(self.n_units, max_rows // self.unit_rows)
-        most = most // N_GROUPS * N_GROUPS
+        most = most // N_REPLICATES * N_REPLICATES
         units = self.first_look
         while units <= most:
             yield units
@@ -71,21 +71,21 @@ class SampleDesign:
             units *= 2
 
     def units(self, start: int, stop: int) -> dict[int, int]:
-        """Return the units at places [start, stop) of the random order, ascending, and the group of each."""
+        """Return units ``start`` to ``stop`` - 1 of the random order, ascending, and the replicate of each."""
         drawn = islice(counter_rng.distinct(self.n_units, seed=self.seed), start, stop)
-        found = {self._indices[place]: number % N_GROUPS for number, place in enumerate(drawn, start)}
-        return dict(sorted(found.items()))
+        replicates = {self._indices[index]: number % N_REPLICATES for number, index in enumerate(drawn, start)}
+        return dict(sorted(replicates.items()))
 
     def rows(self, unit: int) -> tuple[int, int]:
         """Return the rows [A, B) of a unit."""
         return max(self.row_start, unit * self.unit_rows), min(self.row_stop, (unit + 1) * self.unit_rows)
 
     def n_rows(self, units: Iterable[int]) -> int:
-        """Return how many rows some units hold."""
+        """Return the number of rows in some units."""
         return sum(stop - start for start, stop in map(self.rows, units))
 
-    def cuts(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[BlockRange]:
-        """Yield blocks that hold some units, ascending: units of one chunk are read together, so it is decoded once."""
+    def block_ranges(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[BlockRange]:
+        """Yield blocks that hold some units, ascending; units of one chunk share a block, so it is decoded once."""
         block: BlockRange | None = None
         for start, stop in map(self.rows, units):
             if block is not None and stop - block.start <= block_rows and _share_a_chunk(block.stop, start, bounds):
@@ -97,11 +97,11 @@ class SampleDesign:
         if block is not None:
             yield block
 
-    def rows_decoded(self, cuts: Iterable[BlockRange], bounds: Sequence[int]) -> int:
-        """Return how many rows the chunks of some blocks hold: what is decoded for them."""
+    def rows_decoded(self, blocks: Iterable[BlockRange], bounds: Sequence[int]) -> int:
+        """Return the number of rows in the chunks of some blocks, all of which are decoded."""
         return sum(
-            _edge_after(cut.stop, bounds, self.row_stop) - _edge_before(cut.start, bounds, self.row_start)
-            for cut in cuts
+            _edge_after(block.stop, bounds, self.row_stop) - _edge_before(block.start, bounds, self.row_start)
+            for block in blocks
         )
 
 
@@ -113,39 +113,39 @@ def draw_design(*, rows: tuple[int, int], n_features: int, bounds: Sequence[int]
     rows
         Rows [A, B) to sample from.
     bounds
-        Natural row offsets strictly inside them.
+        Natural row offsets strictly inside ``rows``, such as the ends of chunks.
     seed
-        Of the random order; the same seed gives the same rows for the same bounds.
+        Seed of the random order; the same seed gives the same rows for the same bounds.
 
     Notes
     -----
-    A unit is a power of two of rows near D/4, 16 to 256, and at least a sixteenth of a chunk, so that no more than 16
-    times the rows used are decoded (32 where a unit straddles two chunks). Where that would leave fewer than 128
-    units in all, units are smaller and more is decoded.
+    The rows of a unit are a power of two near D/4, from 16 to 256, and at least a sixteenth of a chunk, so that at most
+    16 times the rows used are decoded (32 if a unit straddles two chunks). If that gives fewer than 128 units in all,
+    units are smaller and more is decoded.
     """
     start, stop = rows
     least, most = _UNIT_ROWS
     by_width = min(most, max(least, _power_of_two(n_features // 4)))
-    by_chunk = _power_of_two(-(-largest_unit(bounds, start, stop) // DECODED_AT_MOST))
-    by_count = _power_of_two((stop - start) // _UNITS_AT_LEAST + 1) // 2
+    by_chunk = _power_of_two(-(-largest_unit(bounds, start, stop) // MOST_DECODED))
+    by_count = _power_of_two((stop - start) // _LEAST_UNITS + 1) // 2
     return SampleDesign(start, stop, n_features, max(by_width, min(by_chunk, by_count)), seed)
 
 
 def _power_of_two(number: int) -> int:
-    """Return the smallest power of two that is not below a number."""
+    """Return the smallest power of two of at least a number."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def _edge_before(row: int, bounds: Sequence[int], first: int) -> int:
-    place = bisect_right(bounds, row)
-    return bounds[place - 1] if place else first
+    index = bisect_right(bounds, row)
+    return bounds[index - 1] if index else first
 
 
 def _edge_after(row: int, bounds: Sequence[int], last: int) -> int:
-    place = bisect_right(bounds, row - 1)
-    return bounds[place] if place < len(bounds) else last
+    index = bisect_right(bounds, row - 1)
+    return bounds[index] if index < len(bounds) else last
 
 
 def _share_a_chunk(stop: int, start: int, bounds: Sequence[int]) -> bool:
-    """Whether the row before ``stop`` and the row ``start`` lie between the same bounds, or next to each other."""
+    """Return whether row ``stop`` - 1 and row ``start`` lie between the same bounds, or are neighbours."""
     return stop == start or bisect_right(bounds, stop - 1) == bisect_right(bounds, start)

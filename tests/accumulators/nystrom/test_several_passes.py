@@ -212,7 +212,7 @@ class TestSchedules:
         assert [one.get("turn", 0) for one in again.passes] == [0, 1, 2]
         assert same_bits(rs.measure(path, checkpoint=kept, **self.options), whole)  # nothing is left to read
         assert same_bits(rs.measure_state(rs.load_state(kept), tolerance=1e9), whole)
-        with pytest.raises(UsageError, match="holds pass 3, and 2 are asked for: give --passes 3 or more"):
+        with pytest.raises(UsageError, match="holds pass 3, and passes is 2: give --passes 3 or more"):
             rs.measure(path, checkpoint=kept, **self.options | {"passes": 2})
 
     def test_a_state_of_another_basis_is_refused(self, tmp_path):
@@ -235,13 +235,13 @@ class TestSchedules:
 def test_options_that_do_not_go_together_are_refused():
     rows = np.random.default_rng(0).standard_normal((500, 40))
     for options, text in (
-        ({"method": "gram", "passes": 2}, "method gram takes one pass"),
-        ({"method": "frequent-directions", "passes": 2}, "takes one pass"),
+        ({"method": "gram", "passes": 2}, "method gram makes one pass"),
+        ({"method": "frequent-directions", "passes": 2}, "makes one pass"),
         ({"method": "rsvd", "passes": 0}, "at least 1"),
     ):
         with pytest.raises(UsageError, match=text):
             rs.measure(rows, **options)
-    with pytest.raises(UsageError, match="leave sample, population, rows, passes"):
+    with pytest.raises(UsageError, match="leave out sample, population, rows, passes"):
         rs.measure(iter([rows]), method="rsvd", rank=4, passes=2)
     planned = rs.plan(rows, method="rsvd", rank=4, passes=2)
     assert planned.sketch_size == 4 + 10 + PROBES

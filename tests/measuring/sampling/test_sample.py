@@ -70,13 +70,13 @@ def test_places_are_drawn_evenly():
 def test_blocks_hold_the_units_and_decode_no_chunk_twice_in_a_look(n_rows, chunk_rows, seed, first, last):
     drawn, bounds = designed(n_rows, chunk_rows, seed)
     units = drawn.units(min(first, last), min(drawn.n_units, max(first, last)))
-    cuts = list(drawn.cuts(list(units), bounds, 10**9))
+    blocks = list(drawn.block_ranges(list(units), bounds, 10**9))
     wanted = {row for unit in units for row in range(*drawn.rows(unit))}
-    assert sum(cut.n_used for cut in cuts) == len(wanted) == drawn.n_rows(units)
-    assert all(any(cut.start <= row < cut.stop for cut in cuts) for row in wanted)
-    chunks = [set(range(cut.start // chunk_rows, (cut.stop - 1) // chunk_rows + 1)) for cut in cuts]
+    assert sum(block.n_used for block in blocks) == len(wanted) == drawn.n_rows(units)
+    assert all(any(block.start <= row < block.stop for block in blocks) for row in wanted)
+    chunks = [set(range(block.start // chunk_rows, (block.stop - 1) // chunk_rows + 1)) for block in blocks]
     assert all(not before & after for before, after in pairwise(chunks))
-    assert drawn.rows_decoded(cuts, bounds) == sum(
+    assert drawn.rows_decoded(blocks, bounds) == sum(
         min(n_rows, (chunk + 1) * chunk_rows) - chunk * chunk_rows for held in chunks for chunk in held
     )
 
@@ -85,8 +85,8 @@ def test_blocks_hold_the_units_and_decode_no_chunk_twice_in_a_look(n_rows, chunk
 def test_no_more_is_decoded_than_stated(chunk_rows):
     drawn, bounds = designed(10**7, chunk_rows, n_features=768)
     units = drawn.units(0, drawn.first_look)
-    cuts = list(drawn.cuts(list(units), bounds, 10**4))
-    assert drawn.rows_decoded(cuts, bounds) <= 2 * sample_design.DECODED_AT_MOST * drawn.n_rows(units)
+    blocks = list(drawn.block_ranges(list(units), bounds, 10**4))
+    assert drawn.rows_decoded(blocks, bounds) <= 2 * sample_design.MOST_DECODED * drawn.n_rows(units)
     assert drawn.n_rows(units) < 2.1 * 10 * 768 or chunk_rows > 4096
 
 
@@ -97,9 +97,8 @@ def test_a_look_adds_to_the_one_before():
     assert looks[-1] * 2 > drawn.n_units // 2
     together = drawn.units(0, looks[1])
     assert {**drawn.units(0, looks[0]), **drawn.units(looks[0], looks[1])} == together
-    assert (
-        np.bincount(list(together.values())).tolist() == [looks[1] // sample_design.N_GROUPS] * sample_design.N_GROUPS
-    )
+    counts = np.bincount(list(together.values())).tolist()
+    assert counts == [looks[1] // sample_design.N_REPLICATES] * sample_design.N_REPLICATES
 
 
 @pytest.mark.parametrize("method", ["gram", "tsqr"])
@@ -215,9 +214,9 @@ def test_uneven_rows_are_read_on_until_enough_weigh():
         warnings.simplefilter("ignore", ToleranceWarning)
         found = rs.measure(rows, sample=True, max_rows=4096, tolerance=1e-9)
     assert found.rankme.value is None
-    assert "weigh as" in found.rankme.reason
+    assert "carry the weight of" in found.rankme.reason
     assert all(point["value"] is None for point in found.convergence)
-    assert "weigh as" in str(found)
+    assert "carry the weight of" in str(found)
 
 
 def test_rows_that_repeat_one_another_are_not_taken_for_so_many():
@@ -227,7 +226,7 @@ def test_rows_that_repeat_one_another_are_not_taken_for_so_many():
         warnings.simplefilter("ignore", ToleranceWarning)
         found = rs.measure(rows, sample=True, max_rows=768, tolerance=1e-9)
     assert found.rankme.value is None
-    assert "too much to be corrected for" in found.rankme.reason
+    assert "too much to correct" in found.rankme.reason
 
 
 def test_metrics_that_need_the_order_of_close_singular_values_have_no_value():
@@ -242,10 +241,10 @@ def test_metrics_that_need_the_order_of_close_singular_values_have_no_value():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"sample": True, "max_rows": 100}, r"max_rows is 100, and an interval takes 768 rows"),
+        ({"sample": True, "max_rows": 100}, r"max_rows is 100, and an interval needs 768 rows"),
         ({"max_rows": 10_000}, "pass sample as well"),
-        ({"sample": True, "tolerance": 0.0}, "the exact value comes from every row: leave sample out"),
-        ({"sample": True, "confidence": 1.0}, "confidence 1.0 is not between 0 and 1"),
+        ({"sample": True, "tolerance": 0.0}, "for the exact value read every row: leave sample out"),
+        ({"sample": True, "confidence": 1.0}, "confidence is 1.0 and must be between 0 and 1"),
         ({"sample": True, "seed": -1}, "seed is -1 and must be at least 0"),
     ],
 )
@@ -266,14 +265,14 @@ def test_bad_rows_in_a_sample_are_refused_or_left_out_and_counted(rows):
 
 def test_a_sample_with_an_empty_replicate_has_no_value(rows):
     drawn, bad = designed(len(rows), 1)[0], rows.copy()
-    for unit, group in drawn.units(0, drawn.first_look).items():
-        if group == 3:
+    for unit, replicate in drawn.units(0, drawn.first_look).items():
+        if replicate == 3:
             bad[slice(*drawn.rows(unit))] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)
         found = rs.measure(bad, sample=True, nonfinite="skip", max_rows=768, tolerance=1e-9)
     assert found.rankme.value is None
-    assert "a group has none" in found.rankme.reason
+    assert "a replicate has none" in found.rankme.reason
 
 
 def test_collapsed_rows_are_sampled_by_qr_where_the_gram_is_too_coarse():
@@ -332,7 +331,7 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
     ("options", "text"),
     [
         (["--sample", "--tolerance", "0"], "leave sample out"),
-        (["--sample", "--max-rows", "100"], "an interval takes 768 rows"),
+        (["--sample", "--max-rows", "100"], "an interval needs 768 rows"),
         (["--max-rows", "100"], "pass sample as well"),
     ],
 )
@@ -381,7 +380,7 @@ def test_a_whole_dump_gets_an_interval_for_its_population():
 
 
 def test_too_few_rows_give_no_interval_for_their_population():
-    for n_rows, text in ((100, "too few"), (400, "weigh as")):
+    for n_rows, text in ((100, "too few"), (400, "carry the weight of")):
         with pytest.warns(ToleranceWarning, match="more rows are needed"):
             found = rs.measure(rows_like(n_rows), population=True)
         assert found.rankme.value is None
@@ -396,11 +395,11 @@ def quietly(rows: np.ndarray, **options) -> rs.Measurement:
 
 def test_unit_rows_of_a_group_of_zero_rows_are_withheld_alone(rows):
     drawn, some = designed(len(rows), 1)[0], rows.copy()
-    for unit, group in drawn.units(0, drawn.first_look).items():
-        if group == 3:
+    for unit, replicate in drawn.units(0, drawn.first_look).items():
+        if replicate == 3:
             some[slice(*drawn.rows(unit))] = 0
     found = quietly(some, max_rows=768, normalize=True, tolerance=1e-9)
-    assert "a group has none" in found.normalized["vendi"].reason
+    assert "a replicate has none" in found.normalized["vendi"].reason
     assert found.audit.rows_zero == 48
     assert "the first that was read is row" in str(found)
 
@@ -409,12 +408,12 @@ def test_a_sample_whose_weight_lies_in_one_replicate_has_no_value(rows):
     drawn = designed(len(rows), 1)[0]
     n_units = 16 * drawn.first_look
     some = np.zeros(rows.shape, np.float32)
-    for unit, group in drawn.units(0, n_units).items():
-        if group == 3:
+    for unit, replicate in drawn.units(0, n_units).items():
+        if replicate == 3:
             some[slice(*drawn.rows(unit))] = rows[slice(*drawn.rows(unit))]
     found = quietly(some, max_rows=n_units * drawn.unit_rows, tolerance=1e-9)
     assert found.rankme.value is None
-    assert "the 16 groups of rows weigh as 1.0 of equal length" in found.rankme.reason
+    assert "the 16 replicates carry the weight of only 1.0 equal ones" in found.rankme.reason
 
 
 def test_a_sample_of_zeros_does_not_speak_for_the_dump():

@@ -151,7 +151,7 @@ def test_rows_that_were_not_read_yet_may_change(source, tmp_path):
     ("options", "text"),
     [
         ({"normalize": True}, "normalize False there and True here"),
-        ({"method": "tsqr"}, "holds a pass by gram in float64, which is not what is asked for"),
+        ({"method": "tsqr"}, "holds a pass by gram in float64: give this method and precision"),
         ({"precision": "float32"}, "holds a pass by gram in float64"),
     ],
 )
