@@ -1,1 +1,1 @@
-"""Accumulators, which stand for the rows of a pass: one module per method."""
+"""Accumulators, which keep a summary of the rows of a pass: one module per method."""

@@ -31,7 +31,7 @@ SAFETY = 4.0  # factor of the estimate
 CONFIDENCE = 1.0 - 1.4e-4
 _SEED = 0x52616E6B4D65
 _OUTLYING = 4.0  # a panel whose trace is more than this many times the mean of those before it is always probed
-_IMPOSSIBLE = 3.0  # times the worst case, an estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
+_IMPOSSIBLE = 3.0  # times the worst case; a larger estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
 
 
 class ErrorProbes:
@@ -91,7 +91,7 @@ class ErrorProbes:
         self.n_panels += 1
         self._trace += trace
         probability = 1.0 if is_certain else min(1.0, share * max(1.0, larger))
-        if probability < 1.0 and counter_rng.uniform(seed=self.seed, place=start) >= probability:
+        if probability < 1.0 and counter_rng.uniform(seed=self.seed, counter=start) >= probability:
             return
         self.n_probed += 1
         self.n_certain += probability == 1.0
@@ -153,9 +153,9 @@ class ErrorProbes:
 
 @lru_cache(maxsize=2)  # 72 (D + 1) bytes each outlive a pass; drawn once, not once a segment
 def _directions(width: int, seed: int, device: Device) -> Any:
-    """Return eight probes that leave the column of ones out, and that column itself, on a device."""
+    """Return eight probes that are zero for the column of ones, and one for it alone, on a device."""
     directions = np.zeros((width, N_PROBES + 1))
-    directions[1:, :-1] = counter_rng.normal((width - 1, N_PROBES), seed=seed, place=2**63 + width)
+    directions[1:, :-1] = counter_rng.normal((width - 1, N_PROBES), seed=seed, counter=2**63 + width)
     directions[0, -1] = 1.0
     directions.flags.writeable = False
     return device.upload(directions)

@@ -20,13 +20,13 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U32, U, check_trace, gamma
-from rankme_stream.numerics.symmetric import Place, Triangle, triangle_bytes
+from rankme_stream.numerics.symmetric import BlockIndex, Triangle, triangle_bytes
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
 _SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_PROBED_WHOLE = 10**7  # first values of which every panel is probed, at 4 ns a value: no sampling in small dumps
+_PROBED_WHOLE = 10**7  # first values; each of their panels is probed, at 4 ns a value: no sampling in small dumps
 _PROBED_SHARE_PER_FEATURE = 1 / 24_000  # share of the panels after that: probing takes about 5 % of a pass or less
 
 
@@ -192,8 +192,8 @@ class GramSums(RowAccumulator):
         if alive.size == 0:
             return values, 0.0
         if alive.size < self.n_features:
-            places = self.device.upload(alive)
-            lower = self.device.xp.take(self.device.xp.take(lower, places, axis=0), places, axis=1)
+            live = self.device.upload(alive)
+            lower = self.device.xp.take(self.device.xp.take(lower, live, axis=0), live, axis=1)
         found = self.device.eigenvalues(lower)
         values[: alive.size] = found
         values[::-1].sort()
@@ -220,11 +220,11 @@ class GramAccumulator(GramSums, DividedAccumulator):
     """Gram sums of float64 products, whose error is bounded; threads may share the parts of an update."""
 
     @property
-    def parts(self) -> list[Place]:
+    def parts(self) -> list[BlockIndex]:
         """Independent parts of an update, those with most work first."""
-        return self._gram.places
+        return self._gram.block_indices
 
-    def update_part(self, part: Place, panel: Any, workspace: Workspace) -> None:
+    def update_part(self, part: BlockIndex, panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
         self._gram.add_product(part, panel, workspace)
 
@@ -250,8 +250,8 @@ class Float32GramAccumulator(GramSums):
             rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
             self.device.narrow(panel, rounded)
         product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32, self.device))
-        for place in product.places:
-            product.set_product(place, rounded)
+        for index in product.block_indices:
+            product.set_product(index, rounded)
         if not np.isfinite(product.diagonal()).all():
             raise MagnitudeError(
                 f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
@@ -313,9 +313,9 @@ def _worst_case(rows: int) -> float:
 
 
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
-    box = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+    consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
     values = np.sqrt(np.maximum(squares, 0.0))
-    return SingularValues(np.clip(values, box.lower, box.upper), box)
+    return SingularValues(np.clip(values, consistent.lower, consistent.upper), consistent)
 
 
 class GramMethod(ExactMethod):
@@ -350,9 +350,9 @@ class GramMethod(ExactMethod):
         return 2 * size.square_bytes
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
-        """Whether all threads work on one triangle, which has ten blocks or more then."""
+        """Return whether all threads share one triangle: if it has ten blocks or more."""
         return precision == "float64" and n_features >= _SHARED_FROM
 
     def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Whether rows of a 16-bit type may be multiplied as they are stored: where sums are float32."""
+        """Return whether rows of a 16-bit type may be multiplied as they are stored: if sums are float32."""
         return precision == "float32"

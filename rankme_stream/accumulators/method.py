@@ -1,4 +1,4 @@
-"""What a method says of itself: its accumulator, its grid, its flops and its bytes."""
+"""The interface of methods: accumulator, grid, flops and bytes of each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MethodName = Literal["gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"
 Precision = Literal["float64", "float32"]
 
 PANEL_ROWS = 1024  # rows of one product: longer panels are no faster and widen the certified interval
-_PANEL_VALUES = 2**24  # of a sketch, whose rows may be wide
+_PANEL_VALUES = 2**24  # in a panel of a sketch, whose rows may be wide
 _SEGMENT_FLOPS = 2**32  # about a tenth of a second of one core: a merge is then below 2 % of a segment
 SMALLEST_SEGMENT_ROWS, _LARGEST_SEGMENT_ROWS = 2**13, 2**16
-_DEFAULT_RANK = 256  # of a sketch by test vectors or directions
+_DEFAULT_RANK = 256  # test vectors or directions of a sketch
 
 
 class Arithmetic(NamedTuple):
@@ -61,7 +61,7 @@ class Method(ABC):
     slowdown: ClassVar[float] = 2.0
     """Seconds that a flop takes, relative to one of the Gram matrix."""
     remedy: ClassVar[str]
-    """What to try when the interval is wider than the tolerance."""
+    """Advice for an interval wider than the tolerance."""
 
     @abstractmethod
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
@@ -69,7 +69,7 @@ class Method(ABC):
 
     @abstractmethod
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return the size of the sketch of that rank; 0 where the method is none.
+        """Return the size of the sketch of that rank; 0 if the method is no sketch.
 
         Raises
         ------
@@ -121,11 +121,11 @@ class Method(ABC):
         """Return the rows of a segment in float64, a power of two."""
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
-        """Whether all threads work on one accumulator, and not each on one of its own."""
+        """Return whether all threads share one accumulator, in place of one each."""
         return False
 
     def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Whether rows of a 16-bit type may be multiplied as they are stored."""
+        """Return whether rows of a 16-bit type may be multiplied as they are stored."""
         return False
 
 
@@ -160,7 +160,7 @@ class ExactMethod(Method):
 
 
 class SketchMethod(Method):
-    """A method that keeps less than a triangle, and states what that leaves open."""
+    """A method that keeps less than a triangle, and bounds the error of that."""
 
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of two panels and a sketch."""
@@ -172,13 +172,13 @@ class SketchMethod(Method):
 
 
 class LowRankMethod(SketchMethod):
-    """A sketch by ``rank`` directions, of at most half as many as there are features."""
+    """A sketch by ``rank`` directions, at most half the number of features."""
 
     segment_flops: ClassVar[int]
-    """Of a segment, counted as 4 N D r: a sketch is as large as many rows, so that segments are long."""
+    """Flops of a segment, counted as 4 N D r: a sketch is as large as many rows, so segments are long."""
 
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return rank and oversampling together; by default 256, or less of few features.
+        """Return rank and oversampling together; by default 256, or less for few features.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Bases of the accumulators: a workspace, the totals of the rows, and the plain numbers of a state."""
+"""Base classes of the accumulators: workspace, totals of the rows, and the plain numbers of a state."""
 
 from __future__ import annotations
 

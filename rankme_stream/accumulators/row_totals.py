@@ -77,7 +77,7 @@ class RowTotals:
         return replace(self, **changes)
 
     def merge(self, other: Self) -> Self:
-        """Return the totals of both sets of rows; those of no rows change no bit of the others'."""
+        """Return the totals of both sets of rows; the totals of no rows change no bit."""
         return replace(
             self,
             nonzero=self.nonzero | other.nonzero,
@@ -93,7 +93,7 @@ class RowTotals:
         return replace(self, nonzero=self.nonzero[:n_features], sums=self.sums[:n_features])
 
     def completed(self, **held: Any) -> Self:
-        """Return the totals with fields from the product of an accumulator put in.
+        """Return the totals with fields taken from the product of an accumulator.
 
         Raises
         ------

@@ -24,7 +24,7 @@ def gathered_rows(sketch_size: int) -> int:
     return sketch_size + max(sketch_size, 64)
 
 
-def nothing(size: int) -> SingularValues:
+def zero_values(size: int) -> SingularValues:
     """Return singular values that are all zero."""
     zeros = np.zeros(size)
     return SingularValues(zeros, ConsistentSet(zeros, zeros, (0.0, 0.0)))
@@ -75,9 +75,9 @@ def singular_values_from_floors(
     known = min(live, floor.size)
     squares[:known] = floor[:known]
     if live <= 0 or energy[1] <= 0.0:
-        return nothing(size)
+        return zero_values(size)
     energy = (energy[0], energy[1] * (1.0 + 8.0 * live * U))  # rounding of sums of so many values
-    if not squares.sum() <= energy[1]:  # also where it is not a number
+    if not squares.sum() <= energy[1]:  # "not <=" also catches NaN
         raise ArithmeticCheckError(
             f"floors of the eigenvalues add up to {squares.sum()!r}, all of them to {energy[1]!r} at most: BLAS, "
             "LAPACK or the machine is at fault"
@@ -103,8 +103,8 @@ def singular_values_from_floors(
     values = np.clip(np.sqrt(_tailed(squares, middle, upper**2, second)), lower, upper)
     values = np.maximum.accumulate(values[::-1])[::-1]
     padding = np.zeros(zeros)
-    box = ConsistentSet(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy, tail)
-    return SingularValues(np.concatenate([values, padding]), box)
+    consistent = ConsistentSet(np.concatenate([lower, padding]), np.concatenate([upper, padding]), energy, tail)
+    return SingularValues(np.concatenate([values, padding]), consistent)
 
 
 def _tailed(floor: FloatArray, energy: float, ceiling: FloatArray, second: tuple[int, float] | None) -> FloatArray:

@@ -169,8 +169,8 @@ class TsqrAccumulator(RowAccumulator):
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
         width = self.n_features + 1
         upper, r = np.empty(width * (width + 1) // 2), self.device.download(self._r)
-        for row, place in enumerate(_rows_of_triangle(width)):
-            upper[place] = r[row, row:]
+        for row, entries in enumerate(_rows_of_triangle(width)):
+            upper[entries] = r[row, row:]
         arrays = {"n_features": np.array(self.n_features), "r": upper, "nonzero": self.totals.nonzero.copy()}
         return arrays | self._numbers(_NUMBERS)
 
@@ -180,8 +180,8 @@ class TsqrAccumulator(RowAccumulator):
         accumulator = cls(int(arrays["n_features"]), Workspace(device))
         accumulator._take(arrays, _NUMBERS)
         r = np.zeros((accumulator.n_features + 1,) * 2)
-        for row, place in enumerate(_rows_of_triangle(len(r))):
-            r[row, row:] = arrays["r"][place]
+        for row, entries in enumerate(_rows_of_triangle(len(r))):
+            r[row, row:] = arrays["r"][entries]
         accumulator._r[...] = device.upload(r)
         return accumulator
 

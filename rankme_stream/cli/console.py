@@ -76,7 +76,7 @@ def write(json_file: str, text: str) -> None:
 
 
 class Documents:
-    """Writer of results as JSON: one document, or one line for each as soon as it is ready; no file, no output.
+    """Writer of results as JSON: one document, or a line for each once it is ready; nothing without a file.
 
     Raises
     ------

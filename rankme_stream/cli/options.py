@@ -154,7 +154,7 @@ comparison_options = _add(
         click.option("--scores", "scores_file", metavar="CSV",
                      help="Downstream scores: columns source, score and, optionally, sweep and hyperparameter."),
         click.option("--select", "rule", type=click.Choice(["highest"]),
-                     help="Select the highest run; of runs whose intervals overlap with it, the least hyperparameter."),
+                     help="Select the run of the highest value; of those that overlap it, the least hyperparameter."),
         click.option("--allow-mixed", is_flag=True,
                      help="Compare despite different definitions, widths or normalisations, and say so."),
     ]

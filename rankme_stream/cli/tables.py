@@ -65,7 +65,7 @@ def state_table(state: State) -> str:
         [
             state.source["uri"],
             f"  method      {plan.method} in {plan.precision}" + (", unit rows too" if plan.normalize else ""),
-            f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); there is no result before the rest is:",
+            f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); no result before the rest is read:",
             *gaps,
         ]
     )

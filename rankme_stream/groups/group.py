@@ -26,7 +26,7 @@ class OpenGroup:
     batch
         Batch of the jackknife over groups that this group is in.
     n_expected, n_seen
-        Number of rows of the group in the whole pass, and of those met so far, rows left out included.
+        Number of rows of the group in the whole pass, and of those seen so far, rows left out included.
     pieces
         Rows in order, shape ``(n, D)`` each; none once there is a Gram.
     gram
@@ -41,7 +41,7 @@ class OpenGroup:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row of the group was met."""
+        """Whether every row of the group was seen."""
         return self.n_seen == self.n_expected
 
     @property
@@ -110,7 +110,7 @@ class OpenGroup:
 
 @dataclass(frozen=True, slots=True)
 class ClosedGroup:
-    """A group whose rows were all met.
+    """A group whose rows were all seen.
 
     Attributes
     ----------

@@ -92,7 +92,7 @@ class GroupedRows:
         Parameters
         ----------
         builds
-            Batch of a group and what builds it, by name.
+            Batch of each group and the function that builds it, by name.
         """
         by_batch: dict[int, dict[str, _Build]] = {
             batch: {} for batch in sorted({batch for batch, _ in builds.values()}.union(self.scatters, *other_scatters))
@@ -139,7 +139,7 @@ class GroupedRows:
 
     @property
     def closed(self) -> dict[str, ClosedGroup]:
-        """The groups, all of which must be closed, in the order of their names: numbers as numbers."""
+        """The groups, all of which must be closed, in the order of their names, numeric ones by number."""
         closed = {name: group for name, group in self.groups.items() if isinstance(group, ClosedGroup)}
         if len(closed) != len(self.groups):
             raise ArithmeticCheckError("rows of some groups were not met although all were read; please report this")
@@ -172,7 +172,7 @@ class GroupedRows:
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
-    """Return names of groups sorted: whole numbers and ``first:last`` by size where all are such, else as text."""
+    """Return names of groups sorted: by number if all are whole numbers or ``first:last``, else as text."""
     heads = [name.partition(":")[0] for name in names]
     if all(head.removeprefix("-").isdecimal() for head in heads):
         return sorted(names, key=lambda name: int(name.partition(":")[0]))
@@ -193,9 +193,9 @@ class SegmentGrouper:
     n_features
         Width D of the rows.
     scratch
-        Holds a copy of the rows meanwhile.
+        Holds a copy of the rows until they are grouped.
     threads
-        Number of threads, as ``GroupedRows`` takes it.
+        Number of threads, as in ``GroupedRows``.
     """
 
     def __init__(
@@ -217,9 +217,9 @@ class SegmentGrouper:
 
     def add(self, row: int, stored: Array, panel: Array) -> None:
         """Add rows from ``row`` on: as they are stored, and as a panel, where rows left out have a zero in front."""
-        place = slice(row - self._start, row - self._start + len(stored))
-        self._rows[place, :] = stored if self._is_as_stored else panel[:, 1:]
-        self._is_kept[place] = panel[:, 0] != 0.0
+        offsets = slice(row - self._start, row - self._start + len(stored))
+        self._rows[offsets, :] = stored if self._is_as_stored else panel[:, 1:]
+        self._is_kept[offsets] = panel[:, 0] != 0.0
 
     def group(self) -> GroupedRows:
         """Return the groups of all rows of the segment."""
@@ -237,9 +237,9 @@ class SegmentGrouper:
         groups, scatters = GroupedRows(n_features, unit_roundoff, {}, {}, n_all).build(builds, scratch=self._scratch)
         return GroupedRows(n_features, unit_roundoff, groups, scatters, n_all, self._threads)
 
-    def _open_group(self, code: int, places: Array, scratch: Workspace) -> OpenGroup:
-        """Return a group of rows at some places of the segment; rows left out are counted only."""
-        kept = places[self._is_kept[places]]
+    def _open_group(self, code: int, offsets: Array, scratch: Workspace) -> OpenGroup:
+        """Return a group of rows at some offsets in the segment; rows left out are counted only."""
+        kept = offsets[self._is_kept[offsets]]
         pieces = (self._rows[kept],) if kept.size else ()
         batch, n_expected = int(self._partition.batches[code]), int(self._partition.counts[code])
-        return OpenGroup(batch, n_expected, len(places), pieces).compact(self._rows.shape[1], scratch)
+        return OpenGroup(batch, n_expected, len(offsets), pieces).compact(self._rows.shape[1], scratch)

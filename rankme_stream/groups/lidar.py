@@ -171,7 +171,7 @@ def estimate_lidar(grouped: GroupedRows, *, confidence: float, workers: int) -> 
 
 
 def _interval_over_groups(means: _GroupMeans, value: float, confidence: float, workers: int) -> dict[str, Any]:
-    """Return the interval over groups and what it rests on, or the reason why there is none."""
+    """Return the interval over groups and its standard error, or the reason why there is none."""
     batches, counts = np.unique(means.batches, return_counts=True)
     if len(batches) < _FEWEST_BATCHES:
         return {"over_groups": None, "over_groups_reason": f"{len(batches)} groups are too few to leave some out"}

@@ -13,7 +13,7 @@ from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectr
 
 # Arrays of a Gram accumulator, and the arrays that hold those of all open groups.
 _GRAM_ARRAYS = (("chain", "chains"), ("gram", "grams"), ("nonzero", "nonzero"))
-_GROUNDS = "certified: worst case of the sums, margin of the eigensolver"  # the numbers in it are not stored
+_GROUNDS = "certified: worst case of the sums, margin of the eigensolver"  # without its numbers, which are not stored
 
 
 def pack_open(groups: Sequence[OpenGroup], n_features: int) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Which rows belong together: labels read and counted before a pass, and looked up during it."""
+"""Partition of rows into groups: labels are counted before a pass and looked up during it."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _by_labels(labels: Labels, rows: tuple[int, int]) -> Partition:
             plain(labels.read(low, high), labels.uri), return_index=True, return_inverse=True
         )
         listed: list[Any] = values.tolist()
-        for place in np.argsort(first_seen).tolist():
-            numbers.setdefault(listed[place], len(numbers))
+        for index in np.argsort(first_seen).tolist():
+            numbers.setdefault(listed[index], len(numbers))
         _check_count(len(numbers))
         here = np.array([numbers[value] for value in listed])
         codes = _widen(codes, len(numbers), low - start)

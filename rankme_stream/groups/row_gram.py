@@ -1,4 +1,4 @@
-"""Spectrum of rows no more than their features, from the products of rows with rows."""
+"""Spectrum of no more rows than features, from the products of rows with rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROOT_OF_SMALLEST = 2.0**-537
 
 
 class RowGram:
-    """Products Z Z' of some rows Z, as they are and less their mean.
+    """Products Z Z' of some rows Z, raw and centred.
 
     Parameters
     ----------

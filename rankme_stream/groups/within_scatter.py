@@ -53,8 +53,8 @@ class WithinScatter:
         """Add products of centred rows, shape ``(n, D)``, of one group or of several."""
         for start in range(0, len(rows), PANEL_ROWS):
             panel = rows[start : start + PANEL_ROWS]
-            for place in self.sums.places:
-                self.sums.add_product(place, panel, workspace)
+            for index in self.sums.block_indices:
+                self.sums.add_product(index, panel, workspace)
             self.chain = max(self.chain, len(panel)) + (self.chain > 0)
             self.given_error += len(panel) * self.n_features * SMALLEST
 

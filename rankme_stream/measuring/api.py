@@ -131,7 +131,7 @@ def measure(
     Notes
     -----
     N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
-    r, 6 N D for ``row-sketch``, twice that with ``normalize``. Meanwhile BLAS uses one thread in the whole process.
+    r, 6 N D for ``row-sketch``, twice that with ``normalize``. During a pass BLAS uses one thread in the whole process.
 
     Examples
     --------

@@ -101,7 +101,7 @@ def float32_will_do(runner: PassRunner) -> bool:
 
 
 def sketch_advice(runner: PassRunner) -> str:
-    """Return which sketch fits the memory limit, where no exact pass does, and its likely interval; "" if none."""
+    """Return advice: a sketch that fits the memory limit if no exact pass does, and its likely interval; or ""."""
     n_features = runner.source.shape[1]
     size = min(n_features, runner.rows[1] - runner.rows[0])
     for rank in _SKETCH_RANKS:

@@ -1,4 +1,4 @@
-"""A source and a request brought together: the passes over its rows, and the file that keeps what they read."""
+"""Passes over the rows of a source, as a request needs them, and the file that keeps what they read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PassRunner:
     machines
         Machines that read, as ``provenance`` lists them.
     checkpoint_failure
-        Why the checkpoint could not be written at the end; None if it was.
+        Reason why the checkpoint could not be written at the end; None if it was.
 
     Raises
     ------
@@ -296,7 +296,7 @@ class PassRunner:
         return state
 
     def _first_state(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
-        """Return the state to begin with: that of the checkpoint, or an empty one, of which a checkpoint is made."""
+        """Return the state to begin with: that of the checkpoint, or an empty one, written to it."""
         wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
         wanted = replace(wanted, passes=self.passes)
         if not self.can_resume(wanted.arithmetic):

@@ -101,7 +101,7 @@ def _stored_error(error: Mapping[str, Any]) -> RankMeError:
 
 
 def entries(source: str) -> list[Entry]:
-    """Return the runs that an argument names: those in a file of results or a state file, or else a dump.
+    """Return the runs that an argument names: all in a file of results, a state file, or else a dump.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""How numbers are stored, rounded, drawn at random and multiplied."""
+"""Storage, rounding, random drawing and products of numbers."""

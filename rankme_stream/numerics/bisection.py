@@ -1,4 +1,4 @@
-"""Bisection: the point at which a condition turns from true to false, of numbers, of arrays and among the doubles."""
+"""Bisection for the point where a condition turns false: for a number, an array, or between neighbouring doubles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from rankme_stream.numerics.dtypes import Array, FloatArray
 
-HALVINGS = 200  # enough for neighbouring doubles, where the ends of the interval are within 2^140 of each other
+HALVINGS = 200  # down to neighbouring doubles, if the ends of the interval are within a factor of 2^140
 
 
 def mean(low: float, high: float) -> float:

@@ -35,7 +35,7 @@ def _libraries() -> Sequence[Any]:
 
 
 def _is_of_thread(library: Any) -> bool:
-    """Whether the setting belongs to the calling thread; that of BLIS and MKL always belongs to the process."""
+    """Return whether the setting belongs to the calling thread; that of BLIS and MKL belongs to the process."""
     return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
 
 

@@ -9,25 +9,25 @@ import numpy as np
 from rankme_stream.numerics.dtypes import Array, FloatArray
 
 
-def normal(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
-    """Return standard normal numbers for a counter ``place``, a non-negative integer below 2^64."""
-    return _generator(seed, place).standard_normal(shape)
+def normal(shape: tuple[int, ...], *, seed: int, counter: int) -> FloatArray:
+    """Return standard normal numbers for a counter, a non-negative integer below 2^64."""
+    return _generator(seed, counter).standard_normal(shape)
 
 
-def signs(shape: tuple[int, ...], *, seed: int, place: int) -> FloatArray:
+def signs(shape: tuple[int, ...], *, seed: int, counter: int) -> FloatArray:
     """Return -1 and 1, each with probability 1/2, for a counter; the same on every machine, digit for digit."""
-    drawn = _generator(seed, place).integers(0, 2, size=shape, dtype=np.int8)
+    drawn = _generator(seed, counter).integers(0, 2, size=shape, dtype=np.int8)
     return np.where(drawn, 1.0, -1.0)
 
 
-def integers(shape: tuple[int, ...], below: int, *, seed: int, place: int) -> Array:
+def integers(shape: tuple[int, ...], below: int, *, seed: int, counter: int) -> Array:
     """Return uniform integers in [0, below) for a counter; the same on every machine."""
-    return _generator(seed, place).integers(0, below, size=shape)
+    return _generator(seed, counter).integers(0, below, size=shape)
 
 
-def uniform(*, seed: int, place: int) -> float:
+def uniform(*, seed: int, counter: int) -> float:
     """Return one number in [0, 1) for a counter."""
-    return float(_generator(seed, place).random())
+    return float(_generator(seed, counter).random())
 
 
 def distinct(n: int, *, seed: int) -> Iterator[int]:
@@ -41,5 +41,5 @@ def distinct(n: int, *, seed: int) -> Iterator[int]:
                 yield number
 
 
-def _generator(seed: int, place: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, place], dtype=np.uint64)))
+def _generator(seed: int, counter: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, counter], dtype=np.uint64)))

@@ -17,7 +17,7 @@ _MANTISSA_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED = {2: np.int16, 4: np.int32, 8: np.int64}
-_COLUMNS_TRIED = 8  # before whole rows are compared with zero
+_COLUMNS_TRIED = 8  # features compared with zero before whole rows are
 _FLOAT64_EXACT_INTEGER = 2**53
 # A float16 shifted by 13 bits is a float32 without its exponent's bias: the mask clears copies of the sign between.
 _FLOAT16_IN_FLOAT32 = np.int32(-0x7000_2000)
@@ -119,7 +119,7 @@ class StoredType:
 
 
 def _keeps_subnormals() -> bool:
-    """Whether this thread computes with subnormal numbers; libraries built with fast math may turn them off."""
+    """Return whether this thread keeps subnormal numbers; libraries built with fast math may turn them off."""
     return bool((_SMALLEST_FLOAT16 * _FLOAT16_SCALE)[0] == 2.0**-24)
 
 
@@ -131,7 +131,7 @@ def stored_type(dtype: np.dtype[Any], *, uri: str, declared: object = None) -> S
     dtype
         Dtype that the container reports, any byte order.
     uri
-        Named in the error.
+        Name for the error.
     declared
         The ``dtype`` attribute of the container; ``"bfloat16"`` over ``uint16`` is the usual convention.
 
@@ -145,6 +145,6 @@ def stored_type(dtype: np.dtype[Any], *, uri: str, declared: object = None) -> S
     if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return StoredType(dtype.name, dtype.newbyteorder("="))
     raise SourceFormatError(
-        f"{uri} holds dtype {dtype}, which has no singular values here; "
+        f"{uri} holds dtype {dtype}, which is not supported; "
         "float16, bfloat16, float32, float64 and integers are read: convert it first"
     )

@@ -138,7 +138,7 @@ def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether machines give the same bits: the same processor, BLAS and versions."""
+    """Return whether machines give the same bits: the same processor, BLAS and versions."""
     return len(set(map(_kind, workers))) < 2
 
 

@@ -9,7 +9,7 @@ from rankme_stream.numerics.dtypes import FloatArray
 
 U, U32 = 2.0**-53, 2.0**-24  # unit roundoff of float64 and float32
 SMALLEST = 2.0**-1074  # smallest double: most that one product loses to underflow
-SOLVER_MARGIN = 8.0  # of eigenvalues and factorisations of n rows, in units of (n + 32) u of the largest: empirical
+SOLVER_MARGIN = 8.0  # empirical, for eigenvalues and factorisations of n rows, in units of (n + 32) u of the largest
 
 
 def gamma(n: int, unit_roundoff: float = U) -> float:
@@ -25,7 +25,7 @@ def solver_margin(n: int) -> float:
 def check_trace(eigenvalues: FloatArray, trace: float, allowed: float) -> None:
     """Raise ``ArithmeticCheckError`` unless eigenvalues add up to the trace of their matrix."""
     total = math.fsum(eigenvalues.tolist())
-    if not abs(total - trace) <= allowed:  # also where it is not a number
+    if not abs(total - trace) <= allowed:  # "not <=" also catches NaN
         raise ArithmeticCheckError(
             f"eigenvalues add up to {total!r}, the trace is {trace!r}: LAPACK or the machine is at fault"
         )

@@ -14,7 +14,7 @@ from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import FloatArray
 
-Place = tuple[int, int]  # row and column of a block
+BlockIndex = tuple[int, int]  # row and column of a block
 
 
 class Triangle:
@@ -31,8 +31,8 @@ class Triangle:
 
     Attributes
     ----------
-    places
-        Row and column of every block, those with most work first.
+    block_indices
+        Row and column of every block, blocks with most work first.
 
     Notes
     -----
@@ -43,51 +43,55 @@ class Triangle:
     def __init__(self, n: int, dtype: Any = np.float64, device: Device = HOST) -> None:
         self.n, self.dtype, self.device = n, np.dtype(dtype), device
         edges = _edges(n, device.block_columns)
-        self._cuts = [slice(low, high) for low, high in pairwise(edges)]
-        count = len(self._cuts)
-        self.places: list[Place] = [(i, j) for i in range(count) for j in range(i)] + [(i, i) for i in range(count)]
-        sizes = [cut.stop - cut.start for cut in self._cuts]
-        self._blocks: dict[Place, Any] = {(i, j): device.zeros((sizes[i], sizes[j]), dtype) for i, j in self.places}
+        self._ranges = [slice(low, high) for low, high in pairwise(edges)]
+        count = len(self._ranges)
+        self.block_indices: list[BlockIndex] = [(i, j) for i in range(count) for j in range(i)] + [
+            (i, i) for i in range(count)
+        ]
+        sizes = [part.stop - part.start for part in self._ranges]
+        self._blocks: dict[BlockIndex, Any] = {
+            (i, j): device.zeros((sizes[i], sizes[j]), dtype) for i, j in self.block_indices
+        }
 
     @classmethod
     def of(cls, lower: Any, dtype: Any = np.float64, device: Device = HOST) -> Triangle:
         """Return the triangle of a matrix on a device, shape ``(n, n)``, with a valid lower triangle."""
         made = cls(lower.shape[0], dtype, device)
-        for place, block in made._blocks.items():
-            rows, columns = made._slices(place)
+        for index, block in made._blocks.items():
+            rows, columns = made._slices(index)
             block[...] = lower[rows, columns]
-            if place[0] == place[1]:
+            if index[0] == index[1]:
                 block[...] = device.xp.tril(block) + device.xp.tril(block, k=-1).T
         return made
 
-    def _slices(self, place: Place) -> tuple[slice, slice]:
-        return self._cuts[place[0]], self._cuts[place[1]]
+    def _slices(self, index: BlockIndex) -> tuple[slice, slice]:
+        return self._ranges[index[0]], self._ranges[index[1]]
 
-    def set_product(self, place: Place, panel: Any) -> None:
-        """Set the block at ``place`` to that of ``panel.T @ panel``, with ``panel`` of shape ``(rows, n)``, C order.
+    def set_product(self, index: BlockIndex, panel: Any) -> None:
+        """Set block ``index`` to that of ``panel.T @ panel``, with ``panel`` of shape ``(rows, n)``, C order.
 
         Notes
         -----
-        2 rows flops an entry, half of that on the diagonal. Every entry is one chain of at most ``rows`` products and
+        2 ``rows`` flops per entry, half of that on the diagonal. Every entry is one chain of at most ``rows`` products and
         additions.
         """
-        rows, columns = self._slices(place)
-        self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[place])
+        rows, columns = self._slices(index)
+        self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[index])
 
-    def add_product(self, place: Place, panel: Any, workspace: Workspace) -> None:
+    def add_product(self, index: BlockIndex, panel: Any, workspace: Workspace) -> None:
         """Add the block that ``set_product`` would set: a product, then one addition to each entry."""
-        rows, columns = self._slices(place)
-        self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[place], workspace)
+        rows, columns = self._slices(index)
+        self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[index], workspace)
 
     def add(self, other: Triangle) -> None:
         """Add another triangle of the same size to this one."""
-        for place, block in self._blocks.items():
-            block += other._blocks[place]
+        for index, block in self._blocks.items():
+            block += other._blocks[index]
 
     def __add__(self, other: Triangle) -> Triangle:
         """Return the sum; neither changes."""
         made = copy(self)
-        made._blocks = {place: block + other._blocks[place] for place, block in self._blocks.items()}
+        made._blocks = {index: block + other._blocks[index] for index, block in self._blocks.items()}
         return made
 
     @property
@@ -97,28 +101,28 @@ class Triangle:
 
     def diagonal(self) -> FloatArray:
         """Return the diagonal on the host, shape ``(n,)``."""
-        diagonals = (self.device.xp.linalg.diagonal(self._blocks[i, i]) for i in range(len(self._cuts)))
+        diagonals = (self.device.xp.linalg.diagonal(self._blocks[i, i]) for i in range(len(self._ranges)))
         return np.concatenate([self.device.download(one) for one in diagonals])
 
     def first_column(self) -> FloatArray:
         """Return the entries of the first column on the host, shape ``(n,)``."""
-        return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._cuts))])
+        return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._ranges))])
 
     def lower(self) -> Any:
         """Return a new matrix on the device, shape ``(n, n)``, with this lower triangle; the rest is undefined."""
         dense = self.device.zeros((self.n, self.n), self.dtype)
-        for place, block in self._blocks.items():
-            dense[self._slices(place)] = block
+        for index, block in self._blocks.items():
+            dense[self._slices(index)] = block
         return dense
 
     def times(self, dense: Any) -> Any:
         """Return the float64 product with a matrix on the device, shape ``(n, k)``, float64; 2 n^2 k flops."""
         xp, out = self.device.xp, self.device.zeros(dense.shape)
-        for place, block in self._blocks.items():
-            rows, columns = self._slices(place)
+        for index, block in self._blocks.items():
+            rows, columns = self._slices(index)
             wide = xp.astype(block, xp.float64, copy=False)
             out[rows, :] += wide @ dense[columns, :]
-            if place[0] != place[1]:
+            if index[0] != index[1]:
                 out[columns, :] += wide.T @ dense[rows, :]
         return out
 
@@ -128,18 +132,18 @@ class Triangle:
 
     def to_array(self) -> FloatArray:
         """Return the entries on and below the diagonal, row by row, on the host, shape ``(n (n + 1) / 2,)``."""
-        blocks = {place: self.device.download(block) for place, block in self._blocks.items()}
+        blocks = {index: self.device.download(block) for index, block in self._blocks.items()}
         packed = np.empty(self.n * (self.n + 1) // 2, dtype=blocks[0, 0].dtype)
-        for row, place, there in self._pieces():
-            packed[there] = blocks[place][row, : there.stop - there.start]
+        for row, index, entries in self._pieces():
+            packed[entries] = blocks[index][row, : entries.stop - entries.start]
         return packed
 
-    def _pieces(self) -> Iterator[tuple[int, Place, slice]]:
+    def _pieces(self) -> Iterator[tuple[int, BlockIndex, slice]]:
         """Yield a row of a block, the block, and the slice of that row, up to the diagonal, in ``to_array``."""
         start = 0
-        for i, rows in enumerate(self._cuts):
+        for i, rows in enumerate(self._ranges):
             for row in range(rows.stop - rows.start):
-                for j, columns in enumerate(self._cuts[: i + 1]):
+                for j, columns in enumerate(self._ranges[: i + 1]):
                     stop = start + (row + 1 if i == j else columns.stop - columns.start)
                     yield row, (i, j), slice(start, stop)
                     start = stop
@@ -149,13 +153,13 @@ class Triangle:
         """Return the triangle that ``to_array`` described, on a device."""
         n = (math.isqrt(8 * packed.size + 1) - 1) // 2
         made = cls(n, packed.dtype, device)
-        blocks = {place: np.zeros(tuple(block.shape), packed.dtype) for place, block in made._blocks.items()}
-        for row, place, there in made._pieces():
-            piece = packed[there]
-            blocks[place][row, : len(piece)] = piece
-            if place[0] == place[1]:
-                blocks[place][: len(piece), row] = piece
-        made._blocks = {place: device.upload(block) for place, block in blocks.items()}
+        blocks = {index: np.zeros(tuple(block.shape), packed.dtype) for index, block in made._blocks.items()}
+        for row, index, entries in made._pieces():
+            piece = packed[entries]
+            blocks[index][row, : len(piece)] = piece
+            if index[0] == index[1]:
+                blocks[index][: len(piece), row] = piece
+        made._blocks = {index: device.upload(block) for index, block in blocks.items()}
         return made
 
 

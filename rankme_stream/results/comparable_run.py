@@ -12,7 +12,7 @@ from rankme_stream.errors import SourceFormatError, UsageError
 from rankme_stream.spectra.estimates import METRICS, NORMALIZED, PRESETS
 
 LIDAR = "lidar"  # the one metric of groups, present where groups were requested
-_UNIT_LENGTH = 2.0**-7  # how far the mean square of unit rows may be from 1: the rounding of bfloat16
+_UNIT_LENGTH = 2.0**-7  # distance of the mean square of unit rows from 1 by the rounding of bfloat16
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ComparableRun:
     uri
         URI of the dump.
     origin
-        Where its result came from: the same URI, a file, or ``FILE:LINE`` of several results.
+        Origin of its result: the same URI, a file, or ``FILE:LINE`` of several results.
     rows
         Number of rows that the numbers stand for: those read, all of a sampled range, infinitely many of a population.
     has_unit_rows
@@ -206,7 +206,7 @@ def incompatibilities(runs: Sequence[ComparableRun], names: Sequence[str], metri
     differences = [
         ("definitions", [run.definitions[metric] for run in runs]),
         ("widths", [f"{run.width_of(metric):,} features" for run in runs]),
-        ("questions", ["of a population" if run.is_population else "of the rows" for run in runs]),
+        ("targets of the intervals", ["a population" if run.is_population else "the rows" for run in runs]),
     ]
     if len({run.width_of(metric) for run in runs}) == 1:
         bounds = [f"{min(run.rows, run.width_of(metric)):,} (rows or features)" for run in runs]

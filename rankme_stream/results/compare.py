@@ -201,7 +201,7 @@ class _Statistics:
         ]
 
     def _reason(self, compared: RunSet, metric: str) -> str | None:
-        """Return why a metric is not correlated with the scores; None where it is."""
+        """Return the reason not to correlate a metric with the scores, or None."""
         mixed = compared.incompatibilities(metric)
         if mixed and not self.allow_mixed:
             return mixed[0]

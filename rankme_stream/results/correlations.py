@@ -81,7 +81,7 @@ class Scored:
 
     def _reason(self, x: FloatArray) -> str | None:
         if x.size < _MIN_RUNS:
-            return f"a correlation takes {_MIN_RUNS} runs, and there are {x.size}"
+            return f"a correlation needs {_MIN_RUNS} runs, and there are {x.size}"
         for what, column in (("values", x), ("scores", self._scores)):
             if (column == column[0]).all():
                 return f"all {what} are the same"

@@ -32,7 +32,7 @@ class Measurement:
     definition
         Formula of every metric, by name.
     estimates
-        Every metric by name; ``measurement["participation_ratio"]`` is the short way.
+        Every metric by name; ``measurement["participation_ratio"]`` returns one.
     presets
         RankMe in the conventions of other libraries, by name.
     normalized
@@ -58,7 +58,7 @@ class Measurement:
     remedy
         Options to try where the tolerance is not met.
     checkpoint_failure
-        Why the checkpoint could not be written; None where it was written, or none was requested.
+        Reason why the checkpoint could not be written; None where it was, or none was requested.
     """
 
     source: Mapping[str, Any]

@@ -62,7 +62,7 @@ class ArraySource:
         return range(start + 1, stop)
 
     def read(self, start: int, stop: int, out: Any = None) -> Any:
-        """Return rows ``[start, stop)``: a view where the layout allows, read-only on the host, even given ``out``."""
+        """Return rows ``[start, stop)``: a view if the layout allows it, read-only on the host, and not in ``out``."""
         rows = self._array[start:stop, :]
         if self._is_view:
             if self.device is HOST:
@@ -83,14 +83,14 @@ class ArraySource:
 
     @property
     def tail_start(self) -> int:
-        """First row that might be written again when rows are added: the first of all."""
+        """First row that may be written again when rows are added: row 0."""
         return 0
 
     def reopen(self) -> None:
         """Return None: the rows live in this process."""
 
     def identity(self) -> dict[str, object]:
-        """Return what two parts of one data set must share."""
+        """Return the properties that all parts of a data set share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:

@@ -104,7 +104,7 @@ class NpySource:
 
     @property
     def tail_start(self) -> int:
-        """First row that is written again when rows are added: the first of all, because the file is one unit."""
+        """First row that is written again when rows are added: row 0, because the file is one unit."""
         return 0
 
     def reopen(self) -> str:
@@ -112,7 +112,7 @@ class NpySource:
         return os.path.abspath(self.uri)
 
     def identity(self) -> dict[str, object]:
-        """Return what two parts of one data set must share."""
+        """Return the properties that all parts of a data set share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:

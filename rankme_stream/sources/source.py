@@ -26,10 +26,10 @@ class Source(Protocol):
 
     @property
     def first_missing(self) -> str | None:
-        """Key of the first of them, for messages."""
+        """Key of the first such chunk, for messages."""
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Return row offsets strictly inside ``(start, stop)``, ascending: reads cut there decode nothing twice."""
+        """Return row offsets strictly inside ``(start, stop)``, ascending; reads between them decode nothing twice."""
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Return rows ``[start, stop)``: ``stored.dtype``, native byte order, C order, in ``out`` when given.
@@ -51,7 +51,7 @@ class Source(Protocol):
         """Return a picklable argument of ``open_source`` for another process; None if the rows live in this one."""
 
     def identity(self) -> dict[str, object]:
-        """Return what two parts of one data set must share: ``dtype``, ``n_features``, ``codecs``."""
+        """Return the properties that all parts of a data set share: ``dtype``, ``n_features``, ``codecs``."""
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash that changes with the stored content of rows ``[start, stop)``; may find missing chunks.

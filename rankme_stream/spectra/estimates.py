@@ -29,8 +29,8 @@ class Estimate:
     lower, upper
         Ends of an interval that holds the true value; None when none is stated.
     confidence
-        Probability that the interval holds; None where no theorem gives one: the spectrum's ``grounds`` then say what
-        the interval rests on.
+        Probability that the interval holds; None where no theorem gives one: the spectrum's ``grounds`` then state
+        the evidence.
     covers
         Errors that the interval allows for: ``arithmetic``, ``approximation``, ``sampling``.
     reason
@@ -77,8 +77,8 @@ class Metric:
     allows_sampling
         False for a metric of the smallest singular values, about which a part of the rows says too little.
     largest_bias
-        Largest bias of a sample's value, in standard errors. A metric that depends on which value is the largest, or
-        the j-th, has a bias that no jackknife corrects where values lie close together; this shows there.
+        Largest bias of a sample's value, in standard errors. Where values lie close together, a metric that depends on
+        which of them is the largest, or the j-th, has a larger bias, which no jackknife corrects.
     scale
         Scale on which a row sketch extrapolates it; None for a metric of single values, which a row sketch blurs.
     """
@@ -220,7 +220,7 @@ PRESETS: Mapping[str, Metric] = MappingProxyType(
 
 
 def definitions() -> dict[str, str]:
-    """Return the formula of every metric, by name; those of unit rows as ``normalized.NAME``."""
+    """Return the formula of every metric by name; a metric of unit rows is ``normalized.NAME``."""
     return {name: metric.definition for name, metric in METRICS.items()} | {
         f"normalized.{name}": metric.definition for name, metric in NORMALIZED.items()
     }

@@ -14,7 +14,7 @@ from rankme_stream.numerics.dtypes import FloatArray
 
 FOLDING_PAIRS = 8  # pairs of foldings in two: by random signs of the rows, and by the opposite signs
 
-# Second-order variances in the value: the sketch's own, 2^2/8 of it by foldings in two, 3/3^2 by those in four: 1.8.
+# Second-order variance of the value: 1 of the sketch, 2^2/8 of foldings in two, 3/3^2 of foldings in four: 1.8.
 _SECOND_ORDER = 2.0
 
 
@@ -89,7 +89,7 @@ class FoldedSketches:
         scale, n_features
             Scale on which the metric is extrapolated, and the number of features it takes.
         confidence
-            Probability with which the interval is to hold.
+            Confidence of the interval.
 
         Notes
         -----

@@ -301,10 +301,10 @@ def _vertex_entropies(lower: FloatArray, upper: FloatArray, eps: float, inside: 
     sums = np.maximum(sums + m * inside, np.finfo(float).tiny)
     entropies = np.empty(m + 1)
     step = max(1, _SLAB_TERMS // m)
-    columns = np.arange(m)
+    indices = np.arange(m)
     for start in range(0, m + 1, step):
         n_upper = np.arange(start, min(m + 1, start + step))
-        p = np.where(columns < n_upper[:, None], upper, lower) / sums[n_upper, None] + eps
+        p = np.where(indices < n_upper[:, None], upper, lower) / sums[n_upper, None] + eps
         entropies[n_upper] = -(p * _log(p)).sum(axis=1)
     return entropies
 

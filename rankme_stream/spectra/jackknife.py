@@ -24,7 +24,7 @@ class Spread:
     n_replicates
         B, on which the second-order bias depends together with the share of the rows that was read.
     noise
-        How many times the error of the arithmetic may enter both biases: 2 (B - 1) times for R_n and the R_(-b),
+        Factor by which the error of the arithmetic may enter both biases: 2 (B - 1) times for R_n and the R_(-b),
         B/(B-2) (2 B + 2) times more for the second order; together below 5 (B - 1).
     """
 
@@ -86,7 +86,7 @@ def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Est
     spread
         Bias and standard error of that value as an estimate for the other rows.
     confidence
-        Probability with which the sampling part is to hold, less what the arithmetic's interval lacks of certainty.
+        Confidence of the sampling part; that of the result is less by what the arithmetic's interval lacks to 1.
     """
     if estimate.value is None:
         return replace(estimate, lower=None, upper=None, confidence=None, covers=())

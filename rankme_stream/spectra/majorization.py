@@ -82,7 +82,7 @@ def majorant(
 
 def squares_majorant(lower: FloatArray, upper: FloatArray, energy: tuple[float, float], tail: Tail) -> FloatArray:
     """Return shares of the squares, descending and of sum one, that majorise those of every allowed vector."""
-    if energy[0] <= 0.0:  # then the first may have all
+    if energy[0] <= 0.0:  # then the first value may hold all
         return np.where(np.arange(lower.size) == 0, 1.0, 0.0)
     lengths = _head_lengths(lower.size, tail.start)
     heads = _Heads(lower, upper, lengths)
@@ -114,8 +114,8 @@ def _head_lengths(m: int, start: int) -> Array:
 def _split(heads: _Heads, tail: Tail, most: FloatArray, spent: FloatArray, others: _Others) -> FloatArray:
     """Return the largest share of each head, over all ways to part the tail's fourth powers between it and the rest.
 
-    Between two neighbouring ways the head has at most its part by the later one, and the rest at least what the
-    earlier one leaves.
+    Between two neighbouring ways the head has at most its part in the later one, and the rest at least its part in
+    the earlier one.
     """
     start, lengths = tail.start, heads.lengths
     inner, roots = heads.past(start, squares=True), heads.past(start)

@@ -198,10 +198,10 @@ def test_a_state_is_a_snapshot(kind):
 
 
 def test_probes_drawn_do_not_depend_on_the_order_in_which_they_are_asked_for():
-    first = [counter_rng.uniform(seed=1, place=place) for place in range(5)]
-    assert [counter_rng.uniform(seed=1, place=place) for place in reversed(range(5))][::-1] == first
+    first = [counter_rng.uniform(seed=1, counter=counter) for counter in range(5)]
+    assert [counter_rng.uniform(seed=1, counter=counter) for counter in reversed(range(5))][::-1] == first
     assert len({*first}) == 5
-    assert np.array_equal(counter_rng.normal((3, 2), seed=1, place=9), counter_rng.normal((3, 2), seed=1, place=9))
+    assert np.array_equal(counter_rng.normal((3, 2), seed=1, counter=9), counter_rng.normal((3, 2), seed=1, counter=9))
     assert not np.array_equal(error_probes._directions(9, 1, HOST)[1:], error_probes._directions(9, 2, HOST)[1:])
 
 

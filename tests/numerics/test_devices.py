@@ -365,7 +365,7 @@ def test_the_size_of_lapacks_integers_is_what_scipy_says_of_it(n_bytes, kind):
 
 def test_memory_that_is_not_lent_is_refused():
     lent = Lent()
-    with pytest.raises((DeviceError, SourceFormatError), match=r"device cuda:0: |does not lend"):
+    with pytest.raises((DeviceError, SourceFormatError), match=r"device cuda:0: |does not share"):
         rs.measure(lent)
     lent.kind = (8, 0)
     with pytest.raises(SourceFormatError, match="DLPack kind 8"):

@@ -21,8 +21,8 @@ def integers(n_rows: int, n: int) -> np.ndarray:
 
 def filled(panel: np.ndarray) -> Triangle:
     triangle, workspace = Triangle(panel.shape[1]), Workspace()
-    for place in triangle.places:
-        triangle.add_product(place, panel, workspace)
+    for index in triangle.block_indices:
+        triangle.add_product(index, panel, workspace)
     return triangle
 
 
@@ -30,8 +30,8 @@ def filled(panel: np.ndarray) -> Triangle:
 def test_the_sum_of_products_is_that_of_a_dense_matrix(n):
     panel, other = integers(20, n), integers(9, n)
     triangle = filled(panel)
-    for place in triangle.places:
-        triangle.add_product(place, other, Workspace())
+    for index in triangle.block_indices:
+        triangle.add_product(index, other, Workspace())
     dense = panel.T @ panel + other.T @ other
     assert np.array_equal(np.tril(triangle.lower()), np.tril(dense))
     assert np.array_equal(triangle.diagonal(), np.diagonal(dense))
@@ -44,8 +44,8 @@ def test_a_float32_triangle_is_overwritten_and_added(n):
     panel = integers(20, n)
     product = Triangle(n, np.float32)
     for _ in range(2):
-        for place in product.places:
-            product.set_product(place, panel.astype(np.float32))
+        for index in product.block_indices:
+            product.set_product(index, panel.astype(np.float32))
     total = filled(panel)
     total.add(product)
     assert np.array_equal(np.tril(total.lower()), np.tril(2 * panel.T @ panel))
@@ -65,6 +65,6 @@ def test_packing_and_prefixes_keep_every_entry(n):
 @pytest.mark.parametrize("n", [*WIDTHS, 4097])
 def test_about_half_of_the_square_is_stored(n):
     triangle = Triangle(n)
-    stored = sum(triangle._blocks[place].nbytes for place in triangle.places)
+    stored = sum(triangle._blocks[index].nbytes for index in triangle.block_indices)
     assert triangle_bytes(n) == stored <= 8 * n * (n + WIDEST_BLOCK + 1) / 2 + 8
     assert triangle_bytes(n, 4) == stored / 2

@@ -330,7 +330,7 @@ def test_unit_rows_beside_others_are_found_by_their_lengths():
         ({"definition": {"rankme": "by entropy"}}, "the definitions differ: a: exp.*; b: by entropy"),
         ({"source": {"n_features": 64, "uri": "b"}}, "the widths differ: a: 32 features; b: 64 features"),
         ({"rows_read": 20}, r"largest possible ranks differ: a: 32 \(rows or features\); b: 20"),
-        ({"sampling": {"population": True}}, "the questions differ: a: of the rows; b: of a population"),
+        ({"sampling": {"population": True}}, "the targets of the intervals differ: a: the rows; b: a population"),
         (
             {"spectrum": {"singular_values": [500.0**0.5]}},
             "normalisations differ: a: rows of other lengths; b: unit rows",

@@ -71,7 +71,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     @property
     def n_rows(self) -> int:
-        """Rows absorbed, exact up to 2^53."""
+        """Number of rows absorbed, exact up to 2^53."""
         return round(float(self._sketch[0, 0]))
 
     @property
@@ -106,7 +106,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return merged
 
     def on_basis(self, basis: OrthonormalBasis) -> Self:
-        """Return the sketch with the directions that it was made with, which its state does not hold."""
+        """Return the sketch with the directions it was made with; its state does not hold them."""
         if self.vectors.basis is basis:
             return self
         made = copy(self)
@@ -146,8 +146,8 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
         rows_error = totals.gram_error(totals.most_energy)
         if totals.size == 0 or totals.energy == 0.0:
-            nothing = sketch_spectrum.nothing(totals.size)
-            return self._spectrum_of((nothing, nothing), (0.0, 0.0), unit_roundoff, 0)
+            zero = sketch_spectrum.zero_values(totals.size)
+            return self._spectrum_of((zero, zero), (0.0, 0.0), unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
         frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
         sides, left_out = [], self.sketch_size
@@ -213,7 +213,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, there."""
+        """Return the accumulator that ``to_arrays`` described, on a device."""
         key = [arrays[name].item() if name in arrays else 0 for name in _KEY]
         n_features, sketch_size, seed, pass_number = key
         later = LaterPass(pass_number, None) if pass_number else None
@@ -257,5 +257,5 @@ class NystromMethod(LowRankMethod):
         return 8 * 64 * (panel_rows + size.width)
 
     def shares_update(self, n_features: int, precision: Precision) -> bool:
-        """Whether all threads work on one sketch: always."""
+        """Return True: all threads share one sketch."""
         return True

@@ -60,7 +60,7 @@ def bound_complement(
         Bound on the Frobenius error of images relative to the Frobenius norm of their vectors.
     pass_number
         Number of the pass. Bounds after the t-th pass past the first are wrong with probability ``CHANCE`` / 2^t, a
-        quarter of it for each of four matrices, so all passes together keep ``CHANCE`` although each is looked at.
+        quarter of it for each of four matrices, so all passes together keep ``CHANCE`` although any may be the last.
 
     Notes
     -----
@@ -143,7 +143,7 @@ class _InnerBlock:
         self._values = values[::-1]
         self._margin = solver_margin(values.size)
         self._off = off + self._margin * float(np.abs(values).sum())
-        self._lengths = np.maximum(np.einsum("ij,ij->j", vectors, pushed @ vectors)[::-1], 0.0)  # squared, of C
+        self._lengths = np.maximum(np.einsum("ij,ij->j", vectors, pushed @ vectors)[::-1], 0.0)  # |C v|^2 for each v
         self._length = math.sqrt(max(float(np.linalg.eigvalsh(pushed)[-1]), 0.0)) + self._pushed_off
 
     @property

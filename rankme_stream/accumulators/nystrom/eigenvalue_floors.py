@@ -83,15 +83,16 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     14 D r^2 flops.
     """
     sketch_size = int(frame.vectors.shape[0])
-    pushed, core, moved = _turned(images, frame, device, energy=energy, entries=entries)
-    lopsided = (core - core.T) / 2.0
-    excess = float(np.linalg.norm(lopsided))
-    if not excess <= moved:
+    pushed, core, nu = _rotated(images, frame, device, energy=energy, entries=entries)
+    antisymmetric = (core - core.T) / 2.0
+    excess = float(np.linalg.norm(antisymmetric))
+    if not excess <= nu:
         raise ArithmeticCheckError(
-            f"a sketch is {excess:.3g} from symmetric where rounding allows {moved:.3g}: BLAS or the machine is at "
-            "fault"
+            f"a sketch is {excess:.3g} from symmetric where rounding allows {nu:.3g}: BLAS or the machine is at fault"
         )
-    kept = _Kept.of((core + core.T) / 2.0, lopsided, device.download(device.squared_lengths(pushed)), pushed.shape[1])
+    kept = _Kept.of(
+        (core + core.T) / 2.0, antisymmetric, device.download(device.squared_lengths(pushed)), pushed.shape[1]
+    )
     if kept.roots.size == 0:
         return np.zeros(0)
     values, corner = np.linalg.eigh(kept.scaled)
@@ -100,10 +101,10 @@ def floors(images: Any, frame: Frame, device: Device, *, energy: float, entries:
     roots = device.singular_values(device.r_factor(tall.T))
     margin = solver_margin(sketch_size)
     sure = np.maximum(roots * (1.0 - 2.0 * margin) - margin * float(roots[0]) - kept.off, 0.0)
-    return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * moved - rows, 0.0))
+    return np.asarray(np.maximum(sure**2 * (1.0 - 8.0 * U) - 2.0 * nu - rows, 0.0))
 
 
-def _turned(
+def _rotated(
     images: Any, frame: Frame, device: Device, *, energy: float, entries: float
 ) -> tuple[Any, FloatArray, float]:
     """Return ((G^ + nu) Q)' for directions Q by descending eigenvalue, their core Q'(G^ + nu) Q, and nu."""
@@ -113,13 +114,13 @@ def _turned(
 
     sketch_size, n_features = frame.vectors.shape
     core = frame.to_basis.T @ (images @ frame.vectors.T) @ frame.to_basis
-    _, turned = device.eigenvectors((core + core.T) / 2.0)
-    turned = device.xp.flip(frame.to_basis @ turned, axis=1)
-    directions, pushed = turned.T @ frame.vectors, turned.T @ images
+    _, rotation = device.eigenvectors((core + core.T) / 2.0)
+    rotation = device.xp.flip(frame.to_basis @ rotation, axis=1)
+    directions, pushed = rotation.T @ frame.vectors, rotation.T @ images
     products = 4.0 * gamma(2 * sketch_size + 8) * frame.inverse * (norm(images) + energy * frame.norm)
-    moved = 1.5 * (entries / math.sqrt(frame.least) + products) + _inner(n_features) * norm(pushed) * norm(directions)
-    pushed = pushed + moved * directions
-    return pushed, device.download(pushed @ directions.T), moved
+    nu = 1.5 * (entries / math.sqrt(frame.least) + products) + _inner(n_features) * norm(pushed) * norm(directions)
+    pushed = pushed + nu * directions
+    return pushed, device.download(pushed @ directions.T), nu
 
 
 def _inner(n_features: int) -> float:
@@ -143,12 +144,12 @@ class _Kept(NamedTuple):
     off: float
 
     @classmethod
-    def of(cls, core: FloatArray, lopsided: FloatArray, lengths: FloatArray, n_features: int) -> Self:
-        """Return as many leading directions as make the sum of the floors largest.
+    def of(cls, core: FloatArray, antisymmetric: FloatArray, lengths: FloatArray, n_features: int) -> Self:
+        """Return the leading directions, as many as make the sum of the floors largest.
 
         Parameters
         ----------
-        core, lopsided
+        core, antisymmetric
             Symmetric and antisymmetric part of Q'G Q.
         lengths
             Squared lengths of the rows of (G Q)'.
@@ -161,7 +162,7 @@ class _Kept(NamedTuple):
         by_first = np.cumsum(held)
         apart = np.sqrt(_leading((scaled - np.eye(n)) ** 2))
         off = 2.0 * (
-            np.sqrt(_leading((lopsided[:n, :n] * roots) ** 2))
+            np.sqrt(_leading((antisymmetric[:n, :n] * roots) ** 2))
             + _inner(n_features) * np.sqrt(np.arange(1, n + 1) * by_first)
         )
         lost = np.where(apart > _NEAR, np.inf, held.sum() - by_first + 2.0 * off * np.cumsum(np.sqrt(held)))

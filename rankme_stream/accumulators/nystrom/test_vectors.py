@@ -126,11 +126,11 @@ class TestVectors:
         for tile, start in enumerate(range(0, n_features, _TILE_FEATURES)):
             stop = min(start + _TILE_FEATURES, n_features)
             if self.pass_number:
-                shape, place = (_TILE_FEATURES, PROBES), self.pass_number * _PASS_STRIDE + tile
-                drawn = counter_rng.normal(shape, seed=self.seed, place=place) * self.probe_scale
+                shape, counter = (_TILE_FEATURES, PROBES), self.pass_number * _PASS_STRIDE + tile
+                drawn = counter_rng.normal(shape, seed=self.seed, counter=counter) * self.probe_scale
                 vectors[first:, 1 + start : 1 + stop] = drawn[: stop - start].T
             else:
-                drawn = counter_rng.signs((_TILE_FEATURES, self.sketch_size), seed=self.seed, place=tile)
+                drawn = counter_rng.signs((_TILE_FEATURES, self.sketch_size), seed=self.seed, counter=tile)
                 vectors[1:, 1 + start : 1 + stop] = drawn[: stop - start].T
         vectors.flags.writeable = False
         return vectors

@@ -23,10 +23,10 @@ from rankme_stream.numerics.rounding import U, check_trace, gamma, solver_margin
 from rankme_stream.spectra.extrapolation import FoldedSketches
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
-_ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval is proved from there on
-_SEGMENT_SKETCHES = 16  # rows of a segment, in those of the sketch: a merge is then below a twentieth of it
+_ROWS_A_FEATURE, _FEWEST_ROWS = 8, 256  # the interval was simulated from there on
+_SEGMENT_SKETCHES = 16  # rows of a segment per row of the sketch: a merge then costs below a twentieth of it
 _SMALL_ENERGY = 2.0**-900  # below it squares lose digits to underflow
-_LARGEST_EXCESS = 2.0  # of the fourth moment of sketch rows about the mean: there the rows count for half as many
+_LARGEST_EXCESS = 2.0  # in the fourth moment of sketch rows about the mean: rows then count for half as many
 _CONFIDENCE = 0.95
 _NUMBERS = ("n_rows", "chain", "additions", "runs", "rows_error", "weight")
 
@@ -91,11 +91,12 @@ class RowSketchAccumulator(SketchAccumulator):
         signs = device.upload(signed_runs.signs(self.seed, start, start + n_rows))
         signed = self._workspace.array("signed", (signed_runs.run_rows(self.sketch_size), 1 + self.n_features))
         for piece in signed_runs.pieces(self.seed, self.sketch_size, start, start + n_rows):
-            rows, places = slice(piece.start - start, piece.stop - start), slice(piece.place, piece.end)
+            rows = slice(piece.start - start, piece.stop - start)
+            sketch_rows = slice(piece.sketch_start, piece.sketch_stop)
             out = signed[: piece.stop - piece.start, :]
             device.scale(panel[rows, :], signs[rows], out)
-            self._sketch[places, :] += out
-            self._energies[places] += squares[rows]
+            self._sketch[sketch_rows, :] += out
+            self._energies[sketch_rows] += squares[rows]
             self.runs += 1
             self.additions += 1
 
@@ -165,11 +166,11 @@ class RowSketchAccumulator(SketchAccumulator):
         n_live = size - n_zeros
         total = (energy[0] + energy[1]) / 2.0
         if n_live <= 0 or total == 0.0:
-            return sketch_spectrum.nothing(size)
+            return sketch_spectrum.zero_values(size)
         squares, margin = _squares(rows, self.device)
         trace = float(squares.sum())
         if trace == 0.0:
-            return sketch_spectrum.nothing(size)
+            return sketch_spectrum.zero_values(size)
         error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.sketch_size + 8) * trace + margin
 
         def of_energy(squares: FloatArray) -> FloatArray:
@@ -181,13 +182,13 @@ class RowSketchAccumulator(SketchAccumulator):
         upper = np.sqrt(energy[1] / np.arange(1, size + 1)) * (1.0 + 4.0 * size * U)
         lower = np.zeros(size)
         lower[0] = min(math.sqrt(energy[0] / n_live) * (1.0 - 4.0 * U), values[0])
-        box = ConsistentSet(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
+        consistent = ConsistentSet(lower, np.maximum(upper, values), energy).with_zeros(n_zeros)
         reason = self._reason(rows, squares, is_centered)
         if reason is not None:
-            return SingularValues(values, box, folded=FoldedSketches((), (), (0.0, 0.0, 0.0), 0.0, reason))
+            return SingularValues(values, consistent, folded=FoldedSketches((), (), (0.0, 0.0, 0.0), 0.0, reason))
         halves, quarters = folded(rows, self.device, self.seed, lambda one: of_energy(_squares(one, self.device)[0]))
         pairs = meetings(self._energies, self.weight, self.seed)
-        return SingularValues(values, box, folded=FoldedSketches(halves, quarters, pairs, error * total / trace))
+        return SingularValues(values, consistent, folded=FoldedSketches(halves, quarters, pairs, error * total / trace))
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
         """Return the reason why the sketch gives no number; None where it gives one."""
@@ -196,8 +197,8 @@ class RowSketchAccumulator(SketchAccumulator):
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
         n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.sketch_size
         if n_effective < wanted:
-            weigh = f"the rows weigh as {n_effective:,.0f} of equal length"
-            return f"{weigh}, and a sketch of {self.sketch_size:,} rows takes {wanted:,} (4 a row of it): {gram}"
+            weigh = f"the rows carry the weight of {n_effective:,.0f} of equal length"
+            return f"{weigh}, and a sketch of {self.sketch_size:,} rows needs {wanted:,} (4 per sketch row): {gram}"
         if is_centered:  # lengths about the mean are not kept; a few long rows show in the lengths of the sketch rows
             lengths = np.array(self.device.download(self.device.squared_lengths(rows)))
             spread = 2.0 * float((squares**2).sum()) / float(squares.sum()) ** 2
@@ -244,10 +245,6 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     return np.maximum(found, 0.0), margin
 
 
-def _kind(name: str) -> type:
-    return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64
-
-
 class RowSketchMethod(SketchMethod):
     """A sketch of fewer rows, which are signed sums of all rows."""
 
@@ -260,7 +257,7 @@ class RowSketchMethod(SketchMethod):
         return RowSketchAccumulator
 
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return the rows of the sketch, a multiple of four; by default as few as an interval takes."""
+        """Return the rows of the sketch, a multiple of four; by default as few as an interval needs."""
         fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
         if rank is not None and rank < fewest:
             raise UsageError(
@@ -273,8 +270,8 @@ class RowSketchMethod(SketchMethod):
         """Raise ``UsageError`` if there are too few rows for an interval."""
         if n_rows < ROWS_A_SKETCH_ROW * sketch_size:
             raise UsageError(
-                f"{n_rows:,} rows are too few for a row sketch of {sketch_size:,}, which takes "
-                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 a row of it): the Gram matrix (--method gram) is exact"
+                f"{n_rows:,} rows are too few for a row sketch of {sketch_size:,}, which needs "
+                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 per sketch row): the Gram matrix (--method gram) is exact"
             )
 
     def flops(self, n_rows: int, size: Size) -> int:

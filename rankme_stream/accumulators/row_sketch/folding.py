@@ -14,9 +14,9 @@ from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra.extrapolation import FOLDING_PAIRS
 
-ROWS_A_SKETCH_ROW = 4  # rows of equal length per sketch row that its interval takes
-_PLACE = 2**63  # first counter of the signs of foldings; signs of rows have counters below it
-_TURNS = _PLACE + 2**32
+ROWS_A_SKETCH_ROW = 4  # rows of equal length per sketch row that its interval needs
+_FIRST_COUNTER = 2**63  # first counter of the signs of foldings; signs of rows have counters below it
+_SHIFT_COUNTER = _FIRST_COUNTER + 2**32
 # The columns are orthogonal, so products of rows of two different parts cancel over the four patterns.
 _PATTERNS = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, -1.0, 1.0]])
 
@@ -37,7 +37,7 @@ def meetings(energies: FloatArray, weight: float, seed: int) -> tuple[float, flo
     def met(folded: FloatArray) -> float:
         return math.fsum((folded**2).tolist()) - alone
 
-    two = [met(shares[:half] + np.roll(shares[half:], -turn)) for turn in _turns(shares.size, seed)]
+    two = [met(shares[:half] + np.roll(shares[half:], -shift)) for shift in _shifts(shares.size, seed)]
     return met(shares), math.fsum(two) / len(two), met(shares.reshape(4, -1).sum(axis=0))
 
 
@@ -48,12 +48,12 @@ def folded(
     rows = sketch.shape[0]
     half, quarter = rows // 2, rows // 4
     halves = []
-    for pair, turn in enumerate(_turns(rows, seed)):
-        signs = device.upload(counter_rng.signs((half, 1), seed=seed, place=_PLACE + pair))
+    for pair, shift in enumerate(_shifts(rows, seed)):
+        signs = device.upload(counter_rng.signs((half, 1), seed=seed, counter=_FIRST_COUNTER + pair))
         first = sketch[:half, :]
-        second = device.xp.concat([sketch[half + turn :, :], sketch[half : half + turn, :]]) * signs
+        second = device.xp.concat([sketch[half + shift :, :], sketch[half : half + shift, :]]) * signs
         halves.append((solve(first + second), solve(first - second)))
-    signs = device.upload(counter_rng.signs((rows, 1), seed=seed, place=_PLACE + FOLDING_PAIRS))
+    signs = device.upload(counter_rng.signs((rows, 1), seed=seed, counter=_FIRST_COUNTER + FOLDING_PAIRS))
     signed = sketch * signs
     parts = [signed[quarter * k : quarter * (k + 1), :] for k in range(4)]
     quarters = []
@@ -65,10 +65,10 @@ def folded(
     return tuple(halves), tuple(quarters)
 
 
-def _turns(rows: int, seed: int) -> list[int]:
+def _shifts(rows: int, seed: int) -> list[int]:
     """Return the cyclic shift of the second half in each pair, such that no two rows of one run are added."""
     run, half = signed_runs.run_rows(rows), rows // 2
     if half < 3 * run:  # the sketch is too small for any interval
         return [0] * FOLDING_PAIRS
-    drawn = counter_rng.integers((FOLDING_PAIRS,), half - 2 * run, seed=seed, place=_TURNS)
-    return [run + int(turn) for turn in drawn]
+    drawn = counter_rng.integers((FOLDING_PAIRS,), half - 2 * run, seed=seed, counter=_SHIFT_COUNTER)
+    return [run + int(shift) for shift in drawn]

@@ -14,17 +14,17 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 _TILE_ROWS = 1024  # rows for which random numbers are drawn at once
 _TILES_KEPT = 64  # 8 KiB each at most, whatever the width of the rows
 _LONGEST_RUN = 256
-_RUNS_A_SKETCH = 32  # a run is at most this part of the sketch, so that its folding in four is a sketch as well
+_RUNS_A_SKETCH = 32  # fewest runs in a sketch, so that its folding in four is a sketch as well
 _ROTATIONS = 2**62  # first counter of the rotations of tiles; those of signs lie below it
 
 
 class Piece(NamedTuple):
-    """Rows [start, stop) of the source, added to rows [place, end) of the sketch."""
+    """Rows [start, stop) of the source, added to rows [sketch_start, sketch_stop) of the sketch."""
 
     start: int
     stop: int
-    place: int
-    end: int
+    sketch_start: int
+    sketch_stop: int
 
 
 def pieces(seed: int, sketch_rows: int, start: int, stop: int) -> Iterator[Piece]:
@@ -35,11 +35,11 @@ def pieces(seed: int, sketch_rows: int, start: int, stop: int) -> Iterator[Piece
         run, first = divmod(row, length)
         end = min(stop, (run + 1) * length)
         tile, number = divmod(run, _TILE_ROWS // length)
-        place = (int(_rotations(seed, sketch_rows, tile)[number]) + first) % sketch_rows
-        cut = min(end, row + sketch_rows - place)
-        yield Piece(row, cut, place, place + cut - row)
-        if cut < end:
-            yield Piece(cut, end, 0, end - cut)
+        first_row = (int(_rotations(seed, sketch_rows, tile)[number]) + first) % sketch_rows
+        wrap = min(end, row + sketch_rows - first_row)
+        yield Piece(row, wrap, first_row, first_row + wrap - row)
+        if wrap < end:
+            yield Piece(wrap, end, 0, end - wrap)
         row = end
 
 
@@ -59,9 +59,11 @@ def run_rows(sketch_rows: int) -> int:
 @lru_cache(maxsize=_TILES_KEPT)
 def _rotations(seed: int, sketch_rows: int, tile: int) -> Array:
     """Return the first sketch row of each run of a tile."""
-    return counter_rng.integers((_TILE_ROWS // run_rows(sketch_rows),), sketch_rows, seed=seed, place=_ROTATIONS + tile)
+    return counter_rng.integers(
+        (_TILE_ROWS // run_rows(sketch_rows),), sketch_rows, seed=seed, counter=_ROTATIONS + tile
+    )
 
 
 @lru_cache(maxsize=_TILES_KEPT)
 def _tile_signs(seed: int, tile: int) -> FloatArray:
-    return counter_rng.signs((_TILE_ROWS,), seed=seed, place=tile)
+    return counter_rng.signs((_TILE_ROWS,), seed=seed, counter=tile)

@@ -1,6 +1,6 @@
 r"""Estimates for all rows from a sample of them: the delete-one jackknife over the sample's replicates.
 
-With R_n of all replicates and R_(-b) of all but replicate b, which holds m_b of the n rows,
+With R_n from all replicates and R_(-b) from all but replicate b, which holds m_b of the n rows,
 
     bias = sum_b (1 - m_b/n) R_(-b) - (B - 1) R_n,
     se^2 = 1/B sum_b (h_b R_n - (h_b - 1) R_(-b) - mean)^2 / (h_b - 1),    h_b = n/m_b,
@@ -113,7 +113,7 @@ class Jackknife:
 
     @property
     def has_empty_replicate(self) -> bool:
-        """Whether some replicate has no row."""
+        """Whether a replicate has no row."""
         return not all(self._shares)
 
     @cached_property

@@ -33,7 +33,7 @@ _EMPTY_REPLICATE = "so many rows were left out that a replicate has none"
 
 
 class _OrderedMerge:
-    """Merges the partial results of units into their replicates in the order of the units, whichever finishes first."""
+    """Merges partial results of units into their replicates, in the order of the units, whichever finishes first."""
 
     def __init__(self, replicates: dict[int, PartialResult], units: Mapping[int, int]) -> None:
         self._replicates, self._units = replicates, units
@@ -54,7 +54,7 @@ class _OrderedMerge:
 
 
 def _reason_withheld(metric: Metric, spread: Spread | None) -> str | None:
-    """Return why a metric of a sample is not stated; None if it is."""
+    """Return the reason not to state a metric of a sample, or None."""
     if spread is None:
         return "a sample does not determine the smallest singular values"
     if abs(spread.bias) > metric.largest_bias * spread.standard_error:

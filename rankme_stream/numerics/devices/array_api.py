@@ -25,7 +25,7 @@ class StandardDevice:
         The namespace, with its ``linalg`` extension.
     name
         For messages and results.
-    place
+    device
         Argument ``device`` of the namespace; None is its default.
     types
         Names of stored types that are uploaded as they are; others are converted to float64 on the host, exactly.
@@ -33,9 +33,9 @@ class StandardDevice:
 
     block_columns = 2**16  # one product per panel: threads share nothing
 
-    def __init__(self, xp: Any, name: str, place: Any = None, types: tuple[str, ...] = ("float32", "float64")) -> None:
+    def __init__(self, xp: Any, name: str, device: Any = None, types: tuple[str, ...] = ("float32", "float64")) -> None:
         self.xp, self.name = xp, name
-        self._place, self._types = place, types
+        self._device, self._types = device, types
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by the name, so that an array returns to its device."""
@@ -56,18 +56,18 @@ class StandardDevice:
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; the order is ignored."""
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-        return self.xp.zeros(shape, dtype=self._type(name), device=self._place)
+        return self.xp.zeros(shape, dtype=self._type(name), device=self._device)
 
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
         """Return an array of the type of another."""
-        return self.xp.empty(shape, dtype=like.dtype, device=self._place)
+        return self.xp.empty(shape, dtype=like.dtype, device=self._device)
 
     def _type(self, name: str) -> Any:
         return getattr(self.xp, name)
 
     def upload(self, values: Array) -> Any:
         """Return values of the host as an array of the device."""
-        return self.xp.asarray(np.array(values), device=self._place)  # a copy: some libraries share the memory
+        return self.xp.asarray(np.array(values), device=self._device)  # a copy: some libraries share the memory
 
     def download(self, values: Any) -> Array:
         """Return an array of the device as values of the host."""
@@ -104,7 +104,7 @@ class StandardDevice:
         return float(self.xp.max(self.xp.abs(rows))) if kind.name == "float64" else 0.0
 
     def without(self, rows: Any, out: Array) -> Any:
-        """Return the rows with those of a mask on the host set to zero."""
+        """Return the rows, with the rows of a mask on the host set to zero."""
         return self.xp.where(self.upload(out)[:, None], self.xp.zeros_like(rows), rows)
 
     def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Any) -> None:

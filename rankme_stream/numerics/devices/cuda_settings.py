@@ -19,11 +19,11 @@ _EMULATION = ("CUBLAS_EMULATE_DOUBLE_PRECISION", "CUBLAS_EMULATION_STRATEGY")
 _STREAMS = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 _OFF = ("", "0", "false", "off", "default")
 _ONES = {"float16": 0x3C00, "bfloat16": 0x3F80}  # the bits of 1.0
-_TRIAL_ROWS = 2049  # of ones: more than either type can count
+_TRIAL_ROWS = 2049  # of ones: neither 16-bit type can represent their sum
 
 
 def overrides() -> dict[str, str]:
-    """Return the settings that are set."""
+    """Return the settings found in the environment."""
     return {name: os.environ[name] for name in (*_TF32, *_EMULATION, _STREAMS) if name in os.environ}
 
 
@@ -48,7 +48,7 @@ def refuse_tf32(is_allowed: bool = False) -> None:
 
 @lru_cache(maxsize=16)
 def adds_in_float32(device: Device, kind: StoredType) -> bool:
-    """Whether a card sums products of 16-bit rows in float32, by trial: a library may lack it, or sum in 16 bits."""
+    """Return whether a card sums products of 16-bit rows in float32, by trial: libraries lack it or sum in 16 bits."""
     if kind.name not in _ONES:
         return False
     ones = device.rows(np.full((_TRIAL_ROWS, 8), _ONES[kind.name], np.uint16).view(kind.dtype), kind)

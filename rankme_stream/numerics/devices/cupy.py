@@ -30,11 +30,11 @@ class CupyDevice(StandardDevice):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by the card."""
-        return _device, (self._place.id,)
+        return _device, (self._device.id,)
 
     def describe(self) -> dict[str, str]:
         """Return card, CUDA and CuPy."""
-        properties = self._cupy.cuda.runtime.getDeviceProperties(self._place.id)
+        properties = self._cupy.cuda.runtime.getDeviceProperties(self._device.id)
         return {
             "device": self.name, "card": properties["name"].decode(), "cupy": str(self._cupy.__version__),
             "cuda": str(self._cupy.cuda.runtime.runtimeGetVersion()),
@@ -42,7 +42,7 @@ class CupyDevice(StandardDevice):
 
     def free_bytes(self) -> int:
         """Return the free bytes of the card and those that CuPy keeps for reuse."""
-        free, _ = self._place.mem_info
+        free, _ = self._device.mem_info
         return int(free) + int(self._cupy.get_default_memory_pool().free_bytes())
 
     def download(self, values: Any) -> Array:
@@ -58,7 +58,7 @@ class CupyDevice(StandardDevice):
         return (bits << np.uint32(16)).view(np.float32)
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
-        """Whether cuBLAS has products of such rows with float32 sums; bfloat16 rows are float32 here."""
+        """Return whether cuBLAS sums products of such rows in float32; bfloat16 rows are float32 here."""
         return kind.name == "float16" and cuda_settings.adds_in_float32(self, kind)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:

@@ -44,7 +44,7 @@ class Device(Protocol):
         """Return the free memory of the device, bytes, host memory not counted; 0 where it is not known."""
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
-        """Whether ``set_product`` takes rows of a 16-bit type as they are and sums their products in float32."""
+        """Return whether ``set_product`` takes rows of a 16-bit type as they are and sums in float32."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; ``dtype`` may be a name, and a device may ignore ``order``."""
@@ -80,7 +80,7 @@ class Device(Protocol):
         """Return the largest absolute value of float64 data; 0.0 for every other type."""
 
     def without(self, rows: Any, out: Array) -> Any:
-        """Return the rows with those of a mask on the host set to zero."""
+        """Return the rows, with the rows of a mask on the host set to zero."""
 
     def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Workspace) -> None:
         """Write the values of finite rows into ``out``, of the type of a panel and of the same shape, exactly.

@@ -29,7 +29,7 @@ def _pointer(module: Any, name: str, n_arguments: int) -> Any:
 
 
 def _integer_of(module: Any) -> Any:
-    """Return the type of LAPACK's integers, of which SciPy before 1.18 does not tell: there it is ``int``."""
+    """Return the type of LAPACK's integers; SciPy before 1.18 does not state it and uses ``int``."""
     n_bytes = module._blas_int_size() if hasattr(module, "_blas_int_size") else ctypes.sizeof(ctypes.c_int)
     return {4: ctypes.c_int32, 8: ctypes.c_int64}[n_bytes]
 
@@ -163,7 +163,7 @@ class Host:
         return kind.largest_magnitude(rows)
 
     def without(self, rows: Array, out: Array) -> Array:
-        """Return the rows with those of a mask set to zero."""
+        """Return the rows, with the rows of a mask set to zero."""
         return np.where(out[:, None], rows.dtype.type(0), rows)
 
     def cast(self, rows: Array, kind: StoredType, out: Array, scratch: Any) -> None:

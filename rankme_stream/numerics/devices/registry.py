@@ -75,13 +75,13 @@ def memory_errors_as_limits() -> Iterator[None]:
 
 
 def _memory_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions for it of numpy and of the libraries of devices that are loaded."""
+    """Return the exceptions that numpy and the loaded libraries of devices raise for it."""
     loaded = (sys.modules.get(module) for modules in MODULES.values() for module in modules)
     return (MemoryError, *(kind for module in loaded if module is not None for kind in module.memory_errors()))
 
 
 def is_array(thing: object) -> bool:
-    """Whether an object is an array of numpy, or of a library that shares its memory (DLPack)."""
+    """Return whether an object is an array of numpy, or of a library that shares its memory (DLPack)."""
     return isinstance(thing, np.ndarray) or hasattr(thing, "__dlpack__")
 
 
@@ -111,12 +111,12 @@ def adopted(array: Any, uri: str) -> Adopted:
     kind, index = array.__dlpack_device__()
     name = _DLPACK_KINDS.get(int(kind))
     if name is None:
-        raise SourceFormatError(f"{uri} is on a device of DLPack kind {int(kind)}, which is not computed on: copy it")
+        raise SourceFormatError(f"{uri} is on a device of DLPack kind {int(kind)}, which is not supported: copy it")
     device = device_named(name if name == "cpu" else f"{name}:{index}")
     try:
         return Adopted(device, device.xp.from_dlpack(array))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise SourceFormatError(f"{uri} does not lend its memory: {error}") from error
+        raise SourceFormatError(f"{uri} does not share its memory: {error}") from error
 
 
 def on_host(values: Any) -> Array:

@@ -22,11 +22,11 @@ _NO_TYPES = ("uint16", "uint32", "uint64")  # torch stores these types and does 
 class TorchDevice(StandardDevice):
     """Tensors on one device of torch."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, name: str) -> None:
         import torch
         from array_api_compat import torch as xp
 
-        super().__init__(xp, place, torch.device(place), _TYPES)
+        super().__init__(xp, name, torch.device(name), _TYPES)
         self._torch = torch
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -36,19 +36,19 @@ class TorchDevice(StandardDevice):
     def describe(self) -> dict[str, str]:
         """Return card, CUDA and torch."""
         facts = {"device": self.name, "torch": str(self._torch.__version__)}
-        if self._place.type == "cuda":
+        if self._device.type == "cuda":
             facts |= {
-                "card": str(self._torch.cuda.get_device_name(self._place)), "cuda": str(self._torch.version.cuda),
+                "card": str(self._torch.cuda.get_device_name(self._device)), "cuda": str(self._torch.version.cuda),
             } | cuda_settings.overrides()  # fmt: skip
         return facts
 
     def free_bytes(self) -> int:
         """Return the free bytes of the card and those that torch keeps for reuse."""
-        if self._place.type != "cuda":
+        if self._device.type != "cuda":
             return 0
         cuda = self._torch.cuda
-        free, _ = cuda.mem_get_info(self._place)
-        return int(free) + int(cuda.memory_reserved(self._place)) - int(cuda.memory_allocated(self._place))
+        free, _ = cuda.mem_get_info(self._device)
+        return int(free) + int(cuda.memory_reserved(self._device)) - int(cuda.memory_allocated(self._device))
 
     def download(self, values: Any) -> Array:
         """Return a tensor as values of the host, bfloat16 as float32."""
@@ -65,7 +65,7 @@ class TorchDevice(StandardDevice):
 
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 tensor into a float32 one, of which products are formed next."""
-        if self._place.type == "cuda":
+        if self._device.type == "cuda":
             cuda_settings.refuse_tf32(_allows_tf32(self._torch))
         super().narrow(panel, out)
 
@@ -76,8 +76,8 @@ class TorchDevice(StandardDevice):
         return super().rows(stored, kind)
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
-        """Whether this is a card whose torch has products of 16-bit rows with float32 sums."""
-        return self._place.type == "cuda" and cuda_settings.adds_in_float32(self, kind)
+        """Return whether this is a card on which torch sums products of 16-bit rows in float32."""
+        return self._device.type == "cuda" and cuda_settings.adds_in_float32(self, kind)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right`` into ``out``; ``matmul`` would store products of 16-bit rows in 16 bits."""
@@ -98,8 +98,8 @@ class TorchDevice(StandardDevice):
 
 
 @lru_cache(maxsize=16)
-def _device(place: str) -> TorchDevice:
-    return TorchDevice(place)
+def _device(name: str) -> TorchDevice:
+    return TorchDevice(name)
 
 
 def open_device(index: int) -> TorchDevice:
@@ -145,10 +145,10 @@ def adopted(array: Any, uri: str) -> Adopted:
         torch.cuda.current_stream(tensor.device).synchronize()  # other threads read it on streams of their own
         return Adopted(open_device(tensor.device.index), tensor)
     if tensor.device.type != "cpu":
-        raise SourceFormatError(f"{uri} is on {tensor.device}, which is not computed on: move it with .cpu() first")
+        raise SourceFormatError(f"{uri} is on {tensor.device}, which is not supported: move it with .cpu() first")
     if tensor.dtype == torch.bfloat16:
         return Adopted(HOST, tensor.view(torch.int16).numpy().view(np.uint16), "bfloat16")
     try:
         return Adopted(HOST, tensor.numpy())
-    except TypeError:  # float8 and others that numpy has no name for
-        raise SourceFormatError(f"{uri} is a tensor of {tensor.dtype}, which has no singular values here") from None
+    except TypeError:  # float8 and other types that numpy lacks
+        raise SourceFormatError(f"{uri} is a tensor of {tensor.dtype}, which is not supported: convert it") from None

@@ -17,6 +17,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec, run_segment
 from rankme_stream.passes.planning.block_layout import BlockRange, block_ranges
+from rankme_stream.passes.planning.memory import PATIENCE
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 
@@ -102,8 +103,8 @@ def run_segments(
 
     Notes
     -----
-    ``plan.segments_at_once`` segments run at once, one thread each or all threads together. A segment starts less than
-    twice as many places after the oldest unfinished one, which bounds the partial results alive. An interrupt stops
+    ``plan.segments_at_once`` segments run at once, one thread each or all threads together. A segment starts only
+    within twice as many after the oldest unfinished one, which bounds the partial results alive. An interrupt stops
     the workers at their next slab.
     """
     shared = _Run(spec, block_ranges, add)
@@ -124,7 +125,7 @@ def run_segments(
         while running or (upcoming is not None and not failures):
             while (
                 upcoming is not None and not failures and len(running) < plan.segments_at_once
-                and upcoming[0] - min(running.values(), default=upcoming[0]) < 2 * plan.segments_at_once
+                and upcoming[0] - min(running.values(), default=upcoming[0]) < PATIENCE * plan.segments_at_once
             ):  # fmt: skip
                 number, index = upcoming
                 running[pool.submit(shared.run_segment, index)] = number

@@ -86,7 +86,7 @@ class BlockReader:
             start = end
 
     def _block(self, row: int) -> _Block:
-        """Return the block of a row; if no thread has started to read it, the caller is to."""
+        """Return the block of a row; if no thread has started to read it, the caller must."""
         with self._lock:
             while self._last is None or self._last.stop <= row:
                 assert not self._is_exhausted, f"row {row} is in no block"

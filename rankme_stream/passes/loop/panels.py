@@ -25,7 +25,7 @@ class PanelWriter:
     workspace
         Scratch memory on the device of the panels.
     missing, nonfinite
-        As ``measure`` takes them.
+        As in ``measure``.
     """
 
     source: Source
@@ -85,9 +85,9 @@ class PanelWriter:
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
 
     def _find_missing(self, row: int, n_rows: int) -> tuple[Audit, Array | None]:
-        """Return the audit of missing rows, and which rows to leave out for it.
+        """Return the audit of missing rows, and a mask of the rows to leave out.
 
-        None if no row is left out, as in most slabs: every numpy call costs a turn at the interpreter lock.
+        None if no row is left out, as in most slabs: every numpy call waits for the interpreter lock.
         """
         gaps = self.source.missing(row, row + n_rows)
         if not gaps:

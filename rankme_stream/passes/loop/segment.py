@@ -35,7 +35,7 @@ class PassSpec:
     normalize
         Whether rows scaled to unit length are accumulated as well.
     missing, nonfinite
-        As ``measure`` takes them.
+        As in ``measure``.
     records_norms
         Whether the norms of the rows are summed.
     device

@@ -30,7 +30,7 @@ class SampleUnits(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What a pass accumulates and keeps of the rows.
+    """Accumulators that a pass fills, and rows that it keeps.
 
     Attributes
     ----------
@@ -284,7 +284,7 @@ def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurren
 
 
 def live(at_once: int, n_segments: int) -> int:
-    """Return how many partial results of segments may exist at once, including those being merged."""
+    """Return the most partial results of segments that exist at once, including those being merged."""
     return min(_in_flight(at_once) + n_segments.bit_length() + 1, n_segments + 1)
 
 
@@ -295,7 +295,7 @@ def _in_flight(at_once: int) -> int:
 def reading_bytes(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
     """Return the bytes of blocks being read, and of units kept because another segment still needs their rows.
 
-    ``window_rows`` is how many rows the segments in flight may span; 0 if they share no unit.
+    ``window_rows`` is the most rows that the segments in flight span; 0 if they share no unit.
     """
     if at_once == 1 or window_rows == 0:
         return at_once * read_bytes

@@ -38,7 +38,7 @@ class Plan:
     checkpoint_bytes
         Largest size of the state file; 0 without one.
     sketch_size, seed
-        Those of a sketch; 0 for other methods.
+        Size and seed of a sketch; 0 for other methods.
     pass_number, basis
         Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
     n_groups, groups, group_bytes

@@ -25,7 +25,7 @@ from rankme_stream.sources import Source
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # times the duration of the last write: writes slow the pass down by 2 % at most
-_STRETCHES = 16  # that the rows are split into; changed rows are located no finer
+_STRETCHES = 16  # parts of the rows; changed rows are located no finer
 
 
 def new_state(
@@ -40,10 +40,10 @@ def new_state(
 
     Notes
     -----
-    Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; that of other rows is left empty.
+    Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; other rows have an empty one.
     """
     rows = plan.grid.segment_rows
-    whole = plan.row_stop // rows * rows  # the rest of a cut segment may come later
+    whole = plan.row_stop // rows * rows  # the rest of an incomplete segment may be added
     tail_start = max(plan.row_start, min(whole, source.tail_start // rows * rows))
     body = plan.grid.segments(plan.row_start, tail_start) if tail_start > plan.row_start else range(0)
     edges = [body.start + len(body) * part // _STRETCHES for part in range(_STRETCHES + 1)]
@@ -74,7 +74,7 @@ def new_state(
 
 
 def _plain(identity: Mapping[str, object]) -> dict[str, Any]:
-    """Return an identity as a file gives it back."""
+    """Return an identity as it reads back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
 
@@ -110,8 +110,8 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
             raise SourceChangedError(
-                f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when {path} "
-                f"covered them ({stored.source['uri']} then): delete it to start over"
+                f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when read into "
+                f"{path} from {stored.source['uri']}: delete it to start over"
             )
     return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
 

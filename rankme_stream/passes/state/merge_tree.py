@@ -42,24 +42,24 @@ class IntervalSet:
 
     def first_of(self, segments: range) -> int | None:
         """Return the first of ``segments`` in the set; None if none is."""
-        place = bisect_right(self._stops, segments.start)
-        if place < len(self._starts) and self._starts[place] < segments.stop:
-            return max(self._starts[place], segments.start)
+        position = bisect_right(self._stops, segments.start)
+        if position < len(self._starts) and self._starts[position] < segments.stop:
+            return max(self._starts[position], segments.start)
         return None
 
     def add(self, segments: range) -> None:
         """Add segments, none of which is in the set yet."""
         start, stop = segments.start, segments.stop
-        place = bisect_right(self._stops, start)
-        if place and self._stops[place - 1] == start:
-            place -= 1
-            start = self._starts.pop(place)
-            del self._stops[place]
-        if place < len(self._starts) and self._starts[place] == stop:
-            stop = self._stops.pop(place)
-            del self._starts[place]
-        self._starts.insert(place, start)
-        self._stops.insert(place, stop)
+        position = bisect_right(self._stops, start)
+        if position and self._stops[position - 1] == start:
+            position -= 1
+            start = self._starts.pop(position)
+            del self._stops[position]
+        if position < len(self._starts) and self._starts[position] == stop:
+            stop = self._stops.pop(position)
+            del self._starts[position]
+        self._starts.insert(position, start)
+        self._stops.insert(position, stop)
 
     def missing(self, segments: range) -> list[range]:
         """Return the intervals of ``segments`` that are not in the set, ascending."""
@@ -96,7 +96,7 @@ class MergeTree(Generic[T]):
         Raises
         ------
         UsageError
-            If the segment is in already.
+            If the segment is in the tree already.
         """
         self.add_node((0, segment), value)
 
@@ -106,12 +106,12 @@ class MergeTree(Generic[T]):
         Raises
         ------
         UsageError
-            If one of them is in already.
+            If one of them is in the tree already.
         """
         with self._lock:
             known = self._intervals.first_of(span(node))
             if known is not None:
-                raise UsageError(f"segment {known} is in already")
+                raise UsageError(f"segment {known} is in the tree already")
             self._intervals.add(span(node))
             sibling = self._put(node, value)
         while sibling is not None:  # both stay until they are merged, so that a snapshot never lacks a value
@@ -123,7 +123,7 @@ class MergeTree(Generic[T]):
                 sibling = self._put(node, value)
 
     def is_merged(self, node: Node) -> bool:
-        """Whether a node is merged with its sibling as soon as both are in."""
+        """Return whether a node is merged with its sibling as soon as both are in."""
         level, index = node
         parent = span((level + 1, index >> 1))
         return self.tail is None or not parent.start < self.tail < parent.stop
@@ -167,7 +167,7 @@ class MergeTree(Generic[T]):
             whole.add_node(node, value)
         nodes = sorted(whole._nodes.items(), key=lambda node: node[0][1] << node[0][0])
         if not nodes:
-            raise UsageError("no segment was put in")
+            raise UsageError("no segment was added")
         value = nodes.pop()[1]
         while nodes:
             value = nodes.pop()[1].merge(value)  # type: ignore[attr-defined]

@@ -129,7 +129,7 @@ class State:
 
 
 def difference(mine: State, theirs: State) -> str | None:
-    """Return what keeps two states from being parts of one pass, in words; None if nothing does."""
+    """Return the difference that keeps two states from being parts of one pass, in words, or None."""
     for name in _AGREE:
         here, there = getattr(mine.plan, name), getattr(theirs.plan, name)
         if here != there:

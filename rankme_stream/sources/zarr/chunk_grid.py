@@ -22,7 +22,7 @@ _BATCH_ENTRIES = 8192
 
 @dataclass(frozen=True)
 class ChunkGrid:
-    """Regular chunk grid of a zarr array of two dimensions, or of one: a single feature that its keys do not name.
+    """Regular chunk grid of a zarr array of two dimensions, or of one, taken as a single feature that keys omit.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class MissingChunks:
 
     Notes
     -----
-    Only chunks with rows requested so far (see `ask`) are recorded, so that a missing shard counts its inner chunks in
+    Only chunks with rows requested so far (see `request`) are recorded, so a missing shard counts its inner chunks in
     those rows and no others.
     """
 
@@ -160,7 +160,7 @@ class MissingChunks:
         """Number of inner chunks known to be missing."""
         return self._count
 
-    def ask(self, start: int, stop: int) -> None:
+    def request(self, start: int, stop: int) -> None:
         """Extend the rows requested by ``[start, stop)``."""
         with self._lock:
             low, high = self._requested or (start, stop)
@@ -172,7 +172,7 @@ class MissingChunks:
         self._add((row, column) for row in rows for column in columns)
 
     def add_index(self, i: int, j: int, entries: Array) -> None:
-        """Record the inner chunks that are empty by the index of the shard at ``(i, j)``."""
+        """Record the inner chunks that the index of the shard at ``(i, j)`` marks as empty."""
         empty = ShardIndex.is_empty(entries)
         if not empty.any():
             return
@@ -187,8 +187,8 @@ class MissingChunks:
         for page in sorted(self._pages):
             bits = np.unpackbits(np.frombuffer(bytes(self._pages[page]), np.uint8), bitorder="little")
             chunk_rows = np.unique((np.flatnonzero(bits) + page * _PAGE_BITS) // width)
-            cuts = np.flatnonzero(np.diff(chunk_rows) != 1) + 1
-            for run in np.split(chunk_rows, cuts):
+            breaks = np.flatnonzero(np.diff(chunk_rows) != 1) + 1
+            for run in np.split(chunk_rows, breaks):
                 low = max(start, int(run[0]) * n_rows)
                 high = min(stop, (int(run[-1]) + 1) * n_rows, self._grid.shape[0])
                 if low >= high:

@@ -85,7 +85,7 @@ def check_blosc(encoded: Any) -> None:
 def decoder(metadata: Mapping[str, Any]) -> tuple[bool, Decode | None]:
     """Return whether chunks can be decoded by calling codecs directly, and the function; None if there is no codec.
 
-    They can in C order and native byte order, with zstd, blosc, gzip, zlib or no compression, with or without a crc32c
+    This takes C order and native byte order, zstd, blosc, gzip, zlib or no compression, with or without a crc32c
     of the stored bytes, in shards or not.
     """
     chain = [codec_fields(codec) for codec in codec_chain(metadata)]

@@ -61,7 +61,7 @@ class ZarrLabels:
         SourcePermissionError
             If a chunk may not be read.
         """
-        self._missing.ask(start, stop)
+        self._missing.request(start, stop)
         try:
             labels: Array = np.asarray(self._array[start:stop])
         except SourcePermissionError:

@@ -18,7 +18,7 @@ from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
 METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 _LISTED = 20
-_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # whatever is configured: it reads all through our store
+_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
 def is_zarr_node(source: object) -> bool:

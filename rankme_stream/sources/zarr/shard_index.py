@@ -68,7 +68,7 @@ class ShardIndex:
 
     @staticmethod
     def is_empty(entries: Array) -> Array:
-        """Return which inner chunks were never written: both of their fields are 2**64-1."""
+        """Return a mask of the inner chunks never written, whose fields are both 2**64-1."""
         return np.asarray((entries == _EMPTY).all(axis=-1))
 
 

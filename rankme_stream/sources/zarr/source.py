@@ -133,7 +133,7 @@ class ZarrSource:
         return "zarr" if self._files is None else "numcodecs"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
-        """Return the row offsets strictly inside ``(start, stop)`` where an (inner) chunk begins; all of loose rows."""
+        """Return the row offsets strictly inside ``(start, stop)`` where a chunk, or any loose row, begins."""
         n_rows = 1 if self._files is not None and self._files.has_loose_rows else self._grid.inner[0]
         return range((start // n_rows + 1) * n_rows, stop, n_rows)
 
@@ -151,13 +151,13 @@ class ZarrSource:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
         if stop <= start:
             return out
-        self._missing.ask(start, stop)
+        self._missing.request(start, stop)
         if self._files is None:
             self._read_in_zarr(start, stop, 0, out)
         elif not self._files.read(start, stop, out):
             n_rows, n_columns = self._grid.inner
-            cuts = [start, *range((start // n_rows + 1) * n_rows, stop, n_rows), stop]
-            for first, last in pairwise(cuts):  # one chunk of rows at a time, as `read_memory` predicts
+            edges = [start, *range((start // n_rows + 1) * n_rows, stop, n_rows), stop]
+            for first, last in pairwise(edges):  # one chunk of rows at a time, as `read_memory` predicts
                 rows = out[first - start : last - start]
                 if not self._files.read(first, last, rows):
                     for low in range(0, self.shape[1], n_columns):
@@ -215,7 +215,7 @@ class ZarrSource:
         return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
-        """Return what two parts of one data set must share."""
+        """Return the properties that all parts of a data set share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
 
     def fingerprint(self, start: int, stop: int) -> str:
@@ -226,7 +226,7 @@ class ZarrSource:
         Also records missing chunks; in a local store, missing inner chunks of shards too. Where a store gives no size
         and time, or cannot list, its name is hashed instead: a chunk rewritten in place goes unnoticed there.
         """
-        self._missing.ask(start, stop)
+        self._missing.request(start, stop)
         digest = blake2b(digest_size=16)
         digest.update(self._layout())
         try:

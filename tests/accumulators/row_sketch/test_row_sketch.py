@@ -235,7 +235,7 @@ def test_a_few_giant_rows_are_refused():
     rows[::500] *= 50.0
     found = measured(rows)
     assert found.rankme.value is None
-    assert "weigh as 11 of equal length" in found.rankme.reason
+    assert "carry the weight of 11 of equal length" in found.rankme.reason
     assert "--method gram" in found.rankme.reason
     assert not found.tolerance_met
     found = measured(rows + 1e4)  # of equal length, and not about their mean

@@ -43,7 +43,7 @@ def test_a_segment_counts_once():
     tree = MergeTree()
     for index in range(4):
         tree.add(index, Node("x"))
-    with pytest.raises(UsageError, match="in already"):
+    with pytest.raises(UsageError, match="in the tree already"):
         tree.add(2, Node("x"))
 
 

@@ -255,7 +255,7 @@ class ClientRun:
                 raise self._failures[first]
 
     def _follow_cluster(self) -> None:
-        """Follow the cluster as it grows and shrinks."""
+        """Adapt the schedule as the cluster grows and shrinks."""
         self._checked_at = time.monotonic()
         threads = self._cluster.count_threads()
         if threads:

@@ -14,7 +14,7 @@ _FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # of an average core of to
 _BYTES_A_SECOND = 0.5e9  # decoded by one core
 _TASK_S = 45.0  # at most: a dead worker loses so much, and shorter tasks would burden the scheduler
 _PART_LEFT = 1  # a task is at most 1/this of the work left to each thread: the last ones end together
-_SPARE = 8  # threads to a spare task in the queue, of which there is at least one: more would wait on busy threads
+_SPARE = 8  # threads per spare task in the queue, which holds at least one: more would wait for busy threads
 _STARTED_AHEAD = 8  # tasks per thread that may start after the oldest unfinished one
 _GATHER_S = 20.0  # between two gatherings of the workers' results
 
@@ -30,7 +30,7 @@ class Schedule:
     task_level
         Level of a task in the merge tree: it is a node of 2^level segments.
     tasks
-        Number of tasks, if those at the end were not smaller and more.
+        Number of full-size tasks; those at the end are smaller and more.
     task_s
         Estimated seconds of a task.
     in_flight, started_ahead

@@ -37,11 +37,11 @@ class WorkerPass:
     pickled_source
         Argument of ``open_source`` that opens the source there, pickled.
     run_id
-        Name of this run of the pass alone: a worker opens a source once a run.
+        Unique name of this run: a worker opens the source once per run.
     uri, identity
-        Those of the source, which the worker's must match.
+        URI and identity of the source, which the worker's must match.
     missing, nonfinite
-        As ``measure`` takes them.
+        As in ``measure``.
     groups
         Groups of all rows, or of those that a worker is to read; None for a merge, which needs none.
     device
