@@ -72,8 +72,8 @@ class Triangle:
 
         Notes
         -----
-        2 ``rows`` flops per entry, half of that on the diagonal. Every entry is one chain of at most ``rows`` products and
-        additions.
+        2 ``rows`` flops per entry, half of that on the diagonal. Every entry is one chain of at most ``rows``
+        products and additions.
         """
         rows, columns = self._slices(index)
         self.device.set_product(panel[:, rows], panel[:, columns], self._blocks[index])

@@ -110,8 +110,8 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
             raise SourceChangedError(
-                f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when read into "
-                f"{path} from {stored.source['uri']}: delete it to start over"
+                f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when read "
+                f"into {path} from {stored.source['uri']}: delete it to start over"
             )
     return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
 
