@@ -225,7 +225,7 @@ class GramAccumulator(GramSums, DividedAccumulator):
         return self._gram.block_indices
 
     def update_part(self, part: BlockIndex, panel: Any, workspace: Workspace) -> None:
-        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+        """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
         self._gram.add_product(part, panel, workspace)
 
 

@@ -41,8 +41,8 @@ DELTA, EPSILON = 1e-4, 1e-7
 DEFINITION = (
     f"exp(-sum p ln p), p = l/sum(l) + {EPSILON:g}, l of the means of groups against the rows about them + {DELTA:g}"
 )
-_LARGEST_ERROR = 0.01  # of the least eigenvalue of S_w
-_FEWEST_BATCHES = 8  # that a standard error is estimated from
+_LARGEST_ERROR = 0.01  # relative to the least eigenvalue of S_w
+_FEWEST_BATCHES = 8  # for a standard error
 
 
 class _Eigenvalues(NamedTuple):

@@ -33,8 +33,8 @@ class Partition:
     counts, first, last
         Shape ``(groups,)``: number of rows of each group, and its first and last row.
     batches
-        Shape ``(groups,)``: batch of each group, of at most 16: groups in the order of a hash of their names, dealt
-        out in turn. The jackknife over groups leaves out a batch at a time.
+        Shape ``(groups,)``: batch of each group, at most 16, dealt out in turn to groups in the order of a hash of
+        their names. The jackknife over groups leaves out a batch at a time.
     digest
         Hash of the names and of every row's group.
     run_rows
@@ -115,7 +115,7 @@ def _by_runs(run_rows: int, rows: tuple[int, int]) -> Partition:
 
 def _by_labels(labels: Labels, rows: tuple[int, int]) -> Partition:
     start, stop = rows
-    numbers: dict[Any, int] = {}  # of the groups, by label, in the order of their first rows
+    numbers: dict[Any, int] = {}  # number of each group, by label, in the order of first rows
     codes = np.empty(stop - start, np.uint8)
     first, last, counts = (np.zeros(0, np.int64) for _ in range(3))
     for low in range(start, stop, _LABELS_AT_ONCE):

@@ -18,7 +18,7 @@ from rankme_stream.spectra import intervals
 
 _FLOAT32_PAYS_FROM = 512  # features; with fewer, rounding the rows to float32 costs as much as its products save
 _PILOT_ROWS = 4  # times the features: enough for the shape of the spectrum
-_PILOT_SHARE = 1 / 80  # of the rows; a longer pilot, if in vain, could lengthen a pass by more than 3 %
+_PILOT_SHARE = 1 / 80  # of the rows; a longer pilot in vain could lengthen a pass by more than 3 %
 _SKETCH_RANKS = (1024, 512, 256, 128, 64)
 _PILOT_MARGIN = 2.0  # factor by which a sample of the rows and of the panels may be off
 

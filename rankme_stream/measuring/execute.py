@@ -1,4 +1,4 @@
-"""Execution of a request: on stored rows, all or a sample of them, on blocks that come once, or on a state."""
+"""Execution of a request: on stored rows, all or a sample of them, on a stream of blocks, or on a state."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ def execute(source: Any, request: Request, progress: Report | None) -> Execution
 
 
 def _execute_stream(source: Any, request: Request, progress: Report | None) -> Execution:
-    """Read blocks, which come once and in order."""
+    """Read a stream of blocks, once and in order."""
     needs_order = request.sample or request.population or request.rows is not None or request.passes > 1
     is_kept = request.checkpoint is not None or request.groups is not None
     if needs_order or is_kept or request.engine != "local":
         raise UsageError(
-            "blocks come once and in order: store them, or leave out sample, population, rows, passes, checkpoint, "
-            "engine and groups"
+            "a stream of blocks is read once and in order: store it, or leave out sample, population, rows, passes, "
+            "checkpoint, engine and groups"
         )
     stream = BlockStream(source)
     request.check_dims(stream.n_features)
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)
     done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
-    refused = "blocks come once; pass method='tsqr', or store them" if len(arithmetics) > 1 else None
+    refused = "a stream is read once; pass method='tsqr', or store it" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
         tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),

@@ -135,7 +135,7 @@ class PassRunner:
     ) -> Plan:
         """Return the plan of the next pass by an arithmetic, or of pass ``pass_number`` of a sketch.
 
-        ``has_checkpoint`` says whether a state file is kept; None means as the runner does.
+        ``has_checkpoint`` says whether a state file is kept; None takes that of the runner.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Pass over blocks that come once: rows are gathered into segments and read as they arrive."""
+"""Pass over a stream of blocks: rows are gathered into segments and read as they arrive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rankme_stream.sources import BlockStream, Window
 def read_stream(
     stream: BlockStream, arithmetic: Arithmetic, request: Request, device: Device, progress: Report | None
 ) -> tuple[CompletedPass, int]:
-    """Read blocks that come once; return the pass and the bytes read.
+    """Read a stream of blocks; return the pass and the bytes read.
 
     Whole segments are gathered, one per worker, so the bits are those of a pass over the same rows in a store.
     """

@@ -58,7 +58,7 @@ def _enter(libraries: Sequence[Any]) -> None:
         for library in libraries:
             if not _is_of_thread(library):
                 _HOLD.before.setdefault(library.filepath, (library, library.num_threads))
-                _set(library, 1)  # also when held already: other code may have set it meanwhile
+                _set(library, 1)  # even if held already: other code may have set it meanwhile
 
 
 def _leave() -> None:

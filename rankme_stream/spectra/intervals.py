@@ -34,7 +34,7 @@ from rankme_stream.spectra.spectrum import ConsistentSet, Tail
 
 Interval = tuple[float, float]
 
-_MAX_VERTICES = 8192  # of a sketch: with more, their m^2 terms take longer than a pass
+_MAX_VERTICES = 8192  # for a sketch: with more, their m^2 terms take longer than a pass
 _SLAB_TERMS = 2**17  # terms of the vertex search evaluated together: 1 MiB an array
 EVERYTHING: Interval = (-math.inf, math.inf)
 

@@ -14,7 +14,7 @@ from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import U
 from rankme_stream.spectra.spectrum import Tail
 
-_HALVINGS = 80  # of the range of levels: below the spacing of doubles
+_HALVINGS = 80  # of the range of levels, down to below the spacing of doubles
 _MAX_HEADS = 4096  # heads evaluated: all, or about this many of more
 _SPLITS = 32  # ways to part the fourth powers between a head and the values past it
 _TINY = np.finfo(float).tiny

@@ -22,7 +22,7 @@ REFUSED = {
     for line in PAGE.splitlines()
     if line.startswith("|") and not re.match(r"\| this|\|---", line)
 }
-ROWS = ("a path", "rows in memory", "blocks that come once")
+ROWS = ("a path", "rows in memory", "a stream of blocks")
 SKETCHES = {name for name, method in METHODS.items() if method.is_sketch}
 ALWAYS = {"normalize": True, "dims": (3,), "nonfinite": "skip", "tolerance": 10.0}
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -54,7 +54,7 @@ def test_options_work_together_or_are_refused(client, path, tmp_path, monkeypatc
     source = {
         "a path": lambda: path,
         "rows in memory": lambda: store_rows(path),
-        "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
+        "a stream of blocks": lambda: iter(np.array_split(store_rows(path), 3)),
     }[rows]
     monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
     for number, (sample, dask, kept, there) in enumerate(product([False, True], repeat=4)):
@@ -89,7 +89,7 @@ def test_groups_work_with_the_other_options_or_are_refused(client, path, tmp_pat
     source = {
         "a path": lambda: path,
         "rows in memory": lambda: store_rows(path),
-        "blocks that come once": lambda: iter(np.array_split(store_rows(path), 3)),
+        "a stream of blocks": lambda: iter(np.array_split(store_rows(path), 3)),
     }[rows]
     monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
     always = ALWAYS if method not in SKETCHES else ALWAYS | {"dims": (), "rank": 1, "oversampling": 1}

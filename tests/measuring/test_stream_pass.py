@@ -1,4 +1,4 @@
-"""Rows that come once, in blocks: the same bits as the same rows stored."""
+"""A stream of blocks: the same bits as the same rows stored."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_nothing_left_is_refused():
 
 @pytest.mark.parametrize("options", [{"sample": True}, {"population": True}, {"rows": (0, 1)}])
 def test_blocks_refuse_options_that_need_rows_out_of_order(options):
-    with pytest.raises(UsageError, match="come once and in order"):
+    with pytest.raises(UsageError, match="read once and in order"):
         rs.measure(iter([np.ones((2, 3))]), **options)
 
 
 def test_blocks_cannot_be_read_again_and_it_is_said():
     rows = np.random.default_rng(0).standard_normal((500, 6)) * np.array([1, 1, 1, 1e-8, 1e-8, 1e-8])
-    with pytest.warns(ToleranceWarning, match="blocks come once; pass method='tsqr'"):
+    with pytest.warns(ToleranceWarning, match="a stream is read once; pass method='tsqr'"):
         found = rs.measure(iter([rows]), tolerance=1e-9)
     assert found.method == "gram"
     assert rs.measure(iter([rows]), tolerance=1e-9, method="tsqr").tolerance_met

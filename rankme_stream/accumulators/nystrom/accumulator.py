@@ -83,7 +83,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return list(pairwise(edges))
 
     def update_part(self, part: tuple[int, int], panel: Any, workspace: Workspace) -> None:
-        """Do one part of ``update``: threads may do different ones at once, each of them panel after panel."""
+        """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
         some = slice(*part)
         images = panel @ self.vectors.on(self.device)[some, :].T
         self.device.add_product(images, panel, self._sketch[some, :], workspace)

@@ -35,7 +35,7 @@ from rankme_stream.numerics.rounding import U, gamma, solver_margin
 
 CHANCE = 1e-4  # probability that any bound after any of the passes is wrong
 _SIDES = 4  # matrices that are bounded: the rows and the rows of unit length, each raw and about the mean
-_BATCHES = 16  # of directions; the ceilings of each batch take one eigensolve
+_BATCHES = 16  # batches of directions; the ceilings of each take one eigensolve
 
 
 class Imaged(NamedTuple):

@@ -91,7 +91,7 @@ class CupyDevice(StandardDevice):
         out += product
 
     def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 array into a float32 one, of which products are formed next."""
+        """Write a float64 array into a float32 one, from which products are formed."""
         cuda_settings.refuse_tf32()
         super().narrow(panel, out)
 

@@ -64,7 +64,7 @@ class TorchDevice(StandardDevice):
         return kind
 
     def narrow(self, panel: Any, out: Any) -> None:
-        """Write a float64 tensor into a float32 one, of which products are formed next."""
+        """Write a float64 tensor into a float32 one, from which products are formed."""
         if self._device.type == "cuda":
             cuda_settings.refuse_tf32(_allows_tf32(self._torch))
         super().narrow(panel, out)

@@ -19,7 +19,7 @@ from rankme_stream.sources import Source
 
 _READS_JUDGED = 16  # first reads of a pass, which show whether reads wait for storage;
 _JUDGED_AFTER_S = 1.0  # or as many as end in its first second, where they are long
-_WAITING_SHARE = 0.2  # of that time, in which the threads of this process did not compute
+_WAITING_SHARE = 0.2  # share of that time in which the threads of this process did not compute
 
 
 class _Block:
@@ -76,7 +76,7 @@ class BlockReader:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
-        """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be asked for once."""
+        """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be requested once."""
         while start < stop:
             block = self._block(start)
             stored = self._wait(block)

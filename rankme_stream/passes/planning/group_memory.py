@@ -13,7 +13,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.numerics.symmetric import triangle_bytes
 from rankme_stream.passes.planning.grid import Grid
 
-_PIECE_BYTES = 250  # of an array in Python, beside its values
+_PIECE_BYTES = 250  # Python object of an array, beside its values
 _GROUP_BYTES = 700  # of an open group in a node
 _CLOSED_BYTES = 2500  # of a closed group
 _FRAGMENTATION = 1.1  # factor, since small arrays of all sizes are allocated and freed

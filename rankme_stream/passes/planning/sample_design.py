@@ -14,12 +14,12 @@ from itertools import islice
 from rankme_stream.numerics import counter_rng
 from rankme_stream.passes.planning.block_layout import BlockRange, largest_unit
 
-N_REPLICATES = 16  # of the jackknife; units are dealt out to them
+N_REPLICATES = 16  # replicates of the jackknife, to which units are dealt out
 ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated
 _UNEVENNESS = 1.25  # rows per effective row that the first look allows for
 MOST_DECODED = 16  # rows decoded per row used, if every unit lies in a chunk of its own
 _UNIT_ROWS = (16, 256)  # limits of a quarter of the width, the size of a unit before chunks are considered
-_LEAST_UNITS = 8 * N_REPLICATES  # in a dump whose huge chunks would give fewer
+_LEAST_UNITS = 8 * N_REPLICATES  # even if huge chunks would give fewer
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,11 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
     for option, rule in stored.rules.items():
         if rule not in ("error", wanted.rules[option]):
-            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not asked for; {other}")
+            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not requested; {other}")
     grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
-            f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are asked for "
+            f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are requested "
             f"or stored now; {other}"
         )
     nodes = dict(stored.nodes)

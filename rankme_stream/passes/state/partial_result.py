@@ -40,9 +40,9 @@ class PartialResult:
     Attributes
     ----------
     accumulators
-        ``raw``, and ``unit`` for rows of unit length if they were asked for.
+        ``raw``, and ``unit`` for rows of unit length if requested.
     groups
-        The same rows by their labels; None if none were asked for. Always on the host.
+        The same rows by their labels; None if none were requested. Always on the host.
     """
 
     accumulators: dict[str, Accumulator]

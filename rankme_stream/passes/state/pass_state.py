@@ -27,7 +27,7 @@ _AGREE = (  # fields of the plans of two parts of one pass
     "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
     "row_start",
 )  # fmt: skip
-_RANGES_NAMED = 8  # of the missing rows, in a message
+_RANGES_NAMED = 8  # missing ranges named in a message
 
 
 @dataclass(frozen=True)

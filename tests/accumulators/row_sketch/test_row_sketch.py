@@ -251,7 +251,7 @@ def test_too_few_rows_are_refused_before_they_are_read(tmp_path):
         lambda: rs.segment(path, part=(0, 2), state=tmp_path / "state", method="row-sketch"),
         lambda: measured(gaussian(5000, np.ones(4)), rows=(1, 1024)),
     ):
-        with pytest.raises(UsageError, match="1,023 rows are too few for a row sketch of 256, which takes 1,024"):
+        with pytest.raises(UsageError, match="1,023 rows are too few for a row sketch of 256, which needs 1,024"):
             refused()
     blocks = measured(iter([gaussian(1000, np.ones(4))]))
     assert "a sketch of 256 rows takes 1,024" in blocks.rankme.reason

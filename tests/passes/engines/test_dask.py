@@ -136,7 +136,7 @@ def test_rows_that_change_under_the_workers_are_refused(client, tmp_path):
 def test_a_cluster_refuses_sources_that_live_in_this_process(client, source):
     with pytest.raises(UsageError, match="workers cannot read it: store the rows in a zarr array"):
         rs.measure(rows_like(100, 4), engine="dask", client=client)
-    with pytest.raises(UsageError, match="blocks come once"):
+    with pytest.raises(UsageError, match="stream of blocks is read once"):
         rs.measure(iter([rows_like(100, 4)]), engine="dask", client=client)
     with pytest.raises(UsageError, match="sampling runs in this process"):
         rs.measure(source, engine="dask", client=client, sample=True)

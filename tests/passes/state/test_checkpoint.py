@@ -124,7 +124,7 @@ def test_more_rows_may_be_asked_for_and_not_fewer(source, tmp_path):
     rs.measure(source, checkpoint=tmp_path / "kept", rows=(1000, 200_000))
     wanted = rs.measure(source, rows=(1000, 300_000))
     assert same_bits(rs.measure(source, checkpoint=tmp_path / "kept", rows=(1000, 300_000)), wanted)
-    with pytest.raises(UsageError, match="holds a pass over rows up to 300,000, and 250,000 are asked for"):
+    with pytest.raises(UsageError, match="holds a pass over rows up to 300,000, and 250,000 are requested"):
         rs.measure(source, checkpoint=tmp_path / "kept", rows=(1000, 250_000))
     with pytest.raises(UsageError, match="row start 1000 there and 0 here"):
         rs.measure(source, checkpoint=tmp_path / "kept")
@@ -191,7 +191,7 @@ def test_a_rule_may_be_eased_after_it_refused(tmp_path):
     assert rs.load_state(tmp_path / "kept").covered == [(0, 262_144)]
     found = rs.measure(source, checkpoint=tmp_path / "kept", nonfinite="skip")
     assert same_bits(found, rs.measure(source, nonfinite="skip"))
-    with pytest.raises(UsageError, match="holds a pass with --nonfinite skip, which is not asked for"):
+    with pytest.raises(UsageError, match="holds a pass with --nonfinite skip, which is not requested"):
         rs.measure(source, checkpoint=tmp_path / "kept", nonfinite="error")
 
 
@@ -232,7 +232,7 @@ def test_sources_that_cannot_be_read_again_take_no_checkpoint(source, tmp_path):
     for rows in (rows_like(10, 3), zarr.array(rows_like(10, 3))):
         with pytest.raises(UsageError, match="lives in this process"):
             rs.measure(rows, checkpoint=tmp_path / "kept")
-    with pytest.raises(UsageError, match="blocks come once"):
+    with pytest.raises(UsageError, match="stream of blocks is read once"):
         rs.measure(iter([rows_like(10, 3)]), checkpoint=tmp_path / "kept")
     with pytest.raises(UsageError, match="sampling keeps no checkpoint"):
         rs.measure(source, sample=True, checkpoint=tmp_path / "kept")

@@ -23,8 +23,8 @@ from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
 
 _TICK_S = 0.2
-_ATTEMPTS = 4  # of a task whose failure another worker, or time, may mend
-_STOP_S = 10.0  # that an interrupted pass waits for finished tasks
+_ATTEMPTS = 4  # at a task whose failure another worker, or time, may mend
+_STOP_S = 10.0  # wait of an interrupted pass for finished tasks
 _ABANDONED_S = 600.0  # without a worker, after which the pass fails
 _GATHERED_BYTES = 2**28  # gathered in one call; with less left, results are gathered as they finish and merged here
 _CONNECTION_ERRORS = (OSError, RuntimeError, TimeoutError, CancelledError)  # raised if the scheduler is gone
@@ -79,7 +79,7 @@ class ClientRun:
         self._n_rows = sum(stop - start for start, stop in map(work.plan.rows_of, missing))
         self._waiting = schedule.nodes(missing)
         self._upcoming = next(self._waiting, None)
-        self._lost: list[Node] = []  # to be read again
+        self._lost: list[Node] = []  # nodes to read again
         self._open: OrderedDict[Node, None] = OrderedDict()  # the oldest first
         self._running: dict[Node, Any] = {}  # futures of the nodes that are open or being merged
         self._merging: dict[Node, tuple[Any, Any]] = {}

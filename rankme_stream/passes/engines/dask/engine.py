@@ -17,7 +17,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 
-_SHARE = 0.6  # of a worker's memory for its tasks: beyond it Dask spills results to disk, and later pauses
+_SHARE = 0.6  # of a worker's memory, for its tasks: beyond it Dask spills results to disk, and later pauses
 _NO_WORKERS_S = 60
 _CONNECT_S = 15
 _WORKER_BYTES = 250 * 2**20  # of an idle worker

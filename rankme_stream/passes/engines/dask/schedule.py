@@ -10,7 +10,7 @@ from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.merge_tree import Node
 
-_FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # of an average core of today
+_FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # average core of today
 _BYTES_A_SECOND = 0.5e9  # decoded by one core
 _TASK_S = 45.0  # at most: a dead worker loses so much, and shorter tasks would burden the scheduler
 _PART_LEFT = 1  # a task is at most 1/this of the work left to each thread: the last ones end together

@@ -43,7 +43,7 @@ class WorkerPass:
     missing, nonfinite
         As in ``measure``.
     groups
-        Groups of all rows, or of those that a worker is to read; None for a merge, which needs none.
+        Groups of all rows, or of the rows that a worker reads; None for a merge, which needs none.
     device
         Name of the device that a worker computes with: one of its own. Its results are merged on processors.
     """
