@@ -119,9 +119,9 @@ def segment(
     with console.Reporter(quiet, check) as progress:
         state = read_segment(source, part=part, state=state_file, progress=progress, **options)
     if not quiet:
-        rows = ", ".join(f"{start:,} to {stop - 1:,}" for start, stop in state.covered)
-        rows = rows or "none: there are fewer segments than parts"
-        console.print_out(f"{state_file}: part {part[0]}/{part[1]} of {source}, rows {rows}")
+        rows = ", ".join(f"rows {start:,} to {stop - 1:,}" for start, stop in state.covered)
+        rows = rows or "no rows: there are fewer segments than parts"
+        console.print_out(f"{state_file}: part {part[0]}/{part[1]} of {source}, {rows}")
 
 
 @cli.command()

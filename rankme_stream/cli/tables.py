@@ -50,7 +50,7 @@ def _schedule_lines(schedule: dict[str, Any]) -> list[str]:
         f"  in flight   {schedule['in_flight']:,}, none more than {schedule['started_ahead']:,} ahead of the oldest",
         f"  live        {schedule['live_nodes']:,} partial results of {node_mebi:,.1f} MiB at most, "
         f"{schedule['live_nodes'] * node_mebi / schedule['threads']:,.1f} MiB per thread",
-        f"  traffic     up to {nodes:,} of them to the client every {schedule['gather_s']:.0f} s, "
+        f"  traffic     up to {nodes:,} results to the client every {schedule['gather_s']:.0f} s, "
         f"{nodes * node_mebi / schedule['gather_s']:,.0f} MiB/s",
         f"  at risk     {schedule['lost_s']:.0f} s of work, if everything but the state file is lost",
     ]

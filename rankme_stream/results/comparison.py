@@ -178,14 +178,14 @@ def _confidence(confidence: float | None) -> str:
 
 
 def _reasons(selection: Selection) -> str:
-    name, others = selection.names[0], len(selection.tied) - 1
+    name, n_tied = selection.names[0], len(selection.tied)
     match selection.decided_by:
         case "interval":
             return f"{name}, above all others."
         case "hyperparameter":
-            return f"{name}, of the smallest hyperparameter among the best and the {others} that its interval overlaps."
+            return f"{name}, of the smallest hyperparameter among the {n_tied} runs tied for the highest."
         case "value":
-            return f"{name}, of the highest value; undecided within the intervals, {others} of which overlap its own."
+            return f"{name}, of the highest value; undecided among the {n_tied} runs tied for it."
         case "order":
             equal = ", ".join(selection.names[1:])
             return f"{name}, named first; undecided: {equal} of the same value."

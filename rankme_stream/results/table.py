@@ -138,7 +138,7 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.10g} and {float(worst[1]):.10g}.")
     confidence = result["spectrum"]["confidence"]
     if confidence is not None and confidence < 1.0:
-        lines.append(f"  They hold with probability {confidence:g} at least.")
+        lines.append(f"  Intervals hold with probability {confidence:g} at least.")
     if not result["tolerance_met"]:
         lines.append(f"  RankMe's interval is wider than the tolerance {result['tolerance']:g}.")
     return lines

@@ -180,7 +180,7 @@ def test_quiet_selection_prints_what_was_selected_and_nothing_else(folder, docum
     done = rankme("compare", *pair, folder / "h.npy", "--select", "highest", "--quiet")
     assert done.stdout.strip() in map(str, pair) and done.stderr == ""
     found = compare([ComparableRun.of(documents[name], f"{name}.json") for name in "deh"], selects=True)
-    assert "undecided within the intervals, 1 of which overlap" in str(found)
+    assert "undecided among the 2 runs tied for it" in str(found)
     assert found.selected[0] in map(str, pair)
     of_one = [
         ComparableRun.of({**documents[name], "source": documents["d"]["source"]}, f"{name}.json") for name in "gha"
