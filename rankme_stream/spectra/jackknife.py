@@ -1,4 +1,4 @@
-"""Delete-group jackknife: bias and standard error of a value from its replicates."""
+"""Delete-one jackknife: bias and standard error of a value from replicates."""
 
 from __future__ import annotations
 
