@@ -254,7 +254,7 @@ def test_too_few_rows_are_refused_before_they_are_read(tmp_path):
         with pytest.raises(UsageError, match="1,023 rows are too few for a row sketch of 256, which needs 1,024"):
             refused()
     blocks = measured(iter([gaussian(1000, np.ones(4))]))
-    assert "a sketch of 256 rows takes 1,024" in blocks.rankme.reason
+    assert "a sketch of 256 rows needs 1,024" in blocks.rankme.reason
 
 
 def test_options_that_do_not_fit_are_refused():
