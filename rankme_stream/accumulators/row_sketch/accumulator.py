@@ -244,10 +244,6 @@ def _squares(rows: Any, device: Device) -> tuple[FloatArray, float]:
     return np.maximum(found, 0.0), margin
 
 
-def _kind(name: str) -> type:
-    return np.uint64 if name == "seed" else np.float64 if name in ("rows_error", "weight") else np.int64
-
-
 class RowSketchMethod(SketchMethod):
     """A sketch of fewer rows, which are signed sums of all rows."""
 

@@ -17,6 +17,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec, run_segment
 from rankme_stream.passes.planning.block_layout import BlockRange, block_ranges
+from rankme_stream.passes.planning.grid import PATIENCE
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 
@@ -124,7 +125,7 @@ def run_segments(
         while running or (upcoming is not None and not failures):
             while (
                 upcoming is not None and not failures and len(running) < plan.segments_at_once
-                and upcoming[0] - min(running.values(), default=upcoming[0]) < 2 * plan.segments_at_once
+                and upcoming[0] - min(running.values(), default=upcoming[0]) < PATIENCE * plan.segments_at_once
             ):  # fmt: skip
                 number, index = upcoming
                 running[pool.submit(shared.run_segment, index)] = number
