@@ -424,5 +424,6 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         raise UsageError(f"part {part!r} is not a pair (i, n) of integers") from None
     if not 0 <= number < count:
-        raise UsageError(f"there is no part {number}/{count}: give 0/{count} to {count - 1}/{count}")
+        last = f"0/{count} to {count - 1}/{count}" if count > 0 else "I/N with N of 1 or more"
+        raise UsageError(f"there is no part {number}/{count}: give {last}")
     return number, count

@@ -209,7 +209,7 @@ def test_a_merge_that_is_too_wide_says_how_to_read_better(tmp_path):
 @pytest.mark.parametrize("part", [(3, 3), (-1, 3), (0, 0)])
 def test_parts_that_are_none_are_refused(tmp_path, part):
     source = store(tmp_path / "a.zarr", rows_like(50, 4))
-    with pytest.raises(UsageError, match=f"part {part[0]}/{part[1]} is none"):
+    with pytest.raises(UsageError, match=f"there is no part {part[0]}/{part[1]}: give (0/3 to 2/3|I/N with)"):
         rs.segment(source, part=part, state=tmp_path / "s")
 
 
