@@ -12,6 +12,7 @@ from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import U
 from rankme_stream.sources import Source, open_source
 
 
@@ -90,9 +91,9 @@ class AccumulatorLaws:
         """Both may be called at any time."""
         left, right = self.absorb(self.rows()[:30]), self.absorb(self.rows()[30:])
         before = [_state(left), _state(right)]
-        first = left.spectrum(unit_roundoff=2.0**-53).singular_values.copy()
+        first = left.spectrum(unit_roundoff=U).singular_values.copy()
         left.merge(right)
-        again = left.spectrum(unit_roundoff=2.0**-53).singular_values
+        again = left.spectrum(unit_roundoff=U).singular_values
         assert [_state(left), _state(right)] == before
         assert np.array_equal(first, again)
 
@@ -118,8 +119,8 @@ class AccumulatorLaws:
         rows = self.rows()
         accumulator = self.absorb(rows, cuts=(20, 21))
         assert np.allclose(accumulator.sums(), rows.sum(axis=0), rtol=1e-6)
-        spectrum = accumulator.spectrum(unit_roundoff=2.0**-53)
-        error = 64 * 2.0**-53 * float(np.linalg.norm(rows))  # of the dense values themselves
+        spectrum = accumulator.spectrum(unit_roundoff=U)
+        error = 64 * U * float(np.linalg.norm(rows))  # of the dense values themselves
         for side, exact, centered in ((spectrum.raw, rows, False), (spectrum.centered, rows - rows.mean(axis=0), True)):
             dense = np.linalg.svd(exact, compute_uv=False)
             assert np.all(side.consistent.lower - error <= dense)
@@ -202,7 +203,7 @@ def _assert_same_bits(actual: Accumulator, expected: Accumulator) -> None:
 
 def _assert_close(actual: Accumulator, expected: Accumulator) -> None:
     assert actual.n_rows == expected.n_rows
-    a, b = actual.spectrum(unit_roundoff=2.0**-53), expected.spectrum(unit_roundoff=2.0**-53)
+    a, b = actual.spectrum(unit_roundoff=U), expected.spectrum(unit_roundoff=U)
     for left, right in ((a.raw, b.raw), (a.centered, b.centered)):
         assert np.all(left.consistent.lower <= right.consistent.upper)
         assert np.all(right.consistent.lower <= left.consistent.upper)

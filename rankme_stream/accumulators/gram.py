@@ -324,6 +324,7 @@ class GramMethod(ExactMethod):
     name = "gram"
     precisions = ("float32", "float64")
     slowdown = 1.0
+    better = "tsqr"
     remedy = "try --method auto"
 
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:

@@ -60,6 +60,8 @@ class Method(ABC):
     uses_seed: ClassVar[bool] = False
     slowdown: ClassVar[float] = 2.0
     """Seconds that a flop takes, relative to one of the Gram matrix."""
+    better: ClassVar[MethodName | None] = None
+    """Exact method that reads the rows again if the interval is too wide."""
     remedy: ClassVar[str]
     """Advice for an interval wider than the tolerance."""
 
@@ -74,7 +76,7 @@ class Method(ABC):
         Raises
         ------
         UsageError
-            If a rank is given and the method is no sketch, or the rank does not suit the width.
+            If the rank does not suit the width.
         """
 
     def check_rows(self, n_rows: int, sketch_size: int) -> None:  # noqa: B027 - most methods take any number of rows
@@ -135,11 +137,7 @@ class ExactMethod(Method):
     is_sketch = False
 
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
-        """Return 0, or refuse a rank."""
-        if rank is not None:
-            raise UsageError(
-                "rank is the size of a sketch: pass method rsvd, frequent-directions or row-sketch as well"
-            )
+        """Return 0: there is no sketch."""
         return 0
 
     def packed_bytes(self, size: Size) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.method import PANEL_ROWS
 from rankme_stream.groups.row_gram import RowGram
-from rankme_stream.groups.within_scatter import PANEL_ROWS, WithinScatter
+from rankme_stream.groups.within_scatter import WithinScatter
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.spectrum import Spectrum

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.accumulators.method import PANEL_ROWS
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.groups.group import ClosedGroup, OpenGroup
 from rankme_stream.groups.packing import pack_closed, pack_open, unpack_closed, unpack_open
 from rankme_stream.groups.partition import Partition
-from rankme_stream.groups.within_scatter import PANEL_ROWS, WithinScatter, join_scatters
+from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType

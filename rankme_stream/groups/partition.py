@@ -77,7 +77,7 @@ def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
     ----------
     spec
         ``rows:N`` for runs of N rows; ``labels.npy`` or ``store.zarr::labels``; or labels in memory, one for each row
-        of the source: integers or strings.
+        of the source: integers or strings; or a partition of these rows, which is returned.
 
     Raises
     ------
@@ -86,6 +86,8 @@ def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
     SourceError
         If the labels cannot be read, or are not as many as the rows.
     """
+    if isinstance(spec, Partition):
+        return spec
     if isinstance(spec, str | os.PathLike):
         text = os.fspath(spec)
         if text.startswith("column:"):

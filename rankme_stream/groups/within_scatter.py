@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.accumulators.method import PANEL_ROWS
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, gamma
 from rankme_stream.numerics.symmetric import Triangle
-
-PANEL_ROWS = 1024  # rows multiplied at once
 
 
 @dataclass(eq=False)

@@ -173,7 +173,7 @@ def measure(
             "cpu_s": time.process_time() - cpu,
             "bytes_read": execution.bytes_read,
         }
-    measurement = _measurement(execution, tolerance, seed, measured | {"peak_bytes": memory.peak_bytes})
+    measurement = _measurement(execution, request.tolerance, request.seed, measured | {"peak_bytes": memory.peak_bytes})
     _warn_of_shortfalls(measurement)
     return measurement
 
@@ -200,7 +200,7 @@ def measure_state(
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
         execution = execute_state(state, request)
     spent = {"elapsed_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "bytes_read": 0}
-    measurement = _measurement(execution, tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
+    measurement = _measurement(execution, request.tolerance, state.plan.seed, spent | {"peak_bytes": memory.peak_bytes})
     _warn_of_shortfalls(measurement)
     return measurement
 
@@ -332,12 +332,12 @@ def plan(
     runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # so that the file is not opened
     runner.check_rows()
     arithmetic = first_in_float64(arithmetics_for(request))
-    if sample:
+    if request.sample:
         bounds = runner.source.bounds(*runner.rows)
         design = draw_design(rows=runner.rows, n_features=runner.source.shape[1], bounds=bounds, seed=0)
         if any(design.looks()):
             return runner.plan_sample(arithmetic, design)
-    return runner.plan(arithmetic, pass_number=passes - 1, has_checkpoint=checkpoint is not None)
+    return runner.plan(arithmetic, pass_number=request.passes - 1, has_checkpoint=checkpoint is not None)
 
 
 def segment(

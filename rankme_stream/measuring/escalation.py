@@ -86,7 +86,7 @@ def escalate(
     return done
 
 
-def float32_will_do(runner: PassRunner) -> bool:
+def float32_will_do(runner: PassRunner, arithmetic: Arithmetic) -> bool:
     """Return whether float32 is likely to meet the tolerance, by a pilot; False if a pilot does not pay."""
     start, stop = runner.rows
     n_features = runner.source.shape[1]
@@ -95,7 +95,7 @@ def float32_will_do(runner: PassRunner) -> bool:
     if n_features < _FLOAT32_PAYS_FROM or read_to > start + (stop - start) * _PILOT_SHARE:
         return False
     with suppress(MagnitudeError, LimitError):  # those of float32; float64 raises its own
-        plan = runner.plan_pilot(Arithmetic("gram", "float32"), end)
+        plan = runner.plan_pilot(arithmetic, end)
         return runner.read(plan, None).is_within(runner.request.tolerance / _PILOT_MARGIN)
     return False
 
@@ -104,10 +104,12 @@ def sketch_advice(runner: PassRunner) -> str:
     """Return advice: a sketch that fits the memory limit if no exact pass does, and its likely interval; or ""."""
     n_features = runner.source.shape[1]
     size = min(n_features, runner.rows[1] - runner.rows[0])
+    as_sketch = replace(
+        runner.request, method="rsvd", precision="float64", checkpoint=None, groups=runner.groups
+    )  # with the labels already read
     for rank in _SKETCH_RANKS:
         with suppress(LimitError, UsageError):
-            request = replace(runner.request, method="rsvd", precision="float64", rank=rank, checkpoint=None)
-            sketch_runner = PassRunner(runner.source, request, runner.engine, runner.device)
+            sketch_runner = PassRunner(runner.source, replace(as_sketch, rank=rank), runner.engine, runner.device)
             peak = sketch_runner.plan(Arithmetic("rsvd", "float64")).predicted_peak_bytes
             least, most = intervals.entropy_rank(
                 sketch_spectrum.expected(size, sketch_runner.sketch_size).consistent, eps=1e-7

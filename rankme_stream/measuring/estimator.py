@@ -9,21 +9,21 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rankme_stream.accumulators.accumulator import Accumulator, check_device
-from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.method import Arithmetic, Size
-from rankme_stream.accumulators.tsqr import TsqrAccumulator
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import MagnitudeError, UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.registry import adopted, is_array, on_host
 from rankme_stream.numerics.dtypes import FloatArray, stored_type
+from rankme_stream.numerics.rounding import U
 from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectra.estimates import Estimate, estimate_all
 from rankme_stream.spectra.spectrum import Spectrum
 
-_METHODS: dict[str, Any] = {"gram": GramAccumulator, "tsqr": TsqrAccumulator}
+_METHODS = {name: method for name, method in METHODS.items() if not method.is_sketch}
 
 
 class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -66,7 +66,8 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Fit to rows, shape ``(n, D)``, and forget those seen before."""
-        self.__dict__.pop("_accumulator", None)
+        if hasattr(self, "_accumulator"):
+            del self._accumulator
         return self.partial_fit(X)
 
     def partial_fit(self, X: Any, y: None = None) -> Self:
@@ -127,8 +128,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def _empty(self, device: Device) -> Accumulator:
         if self.method not in _METHODS:
             raise UsageError(f"method {self.method!r} is not one of {', '.join(_METHODS)}")
-        accumulator: Accumulator = _METHODS[self.method](self.n_features_in_, Workspace(device))
-        return accumulator
+        return _METHODS[self.method].accumulator("float64")(self.n_features_in_, Workspace(device))
 
     def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
         n_rows, n_features = rows.shape
@@ -161,4 +161,4 @@ def _unit_roundoff(X: Any, rows: ArraySource) -> float:
     dtype = getattr(X, "dtype", None)
     if isinstance(dtype, np.dtype) and (dtype.kind in "fiu" or dtype.name == "bfloat16") and dtype.itemsize <= 8:
         return stored_type(dtype, uri="X").unit_roundoff
-    return 2.0**-53
+    return U

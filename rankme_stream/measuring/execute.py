@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
@@ -141,7 +142,7 @@ def _check_memory(runner: PassRunner, arithmetics: Sequence[Arithmetic]) -> None
     try:
         runner.plan(first_in_float64(arithmetics), pass_number=request.passes - 1)
     except LimitError as error:
-        is_open = request.chosen is None or request.method == "gram"
+        is_open = request.chosen is None or request.chosen.better is not None
         is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
         raise LimitError(f"{error}{sketch_advice(runner) if is_open and is_plain else ''}") from None
 
@@ -151,7 +152,7 @@ def _read_all(
 ) -> CompletedPass:
     """Read every row, first by the cheapest arithmetic that is likely to meet the tolerance."""
     is_free = runner.request.precision == "auto" and not runner.can_resume()
-    if is_free and arithmetics[0].precision == "float32" and not float32_will_do(runner):
+    if is_free and arithmetics[0].precision == "float32" and not float32_will_do(runner, arithmetics[0]):
         arithmetics = arithmetics[1:]
     return escalate(runner, arithmetics, fingerprint, progress)
 
@@ -178,14 +179,17 @@ def execute_state(state: State, request: Request) -> Execution:
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    again = f"read them by QR (rankme segment {uri} --method tsqr --part I/N, other options as before) and merge again"
+    better, remedy = METHODS[plan.method].better, "pass a larger --tolerance"
+    if better is not None:
+        options = f"--method {better} --part I/N, other options as before"
+        remedy = f"read the rows again (rankme segment {uri} {options}) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},
         tables=tables_of_rows(done, unit_roundoff, plan.normalize, request.dims),
         passes=[*state.passes, done.describe()],
         bytes_read=0,
-        remedy=again if plan.method == "gram" else "pass a larger --tolerance",
+        remedy=remedy,
         integrity=state.source["integrity"],
         chunks_missing=state.source["chunks_missing"],
         machines=state.workers,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from rankme_stream.numerics.devices.registry import check_device_name
 MethodChoice = Literal["auto"] | MethodName
 PrecisionChoice = Literal["float64", "float32", "auto"]
 RowRange = tuple[int | None, int | None]
+
+_AMOUNTS = ("memory_limit", "max_rows")  # which may be floats, such as 2e9 or 0.5 * total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Request:
     checkpoint: str | os.PathLike[str] | None = None
 
     def check(self) -> Request:
-        """Return the request itself, or refuse it.
+        """Return the request with Python numbers, which JSON and state files take, or refuse it.
 
         Raises
         ------
@@ -65,9 +68,12 @@ class Request:
         _check_choice("engine", self.engine, ("local", "dask"))
         check_device_name(self.device)
         self._check_interval()
-        for name in ("max_rows", "workers", "memory_limit", "rank"):
+        for name in ("workers", "rank"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), least=1)
+        for name in _AMOUNTS:
+            if getattr(self, name) is not None:
+                _check_amount(name, getattr(self, name))
         _check_count("passes", self.passes, least=1)
         _check_count("oversampling", self.oversampling, least=0)
         _check_count("seed", self.seed, least=0)
@@ -77,7 +83,18 @@ class Request:
             _check_count("each of dims", d, least=1)
         self._check_rows()
         self._check_pairs()
-        return self
+        return self._in_plain_numbers()
+
+    def _in_plain_numbers(self) -> Request:
+        """Return the request without numbers of numpy, and with whole amounts."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes = {name: value.item() for name, value in values.items() if isinstance(value, np.generic)}
+        changes |= {name: int(values[name]) for name in _AMOUNTS if values[name] is not None}
+        changes["dims"] = tuple(map(int, self.dims))
+        if self.rows is not None:
+            start, stop = (None if end is None else int(end) for end in self.rows)
+            changes["rows"] = start, stop
+        return replace(self, **changes)
 
     def _check_interval(self) -> None:
         """Check tolerance and confidence."""
@@ -169,7 +186,7 @@ class Request:
 
 
 def _is_between(value: object, lower: float, upper: float) -> bool:
-    return isinstance(value, float | int | np.number) and lower < float(value) < upper
+    return isinstance(value, Real) and lower < float(value) < upper
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -183,3 +200,11 @@ def _check_count(name: str, value: object, *, least: int) -> None:
         raise UsageError(f"{name} is {value!r} and must be an integer")
     if value < least:
         raise UsageError(f"{name} is {value} and must be at least {least}")
+
+
+def _check_amount(name: str, value: object) -> None:
+    """Check that a value is a finite number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise UsageError(f"{name} is {value!r} and must be a finite number")
+    if value < 1:
+        raise UsageError(f"{name} is {value} and must be at least 1")

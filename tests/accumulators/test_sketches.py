@@ -13,9 +13,11 @@ from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.errors import ArithmeticCheckError, LimitError, UsageError
+from rankme_stream.groups import partition
 from rankme_stream.numerics.devices import host
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import Host
+from rankme_stream.sources.labels import open_labels
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.dumps import same_bits, store
 from tests.planted_spectra import spectra
@@ -185,6 +187,15 @@ def test_where_no_gram_fits_a_sketch_is_named(tmp_path):
         with pytest.raises(LimitError) as refusal:
             rs.measure(path, memory_limit=limit, **options)
         assert "sketch" not in str(refusal.value)
+
+
+def test_labels_are_read_once_where_no_pass_fits(tmp_path, monkeypatch):
+    path = store(tmp_path / "wide.zarr", np.ones((64, 6000), np.float16), chunk=16)
+    labels, opened = np.repeat([0, 1], 32), []
+    monkeypatch.setattr(partition, "open_labels", lambda spec: opened.append(spec) or open_labels(spec))
+    with pytest.raises(LimitError, match="for 2 groups"):
+        rs.measure(path, groups=labels, memory_limit=rs.plan(path).predicted_peak_bytes)
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("kind", SKETCHES.values())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rankme_stream as rs
@@ -19,13 +21,13 @@ BAD_VALUES = {
     "precision": ["half"],
     "tolerance": [-1, 0, math.nan, math.inf],
     "confidence": [7, 0, 1, -0.5, math.nan],
-    "max_rows": [0, -1],
+    "max_rows": [0, -1, math.nan],
     "rows": [(5, 2), (-1, 4), (4, 4), (0, 10**6)],
     "seed": [-1, 2**64, 0.5],
     "dims": [(0,), (10**6,), (2, -1), (2.5,)],
     "groups": ["column:x", "rows:0"],
     "workers": [0, -1, 1.5],
-    "memory_limit": [0, -1],
+    "memory_limit": [0, -1, 0.5, math.nan, math.inf, "2GB"],
     "missing": ["ignore"],
     "nonfinite": ["drop", "fill"],
     "engine": ["spark"],
@@ -84,3 +86,24 @@ def test_a_bad_value_is_refused_before_anything_is_read_or_written(entrance, nam
     with pytest.raises(UsageError, match=name.removesuffix("_limit")):
         call()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [2e9, 2e9 + 0.5, np.float64(2e9), np.int64(2 * 10**9)])
+def test_a_memory_limit_may_be_any_number_and_is_recorded_in_whole_bytes(limit, source):
+    assert rs.plan(source, memory_limit=limit).to_dict()["memory_limit_bytes"] == 2 * 10**9
+
+
+def test_max_rows_may_be_a_float(source):
+    options = {"sample": True, "tolerance": 9.0}
+    few, same = (rs.measure(source, max_rows=rows, **options) for rows in (2e3, 2000))
+    assert few.rankme == same.rankme
+
+
+def test_numbers_of_numpy_are_recorded_as_those_of_python(source, tmp_path):
+    options = {"method": "rsvd", "rank": np.int64(8), "oversampling": np.uint8(4), "seed": np.uint64(2**64 - 1)}
+    options |= {"rows": np.array([0, 4000]), "workers": np.int32(1), "normalize": np.bool_(True)}
+    state = rs.segment(source, part=(np.int64(0), np.int64(1)), state=tmp_path / "state", **options)
+    passes = {"passes": np.int64(1), "tolerance": np.float32(9.0), "confidence": np.float64(0.9)}
+    result = json.loads(rs.measure(source, **options, **passes).to_json())
+    assert result["plan"]["seed"] == state.plan.seed == 2**64 - 1
+    assert json.loads(rs.measure(source, dims=np.array([2, 4])).to_json())["dims"].keys() == {"2", "4"}

@@ -17,7 +17,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec, run_segment
 from rankme_stream.passes.planning.block_layout import BlockRange, block_ranges
-from rankme_stream.passes.planning.memory import PATIENCE
+from rankme_stream.passes.planning.grid import PATIENCE
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 

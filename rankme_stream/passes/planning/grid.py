@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.methods import METHODS
 
+PATIENCE = 2  # segments per worker that may be started, counted from the oldest unfinished one
+
 
 @dataclass(frozen=True)
 class Grid:

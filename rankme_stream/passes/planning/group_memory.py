@@ -11,7 +11,7 @@ from rankme_stream.accumulators.method import PANEL_ROWS
 from rankme_stream.groups.partition import N_BATCHES, Partition
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.numerics.symmetric import triangle_bytes
-from rankme_stream.passes.planning.grid import Grid
+from rankme_stream.passes.planning.grid import PATIENCE, Grid
 
 _PIECE_BYTES = 250  # Python object of an array, beside its values
 _GROUP_BYTES = 700  # of an open group in a node
@@ -81,7 +81,7 @@ def predict_group_memory(
     levels = _levels(groups, grid, n_features, itemsize)
     leaf, root, below = levels[0], levels[-1], levels[:-1]
     n_rows = int(groups.counts.sum())
-    in_flight = min(2 * at_once, leaf.n_nodes)
+    in_flight = min(PATIENCE * at_once, leaf.n_nodes)
     rows = min(sum(level.rows for level in below) + in_flight * leaf.rows, n_rows * row_bytes)
     leaves = groups.last // grid.segment_rows - groups.first // grid.segment_rows + 1
     rows += int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES

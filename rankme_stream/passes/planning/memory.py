@@ -11,10 +11,9 @@ from rankme_stream.accumulators.method import Arithmetic, Method, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.planning.block_layout import largest_unit
-from rankme_stream.passes.planning.grid import Grid, grid_for
+from rankme_stream.passes.planning.grid import PATIENCE, Grid, grid_for
 from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
-PATIENCE = 2  # segments per worker that may be started, counted from the oldest unfinished one
 _SLAB_VALUES = 2**19  # audited and cast at once: enough to make calls cheap, and their 4 MiB stay in the cache
 _LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
 _FILE_BYTES = 2**20  # of a state file, beside its triangles

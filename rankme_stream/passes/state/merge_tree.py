@@ -5,18 +5,11 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from rankme_stream.errors import UsageError
 
 Node = tuple[int, int]  # level and index: segments [index << level, (index + 1) << level)
-
-
-class Mergeable(Protocol):
-    """A value that merges with another of its kind without changing either."""
-
-    def merge(self, other: object, /) -> object:
-        """Return both joined."""
 
 
 T = TypeVar("T")
