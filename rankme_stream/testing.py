@@ -114,7 +114,7 @@ class AccumulatorLaws:
         assert accumulator.n_rows == len(rows) - 1
         _assert_close(accumulator, self.absorb(np.delete(rows, 5, axis=0)))
 
-    def test_sums_are_exact_and_the_consistent_set_holds_the_singular_values(self) -> None:
+    def test_sums_are_those_of_the_rows_and_their_values_lie_in_the_box(self) -> None:
         """Raw and centred; ``values`` returns those of the spectrum."""
         rows = self.rows()
         accumulator = self.absorb(rows, cuts=(20, 21))
@@ -171,7 +171,7 @@ class SourceLaws:
             assert bounds == sorted(set(bounds))
             assert all(start < bound < stop for bound in bounds)
 
-    def test_a_reopened_source_is_the_same(self) -> None:
+    def test_what_is_reopened_is_the_same(self) -> None:
         """Workers open the rows again; ``reopen`` returns None for rows that live in this process."""
         source = self.make()
         argument = source.reopen()
