@@ -80,7 +80,7 @@ class Request:
         if self.seed >= 2**64:
             raise UsageError(f"seed is {self.seed} and must be below 2^64")
         for d in self.dims:
-            _check_count("each of dims", d, least=1)
+            _check_count("one of dims", d, least=1)
         self._check_rows()
         self._check_pairs()
         return self._in_plain_numbers()
@@ -113,9 +113,9 @@ class Request:
             start, stop = self.rows
         except (TypeError, ValueError):
             raise UsageError(f"rows is {self.rows!r} and must be a pair (A, B) for rows [A, B)") from None
-        for end in (start, stop):
+        for name, end in (("start", start), ("end", stop)):
             if end is not None:
-                _check_count("each end of rows", end, least=0)
+                _check_count(f"the {name} of rows", end, least=0)
         if stop is not None and stop <= (start or 0):
             raise UsageError(f"rows {start or 0}:{stop} is an empty range: the end must be above the start")
 
