@@ -903,3 +903,11 @@ def test_the_memory_of_one_chunk_is_foretold_as_zarr_takes_it(
     assert peak <= source.read_memory(1000)
     if name != "big-endian":  # which zarr before 3.3 read without a copy
         assert source.read_memory(1000) < peak + 1000 * 256 * 4 // 2
+
+
+def test_arrays_of_a_group_are_named_in_order(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    for name in ("zeta", "alpha", "mid/beta"):
+        group.create_array(name, shape=(4, 2), dtype="f4")
+    with pytest.raises(SourceFormatError, match=r"alpha .*mid/beta .*zeta .*use e\.g\. '.*::alpha'"):
+        open_source(tmp_path / "g.zarr")

@@ -92,9 +92,10 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
-            members = [member for _, member in group.members(max_depth=None) if isinstance(member, zarr.Array)]
+            found = sorted(group.members(max_depth=None), key=lambda item: item[0])  # a folder lists in any order
     except METADATA_ERRORS as error:
         return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
+    members = [member for _, member in found if isinstance(member, zarr.Array)]
     if not members:
         return f"{uri} is a group without arrays: check the path"
     store = uri.partition("::")[0]
