@@ -854,8 +854,10 @@ def test_a_missing_chunk_leaves_memory_within_the_prediction(tmp_path: Path) -> 
         source.read(0, 1000)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # On a busy machine, the thread of zarr's event loop may still hold the chunk before, encoded and decoded.
-    assert min(peaks) <= source.read_memory(1000) + 2 * 1000 * 256 * 4 + 2**18
+    if zarr.__version__.startswith(("3.1.", "3.2.")):
+        assert max(peaks) <= source.read_memory(1000) + 2**20
+    else:  # two chunks more were seen with 3.4.2 and Python 3.13 in a whole run of the tests; why is not known
+        assert min(peaks) <= source.read_memory(1000) + 2 * 1000 * 256 * 4 + 2**18
 
 
 @pytest.mark.parametrize("layout", ["v2", "v2-columns", "v3-columns", "v3-gzip", "v3-sharded-blosc", "v3-big-endian"])
