@@ -56,6 +56,8 @@ class State:
         All rows of the pass, in order; the fingerprint is empty where no row was to be read.
     anchor
         Fingerprint of the first row and the last, which is the same in every part of a pass.
+    content
+        Hash of the values of eight of all rows, the same in every part of a pass; empty in a state of version 1.
     is_checked
         Whether the rows were found unchanged after they were read.
     rules
@@ -75,6 +77,7 @@ class State:
     tail_start: int
     stretches: Sequence[Stretch]
     anchor: str
+    content: str
     is_checked: bool
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
@@ -117,7 +120,7 @@ class State:
         """Row ranges that were read."""
         return [self.plan.rows_of(interval) for interval in IntervalSet(map(span, self.nodes))]
 
-    def content(self) -> str:
+    def results_digest(self) -> str:
         """Return a hash of the partial results: equal for equal bits."""
         digest = blake2b(digest_size=16)
         for node, partial in sorted(self.nodes.items(), key=lambda item: item[0]):
@@ -174,6 +177,7 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
         "plan": state.plan.to_dict(),
         "tail_start": state.tail_start,
         "anchor": state.anchor,
+        "content": state.content,
         "is_checked": state.is_checked,
         "stretches": [[one.start, one.stop, one.fingerprint] for one in state.stretches],
         "rules": dict(state.rules),
@@ -211,7 +215,7 @@ def load_state(path: str | os.PathLike[str]) -> State:
                 basis = OrthonormalBasis(arrays["basis"])
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
-        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
+        plain.get("content", ""), plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
@@ -253,7 +257,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
             name = names[number] if names else f"state {number}"
             if whole is not None:
                 _check_parts(whole, state, name)
-            content = state.content()
+            content = state.results_digest()
             is_new = content not in contents
             contents[content] = contents.get(content, False) or state.is_checked or not state.nodes
             if not is_new:
@@ -270,7 +274,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
 def _check_parts(whole: State, state: State, name: str) -> None:
     differs = difference(whole, state)
     is_as_long = state.plan.row_stop == whole.plan.row_stop
-    if differs is None and is_as_long and state.anchor != whole.anchor:
+    if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
         differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")

@@ -19,7 +19,7 @@ from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
 
 MAGIC = b"rankme-state\n"  # first bytes of a file
-VERSION = 1
+VERSION = 2
 HOST_DIGEST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
 _VERSION = struct.Struct("<I")
