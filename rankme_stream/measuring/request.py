@@ -127,6 +127,8 @@ class Request:
             raise UsageError("a client or scheduler belongs to the dask engine: pass engine dask as well")
         if self.engine == "dask" and self.sample:
             raise UsageError("sampling runs in this process: drop --engine dask, or drop --sample")
+        if self.checkpoint is not None and not os.fspath(self.checkpoint):
+            raise UsageError("the file that keeps what was read has an empty name: give it one")
         if self.checkpoint is not None and self.sample:
             raise UsageError("sampling keeps no checkpoint: drop --checkpoint, or drop --sample")
         if self.groups is not None and (self.sample or self.population):

@@ -26,6 +26,7 @@ from rankme_stream.sources import Source, content_digest
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # times the duration of the last write: writes slow the pass down by 2 % at most
+_STORE_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _STRETCHES = 16  # parts of the rows; changed rows are located no finer
 
 
@@ -67,6 +68,7 @@ def new_state(
         stretches=[stretch(start, stop) for start, stop in pairwise(ends)],
         anchor=" ".join(source.fingerprint(row, row + 1) for row in (plan.row_start, plan.row_stop - 1)),
         content=content_digest(source, plan.row_start, plan.row_stop),
+        part=(first, max(first, last)),
         is_checked=False,
         rules=rules,
         passes=[],
@@ -109,6 +111,14 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         raise UsageError(
             f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are requested "
             f"or stored now; {other}"
+        )
+    start, stop = stored.part
+    if start < stop and (start < wanted.part[0] or stop > wanted.part[1]):
+        first, last = wanted.part
+        mine = f"rows {first:,}-{last - 1:,}" if first < last else "no rows"
+        raise UsageError(
+            f"{path} is for rows {start:,}-{stop - 1:,}, and this part is {mine}: give each part a file of its own, "
+            "and new files to the parts of a dump that has grown"
         )
     nodes = dict(stored.nodes)
     if grown or wanted.source["n_rows"] != stored.source["n_rows"]:
@@ -168,15 +178,26 @@ def stored_pass(path: Path) -> tuple[Arithmetic, int] | None:
 
     Raises
     ------
+    UsageError
+        If the path is inside a zarr store.
     StateError
         If the file is no state file, or damaged.
     OutputError
         If a file could not be written there.
     """
+    check_place(path)
     state_file.remove_leftovers(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
     return read_arithmetic(path) if path.exists() else None
+
+
+def check_place(path: Path) -> None:
+    """Raise ``UsageError`` if a path is a zarr store or inside one, where no file may be written."""
+    absolute = Path(os.path.abspath(path))
+    for folder in (absolute, *absolute.parents):
+        if any(os.path.lexists(folder / name) for name in _STORE_METADATA):
+            raise UsageError(f"{folder} is a zarr store, and {path} would be written into it: give another path")
 
 
 class Checkpoint:

@@ -58,6 +58,8 @@ class State:
         Fingerprint of the first row and the last, which is the same in every part of a pass.
     content
         Hash of the values of eight of all rows, the same in every part of a pass; empty in a state of version 1.
+    part
+        Rows [A, B) that the writer of the file reads: all of the pass, or those of one job of an array.
     is_checked
         Whether the rows were found unchanged after they were read.
     rules
@@ -78,6 +80,7 @@ class State:
     stretches: Sequence[Stretch]
     anchor: str
     content: str
+    part: tuple[int, int]
     is_checked: bool
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
@@ -172,19 +175,31 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
     Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, and one of them is in memory beside the
     state.
     """
-    plain = {
+    return state_file.write(Path(path), _plain(state), _records(state))
+
+
+def create_state(path: str | os.PathLike[str], state: State) -> bool:
+    """Write a state to a file as ``save_state`` does, unless there is one; return whether it was written.
+
+    Of several processes that create one file at once, one succeeds.
+    """
+    return state_file.create(Path(path), _plain(state), _records(state))
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return {
         "source": dict(state.source),
         "plan": state.plan.to_dict(),
         "tail_start": state.tail_start,
         "anchor": state.anchor,
         "content": state.content,
+        "part": list(state.part),
         "is_checked": state.is_checked,
         "stretches": [[one.start, one.stop, one.fingerprint] for one in state.stretches],
         "rules": dict(state.rules),
         "passes": [dict(one) for one in state.passes],
         "workers": [dict(one) for one in state.workers],
     }
-    return state_file.write(Path(path), plain, _records(state))
 
 
 def _records(state: State) -> Iterator[state_file.Record]:
@@ -215,7 +230,8 @@ def load_state(path: str | os.PathLike[str]) -> State:
                 basis = OrthonormalBasis(arrays["basis"])
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
-        plain.get("content", ""), plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
+        plain.get("content", ""), tuple(plain.get("part", (plan.row_start, plan.row_stop))), plain["is_checked"],
+        plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
@@ -311,6 +327,7 @@ def _join(whole: State, state: State) -> State:
     )  # a chunk that two parts share counts twice
     return replace(
         whole,
+        part=(min(whole.part[0], state.part[0]), max(whole.part[1], state.part[1])),
         stretches=[
             mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
         ],
