@@ -331,6 +331,12 @@ class GramMethod(ExactMethod):
         """Return the class that accumulates in that precision."""
         return Float32GramAccumulator if precision == "float32" else GramAccumulator
 
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the triangle, the mask of features and the probes."""
+        probes = ErrorProbes(size.n_features).to_arrays() if precision == "float32" else {}
+        shapes: dict[str, tuple[int | range, ...]] = {name: one.shape for name, one in probes.items() if one.ndim}
+        return shapes | {"gram": (size.width * (size.width + 1) // 2,), "nonzero": (size.n_features,)}
+
     def flops(self, n_rows: int, size: Size) -> int:
         """Return N D^2: one triangle."""
         return n_rows * size.n_features**2
