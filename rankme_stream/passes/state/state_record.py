@@ -195,7 +195,7 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
             found in size if isinstance(size, range) else found == size
             for size, found in zip(shape, array.shape, strict=True)
         )
-        if not sizes_agree or array.dtype.kind not in kind or (name in shapes and array.dtype.itemsize not in (1, 8)):
+        if not sizes_agree or array.dtype.kind not in kind or array.dtype.itemsize != (1 if kind == "b" else 8):
             raise StateError(f"the array {name} is of type {array.dtype} and shape {array.shape}")
     if absent := sorted((shapes.keys() | kinds.keys()) - arrays.keys() - {FILE_KEYS["pass_number"]}):
         raise StateError(f"the array {absent[0]} is absent")

@@ -17,6 +17,7 @@ from rankme_stream.errors import StateError, ToleranceWarning
 from tests.command_line import refused
 from tests.dumps import rows_like, store
 
+N_ROWS = 1100
 METHODS: dict[str, dict[str, Any]] = {
     "gram": {},
     "float32": {"method": "gram", "precision": "float32"},
@@ -25,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rsvd": {"method": "rsvd", "rank": 2, "oversampling": 1},
     "frequent directions": {"method": "frequent-directions", "rank": 3},
     "row sketch": {"method": "row-sketch", "rank": 256},
-    "groups": {"groups": np.arange(500) // 100},
+    "groups": {"groups": np.arange(N_ROWS) // 100},
 }
 
 
@@ -43,13 +44,13 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 @pytest.fixture
 def state(tmp_path) -> Path:
-    rs.segment(store(tmp_path / "a.zarr", rows_like(500, 8)), part=(0, 1), state=tmp_path / "a.state")
+    rs.segment(store(tmp_path / "a.zarr", rows_like(N_ROWS, 8)), part=(0, 1), state=tmp_path / "a.state")
     return tmp_path / "a.state"
 
 
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
 def test_what_each_method_writes_is_read_and_each_array_is_checked(tmp_path, options):
-    source, path = store(tmp_path / "a.zarr", rows_like(500, 8)), tmp_path / "a.state"
+    source, path = store(tmp_path / "a.zarr", rows_like(N_ROWS, 8)), tmp_path / "a.state"
     held = rs.segment(source, part=(0, 1), state=path, **options)
     assert rs.load_state(path).results_digest() == held.results_digest()
     raw = path.read_bytes()
@@ -57,6 +58,8 @@ def test_what_each_method_writes_is_read_and_each_array_is_checked(tmp_path, opt
     for name, one in document["records"][0]["arrays"].items():
         others = [{"shape": [*one["shape"], 1]}, {"dtype": "|O"}, {"start": 2**40}, {"dtype": "<i4"}, {"shape": [-1]}]
         for other in others:
+            if one | other == one:
+                continue
             path.write_bytes(raw)
             with pytest.raises(StateError, match="is no state that rankme writes, though its checksum is right"):
                 rs.load_state(
@@ -75,7 +78,7 @@ def set_plan(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (lambda it: it.pop("records"), "lacks records"),
         (lambda it: it.update(plain=[]), "in place of"),
         (lambda it: it["plain"].update(tail_start=10**6), "its tail cannot be so"),
-        (lambda it: it["plain"].update(stretches=[[0, 500, ""], [500, 600, ""]]), "its stretches cannot be so"),
+        (lambda it: it["plain"].update(stretches=[[0, 1100, ""], [1100, 1200, ""]]), "its stretches cannot be so"),
         (lambda it: it["plain"].update(part=[5, 3]), "its part cannot be so"),
         (lambda it: it["plain"]["source"].update(unit_roundoff=1e-300), "type of the rows"),
         (lambda it: it["plain"]["source"].update(dtype="complex64"), "of no type that is read"),
@@ -114,7 +117,7 @@ def test_commands_refuse_it_in_one_line(state, tmp_path):
 
 
 def test_the_basis_of_a_later_pass_is_checked(tmp_path):
-    source, path = store(tmp_path / "a.zarr", rows_like(500, 200)), tmp_path / "a.state"
+    source, path = store(tmp_path / "a.zarr", rows_like(N_ROWS, 200)), tmp_path / "a.state"
     options = {"method": "rsvd", "rank": 2, "oversampling": 1, "passes": 2, "tolerance": 1e-12}
     with pytest.warns(ToleranceWarning):
         rs.measure(source, checkpoint=path, **options)
