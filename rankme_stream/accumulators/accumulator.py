@@ -38,6 +38,9 @@ class Accumulator(Protocol):
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + n_features)``, first column ones, from row ``start`` on."""
 
+    def check(self, start: int, stop: int) -> None:
+        """Raise ``ArithmeticCheckError`` if rows [start, stop), all that were absorbed, were multiplied wrongly."""
+
     def merge(self, other: Any) -> Any:
         """Return the accumulator of both sets of rows."""
 
