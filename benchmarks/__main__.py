@@ -17,6 +17,7 @@ BENCHMARKS = {
     "intervals": "benchmarks.validity.intervals",
     "accuracy": "benchmarks.validity.accuracy",
     "adversarial": "benchmarks.validity.adversarial",
+    "aimed_probes": "benchmarks.validity.aimed_probes",
     "coverage": "benchmarks.validity.coverage",
     "row_sketch": "benchmarks.validity.row_sketch",
     "wide": "benchmarks.validity.wide",

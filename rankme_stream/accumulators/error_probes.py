@@ -125,7 +125,8 @@ class ErrorProbes:
         if _SEED not in arrays:
             return None
         probes = cls(n_features, int(arrays[_SEED]), device)
-        probes._products, probes._sums = device.upload(arrays[_PRODUCTS].copy()), device.upload(arrays[_SUMS].copy())
+        probes._products[...] = device.upload(arrays[_PRODUCTS])
+        probes._sums[...] = device.upload(arrays[_SUMS])
         return probes
 
 
