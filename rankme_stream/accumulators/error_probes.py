@@ -166,7 +166,7 @@ class Residual:
 
 @lru_cache(maxsize=2)  # 64 (D + 1) bytes each outlive a pass; drawn once, not once a segment
 def _directions(n_features: int, seed: int, device: Device) -> Any:
-    """Return the probes on a device, shape ``(1 + D, 8)``: zero for the column of ones, no other row below the floor."""
+    """Return the probes on a device, shape ``(1 + D, 8)``: 0 for the column of ones, no other row below the floor."""
     least = min(N_PROBES / SAFETY**2, 2.0 * (12.0 / n_features) ** 0.25)
     directions = np.zeros((n_features + 1, N_PROBES))
     low, attempt = np.arange(1, n_features + 1), 0

@@ -376,6 +376,6 @@ class PassRunner:
 
 
 def draw_probe_seed(source: Source, rows: tuple[int, int], seed: int) -> int:
-    """Return a seed in [1, 2^53), a hash of a user's seed and of the values of some rows [A, B): copies have the same."""
+    """Return a seed in [1, 2^53), a hash of a user's seed and of values of rows [A, B): copies of a dump share it."""
     digest = blake2b(f"probes {seed} {content_digest(source, *rows)}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) or 1

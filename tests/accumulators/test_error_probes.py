@@ -141,7 +141,7 @@ def test_three_panels_with_all_of_the_error_are_seen_among_exact_ones(seed):
     """More than 10^7 values, of which an earlier version probed a sample: it missed by up to 1,000 half-widths."""
     n_panels, width, rng = 160, 64, np.random.default_rng(seed)
     rows = np.where(rng.random((1024 * n_panels, width), dtype=np.float32) < 0.5, np.float32(-1), np.float32(1))
-    gram = (rows.reshape(n_panels, 1024, width).transpose(0, 2, 1) @ rows.reshape(n_panels, 1024, width))  # whole
+    gram = rows.reshape(n_panels, 1024, width).transpose(0, 2, 1) @ rows.reshape(n_panels, 1024, width)  # whole
     sums = rows.reshape(n_panels, 1024, width).sum(axis=1)
     bad = rng.choice(n_panels, 3, replace=False)
     alike = rng.uniform(1.2, 1.9, (3, width)).astype(np.float32)  # float32 sums of equal rows round one way
@@ -191,7 +191,9 @@ def test_a_product_further_off_than_float32_can_be_is_corruption(monkeypatch):
 def test_the_first_features_keep_the_error_of_all():
     rows = rows_like(3000, 12).astype(np.float64)
     whole = absorbed(rows, seed=5)
-    assert whole.prefix(4)._measured_errors() == whole._measured_errors() == whole.prefix(7).prefix(4)._measured_errors()
+    assert (
+        whole.prefix(4)._measured_errors() == whole._measured_errors() == whole.prefix(7).prefix(4)._measured_errors()
+    )
     halves = absorbed(rows[:1024], seed=5), absorbed(rows[1024:], seed=5)
     joined = halves[0].prefix(4).merge(halves[1].prefix(4))
     assert joined._measured_errors() == pytest.approx(halves[0].merge(halves[1])._measured_errors(), rel=0.1)

@@ -42,8 +42,8 @@ class Plan:
     seed
         Seed of the request, if a sketch or the probes of float32 products are drawn from it; otherwise 0.
     probe_seed
-        Seed of the probes, below 2^53, drawn from ``seed`` and the content of the rows when a pass begins; 0 before, and
-        where there are none.
+        Seed of the probes, below 2^53, drawn from ``seed`` and the content of the rows when a pass begins; 0 before,
+        and where there are none.
     pass_number, basis
         Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
     n_groups, groups, group_bytes
