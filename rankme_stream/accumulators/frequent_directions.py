@@ -13,7 +13,7 @@ from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
-from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -128,7 +128,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: the energy of the first features alone is not kept."""
-        raise UsageError("a sketch does not keep the energy of the first features alone: leave dims out")
+        raise UsageError(f"a sketch does not keep the energy of the first features alone: leave {argument('dims')} out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return floors of the singular values, bounds on their rise and the energy of all; changes nothing.
@@ -208,7 +208,6 @@ class FrequentDirectionsMethod(LowRankMethod):
 
     name = "frequent-directions"
     segment_flops = 2**39
-    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., FrequentDirectionsAccumulator]:
         """Return the class that keeps the directions."""

@@ -14,7 +14,7 @@ from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
-from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError, argument
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -255,7 +255,7 @@ class Float32GramAccumulator(GramSums):
         if not np.isfinite(product.diagonal()).all():
             raise MagnitudeError(
                 f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
-                "pass --precision float64, or scale by a power of two, which changes no rank"
+                f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
             )
         share = (
             1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
@@ -325,7 +325,7 @@ class GramMethod(ExactMethod):
     precisions = ("float32", "float64")
     slowdown = 1.0
     better = "tsqr"
-    remedy = "try --method auto"
+    remedy = f"try {argument('method', 'auto')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
         """Return the class that accumulates in that precision."""

@@ -12,7 +12,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -205,7 +205,7 @@ class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
-    remedy = "pass a larger --tolerance"
+    remedy = f"pass a larger {argument('tolerance')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:
         """Return the class that keeps R."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
-from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
+from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
@@ -88,7 +88,7 @@ class PassRunner:
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
                 f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
-                "leave groups out"
+                f"leave {argument('groups')} out"
             )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
         self.bytes_read, self.pass_number = 0, 0
@@ -107,7 +107,7 @@ class PassRunner:
         if self.source.reopen() is None:
             raise UsageError(
                 f"{self.source.uri} lives in this process, so no other could go on from a checkpoint: store the rows "
-                "in a zarr array, or leave checkpoint out"
+                f"in a zarr array, or leave {argument('checkpoint')} out"
             )
         stored = stored_pass(checkpoint)
         if stored is None:
@@ -116,8 +116,8 @@ class PassRunner:
         self.basis = read_basis(checkpoint) if self.pass_number else None
         if self.pass_number >= self.request.passes:
             raise UsageError(
-                f"{checkpoint} holds pass {self.pass_number + 1}, and passes is {self.request.passes}: give "
-                f"--passes {self.pass_number + 1} or more, or another file"
+                f"{checkpoint} holds pass {self.pass_number + 1}, and {argument('passes')} is "
+                f"{self.request.passes}: give {argument('passes', self.pass_number + 1)} or more, or another file"
             )
 
     def check_rows(self) -> None:

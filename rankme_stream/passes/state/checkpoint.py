@@ -14,7 +14,7 @@ from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import OutputError, SourceChangedError, UsageError
+from rankme_stream.errors import OutputError, SourceChangedError, UsageError, argument
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
@@ -94,7 +94,7 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
     for option, rule in stored.rules.items():
         if rule not in ("error", wanted.rules[option]):
-            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not requested; {other}")
+            raise UsageError(f"{path} holds a pass with {argument(option, rule)}, which is not requested; {other}")
     grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
