@@ -83,7 +83,7 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
     from rankme_stream.measuring.batch import checkpoint_in
 
     if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
-        return str(checkpoint_in(Path(checkpoint), source))
+        return str(checkpoint_in(checkpoint, source))
     return checkpoint
 
 
