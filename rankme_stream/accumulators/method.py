@@ -126,8 +126,12 @@ class Method(ABC):
         """Return whether all threads share one accumulator, in place of one each."""
         return False
 
+    def draws_probes(self, precision: Precision) -> bool:
+        """Return whether the error of the products is measured with random probes."""
+        return False
+
     def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Return whether rows of a 16-bit type may be multiplied as they are stored."""
+        """Return whether rows may be multiplied as they are stored, in fewer than 64 bits."""
         return False
 
 

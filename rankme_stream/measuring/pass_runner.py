@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic, Size
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
@@ -26,11 +28,11 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign
-from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_pass
+from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, create_state, load_state, read_basis
-from rankme_stream.sources import Source
+from rankme_stream.sources import Source, content_digest
 
 
 class PassRunner:
@@ -55,6 +57,8 @@ class PassRunner:
         File that keeps what a pass has read; if it exists, the pass goes on from it.
     pass_number, basis
         Number of the next pass, from 0, and the basis that the one before found for it.
+    probe_seed
+        Seed of the probes of float32 products, the same for all parts of a pass; 0 until a pass draws it.
     bytes_read
         Bytes decoded so far, pilots included.
     passes
@@ -91,7 +95,7 @@ class PassRunner:
                 f"leave {argument('groups')} out"
             )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
-        self.bytes_read, self.pass_number = 0, 0
+        self.bytes_read, self.pass_number, self.probe_seed = 0, 0, 0
         self.refused: str | None = None
         self.checkpoint_failure: str | None = None
         self.passes: list[Mapping[str, Any]] = []
@@ -110,10 +114,11 @@ class PassRunner:
                 f"{self.source.uri} lives in this process, so no other could go on from a checkpoint: store the rows "
                 f"in a zarr array, or leave {argument('checkpoint')} out"
             )
-        stored = stored_pass(checkpoint)
+        stored = stored_plan(checkpoint)
         if stored is None:
             return
-        self._stored_arithmetic, self.pass_number = stored
+        self._stored_arithmetic, self.pass_number = stored.arithmetic, stored.pass_number
+        self.probe_seed = stored.probe_seed
         self.basis = read_basis(checkpoint) if self.pass_number else None
         if self.pass_number >= self.request.passes:
             raise UsageError(
@@ -183,6 +188,16 @@ class PassRunner:
         planned = make_plan(workload, layout, limits, card)
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
+    def with_probes(self, plan: Plan) -> Plan:
+        """Return a plan with the seed of the probes that its pass draws; a few rows are read for it, once.
+
+        The seed is that of the checkpoint, or drawn from the seed of the request and the content of the rows.
+        """
+        if not METHODS[plan.method].draws_probes(plan.precision):
+            return plan
+        self.probe_seed = self.probe_seed or draw_probe_seed(self.source, self.rows, self.request.seed)
+        return replace(plan, probe_seed=self.probe_seed)
+
     def start_next_pass(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
         """Take the basis for the next pass from the last; return False if no pass is left, or no memory for it."""
         if self.pass_number + 1 >= self.request.passes:
@@ -236,7 +251,7 @@ class PassRunner:
 
     def read(self, plan: Plan, progress: Report | None) -> CompletedPass:
         """Read all rows of a plan in this process, without a checkpoint."""
-        tree = MergeTree[PartialResult]()
+        tree, plan = MergeTree[PartialResult](), self.with_probes(plan)
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments, progress)
         return CompletedPass.of(
             tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
@@ -244,7 +259,7 @@ class PassRunner:
 
     def read_pass(self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None) -> CompletedPass:
         """Read all rows by an arithmetic, going on from the checkpoint if there is one."""
-        plan = self.plan(arithmetic)
+        plan = self.with_probes(self.plan(arithmetic))
         if self.checkpoint is None:
             tree = MergeTree[PartialResult]()
             self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)
@@ -266,6 +281,7 @@ class PassRunner:
             If rows changed while they were read; the checkpoint keeps the other rows.
         """
         assert self.checkpoint is not None
+        plan = self.with_probes(plan)
         state = self._first_state(plan, segments, fingerprint, self.checkpoint)
         tree = state.merge_tree(self.device)
         rows_before = sum(stop - start for start, stop in state.covered)
@@ -352,3 +368,9 @@ class PassRunner:
             basis=self.basis,
             groups=self.groups if plan.n_groups else None,
         )
+
+
+def draw_probe_seed(source: Source, rows: tuple[int, int], seed: int) -> int:
+    """Return a seed in [1, 2^53), a hash of a user's seed and of the values of some rows [A, B): copies have the same."""
+    digest = blake2b(f"probes {seed} {content_digest(source, *rows)}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) or 1

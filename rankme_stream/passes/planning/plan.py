@@ -37,8 +37,13 @@ class Plan:
         those of all rows.
     checkpoint_bytes
         Largest size of the state file; 0 without one.
-    sketch_size, seed
-        Size and seed of a sketch; 0 for other methods.
+    sketch_size
+        Size of a sketch; 0 for other methods.
+    seed
+        Seed of the request, if a sketch or the probes of float32 products are drawn from it; otherwise 0.
+    probe_seed
+        Seed of the probes, below 2^53, drawn from ``seed`` and the content of the rows when a pass begins; 0 before, and
+        where there are none.
     pass_number, basis
         Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
     n_groups, groups, group_bytes
@@ -77,6 +82,7 @@ class Plan:
     card: dict[str, int] = field(default_factory=dict)
     card_peak_bytes: int = 0
     card_limit_bytes: int = 0
+    probe_seed: int = 0
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -192,7 +198,7 @@ def _plan(
         sample_rows=0 if workload.sample is None else workload.sample.first_look_rows,
         checkpoint_bytes=memory.checkpoint_bytes,
         sketch_size=workload.size.sketch_size,
-        seed=workload.seed if method.uses_seed else 0,
+        seed=workload.seed if method.uses_seed or method.draws_probes(workload.arithmetic.precision) else 0,
         pass_number=workload.pass_number,
         n_groups=0 if groups is None else len(groups),
         groups="" if groups is None else groups.digest,

@@ -24,8 +24,8 @@ from rankme_stream.passes.state.merge_tree import IntervalSet, MergeTree, Node, 
 from rankme_stream.passes.state.partial_result import PartialResult
 
 _AGREE = (  # fields of the plans of two parts of one pass
-    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
-    "row_start",
+    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "probe_seed", "pass_number",
+    "basis", "grid", "row_start",
 )  # fmt: skip
 _RANGES_NAMED = 8  # missing ranges named in a message
 
@@ -235,11 +235,10 @@ def load_state(path: str | os.PathLike[str]) -> State:
     )  # fmt: skip
 
 
-def read_arithmetic(path: Path) -> tuple[Arithmetic, int]:
-    """Return method, precision and number of the pass in a file, without its partial results."""
+def read_plan(path: Path) -> Plan:
+    """Return the plan of the pass in a file, without its partial results."""
     with state_file.StateFile(path) as file:
-        plan = file.plain["plan"]
-    return Arithmetic(plan["method"], plan["precision"]), plan.get("turn", 0)
+        return Plan.from_dict(file.plain["plan"])
 
 
 def read_basis(path: Path) -> OrthonormalBasis | None:
