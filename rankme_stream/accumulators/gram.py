@@ -14,7 +14,7 @@ from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
-from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError, argument
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -57,7 +57,11 @@ class GramSums(RowAccumulator):
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
         check_device(self.device, other.device)
-        return self._with(self._gram + other._gram, self.totals.merge(other.totals))
+        mine, theirs = self._with_one_exponent(other)
+        return self._with(mine._gram + theirs._gram, mine.totals.merge(theirs.totals))
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._gram = self._gram.scaled(factor)
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone."""
@@ -87,7 +91,7 @@ class GramSums(RowAccumulator):
         computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
-        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self._scaled_sums())
         g, lost, n_rows = gamma(max(1, totals.chain)), totals.lost, totals.n_rows
         fast, fast_sums = self._measured_errors()
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
@@ -119,7 +123,7 @@ class GramSums(RowAccumulator):
             evidence=evidence,
             confidence=confidence,
             grounds=grounds,
-        )
+        ).over(totals.exponent)
 
     def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
         """Subtract n_rows mu mu' from the Gram of the rows, in place."""
@@ -135,7 +139,7 @@ class GramSums(RowAccumulator):
 
     def _scatter(self, *, centered: bool) -> Any:
         gram = self._gram.lower()[1:, 1:]
-        return self._about_the_mean(gram, self.sums()) if centered else gram
+        return self._about_the_mean(gram, self._scaled_sums()) if centered else gram
 
     def about_mean(self) -> tuple[Any, float]:
         """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.
@@ -145,23 +149,25 @@ class GramSums(RowAccumulator):
         """
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        lost = 3.0 * self.n_rows * (self.n_features + 1) * SMALLEST
-        return self._scatter(centered=True), (3.0 * g + 4.0 * U) / (1.0 - g) * trace + lost
+        error = (3.0 * g + 4.0 * U) / (1.0 - g) * trace + 3.0 * self.totals.lost
+        factor = 2.0**-self.totals.exponent  # twice, as its square underflows
+        lost = 2.0 * self.n_features * SMALLEST if self.totals.exponent else 0.0
+        return self._scatter(centered=True) * factor * factor, error * factor * factor + lost
 
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        return (g + U) * math.sqrt(trace / max(1, self.n_rows)) + SMALLEST
+        error = (g + U) * math.sqrt(trace / max(1, self.n_rows))
+        return math.ldexp(error, -self.totals.exponent) + math.sqrt(self.n_features) * SMALLEST
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
         found = self.device.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
-        return np.sqrt(np.maximum(found, 0.0))
+        return np.ldexp(np.sqrt(np.maximum(found, 0.0)), -self.totals.exponent)
 
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
+    def _scaled_sums(self) -> FloatArray:
         return self._gram.first_column()[1:]
 
     def _measured_errors(self) -> tuple[float, float]:
@@ -232,7 +238,8 @@ class Float32GramAccumulator(GramSums):
     """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
 
     float16, bfloat16 and float32 values are exact in float32; others are rounded, which the probes measure as well.
-    Panels of a 16-bit type are multiplied as they are on devices that sum them in float32.
+    Panels of a 16-bit type are multiplied as they are on devices that sum them in float32. Tiny rows are not scaled up:
+    what float32 loses of them to underflow is measured as well.
 
     Parameters
     ----------
@@ -268,7 +275,7 @@ class Float32GramAccumulator(GramSums):
         if not np.isfinite(product.diagonal()).all():
             raise MagnitudeError(
                 f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
-                "pass --precision float64, or scale by a power of two, which changes no rank"
+                f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
             )
         self.probes.observe(panel, self._workspace)
         self._gram.add(product)
@@ -361,7 +368,7 @@ class GramMethod(ExactMethod):
     precisions = ("float32", "float64")
     slowdown = 1.0
     better = "tsqr"
-    remedy = "try --method auto"
+    remedy = f"try {argument('method', 'auto')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
         """Return the class that accumulates in that precision."""

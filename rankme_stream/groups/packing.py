@@ -21,6 +21,7 @@ def pack_open(groups: Sequence[OpenGroup], n_features: int) -> dict[str, Array]:
     pieces = [piece for group in groups for piece in group.pieces]
     grams = [group.gram.to_arrays() for group in groups if group.gram is not None]
     kept = [-1 if group.gram is not None else group.n_rows for group in groups]
+    exponents = [int(one.get("exponent", 0)) for one in grams]  # all zero but for tiny rows, and then not stored
     packed = (n_features + 1) * (n_features + 2) // 2
     return {
         "counts": np.array([(one.batch, one.n_expected, one.n_seen) for one in groups], np.int64).reshape(-1, 3),
@@ -29,7 +30,7 @@ def pack_open(groups: Sequence[OpenGroup], n_features: int) -> dict[str, Array]:
         "chains": np.array([one["chain"] for one in grams], np.int64),
         "grams": np.array([one["gram"] for one in grams]).reshape(-1, packed),
         "nonzero": np.array([one["nonzero"] for one in grams], bool).reshape(-1, n_features),
-    }
+    } | ({"exponents": np.array(exponents, np.int64)} if any(exponents) else {})
 
 
 def unpack_open(arrays: dict[str, Array]) -> list[OpenGroup]:
@@ -40,6 +41,8 @@ def unpack_open(arrays: dict[str, Array]) -> list[OpenGroup]:
         if n_kept < 0:
             of_gram = {name: arrays[key][n_grams] for name, key in _GRAM_ARRAYS}
             of_gram |= {"n_features": np.array(n_features), "rows_error": np.array(0.0)}
+            if "exponents" in arrays:
+                of_gram["exponent"] = arrays["exponents"][n_grams]
             groups.append(OpenGroup(batch, n_expected, n_seen, (), GramAccumulator.from_arrays(of_gram)))
             n_grams += 1
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
     arithmetics_for,
@@ -82,7 +82,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)
     done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
-    refused = "a stream is read once; pass method='tsqr', or store it" if len(arithmetics) > 1 else None
+    refused = f"a stream is read once; pass {argument('method', 'tsqr')}, or store it" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
         tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),
@@ -144,7 +144,7 @@ def _check_memory(runner: PassRunner, arithmetics: Sequence[Arithmetic]) -> None
     except LimitError as error:
         is_open = request.chosen is None or request.chosen.better is not None
         is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
-        raise LimitError(f"{error}{sketch_advice(runner) if is_open and is_plain else ''}") from None
+        raise LimitError(f"{error.message}{sketch_advice(runner) if is_open and is_plain else ''}") from None
 
 
 def _read_all(
@@ -179,7 +179,7 @@ def execute_state(state: State, request: Request) -> Execution:
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    better, remedy = METHODS[plan.method].better, "pass a larger --tolerance"
+    better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
     if better is not None:
         options = f"--method {better} --part I/N, other options as before"
         remedy = f"read the rows again (rankme segment {uri} {options}) and merge again"

@@ -11,7 +11,7 @@ from typing import Any
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
-from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
+from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
@@ -31,7 +31,7 @@ from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesi
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.passes.state.pass_state import State, load_state, read_basis, save_state
+from rankme_stream.passes.state.pass_state import State, create_state, load_state, read_basis
 from rankme_stream.sources import Source, content_digest
 
 
@@ -92,7 +92,7 @@ class PassRunner:
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
                 f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
-                "leave groups out"
+                f"leave {argument('groups')} out"
             )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
         self.bytes_read, self.pass_number, self.probe_seed = 0, 0, 0
@@ -103,6 +103,7 @@ class PassRunner:
         self.basis: OrthonormalBasis | None = None
         self._base_bytes: int | None = None
         self._stored_arithmetic: Arithmetic | None = None
+        self._has_begun = False  # to write the checkpoint
         if self.checkpoint is not None:
             self._note_stored_pass(self.checkpoint)
 
@@ -111,7 +112,7 @@ class PassRunner:
         if self.source.reopen() is None:
             raise UsageError(
                 f"{self.source.uri} lives in this process, so no other could go on from a checkpoint: store the rows "
-                "in a zarr array, or leave checkpoint out"
+                f"in a zarr array, or leave {argument('checkpoint')} out"
             )
         stored = stored_plan(checkpoint)
         if stored is None:
@@ -121,8 +122,8 @@ class PassRunner:
         self.basis = read_basis(checkpoint) if self.pass_number else None
         if self.pass_number >= self.request.passes:
             raise UsageError(
-                f"{checkpoint} holds pass {self.pass_number + 1}, and passes is {self.request.passes}: give "
-                f"--passes {self.pass_number + 1} or more, or another file"
+                f"{checkpoint} holds pass {self.pass_number + 1}, and {argument('passes')} is "
+                f"{self.request.passes}: give {argument('passes', self.pass_number + 1)} or more, or another file"
             )
 
     def check_rows(self) -> None:
@@ -315,23 +316,17 @@ class PassRunner:
         """Return the state to begin with: that of the checkpoint, or an empty one, written to it."""
         wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
         wanted = replace(wanted, passes=self.passes)
-        if not self.can_resume(wanted.arithmetic):
-            if not path.exists():
-                save_state(path, wanted)  # so that a file that cannot be written is refused now, not after hours
+        if self._has_begun or (self._stored_arithmetic is None and create_state(path, wanted)):
+            # created now, so that a file that cannot be written is refused before hours are spent
+            self._has_begun = True
             return wanted
-        state = resume_state(load_state(path), wanted, self.source, path)
-        self._stored_arithmetic = None
+        stored = load_state(path)
+        if (stored.arithmetic, stored.plan.pass_number) != (wanted.arithmetic, plan.pass_number):
+            raise UsageError(f"another run began to write {path} meanwhile: give each a file of its own")
+        state = resume_state(stored, wanted, self.source, path)
+        self._has_begun, self._stored_arithmetic = True, None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
-        covered = state.merge_tree().covered()
-        outside = [run for run in covered if run.start < segments.start or run.stop > segments.stop]
-        if outside:
-            start, stop = plan.rows_of(outside[0])
-            first, last = plan.rows_of(segments)
-            raise UsageError(
-                f"{path} holds rows {start:,}-{stop - 1:,}, and this part is rows {first:,}-{last - 1:,}: give each "
-                "part a file of its own"
-            )
         return state
 
     def read_units(

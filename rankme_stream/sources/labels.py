@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,18 +80,34 @@ def plain(labels: Array, uri: str) -> Array:
     Raises
     ------
     SourceFormatError
-        For numbers other than integers and objects other than strings.
+        For numbers other than integers, objects other than strings, and text that UTF-8 does not have.
     """
     kind = labels.dtype.kind
-    if kind in "iuU":
+    if kind in "iu":
         return labels.astype(labels.dtype.newbyteorder("="), copy=False)
+    if kind == "U":
+        return _checked_text(labels.astype(labels.dtype.newbyteorder("="), copy=False), uri)
     if kind == "b":
         return labels.astype(str)
     try:
         if kind == "S":
             return np.char.decode(labels, "utf-8")
         if kind in "OT" and all(isinstance(label, str) for label in labels):
-            return np.array(labels.tolist(), dtype=str)
+            return _checked_text(np.array(labels.tolist(), dtype=str), uri)
     except UnicodeDecodeError as error:
         raise SourceFormatError(f"{uri} holds bytes that are not UTF-8: {error}; store strings instead") from error
     raise SourceFormatError(f"{uri} holds labels of dtype {labels.dtype}; integers or strings are needed: convert them")
+
+
+def _checked_text(labels: Array, uri: str) -> Array:
+    """Return labels of text, or refuse characters that UTF-8, and so JSON, cannot hold: numpy stores any number."""
+    if not labels.dtype.itemsize:
+        return labels
+    points = np.ascontiguousarray(labels).view(np.uint32)
+    is_bad = (points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))
+    if is_bad.any():
+        raise SourceFormatError(
+            f"{uri} holds labels with the code point {int(points[is_bad][0]):#x}, which is no character: write them "
+            "again"
+        )
+    return labels

@@ -21,6 +21,7 @@ from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
+from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
 from rankme_stream.sources import Source
 
 
@@ -103,6 +104,7 @@ def run_segment(
         )
     writer = PanelWriter(spec.source, workspace, spec.missing, spec.nonfinite)
     audit, row_norms = Audit(), RowNorms()
+    wanted, witnesses = witness_rows(first, last), Witnesses()
     shape = (plan.slab_rows, n_features + 1)
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
@@ -113,6 +115,7 @@ def run_segment(
             audit = audit.merge(writer.write(row, stored, piece))
             if grouper is not None:
                 grouper.add(row, stored, piece)
+            witnesses = witnesses.merge(Witnesses.of(wanted, row, stored))
         if spec.records_norms:
             row_norms = row_norms.merge(RowNorms.of(slabs["raw"][: end - start, :], device))
         if spec.normalize:
@@ -124,4 +127,4 @@ def run_segment(
     feed.finish()
     for accumulator in accumulators.values():
         accumulator.check(first, last)
-    return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group())
+    return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)

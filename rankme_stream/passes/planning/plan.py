@@ -10,7 +10,7 @@ from typing import Any
 from rankme_stream.accumulators.accumulator import FILE_KEYS
 from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision, Size
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
@@ -157,7 +157,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
             f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
-            "there; leave --device out, or free some"
+            f"there; leave {argument('device')} out, or free some"
         )
     raise _too_little_memory(workload, layout, limits, least.host)
 
@@ -217,7 +217,7 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
         f"the pass needs {_size(peak)} at least and the limit is {_size_below(limits.memory_limit_bytes)} "
         f"({_size(memory['reading'])} to read chunks of {layout.largest_unit:,} rows, {_size(memory['accumulators'])} "
         f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
-        f"give --memory {-(-_mebibytes(peak) // 16) * 16}MiB or more"
+        f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
     )
 
 

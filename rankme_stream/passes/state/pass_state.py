@@ -56,6 +56,10 @@ class State:
         All rows of the pass, in order; the fingerprint is empty where no row was to be read.
     anchor
         Fingerprint of the first row and the last, which is the same in every part of a pass.
+    content
+        Hash of the values of eight of all rows, the same in every part of a pass; empty in a state of version 1.
+    part
+        Rows [A, B) that the writer of the file reads: all of the pass, or those of one job of an array.
     is_checked
         Whether the rows were found unchanged after they were read.
     rules
@@ -75,6 +79,8 @@ class State:
     tail_start: int
     stretches: Sequence[Stretch]
     anchor: str
+    content: str
+    part: tuple[int, int]
     is_checked: bool
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
@@ -117,7 +123,7 @@ class State:
         """Row ranges that were read."""
         return [self.plan.rows_of(interval) for interval in IntervalSet(map(span, self.nodes))]
 
-    def content(self) -> str:
+    def results_digest(self) -> str:
         """Return a hash of the partial results: equal for equal bits."""
         digest = blake2b(digest_size=16)
         for node, partial in sorted(self.nodes.items(), key=lambda item: item[0]):
@@ -169,18 +175,31 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
     Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, and one of them is in memory beside the
     state.
     """
-    plain = {
+    return state_file.write(Path(path), _plain(state), _records(state))
+
+
+def create_state(path: str | os.PathLike[str], state: State) -> bool:
+    """Write a state to a file as ``save_state`` does, unless there is one; return whether it was written.
+
+    Of several processes that create one file at once, one succeeds.
+    """
+    return state_file.create(Path(path), _plain(state), _records(state))
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return {
         "source": dict(state.source),
         "plan": state.plan.to_dict(),
         "tail_start": state.tail_start,
         "anchor": state.anchor,
+        "content": state.content,
+        "part": list(state.part),
         "is_checked": state.is_checked,
         "stretches": [[one.start, one.stop, one.fingerprint] for one in state.stretches],
         "rules": dict(state.rules),
         "passes": [dict(one) for one in state.passes],
         "workers": [dict(one) for one in state.workers],
     }
-    return state_file.write(Path(path), plain, _records(state))
 
 
 def _records(state: State) -> Iterator[state_file.Record]:
@@ -211,7 +230,8 @@ def load_state(path: str | os.PathLike[str]) -> State:
                 basis = OrthonormalBasis(arrays["basis"])
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
-        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
+        plain.get("content", ""), tuple(plain.get("part", (plan.row_start, plan.row_stop))), plain["is_checked"],
+        plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
@@ -252,7 +272,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
             name = names[number] if names else f"state {number}"
             if whole is not None:
                 _check_parts(whole, state, name)
-            content = state.content()
+            content = state.results_digest()
             is_new = content not in contents
             contents[content] = contents.get(content, False) or state.is_checked or not state.nodes
             if not is_new:
@@ -269,7 +289,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
 def _check_parts(whole: State, state: State, name: str) -> None:
     differs = difference(whole, state)
     is_as_long = state.plan.row_stop == whole.plan.row_stop
-    if differs is None and is_as_long and state.anchor != whole.anchor:
+    if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
         differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
@@ -306,6 +326,7 @@ def _join(whole: State, state: State) -> State:
     )  # a chunk that two parts share counts twice
     return replace(
         whole,
+        part=(min(whole.part[0], state.part[0]), max(whole.part[1], state.part[1])),
         stretches=[
             mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
         ],

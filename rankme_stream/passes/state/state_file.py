@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import re
+import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +20,7 @@ from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
 
 MAGIC = b"rankme-state\n"  # first bytes of a file
-VERSION = 1
+VERSION = 2
 HOST_DIGEST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
 _VERSION = struct.Struct("<I")
@@ -51,21 +52,53 @@ def write(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> in
     Layout: magic, version, arrays (little-endian, C order, aligned), their description and ``plain`` (JSON), location
     of the description, BLAKE2b of all that. The bytes reach the disk before the file is renamed to ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}.new")
+    return _write_whole(path, plain, records, os.replace)
+
+
+def create(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> bool:
+    """Write a file as ``write`` does unless something is at ``path``; return whether it was written.
+
+    Of several writers one succeeds, unless the file system has no hard links: then the last may replace the others'.
+    """
+    try:
+        _write_whole(path, plain, records, _give_new_name)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_whole(
+    path: Path, plain: Mapping[str, Any], records: Iterable[Record], give_name: Callable[[Path, Path], None]
+) -> int:
+    temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         try:
             with open(temporary, "wb") as file:
                 n_bytes = _write(file, plain, records)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            give_name(temporary, path)
             _sync(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+    except FileExistsError:
+        raise
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
     return n_bytes
+
+
+def _give_new_name(temporary: Path, path: Path) -> None:
+    """Name a file ``path``; raise ``FileExistsError`` if another has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
 
 
 def _write(file: IO[bytes], plain: Mapping[str, Any], records: Iterable[Record]) -> int:
@@ -109,7 +142,7 @@ def _sync(folder: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of writers of ``path`` that were killed on this machine."""
-    pattern = re.compile(re.escape(f".{path.name}.{HOST_DIGEST}-") + r"(\d+)\.new")
+    pattern = re.compile(re.escape(f".{path.name}.{HOST_DIGEST}-") + r"(\d+)(?:-[0-9a-f]{8})?\.new")
     with suppress(OSError):
         for entry in os.scandir(path.parent):
             match = pattern.fullmatch(entry.name)
