@@ -20,7 +20,7 @@ import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, Size, table
 from rankme_stream.accumulators import error_probes
 from rankme_stream.accumulators.error_probes import CONFIDENCE, SAFETY
-from rankme_stream.accumulators.gram import Float32GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.testing import with_ones
 

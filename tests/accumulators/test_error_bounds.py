@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator, step_error
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.symmetric import Triangle

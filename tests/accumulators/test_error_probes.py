@@ -14,7 +14,7 @@ import zarr
 import rankme_stream as rs
 from rankme_stream.accumulators import error_probes
 from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
-from rankme_stream.accumulators.gram import Float32GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, StateError, UsageError
 from rankme_stream.measuring import pass_runner

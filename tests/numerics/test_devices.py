@@ -20,7 +20,8 @@ import pytest
 from scipy.linalg import cython_lapack
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
