@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
@@ -118,10 +118,16 @@ class Plan:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Plan:
         """Return the plan from the result of ``to_dict``."""
-        names = {key: name for name, key in FILE_KEYS.items()}
-        fields = {names.get(key, key): value for key, value in record.items()}
-        grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
-        return cls(**fields, grid=grid)
+        given = fields_of(record)
+        return cls(**given | {"grid": Grid(**given["grid"])})
+
+
+def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan by name, those of its grid together, from the result of ``Plan.to_dict``."""
+    names = {key: name for name, key in FILE_KEYS.items()}
+    found = {names.get(key, key): value for key, value in record.items()}
+    of_grid = {one.name: found.pop(one.name) for one in fields(Grid) if one.name in found}
+    return found | {"grid": of_grid}
 
 
 def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardLimits | None = None) -> Plan:
