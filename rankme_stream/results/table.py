@@ -10,7 +10,6 @@ from rankme_stream.errors import printable
 
 _LISTED_GROUPS = 20
 _SPELLED_OUT = 1e3  # larger steps are written as powers of ten
-_LARGEST = 1e300  # ends beyond it are printed as none
 _INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
 
 
@@ -20,7 +19,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
-        f"{printable(source['dtype'])}, {printable(result['method'])} in {printable(result['precision'])}, {_duration(result['measured'])}",
+        + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
@@ -90,12 +89,10 @@ def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
     value, lower, upper = (_double(estimate[key]) for key in ("value", "lower", "upper"))
     if lower is None or upper is None:
         return "-", ""
-    if upper > _LARGEST or value is None:
-        if lower < -_LARGEST:
-            return "-", ""
-        return ("inf", "") if math.isinf(lower) else (f">= {_outward(min(lower, _LARGEST), 3, math.floor)}", "")
-    if lower < -_LARGEST:
-        return f"<= {_outward(upper, 3, math.ceil)}", ""
+    if lower == -math.inf:
+        return "-" if upper == math.inf else f"<= {_outward(upper, 3, math.ceil)}", ""
+    if value is None or math.isinf(upper):
+        return ("inf", "") if math.isinf(lower) else (f">= {_outward(lower, 3, math.floor)}", "")
     if isinstance(estimate["value"], int):
         return (str(estimate["value"]), "") if lower == upper else (f"{lower:.0f} to {upper:.0f}", "")
     half_width = max(upper - value, value - lower)
