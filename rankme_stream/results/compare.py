@@ -100,8 +100,8 @@ def compare(
     ]
     if mixed and not allow_mixed:
         raise UsageError(
-            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; {argument('allow_mixed', True)} compares them "
-            "all the same"
+            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; {argument('allow_mixed', True)} "
+            "compares them all the same"
         )
     statistics = _Statistics(metric, seed, confidence, allow_mixed)
     by_sweep = [None if one.scores is None else statistics.of(one) for one in sweeps]
