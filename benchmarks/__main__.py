@@ -23,6 +23,8 @@ BENCHMARKS = {
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "hostile_results": "benchmarks.resilience.hostile_results",
+    "hostile_options": "benchmarks.resilience.hostile_options",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\
@@ -34,7 +36,7 @@ python -m benchmarks --list                                   show this text
 
 def listing() -> str:
     """Return a line for each benchmark: its name and the question that it answers."""
-    return "\n".join(f"{name:<12} {question(module)}" for name, module in BENCHMARKS.items())
+    return "\n".join(f"{name:<15} {question(module)}" for name, module in BENCHMARKS.items())
 
 
 def question(module: str) -> str:

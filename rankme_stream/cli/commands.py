@@ -265,7 +265,7 @@ def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
 def run(arguments: list[str], check: Check | None = None) -> int:
     """Run the command with its arguments, print its error in one line, and return its exit code (docs/commands.md)."""
     try:
-        code: int = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=check)
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=check) or 0
     except RankMeError as error:
         console.report(error, debug="--debug" in arguments)
         code = error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,8 +182,8 @@ def execute_state(state: State, request: Request) -> Execution:
     check_not_empty(done, uri)
     better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
     if better is not None:
-        options = f"--method {better} --part I/N, other options as before"
-        remedy = f"read the rows again (rankme segment {uri} {options}) and merge again"
+        again = f"rankme segment {shlex.quote(uri)} --method {better} --part I/N, other options as before"
+        remedy = f"read the rows again ({again}) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},
