@@ -22,6 +22,7 @@ BENCHMARKS = {
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "memory_peaks": "benchmarks.resilience.memory_peaks",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\

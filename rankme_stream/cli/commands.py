@@ -69,6 +69,8 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.passes_option
 @shared.seed_option
 @shared.sample_option
+@shared.population_option
+@shared.dims_option
 @shared.device_option
 @shared.group_option
 @shared.checkpoint_option
@@ -339,8 +341,8 @@ def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> st
     from rankme_stream.measuring.api import plan as make_plan
 
     names = (
-        "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
-        "groups", *(["device"] if options["engine"] == "local" else []),
+        "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
+        "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
     return plan_table(source, planned.to_dict())
