@@ -25,6 +25,7 @@ BENCHMARKS = {
     "cluster": "benchmarks.resilience.cluster",
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
+    "memory_peaks": "benchmarks.resilience.memory_peaks",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\
