@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rankme_stream import errors
@@ -14,6 +13,7 @@ from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.measurement import SCHEMA_VERSION
+from rankme_stream.sources.regular_file import reason, regular_file
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:
@@ -27,12 +27,15 @@ def read_results(file: str) -> State | list[dict[str, Any]]:
         If it is a damaged state file.
     """
     try:
-        with open(file, "rb") as opened:
+        with regular_file(file) as opened:
             is_state = opened.read(len(MAGIC)) == MAGIC
-        text = "" if is_state else Path(file).read_text(encoding="utf-8")
+            opened.seek(0)
+            text = "" if is_state else opened.read().decode("utf-8")
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SourceFormatError(f"{file} cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError as error:
         raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
     if is_state:
         return load_state(file)
@@ -126,7 +129,7 @@ def _has_results(source: str) -> bool:
     if source.endswith((".json", ".jsonl")):
         return True
     try:
-        with open(source, "rb") as opened:
+        with regular_file(source) as opened:
             beginning = opened.read(len(MAGIC))
     except OSError:
         return False  # a folder, a URI, an array inside a store, or nothing: opening the dump will show which
