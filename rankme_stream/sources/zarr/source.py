@@ -113,7 +113,7 @@ class ZarrSource:
 
         Notes
         -----
-        Chunks are decoded one at a time, whole even where they reach past the array. Of a store that is no folder, up to
+        Chunks are decoded one at a time, whole even where they reach past the array. Of a store, not a folder, up to
         ``async.concurrency`` keys are requested at once: their stored bytes are held until they are decoded.
         """
         return self._reader.read_memory(n_rows, self.stored.dtype.itemsize)
