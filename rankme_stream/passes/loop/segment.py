@@ -60,12 +60,12 @@ class PassSpec:
 
     @property
     def panel_type(self) -> str:
-        """Type of the panels: float64; or that of 16-bit rows which the device multiplies exactly, if a float32 Gram is
-        all that is made of the rows.
+        """Type of the panels: float64; or that from which float32 products are formed, if a float32 Gram is all that is
+        made of the rows.
         """
         is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
-        return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
+        return self.device.panel_type(kind) if is_fast and is_alone else "float64"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -125,4 +125,6 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
+    for accumulator in accumulators.values():
+        accumulator.check(first, last)
     return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)

@@ -12,15 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rankme_stream.accumulators.method import Arithmetic
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import OutputError, SourceChangedError, StateError, UsageError
+from rankme_stream.errors import OutputError, SourceChangedError, StateError, UsageError, argument
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import MergeTree, span
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_arithmetic, save_state
+from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_plan, save_state
 from rankme_stream.passes.state.witnesses import changed_row
 from rankme_stream.sources import Source, content_digest
 
@@ -105,7 +105,7 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
     for option, rule in stored.rules.items():
         if rule not in ("error", wanted.rules[option]):
-            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not requested; {other}")
+            raise UsageError(f"{path} holds a pass with {argument(option, rule)}, which is not requested; {other}")
     grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
@@ -171,8 +171,8 @@ def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch
     return replace(state, nodes=nodes, is_checked=not changed), changed
 
 
-def stored_pass(path: Path) -> tuple[Arithmetic, int] | None:
-    """Return the arithmetic and the number of the pass in a file; None if there is no file.
+def stored_plan(path: Path) -> Plan | None:
+    """Return the plan of the pass in a file; None if there is no file.
 
     Temporary files of killed writers are removed.
 
@@ -184,12 +184,22 @@ def stored_pass(path: Path) -> tuple[Arithmetic, int] | None:
         If the file is no state file, or damaged.
     OutputError
         If a file could not be written there.
+    UsageError
+        If an earlier version wrote it, whose float32 products cannot be joined to others.
     """
     check_place(path)
     state_file.remove_leftovers(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
-    return read_arithmetic(path) if path.exists() else None
+    if not path.exists():
+        return None
+    plan = read_plan(path)
+    if METHODS[plan.method].draws_probes(plan.precision) and not plan.probe_seed:
+        raise UsageError(
+            f"{path} holds float32 products of an earlier version, which measured the error of a part of them: delete "
+            "it to start over"
+        )
+    return plan
 
 
 def check_place(path: Path) -> None:

@@ -28,6 +28,9 @@ _GROUPS = "groups"  # beside the names of accumulators in a record
 def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callable[..., Accumulator]:
     """Return the function that makes accumulators of a plan, called with the width and a workspace."""
     kind = METHODS[plan.method].accumulator(plan.precision)
+    if METHODS[plan.method].draws_probes(plan.precision):
+        assert plan.probe_seed  # drawn when the pass began
+        return partial(kind, seed=plan.probe_seed)
     if not plan.sketch_size:
         return kind
     kind = partial(kind, sketch_size=plan.sketch_size, seed=plan.seed)

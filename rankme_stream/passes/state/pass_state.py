@@ -26,8 +26,8 @@ from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.state_record import check_node, check_nodes, checked_basis, checked_plan
 
 _AGREE = (  # fields of the plans of two parts of one pass
-    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
-    "row_start",
+    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "probe_seed", "pass_number",
+    "basis", "grid", "row_start",
 )  # fmt: skip
 _RANGES_NAMED = 8  # missing ranges named in a message
 
@@ -241,11 +241,10 @@ def load_state(path: str | os.PathLike[str]) -> State:
     )  # fmt: skip
 
 
-def read_arithmetic(path: Path) -> tuple[Arithmetic, int]:
-    """Return method, precision and number of the pass in a file, without its partial results."""
+def read_plan(path: Path) -> Plan:
+    """Return the plan of the pass in a file, without its partial results."""
     with state_file.StateFile(path) as file, file.refusing():
-        plan = checked_plan(file.plain)
-    return plan.arithmetic, plan.pass_number
+        return checked_plan(file.plain)
 
 
 def read_basis(path: Path) -> OrthonormalBasis | None:

@@ -20,6 +20,7 @@ import numpy as np
 from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.state import typed_json
+from rankme_stream.sources.regular_file import check_replaceable, reason, regular_file
 
 MAGIC = b"rankme-state\n"  # first bytes of a file
 VERSION = 2
@@ -78,6 +79,7 @@ def _write_whole(
     temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         try:
+            check_replaceable(path)
             with open(temporary, "wb") as file:
                 n_bytes = _write(file, plain, records)
                 file.flush()
@@ -90,7 +92,7 @@ def _write_whole(
     except FileExistsError:
         raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from None
     return n_bytes
 
 
@@ -195,12 +197,12 @@ class StateFile:
         self.path = path
         with ExitStack() as stack:
             try:
-                self._file = stack.enter_context(open(path, "rb"))
+                self._file = stack.enter_context(regular_file(path))
                 description = self._read_description(self._file)
             except FileNotFoundError:
                 raise StateError(f"there is no {path}") from None
             except OSError as error:
-                raise StateError(f"{path} cannot be read: {error.strerror or error}") from None
+                raise StateError(f"{path} cannot be read: {reason(error)}") from None
             self._stack = stack.pop_all()
         self.plain = description["plain"]
         self._records = description["records"]

@@ -20,6 +20,7 @@ from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalB
 from rankme_stream.errors import SourceFormatError, StateError
 from rankme_stream.groups.packing import check_packed
 from rankme_stream.numerics.dtypes import Array, stored_type
+from rankme_stream.numerics.scaling import EXPONENTS
 from rankme_stream.passes.planning.plan import Plan, fields_of
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import IntervalSet, Node, span
@@ -197,7 +198,10 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
         )
         if not sizes_agree or array.dtype.kind not in kind or array.dtype.itemsize != (1 if kind == "b" else 8):
             raise StateError(f"the array {name} is of type {array.dtype} and shape {array.shape}")
-    if absent := sorted((shapes.keys() | kinds.keys()) - arrays.keys() - {FILE_KEYS["pass_number"]}):
+    needed = (shapes.keys() | kinds.keys()) - {FILE_KEYS["pass_number"]}
+    if "probes_seed" not in arrays:  # an earlier version, whose probes are not used any more
+        needed = {name for name in needed if not name.startswith("probes")}
+    if absent := sorted(needed - arrays.keys()):
         raise StateError(f"the array {absent[0]} is absent")
     given = {"n_features": plan.n_features, "sketch_size": plan.sketch_size, "seed": plan.seed}
     wanted = {FILE_KEYS.get(name, name): value for name, value in (given | {"pass_number": plan.pass_number}).items()}
@@ -207,6 +211,8 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
             _require(value == wanted[name], "sketches or width")
         elif "seed" not in name and "exponent" not in name:
             _require(value >= 0 and (kind == "f" or value <= _MOST_ROWS), "counts and bounds")
+    exponent = arrays.get("exponent", np.array(0))  # there only for tiny rows
+    _require(exponent.ndim == 0 and exponent.dtype.kind in "iu" and exponent.item() in EXPONENTS, "exponent")
     _require(arrays["filled"].item() <= len(arrays["rows"]) if "filled" in arrays else True, "gathered rows")
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import LimitError, SourceChangedError, UsageError
+from rankme_stream.errors import LimitError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device
@@ -156,7 +156,7 @@ def _check_card(plan: Plan, device: Device, address: str) -> None:
     if 0 < free < plan.card_peak_bytes:
         raise LimitError(
             f"a task needs {plan.card_peak_bytes / 2**20:,.0f} MiB of the card of worker {address}, where "
-            f"{free / 2**20:,.0f} are free; leave --device out, or give a card to fewer threads"
+            f"{free / 2**20:,.0f} are free; leave {argument('device')} out, or give a card to fewer threads"
         )
 
 
