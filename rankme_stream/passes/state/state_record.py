@@ -25,7 +25,8 @@ from rankme_stream.passes.planning.plan import Plan, fields_of
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import IntervalSet, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.typed_json import Signed, check
+from rankme_stream.passes.state.row_norms import RowNorms
+from rankme_stream.passes.state.typed_json import check
 
 _MOST_LEVEL = 62
 _MOST_STRETCHES = 1000
@@ -78,12 +79,6 @@ class _State(TypedDict):
     workers: list[_Worker]
 
 
-class _Lengths(TypedDict):
-    squares: float
-    fourth_powers: float
-    exponent: Signed
-
-
 class _Groups(TypedDict):
     n_features: int
     unit_roundoff: float
@@ -96,7 +91,7 @@ class _Groups(TypedDict):
 class _Node(TypedDict):
     node: tuple[int, int]
     audit: Audit
-    lengths: _Lengths
+    lengths: RowNorms
     witnesses: NotRequired[list[tuple[int, str]]]
     groups: NotRequired[_Groups]
 
@@ -204,7 +199,8 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
     if absent := sorted(needed - arrays.keys()):
         raise StateError(f"the array {absent[0]} is absent")
     given = {"n_features": plan.n_features, "sketch_size": plan.sketch_size, "seed": plan.seed}
-    wanted = {FILE_KEYS.get(name, name): value for name, value in (given | {"pass_number": plan.pass_number}).items()}
+    given |= {"pass_number": plan.pass_number, "probes_seed": plan.probe_seed}
+    wanted = {FILE_KEYS.get(name, name): value for name, value in given.items()}
     for name, kind in kinds.items():
         value = arrays[name].item() if name in arrays else 0
         if name in wanted:

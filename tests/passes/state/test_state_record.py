@@ -94,10 +94,12 @@ def set_plan(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_plan("unheard", 1), "which is never written"),
         (lambda it: it["records"][0].update(node=[10**6, 0]), "partial results cannot be so"),
         (lambda it: it["records"][0].update(node=[0, 5]), "partial results cannot be so"),
-        (lambda it: it["records"].append(it["records"][0]), "two arrays overlap"),
+        (lambda it: it["records"].append(it["records"][0]), "an array is not behind the one before it"),
         (lambda it: it["records"][0]["audit"].update(rows_nonfinite=1), "rows counted and rows read do not agree"),
         (lambda it: it["records"][0].update(witnesses=[[7, "x"], [7, "y"]]), "noted rows"),
-        (lambda it: it["records"][0]["arrays"].pop("raw/gram"), "gram is absent"),
+        (lambda it: it["records"][0]["arrays"].pop("raw/gram"), "an array is not behind the one before it"),
+        (lambda it: it.update(records=[]), "do not end where their description begins"),
+        (lambda it: it["records"][0]["lengths"].update(node=1), "which is never written"),
     ],
 )  # fmt: skip
 def test_content_that_contradicts_itself_is_refused_with_its_place(state, change, text):
