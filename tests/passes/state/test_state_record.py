@@ -125,4 +125,17 @@ def test_the_basis_of_a_later_pass_is_checked(tmp_path):
         rs.measure(source, checkpoint=path, **options)
     assert rs.load_state(path).basis is not None
     with pytest.raises(StateError, match="its basis is of type"):
-        rs.load_state(changed(path, lambda it: it["records"][0]["arrays"]["basis"].update(shape=[1, 1])))
+        rs.load_state(changed(path, lambda it: it["records"][0]["arrays"]["basis"]["shape"].reverse()))
+
+
+def test_numbers_that_no_rows_give_are_the_fault_of_the_file(state, tmp_path):
+    """They are finite and in their places; what is computed from them is refused in one line, wherever it fails."""
+    raw = bytearray(state.read_bytes())
+    document = json.loads(raw[struct.unpack("<Q", raw[-48:-40])[0] : -48])
+    gram = document["records"][0]["arrays"]["raw/gram"]
+    for place in range(1, *gram["shape"]):
+        struct.pack_into("<d", raw, gram["start"] + 8 * place, -1e6)
+    state.write_bytes(raw)
+    changed(state, lambda it: it)
+    for arguments in (("show", state), ("merge", state), ("score", tmp_path / "a.zarr", "--checkpoint", state)):
+        refused(3, "holds numbers that no rows give, or this machine computes wrongly", *arguments)
