@@ -139,8 +139,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}. All commands, with options and values drawn at "
         "random, some in a process of their own, where memory is measured. Wrong is a traceback, another exit code "
-        "than those documented, no line of error, a character that a terminal obeys, an answer after more than 10 s, "
-        "more memory than the limit and 50 MiB, or a changed input.",
+        "than those documented, no line of error, a character that a terminal obeys, an answer after more than 10 s "
+        "of the processor, more memory than the limit and 50 MiB, or a changed input.",
         *wrong_lines(result["parts"]),
     ]
     return "\n".join(lines)

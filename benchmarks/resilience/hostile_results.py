@@ -121,7 +121,8 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`{result['command']}`, {result['date']}, {result['machine']}. Each file goes through `rankme show` and "
         "`rankme compare`, some of them in a process of their own. Wrong is a traceback, another exit code than those "
-        "documented, no line of error, a character that a terminal obeys, or an answer after more than 10 s.",
+        "documented, no line of error, a character that a terminal obeys, or an answer after more than 10 s "
+        "of the processor.",
         *wrong_lines(result["parts"]),
     ]
     return "\n".join(lines)

@@ -62,7 +62,7 @@ def _check_place(file: str, option: str, inputs: Iterable[str | None]) -> None:
             continue
         if _is_same(file, location):
             raise UsageError(f"{file} is read by this command, and {option} would replace it: give another file")
-        if os.path.isdir(location) and Path(location).resolve() in Path(file).absolute().parent.resolve().parents:
+        if os.path.isdir(location) and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(location)):
             raise UsageError(f"{file} lies in {location}, which is read: give a file outside for {option}")
     path = Path(file)
     try:
