@@ -17,6 +17,7 @@ BENCHMARKS = {
     "intervals": "benchmarks.validity.intervals",
     "accuracy": "benchmarks.validity.accuracy",
     "adversarial": "benchmarks.validity.adversarial",
+    "aimed_probes": "benchmarks.validity.aimed_probes",
     "coverage": "benchmarks.validity.coverage",
     "row_sketch": "benchmarks.validity.row_sketch",
     "wide": "benchmarks.validity.wide",
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "cluster": "benchmarks.resilience.cluster",
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
+    "memory_peaks": "benchmarks.resilience.memory_peaks",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\

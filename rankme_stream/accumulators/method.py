@@ -90,6 +90,10 @@ class Method(ABC):
     def packed_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in a file."""
 
+    @abstractmethod
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the arrays in a file, single numbers left out; a range stands for what may vary."""
+
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in memory."""
         return self.packed_bytes(size)
@@ -126,8 +130,12 @@ class Method(ABC):
         """Return whether all threads share one accumulator, in place of one each."""
         return False
 
+    def draws_probes(self, precision: Precision) -> bool:
+        """Return whether the error of the products is measured with random probes."""
+        return False
+
     def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Return whether rows of a 16-bit type may be multiplied as they are stored."""
+        """Return whether rows may be multiplied as they are stored, in fewer than 64 bits."""
         return False
 
 

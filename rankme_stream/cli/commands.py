@@ -65,6 +65,8 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.passes_option
 @shared.seed_option
 @shared.sample_option
+@shared.population_option
+@shared.dims_option
 @shared.device_option
 @shared.group_option
 @shared.checkpoint_option

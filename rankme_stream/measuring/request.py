@@ -145,6 +145,8 @@ class Request:
             raise UsageError(
                 f"sampling runs in this process: drop {argument('engine', 'dask')}, or drop {argument('sample')}"
             )
+        if self.checkpoint is not None and not os.fspath(self.checkpoint):
+            raise UsageError("the file that keeps what was read has an empty name: give it one")
         if self.checkpoint is not None and self.sample:
             raise UsageError(
                 f"sampling keeps no checkpoint: drop {argument('checkpoint')}, or drop {argument('sample')}"

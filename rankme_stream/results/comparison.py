@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankme_stream.errors import printable
+from rankme_stream.numerics.decimals import between
 from rankme_stream.results.downstream_scores import Score
 from rankme_stream.results.measurement import SCHEMA_VERSION
 from rankme_stream.results.ranking import Selection, Standing
@@ -222,4 +223,4 @@ def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:
 
 def _correlation(one: Mapping[str, Any]) -> tuple[str, str]:
     value = "-" if one["value"] is None else f"{one['value']:.3f}"
-    return value, "" if one["lower"] is None else f"[{one['lower']:.3f}, {one['upper']:.3f}]"
+    return value, "" if one["lower"] is None else between(one["lower"], one["upper"], 3)

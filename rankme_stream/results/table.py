@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rankme_stream.errors import printable
+from rankme_stream.numerics.decimals import error_text, rounded_down, rounded_up, with_error
 
 _LISTED_GROUPS = 20
-_SPELLED_OUT = 1e3  # larger steps are written as powers of ten
-_INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
+_MOST_DIGITS = 10  # significant digits of a value
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -62,8 +62,8 @@ def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
     lines = ["", f"  LiDAR uses {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
     if over := details.get("over_groups"):
         lines.append(
-            f"  With as many other groups like these it is between {_outward(over[0], 4, math.floor)} and "
-            f"{_outward(over[1], 4, math.ceil)} with probability {details['over_groups_confidence']:g}."
+            f"  With as many other groups like these it is between {rounded_down(over[0], 4)} and "
+            f"{rounded_up(over[1], 4)} with probability {details['over_groups_confidence']:g}."
         )
     return lines
 
@@ -86,41 +86,31 @@ def _group_lines(groups: Mapping[str, Any]) -> list[str]:
 
 
 def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the value of an estimate in JSON form, with the digits that its interval supports, and that interval."""
+    """Return the value of an estimate in JSON form, with the digits that its interval supports, and that interval.
+
+    The interval printed contains the interval stored.
+    """
     value, lower, upper = (_double(estimate[key]) for key in ("value", "lower", "upper"))
     if lower is None or upper is None:
         return "-", ""
-    if lower == -math.inf:
-        return "-" if upper == math.inf else f"<= {_outward(upper, 3, math.ceil)}", ""
     if value is None or math.isinf(upper):
-        return ("inf", "") if math.isinf(lower) else (f">= {_outward(lower, 3, math.floor)}", "")
+        if math.isinf(lower):
+            return ("inf", "") if lower > 0 else ("-", "")
+        return f">= {rounded_down(lower, 3)}", ""
+    if math.isinf(lower):
+        return f"<= {rounded_up(upper, 3)}", ""
     if isinstance(estimate["value"], int):
-        return (str(estimate["value"]), "") if lower == upper else (f"{lower:.0f} to {upper:.0f}", "")
-    half_width = max(upper - value, value - lower)
-    if half_width < _INVISIBLE:
-        return f"{value:.10g}", ""
-    if half_width >= abs(value) / 2:
-        return f"{_outward(lower, 2, math.floor)} to {_outward(upper, 2, math.ceil)}", ""
-    decimals = -math.floor(math.log10(half_width))
-    decimals = min(decimals, 9 - math.floor(math.log10(abs(value))))  # ten significant digits at most
-    printed = round(value, decimals)
-    half_width += abs(printed - value)  # so that the printed interval contains the interval
-    step = 10.0 ** (math.floor(math.log10(half_width)) - 1)
-    return f"{printed:.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
-
-
-def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
-    """Return an end of an interval to that many digits, rounded away from the inside."""
-    if abs(end) < _INVISIBLE:
-        return f"{end:.{digits}g}"
-    step = 10.0 ** (math.floor(math.log10(abs(end))) - digits + 1)
-    rounded = toward(end / step) * step
-    return f"{rounded:.0f}" if 1.0 < step < _SPELLED_OUT else f"{rounded:.{digits}g}"
+        return (str(estimate["value"]), "") if lower == upper else (f"{math.floor(lower)} to {math.ceil(upper)}", "")
+    if max(upper - value, value - lower) >= abs(value) / 2:
+        return ("0", "") if lower == upper else (f"{rounded_down(lower, 2)} to {rounded_up(upper, 2)}", "")
+    return with_error(value, lower, upper, _MOST_DIGITS)
 
 
 def _precision_reached(earlier: Mapping[str, Any]) -> str:
     half_width = earlier["half_width"]
-    return "RankMe undetermined" if half_width is None else f"RankMe ± {float(half_width):.1e}, more than the tolerance"
+    if half_width is None:
+        return "RankMe undetermined"
+    return f"RankMe ± {error_text(float(half_width))}, more than the tolerance"
 
 
 def _double(value: float | str | None) -> float | None:
@@ -142,7 +132,8 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  A pass by {arithmetic} left {_precision_reached(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
     if worst:
-        lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.10g} and {float(worst[1]):.10g}.")
+        ends = f"{rounded_down(float(worst[0]), 10)} and {rounded_up(float(worst[1]), 10)}"
+        lines.append(f"  Worst case, by theorem: RankMe is between {ends}.")
     confidence = result["spectrum"]["confidence"]
     if confidence is not None and confidence < 1.0:
         lines.append(f"  Intervals hold with probability {confidence:g} at least.")

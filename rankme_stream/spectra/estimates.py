@@ -309,6 +309,8 @@ def _of_row_sketch(
         spectrum.n_features,
         spectrum.confidence,
     )
-    ends = metric.extremes(ConsistentSet.around_squares(side.values**2, side.folded.error), spectrum)
+    squares = np.ldexp(side.values, side.consistent.exponent) ** 2
+    around = ConsistentSet.around_squares(squares, side.folded.error).over(side.consistent.exponent)
+    ends = metric.extremes(around, spectrum)
     rounding = noise * max(ends[1] - sketched, sketched - ends[0])
     return Estimate(value, lower - rounding, upper + rounding, spectrum.confidence, spectrum.covers, details=details)

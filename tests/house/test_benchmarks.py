@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [
     "accuracy",
     "adversarial",
+    "aimed_probes",
     "billion",
     "chaos",
     "chunk_check",

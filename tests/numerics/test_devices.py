@@ -20,7 +20,8 @@ import pytest
 from scipy.linalg import cython_lapack
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
@@ -466,16 +467,16 @@ def test_what_a_card_holds_is_predicted(options, normalize, named):
 
 def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monkeypatch, tmp_path, capsys):
     path = store(tmp_path / "a.zarr", rows_of(20_000, 30))
-    one, two = (rs.measure(path, device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
+    one, two = (rs.measure(path, method="gram", device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
     assert one < two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two)
-    assert rs.measure(path, device="toy", workers=2).plan.card_limit_bytes == two
+    assert rs.measure(path, method="gram", device="toy", workers=2).plan.card_limit_bytes == two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
     monkeypatch.setattr("rankme_stream.numerics.machine.cores", lambda: 2)
-    assert rs.measure(path, device="toy").plan.workers == 1
-    assert rs.plan(path, device="toy").card_peak_bytes == one
+    assert rs.measure(path, method="gram", device="toy").plan.workers == 1
+    assert rs.plan(path, method="gram", device="toy").card_peak_bytes == one
     with pytest.raises(SystemExit) as end:
-        main(["plan", str(path), "--device", "toy"])
+        main(["plan", str(path), "--method", "gram", "--device", "toy"])
     assert not end.value.code
     assert (
         f"  card        {one / 2**20:,.0f} MiB predicted, {(two - 1) / 2**20:,.0f} MiB free" in capsys.readouterr().out

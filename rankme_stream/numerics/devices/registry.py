@@ -130,5 +130,5 @@ def on_host(values: Any) -> Array:
     if found.declared != "bfloat16":
         return held
     kind, exact = StoredType("bfloat16", np.dtype(np.uint16)), np.empty(held.shape)
-    kind.to_float64(np.ascontiguousarray(held).view(np.uint16), exact, np.empty(held.shape, np.int32))
+    kind.widen(np.ascontiguousarray(held).view(np.uint16), exact, np.empty(held.shape, np.int32))
     return exact
