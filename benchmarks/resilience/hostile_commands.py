@@ -137,6 +137,8 @@ def write_files(folder: Path) -> None:
     (folder / "folder.npy").mkdir()
     (folder / "folder").mkdir()
     (folder / "loop").symlink_to("loop")
+    for name in ("pipe", "pipe.npy"):
+        os.mkfifo(folder / name)
 
 
 def wrong_lines(parts: Sequence[dict[str, Any]]) -> list[str]:
