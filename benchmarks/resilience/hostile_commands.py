@@ -34,6 +34,10 @@ _SPARE = 50 * 2**20  # bytes above the limit of memory
 _CONTROL = re.compile(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class GivenUpError(Exception):
+    """A command that did not end."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a command ended: exit code, output, time of the processor, and peak memory where that was seen."""
@@ -80,7 +84,7 @@ def end_here(arguments: Sequence[str]) -> Ending:
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError
+    raise GivenUpError
 
 
 def end_apart(arguments: Sequence[str]) -> Ending:

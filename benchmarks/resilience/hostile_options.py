@@ -151,7 +151,7 @@ def main() -> int:
     experiment = Experiment("hostile_options", __doc__, {"quick": "20 s", "default": "10 minutes"})
     experiment.start()
     os.environ["PYTHONUTF8"] = "1"
-    n_sets, share_apart, seeds = (60, 0.05, [0]) if experiment.size == "quick" else (500, 0.1, [1, 2, 3, 4])
+    n_sets, share_apart, seeds = (60, 0.05, [0]) if experiment.size == "quick" else (500, 0.04, [1, 2, 3, 4])
     parts = [experiment.part(f"seed {seed}", measured, seed, n_sets, share_apart) for seed in seeds]
     experiment.finish({"parts": parts}, markdown)
     return 1 if any(part["wrong"] for part in parts) else 0

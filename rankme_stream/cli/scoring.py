@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,7 +103,7 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
     """Return the checkpoint of a source: the given file, or a file in the given folder."""
     from rankme_stream.measuring.batch import checkpoint_in
 
-    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
+    if checkpoint is not None and (is_many or os.path.isdir(checkpoint)):
         return str(checkpoint_in(checkpoint, source))
     return checkpoint
 
