@@ -114,6 +114,11 @@ class ErrorProbes:
         merged._products, merged._sums = self._products + other._products, self._sums + other._sums
         return merged
 
+    @staticmethod
+    def array_shapes(n_features: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the arrays of ``to_arrays``, the seed left out."""
+        return {_PRODUCTS: (n_features + 1, N_PROBES), _SUMS: (n_features + 1,)}
+
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host."""
         held = self.device.download(self._products), self.device.download(self._sums)

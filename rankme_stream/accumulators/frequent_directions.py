@@ -227,6 +227,11 @@ class FrequentDirectionsMethod(LowRankMethod):
         """Return the rank, at most half of the features; there is no oversampling."""
         return super().sketch_size(rank, 0, n_features)
 
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the gathered rows, their sum and the mask of features."""
+        width, most = size.n_features, sketch_spectrum.gathered_rows(size.sketch_size)
+        return {"rows": (range(1, most + 1), width), "sums": (width,), "nonzero": (width,)}
+
     def flops(self, n_rows: int, size: Size) -> int:
         """Return the products and eigensolves of all shrinks: about 8 N D r."""
         kept, rows = size.sketch_size, sketch_spectrum.gathered_rows(size.sketch_size)

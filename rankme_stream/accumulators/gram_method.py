@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rankme_stream.accumulators.accumulator import Accumulator
-from rankme_stream.accumulators.error_probes import N_PROBES
+from rankme_stream.accumulators.error_probes import N_PROBES, ErrorProbes
 from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
@@ -28,6 +28,14 @@ class GramMethod(ExactMethod):
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
         """Return the class that accumulates in that precision."""
         return Float32GramAccumulator if precision == "float32" else GramAccumulator
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the triangle, the mask of features and the probes."""
+        shapes: dict[str, tuple[int | range, ...]] = {
+            "gram": (size.width * (size.width + 1) // 2,),
+            "nonzero": (size.n_features,),
+        }
+        return shapes | (ErrorProbes.array_shapes(size.n_features) if precision == "float32" else {})
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return N D^2: one triangle."""

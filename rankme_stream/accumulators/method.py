@@ -90,6 +90,10 @@ class Method(ABC):
     def packed_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in a file."""
 
+    @abstractmethod
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the arrays in a file, single numbers left out; a range stands for what may vary."""
+
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in memory."""
         return self.packed_bytes(size)

@@ -218,6 +218,10 @@ class TsqrMethod(ExactMethod):
         """Return the class that keeps R."""
         return TsqrAccumulator
 
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the triangle and the mask of features."""
+        return {"r": (size.width * (size.width + 1) // 2,), "nonzero": (size.n_features,)}
+
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 2 N D^2."""
         return 2 * n_rows * size.n_features**2

@@ -65,6 +65,8 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.passes_option
 @shared.seed_option
 @shared.sample_option
+@shared.population_option
+@shared.dims_option
 @shared.device_option
 @shared.group_option
 @shared.checkpoint_option
@@ -265,7 +267,7 @@ def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
 def run(arguments: list[str], check: Check | None = None) -> int:
     """Run the command with its arguments, print its error in one line, and return its exit code (docs/commands.md)."""
     try:
-        code: int = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=check)
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=check) or 0
     except RankMeError as error:
         console.report(error, debug="--debug" in arguments)
         code = error.exit_code

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from rankme_stream.cli.options import on_command_line
-from rankme_stream.cli.streams import ErrorStream, print_error
+from rankme_stream.cli.streams import LossyStream, print_error
 from rankme_stream.errors import RankMeError, worded
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Reporter:
 
         rate = TextColumn("rows  {task.fields[rate]}")
         columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-        self._bar = Bar(*columns, console=Console(file=cast("IO[str]", ErrorStream())), transient=True)
+        self._bar = Bar(*columns, console=Console(file=cast("IO[str]", LossyStream(sys.stderr))), transient=True)
         self._bar.start()
         self._task = self._bar.add_task("rows", total=None, rate="")
         return self._draw

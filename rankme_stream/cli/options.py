@@ -134,14 +134,16 @@ seed_option = click.option(
     "of float32.",
 )  # fmt: skip
 sample_option = click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met.")
+population_option = click.option(
+    "--population", is_flag=True, help="State intervals for the population of the rows, not for these rows."
+)
 sample_options = _add(
     [
         sample_option,
         click.option("--max-rows", type=click.IntRange(1), help="Most rows of a sample; needs --sample."),
         click.option("--confidence", type=_Number(0.0, 0.999999, min_open=True), default=0.95,
                      show_default=True, help="Probability that the intervals of a sample or a row sketch hold."),
-        click.option("--population", is_flag=True,
-                     help="State intervals for the population of the rows, not for these rows."),
+        population_option,
         seed_option,
     ]
 )  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Any
 
 from rankme_stream.cli.streams import UnreadError, print_out
 from rankme_stream.errors import OutputError, UsageError, argument
-from rankme_stream.passes.state.state_file import MAGIC
 
 _OUR_KEYS = (b'"schema_version"', b'"predicted_peak_bytes"')  # one of them is in all JSON that the command writes
 
@@ -47,8 +46,10 @@ def check_state(file: str | None, option: str, inputs: Iterable[str | None]) -> 
     """Refuse a file for a state that is an input, lies in a store that is one, or holds anything but a state."""
     if file is None:
         return
+    from rankme_stream.passes.state.state_file import MAGIC
+
     _check_place(file, argument(option), inputs)
-    if _size(file) and _beginning(file) != MAGIC:
+    if _size(file) and _beginning(file, len(MAGIC)) != MAGIC:
         raise UsageError(f"{file} is not a state file, and {argument(option)} would replace it: give another file")
 
 
@@ -65,13 +66,14 @@ def _check_place(file: str, option: str, inputs: Iterable[str | None]) -> None:
             raise UsageError(f"{file} lies in {location}, which is read: give a file outside for {option}")
     path = Path(file)
     try:
-        if path.is_dir():
-            raise OutputError(f"{file} is a folder; give a file for {option}")
-        if not path.parent.is_dir():
-            raise OutputError(f"{file} cannot be written: the folder {path.parent} does not exist")
+        is_folder, has_parent = path.is_dir(), path.parent.is_dir()
         target = path if path.exists() else path.parent
     except OSError as error:  # a name too long, a loop of links
         raise OutputError(f"{file} cannot be written: {error.strerror}; give another file for {option}") from None
+    if is_folder:
+        raise OutputError(f"{file} is a folder; give a file for {option}")
+    if not has_parent:
+        raise OutputError(f"{file} cannot be written: the folder {path.parent} does not exist")
     if not os.access(target, os.W_OK):
         raise OutputError(f"{file} cannot be written: no permission for {target}")
 
@@ -89,16 +91,16 @@ def _size(file: str) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _beginning(file: str) -> bytes:
+def _beginning(file: str, length: int) -> bytes:
     try:
         with open(file, "rb") as opened:
-            return opened.read(len(MAGIC))
+            return opened.read(length)
     except OSError as error:
         raise OutputError(f"{file} cannot be replaced: {error.strerror}") from None
 
 
 def _is_ours(file: str) -> bool:
-    if not _beginning(file).startswith(b"{"):
+    if _beginning(file, 1) != b"{":
         return False
     with open(file, "rb") as opened:
         end = b""

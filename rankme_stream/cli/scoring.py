@@ -91,8 +91,8 @@ def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> st
     from rankme_stream.measuring.api import plan as make_plan
 
     names = (
-        "method", "precision", "sample", "normalize", "rows", "workers", "memory_limit", "rank", "oversampling", "seed",
-        "groups", *(["device"] if options["engine"] == "local" else []),
+        "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
+        "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
     planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
     return plan_table(source, planned.to_dict())

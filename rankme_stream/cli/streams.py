@@ -56,25 +56,28 @@ def print_out(text: str) -> None:
         raise OutputError(f"stdout cannot be written: {error.strerror}; free space, or print elsewhere") from None
 
 
-class ErrorStream(io.TextIOBase):
-    """Standard error for a bar of progress: what cannot be written, to a terminal that has gone, is lost."""
+class LossyStream(io.TextIOBase):
+    """A stream for a bar of progress: what it cannot write, to a terminal that has gone, is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
         """Write text as it is."""
         with suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is buffered."""
         try:
-            sys.stderr.flush()
+            self._stream.flush()
         except OSError:
-            _abandon(sys.stderr)
+            _abandon(self._stream)
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
-        return sys.stderr.isatty()
+        return self._stream.isatty()
 
 
 def print_error(text: str) -> None:

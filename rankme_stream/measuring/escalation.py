@@ -62,7 +62,8 @@ def escalate(
     tolerance = runner.request.tolerance
     for arithmetic in arithmetics:
         try:
-            done = runner.read_pass(arithmetic, fingerprint, progress)
+            held_bytes = 0 if done is None else done.plan.result_bytes
+            done = runner.read_pass(arithmetic, fingerprint, progress, held_bytes=held_bytes)
         except MagnitudeError:
             if arithmetic.precision == "float64" or arithmetic is arithmetics[-1]:
                 raise

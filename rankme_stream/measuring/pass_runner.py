@@ -27,7 +27,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
-from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
@@ -101,7 +101,7 @@ class PassRunner:
         self.passes: list[Mapping[str, Any]] = []
         self.machines: list[dict[str, Any]] = []
         self.basis: OrthonormalBasis | None = None
-        self._base_bytes: int | None = None
+        self._base_bytes: dict[str, int] = {}  # before the first step, here or on a worker of a cluster
         self._stored_arithmetic: Arithmetic | None = None
         self._has_begun = False  # to write the checkpoint
         if self.checkpoint is not None:
@@ -131,17 +131,26 @@ class PassRunner:
         if self.request.chosen is not None:
             self.request.chosen.check_rows(self.rows[1] - self.rows[0], self.sketch_size)
 
+    def design(self) -> SampleDesign:
+        """Return the design of a sample of the rows."""
+        bounds = self.source.bounds(*self.rows)
+        return draw_design(
+            rows=self.rows, n_features=self.source.shape[1], bounds=bounds, seed=self.request.seed
+        )  # fmt: skip
+
     @property
     def rules(self) -> dict[str, str]:
         """Treatment of missing and of non-finite rows."""
         return {"missing": self.request.missing, "nonfinite": self.request.nonfinite}
 
     def plan(
-        self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None
-    ) -> Plan:
+        self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None,
+        held_bytes: int = 0,
+    ) -> Plan:  # fmt: skip
         """Return the plan of the next pass by an arithmetic, or of pass ``pass_number`` of a sketch.
 
-        ``has_checkpoint`` says whether a state file is kept; None takes that of the runner.
+        ``has_checkpoint`` says whether a state file is kept; None takes that of the runner. The result of an earlier
+        arithmetic stays beside it in ``held_bytes``.
 
         Raises
         ------
@@ -154,13 +163,17 @@ class PassRunner:
             self._workload(arithmetic, number), groups=self.groups, normalize=self.request.normalize,
             has_checkpoint=is_kept,
         )  # fmt: skip
-        return self._plan(self.engine, workload, self.rows)
+        return self._plan(self.engine, workload, self.rows, held_bytes)
 
-    def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign) -> Plan:
-        """Return the plan of a sample, which is read in this process and keeps no file."""
-        units = SampleUnits(design.unit_rows, N_REPLICATES, design.first_look * design.unit_rows)
+    def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign, *, held_bytes: int = 0) -> Plan:
+        """Return the plan of a sample, read in this process and without a file; ``held_bytes`` as in ``plan``."""
+        is_compared = self.rows[1] - self.rows[0] >= ROWS_PER_FEATURE * design.n_features
+        units = SampleUnits(
+            design.unit_rows, N_REPLICATES, design.first_look * design.unit_rows, is_compared,
+            max(self.request.dims, default=0),
+        )  # fmt: skip
         workload = replace(self._workload(arithmetic), normalize=self.request.normalize, sample=units)
-        return self._plan(local.LocalEngine(), workload, self.rows)
+        return self._plan(local.LocalEngine(), workload, self.rows, held_bytes)
 
     def plan_pilot(self, arithmetic: Arithmetic, row_stop: int) -> Plan:
         """Return the plan of a pilot: the rows before ``row_stop``, read in this process."""
@@ -173,12 +186,10 @@ class PassRunner:
             kept_itemsize=kept_dtype(self.source.stored).itemsize,
         )  # fmt: skip
 
-    def _plan(self, engine: Engine, workload: Workload, rows: tuple[int, int]) -> Plan:
+    def _plan(self, engine: Engine, workload: Workload, rows: tuple[int, int], held_bytes: int = 0) -> Plan:
         limits = engine.limits(self.request.workers, self.request.memory_limit)
-        if self._base_bytes is None:
-            self._base_bytes = limits.base_bytes
-        if workload.pass_number:  # the plan counts what earlier passes hold
-            limits = replace(limits, base_bytes=self._base_bytes)
+        base = self._base_bytes.setdefault(engine.name, limits.base_bytes)  # plans count what earlier steps hold
+        limits = replace(limits, base_bytes=base + held_bytes)
         workload = replace(workload, has_checkpoint=workload.has_checkpoint and limits.keeps_state)
         layout = RowLayout(
             rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory
@@ -257,9 +268,11 @@ class PassRunner:
             tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
         )
 
-    def read_pass(self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None) -> CompletedPass:
-        """Read all rows by an arithmetic, going on from the checkpoint if there is one."""
-        plan = self.with_probes(self.plan(arithmetic))
+    def read_pass(
+        self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None, *, held_bytes: int = 0
+    ) -> CompletedPass:
+        """Read all rows by an arithmetic, going on from a checkpoint if there is one; ``held_bytes`` as in ``plan``."""
+        plan = self.with_probes(self.plan(arithmetic, held_bytes=held_bytes))
         if self.checkpoint is None:
             tree = MergeTree[PartialResult]()
             self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)

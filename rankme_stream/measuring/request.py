@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -97,7 +98,7 @@ class Request:
 
     def _check_interval(self) -> None:
         """Check tolerance and confidence."""
-        if not _is_between(self.tolerance, 0.0, 2.0**1023):
+        if not _is_between(self.tolerance, 0.0, math.inf):
             is_exact = self.sample and self.tolerance == 0.0
             exact = f"; for the exact value read every row: leave {argument('sample')} out" if is_exact else ""
             raise UsageError(
@@ -241,7 +242,10 @@ def _is_real(value: object) -> bool:
 
 
 def _is_between(value: Any, lower: float, upper: float) -> bool:
-    return _is_real(value) and bool(lower < value < upper)
+    try:
+        return _is_real(value) and lower < float(value) < upper
+    except OverflowError:
+        return False
 
 
 def _shown(value: object) -> str:

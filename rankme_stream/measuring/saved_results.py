@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rankme_stream import errors
@@ -14,6 +13,7 @@ from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.document import parse_results
+from rankme_stream.sources.regular_file import reason, regular_file
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:
@@ -34,20 +34,23 @@ def read_results(file: str) -> State | list[dict[str, Any]]:
     if beginning and not beginning.lstrip().startswith(b"{"):
         raise ResultError(f"{file} is neither a result nor a state: score a dump with rankme score, and show that")
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with regular_file(file) as opened:
+            text = opened.read().decode("utf-8")
+    except OSError as error:
+        raise ResultError(f"{file} cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError as error:
         raise ResultError(f"{file} cannot be read as text: {error}") from None
     return parse_results(text, file)
 
 
 def _beginning(file: str) -> bytes:
     try:
-        with open(file, "rb") as opened:
+        with regular_file(file) as opened:
             return opened.read(len(MAGIC))
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ResultError(f"{file} cannot be read: {reason(error)}") from None
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,6 @@ class ComparableRun:
         source, sampling = document["source"], document["sampling"]
         is_population = sampling is not None and sampling["population"]
         flat = dict(_flat(document))
-        rows = document["rows_read"] if sampling is None else _rows_planned(document)
         return cls(
             uri=source["uri"],
             origin=origin,
@@ -86,7 +85,9 @@ class ComparableRun:
             dtype=source["dtype"],
             method=document["method"],
             precision=document["precision"],
-            rows=math.inf if is_population else rows,
+            rows=(
+                math.inf if is_population else document["rows_read"] if sampling is None else _rows_planned(document)
+            ),
             is_population=is_population,
             has_unit_rows=abs(_mean_square(document) - 1.0) <= _UNIT_LENGTH,
             numbers={metric: Number.of(estimate) for metric, (estimate, _) in flat.items()},

@@ -100,8 +100,8 @@ def compare(
     ]
     if mixed and not allow_mixed:
         raise UsageError(
-            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; {argument('allow_mixed')} compares them "
-            "all the same"
+            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; {argument('allow_mixed', True)} "
+            "compares them all the same"
         )
     statistics = _Statistics(metric, seed, confidence, allow_mixed)
     by_sweep = [None if one.scores is None else statistics.of(one) for one in sweeps]
@@ -121,7 +121,7 @@ def _option_for(metric: str) -> str:
     if metric == LIDAR:
         return f" with {argument('groups')}"
     if metric.startswith("dims."):
-        return f" with {argument('dims', metric.split('.')[1])}"
+        return f" with {argument('dims')} {metric.split('.')[1]}"
     return f" with {argument('normalize')}" if metric.startswith("normalized.") else ""
 
 

@@ -19,8 +19,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
-        f"{printable(source['dtype'])}, {printable(result['method'])} in {printable(result['precision'])}, "
-        f"{_duration(result['measured'])}",
+        + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
@@ -78,7 +77,8 @@ def _group_lines(groups: Mapping[str, Any]) -> list[str]:
     lines = ["", "  RankMe of groups"]
     for name, estimate in listed:
         value, interval = format_estimate(estimate)
-        n_rows = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
+        details = estimate.get("details", {})
+        n_rows = f"{details['n_rows']:,} rows" if "n_rows" in details else ""
         lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {printable(estimate.get('reason') or n_rows)}")
     if len(groups) > len(listed):
         lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")

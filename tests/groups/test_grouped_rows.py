@@ -284,7 +284,7 @@ def test_large_groups_in_runs_cost_no_more_than_a_few_and_shuffled_ones_are_refu
     shuffled = predict_group_memory(partition_of(labels, n_rows, (0, n_rows)), grid, 512, 2, 2, 2)
     assert contiguous.reading < 2**30
     assert shuffled.reading > len(runs) * 4 * 512**2
-    with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give --memory \d+MiB"):
+    with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give memory_limit \d+MiB"):
         rs.measure(planted(20_000, 200), groups=np.arange(20_000) % 2000, memory_limit=200 * 2**20)
 
 

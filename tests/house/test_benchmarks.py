@@ -23,6 +23,8 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "hostile_options",
+    "hostile_results",
     "intervals",
     "row_sketch",
     "sampled",

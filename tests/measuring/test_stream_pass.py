@@ -130,7 +130,7 @@ def test_memory_for_blocks_is_planned_before_the_first_is_kept(rows):
             taken.append(start)
             yield rows[start : start + 1000]
 
-    with pytest.raises(LimitError, match="give --memory"):
+    with pytest.raises(LimitError, match="give memory_limit"):
         rs.measure(loader(), memory_limit=2**20)
     assert taken == [0]
     for workers in (0, -1):

@@ -253,6 +253,10 @@ class NystromMethod(LowRankMethod):
         """Return the class that keeps the images of the test vectors."""
         return NystromAccumulator
 
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch and the mask of features."""
+        return {"sketch": (1 + size.sketch_size, size.width), "nonzero": (size.n_features,)}
+
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 4 N D r."""
         return 4 * n_rows * size.n_features * size.sketch_size

@@ -283,6 +283,11 @@ class RowSketchMethod(SketchMethod):
                 f"the Gram matrix ({argument('method', 'gram')}) is exact"
             )
 
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch, the energies of its rows, the sum of the rows and the mask of features."""
+        rows, width = size.sketch_size, size.n_features
+        return {"sketch": (rows, 1 + width), "energies": (rows,), "sums": (width,), "nonzero": (width,)}
+
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 6 N D: sign, addition, length, sum."""
         return 6 * n_rows * size.n_features

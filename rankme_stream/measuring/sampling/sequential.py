@@ -78,20 +78,15 @@ def look_at(sample: Sample) -> Look:
 
 @dataclass(frozen=True)
 class SequentialSample:
-    """Sample that was read look by look, and the outcome."""
+    """Sample that was read look by look, and the outcome; no sample, which would take memory, if it is no answer."""
 
-    sample: Sample
+    sample: Sample | None
     looks: Sequence[Look]
     outcome: Outcome
 
     def wants_rows(self, tolerance: float) -> bool:
         """Return whether more rows than allowed would have narrowed the interval."""
         return self.outcome == "spent" and not self.looks[-1].is_blunt(tolerance)
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether the sample gives the result; otherwise reading every row is better."""
-        return self.outcome != "all"
 
 
 def read_sample(
@@ -112,7 +107,8 @@ def read_sample(
     for arithmetic in arithmetics:
         is_last = arithmetic is arithmetics[-1]
         try:
-            sample = Sample(runner, arithmetic, design)
+            held_bytes = 0 if result is None or result.sample is None else result.sample.plan.result_bytes
+            sample = Sample(runner, arithmetic, design, held_bytes=held_bytes)
             looks, outcome = _grow(sample, runner.request.tolerance, max_rows, progress, is_last=is_last)
         except MagnitudeError:
             if arithmetic.precision == "float64" or is_last:
@@ -126,7 +122,7 @@ def read_sample(
         if looks:
             record = {"method": sample.plan.method, "precision": sample.plan.precision}
             runner.passes.append(record | {"half_width": looks[-1].rankme.half_width})
-        result = SequentialSample(sample, looks, outcome)
+        result = SequentialSample(None if outcome == "all" else sample, looks, outcome)
         if outcome != "blunt":
             break
     assert result is not None  # if no sample was read, the last arithmetic raised

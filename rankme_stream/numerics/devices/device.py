@@ -183,6 +183,11 @@ class Workspace:
             self._rooms[name, dtype] = wanted, flat
         return flat[:wanted].reshape(shape)
 
+    def clear(self) -> None:
+        """Free every array."""
+        self._kept.clear()
+        self._rooms.clear()
+
     def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         """Return the object kept under a key, made at first use; a new key replaces one with the same first part."""
         if key not in self._kept:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +22,7 @@ from rankme_stream.passes.planning.memory import (
     peak_bytes,
     predict_memory,
 )
+from rankme_stream.passes.planning.sample_design import N_REPLICATES
 
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 
@@ -32,6 +33,8 @@ class Plan:
 
     Attributes
     ----------
+    memory, predicted_peak_bytes
+        Bytes by purpose and at the peak; of a measurement in several steps, those of the step that holds most.
     sample_rows
         Rows of the first look at a sample, whose units are the segments; 0 if every row is read. Bytes and flops are
         those of all rows.
@@ -100,6 +103,12 @@ class Plan:
         return (1 + self.normalize) * METHODS[self.method].packed_bytes(self.size) + self.group_bytes
 
     @property
+    def result_bytes(self) -> int:
+        """Bytes of the accumulators that a pass leaves, or a sample with those of its replicates."""
+        n_results = N_REPLICATES + 1 if self.sample_rows else 1
+        return n_results * (1 + self.normalize) * METHODS[self.method].state_bytes(self.size)
+
+    @property
     def all_segments(self) -> range:
         """Indices of the segments of all rows."""
         return self.grid.segments(self.row_start, self.row_stop)
@@ -120,10 +129,16 @@ class Plan:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Plan:
         """Return the plan from the result of ``to_dict``."""
-        names = {key: name for name, key in FILE_KEYS.items()}
-        fields = {names.get(key, key): value for key, value in record.items()}
-        grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
-        return cls(**fields, grid=grid)
+        given = fields_of(record)
+        return cls(**given | {"grid": Grid(**given["grid"])})
+
+
+def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan by name, those of its grid together, from the result of ``Plan.to_dict``."""
+    names = {key: name for name, key in FILE_KEYS.items()}
+    found = {names.get(key, key): value for key, value in record.items()}
+    of_grid = {one.name: found.pop(one.name) for one in fields(Grid) if one.name in found}
+    return found | {"grid": of_grid}
 
 
 def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardLimits | None = None) -> Plan:
@@ -221,6 +236,16 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
         f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
         f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
     )
+
+
+def with_largest_memory(plan: Plan, steps: Collection[Plan]) -> Plan:
+    """Return a plan that states the memory of the step of a measurement that holds most, on the host and on a card."""
+    host = max(steps, key=lambda step: step.predicted_peak_bytes)
+    card = max(steps, key=lambda step: step.card_peak_bytes)
+    return replace(
+        plan, memory=host.memory, predicted_peak_bytes=host.predicted_peak_bytes, card=card.card,
+        card_peak_bytes=card.card_peak_bytes,
+    )  # fmt: skip
 
 
 def extend_plan(plan: Plan, row_stop: int) -> Plan:

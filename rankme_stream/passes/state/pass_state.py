@@ -17,11 +17,13 @@ from rankme_stream.errors import StateError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import IntervalSet, MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.state_record import check_node, check_nodes, checked_basis, checked_plan
 
 _AGREE = (  # fields of the plans of two parts of one pass
     "method", "precision", "normalize", "n_features", "sketch_size", "seed", "probe_seed", "pass_number",
@@ -216,18 +218,22 @@ def load_state(path: str | os.PathLike[str]) -> State:
     Raises
     ------
     StateError
-        If there is no such file, or it is damaged, of another kind, or written by a newer version.
+        If there is no such file, or it is damaged, of another kind, written by a newer version, or holds what no
+        version writes.
+    LimitError
+        If there is not enough memory for what it holds.
     """
-    with state_file.StateFile(Path(path)) as file:
-        plain = file.plain
-        plan = Plan.from_dict(plain["plan"])
+    with state_file.StateFile(Path(path)) as file, file.refusing(), memory_errors_as_limits():
+        plain, plan = file.plain, checked_plan(file.plain)
         nodes: dict[Node, PartialResult] = {}
         basis: OrthonormalBasis | None = None
         for fields, arrays in file.records():
-            if "node" in fields:
-                nodes[fields["node"][0], fields["node"][1]] = PartialResult.from_record(plan.arithmetic, fields, arrays)
-            else:
-                basis = OrthonormalBasis(arrays["basis"])
+            if "basis" in arrays:
+                basis = checked_basis(plan, arrays)
+                continue
+            node = check_node(plan, fields, arrays)
+            nodes[node] = PartialResult.from_record(plan.arithmetic, fields, arrays)
+        check_nodes(plan, nodes, plain["rules"], basis)
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
         plain.get("content", ""), tuple(plain.get("part", (plan.row_start, plan.row_stop))), plain["is_checked"],
@@ -237,16 +243,16 @@ def load_state(path: str | os.PathLike[str]) -> State:
 
 def read_plan(path: Path) -> Plan:
     """Return the plan of the pass in a file, without its partial results."""
-    with state_file.StateFile(path) as file:
-        return Plan.from_dict(file.plain["plan"])
+    with state_file.StateFile(path) as file, file.refusing():
+        return checked_plan(file.plain)
 
 
 def read_basis(path: Path) -> OrthonormalBasis | None:
     """Return the basis that the pass in a file multiplies by, without its partial results."""
-    with state_file.StateFile(path) as file:
-        for _, arrays in file.records():
-            return OrthonormalBasis(arrays["basis"]) if "basis" in arrays else None
-    return None
+    with state_file.StateFile(path) as file, file.refusing():
+        plan = checked_plan(file.plain)
+        arrays = next((arrays for _, arrays in file.records()), {})
+        return checked_basis(plan, arrays) if "basis" in arrays else None
 
 
 def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
@@ -303,6 +309,8 @@ def _describe_change(whole: State, state: State) -> str | None:
         return f"rows up to {state.plan.row_stop:,}"
     if state.tail_start != whole.tail_start:
         return f"a dump of {state.source['n_rows']:,} rows"
+    if len(state.stretches) != len(whole.stretches):
+        return "rows divided into other stretches"
     for mine, other in zip(state.stretches, whole.stretches, strict=True):
         if mine != other and mine.fingerprint and other.fingerprint:
             return f"rows {mine.start:,}-{mine.stop - 1:,} as they were stored at another time"
