@@ -23,6 +23,7 @@ BENCHMARKS = {
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "hostile_states": "benchmarks.resilience.hostile_states",
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
     "memory_peaks": "benchmarks.resilience.memory_peaks",

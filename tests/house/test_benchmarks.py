@@ -25,6 +25,7 @@ NAMES = [
     "coverage",
     "hostile_options",
     "hostile_results",
+    "hostile_states",
     "intervals",
     "row_sketch",
     "sampled",
