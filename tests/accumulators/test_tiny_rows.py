@@ -215,3 +215,12 @@ def test_parts_of_tiny_and_of_usual_rows_join_to_the_bits_of_one_pass(tmp_path):
     whole = rs.measure(tmp_path / "rows.npy", method="gram")
     assert joined.rankme == whole.rankme
     assert np.array_equal(joined.spectrum.singular_values, whole.spectrum.singular_values)
+
+
+@pytest.mark.parametrize("power", [-300, 260, 300, 459])
+def test_frequent_directions_of_any_scale_state_the_same_interval(power):
+    """Their bound multiplies two squares, whose product leaves the range of float64 long before a square does."""
+    options = {"method": "frequent-directions", "rank": 3, "tolerance": 9.0}
+    wanted, found = rs.measure(gaussian(300), **options), rs.measure(gaussian(300) * 2.0**power, **options)
+    assert found.rankme.lower == pytest.approx(wanted.rankme.lower, rel=1e-12)  # LAPACK scales large matrices itself
+    assert found.rankme.upper == pytest.approx(wanted.rankme.upper, rel=1e-12)
