@@ -41,6 +41,9 @@ class Accumulator(Protocol):
         Rows whose squares would underflow are multiplied by a power of two, in place.
         """
 
+    def check(self, start: int, stop: int) -> None:
+        """Raise ``ArithmeticCheckError`` if rows [start, stop), all that were absorbed, were multiplied wrongly."""
+
     def merge(self, other: Any) -> Any:
         """Return the accumulator of both sets of rows."""
 

@@ -13,7 +13,7 @@ from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
-from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, UsageError, argument
 from rankme_stream.numerics.decimals import rounded_up
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -137,7 +137,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: the energy of the first features alone is not kept."""
-        raise UsageError("a sketch does not keep the energy of the first features alone: leave dims out")
+        raise UsageError(f"a sketch does not keep the energy of the first features alone: leave {argument('dims')} out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return floors of the singular values, bounds on their rise and the energy of all; changes nothing.
@@ -218,7 +218,6 @@ class FrequentDirectionsMethod(LowRankMethod):
 
     name = "frequent-directions"
     segment_flops = 2**39
-    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., FrequentDirectionsAccumulator]:
         """Return the class that keeps the directions."""
@@ -227,6 +226,11 @@ class FrequentDirectionsMethod(LowRankMethod):
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
         """Return the rank, at most half of the features; there is no oversampling."""
         return super().sketch_size(rank, 0, n_features)
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the gathered rows, their sum and the mask of features."""
+        width, most = size.n_features, sketch_spectrum.gathered_rows(size.sketch_size)
+        return {"rows": (range(1, most + 1), width), "sums": (width,), "nonzero": (width,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return the products and eigensolves of all shrinks: about 8 N D r."""

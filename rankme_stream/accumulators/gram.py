@@ -1,33 +1,27 @@
-"""The Gram matrix of the rows with a column of ones in front: summed in float64, multiplied in float64 or float32."""
+"""The Gram matrix of the rows with a column of ones in front, summed in float64; and multiplied in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import Accumulator, check_device
-from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
-from rankme_stream.accumulators.method import ExactMethod, Precision, Size
+from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
-from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import SMALLEST, U32, U, check_trace, gamma
-from rankme_stream.numerics.symmetric import BlockIndex, Triangle, triangle_bytes
+from rankme_stream.numerics.rounding import SMALLEST, U, check_trace, gamma
+from rankme_stream.numerics.symmetric import BlockIndex, Triangle
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
-_SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_PROBED_WHOLE = 10**7  # first values; each of their panels is probed, at 4 ns a value: no sampling in small dumps
-_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # share of the panels after that: probing takes about 5 % of a pass or less
 
 
 class GramSums(RowAccumulator):
@@ -235,133 +229,7 @@ class GramAccumulator(GramSums, DividedAccumulator):
         self._gram.add_product(part, panel, workspace)
 
 
-class Float32GramAccumulator(GramSums):
-    """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
-
-    Tiny rows are not scaled up: what float32 loses of them to underflow is measured as well.
-
-    float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
-    probes measure as well. Panels of a 16-bit type are multiplied as they are on devices that sum them in float32.
-    """
-
-    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
-        super().__init__(n_features, workspace, rows_error=rows_error)
-        self.probes = ErrorProbes(n_features)
-
-    def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, as the float64 Gram does, and compare the product with the panel."""
-        rows, width = panel.shape
-        if rows == 0:
-            return
-        rounded = panel
-        if panel.dtype == self.device.xp.float64:
-            rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
-            self.device.narrow(panel, rounded)
-        product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32, self.device))
-        for index in product.block_indices:
-            product.set_product(index, rounded)
-        if not np.isfinite(product.diagonal()).all():
-            raise MagnitudeError(
-                f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
-                "pass --precision float64, or scale by a power of two, which changes no rank"
-            )
-        share = (
-            1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
-        )
-        self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(rows))
-        self._gram.add(product)
-        self.count(panel)
-
-    def merge(self, other: Self) -> Self:
-        """Return the accumulator of both sets of rows; neither argument changes."""
-        merged = super().merge(other)
-        merged.probes = self.probes.merge(other.probes)
-        return merged
-
-    def prefix(self, n_features: int) -> Self:
-        """Return the accumulator of the first features alone; the error of a part is at most that of the whole."""
-        made = super().prefix(n_features)
-        made.probes = self.probes
-        return made
-
-    def _measured_errors(self) -> tuple[float, float]:
-        gram, sums = self.probes.errors()
-        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # for residuals whose squares underflow
-        return SAFETY * gram + lost, SAFETY * sums + lost
-
-    def _checked_error(self, values: FloatArray, error: float) -> float:
-        """Return the error, or a larger one where a negative eigenvalue shows that the measured error is too small."""
-        return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
-
-    def _grounds(self) -> tuple[Evidence, float | None, str]:
-        probes = self.probes
-        if probes.is_complete:
-            return "measured", CONFIDENCE, f"measured with {N_PROBES} Gaussian probes on every panel, times {SAFETY:g}"
-        return (
-            "measured", None,
-            f"measured with {N_PROBES} Gaussian probes on {probes.n_probed:,} of {probes.n_panels:,} panels, "
-            f"times {SAFETY:g}: no probability is stated",
-        )  # fmt: skip
-
-    def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays; ``from_arrays`` gives the same bits back."""
-        return super().to_arrays() | self.probes.to_arrays()
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, on a device."""
-        accumulator = super().from_arrays(arrays, device)
-        accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays)
-        return accumulator
-
-
-def _worst_case(rows: int) -> float:
-    """Return the relative Frobenius error of a float32 product of float64 rows: two roundings a value, then the sum."""
-    return gamma(rows + 3, U32)
-
-
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
     consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
     values = np.sqrt(np.maximum(squares, 0.0))
     return SingularValues(np.clip(values, consistent.lower, consistent.upper), consistent)
-
-
-class GramMethod(ExactMethod):
-    """The Gram matrix, multiplied in float64 or float32."""
-
-    name = "gram"
-    precisions = ("float32", "float64")
-    slowdown = 1.0
-    better = "tsqr"
-    remedy = "try --method auto"
-
-    def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
-        """Return the class that accumulates in that precision."""
-        return Float32GramAccumulator if precision == "float32" else GramAccumulator
-
-    def flops(self, n_rows: int, size: Size) -> int:
-        """Return N D^2: one triangle."""
-        return n_rows * size.n_features**2
-
-    def state_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle in blocks."""
-        return triangle_bytes(size.width)
-
-    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
-        """Return the bytes of one block's product; in float32, of the narrowed panel, its product and the probes."""
-        product = 8 * HOST.block_columns**2
-        if precision == "float64":
-            return product
-        return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + 3 * 16 * 8 * size.width
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of a product and of the sum that it is added to."""
-        return 2 * size.square_bytes
-
-    def shares_update(self, n_features: int, precision: Precision) -> bool:
-        """Return whether all threads share one triangle: if it has ten blocks or more."""
-        return precision == "float64" and n_features >= _SHARED_FROM
-
-    def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Return whether rows of a 16-bit type may be multiplied as they are stored: if sums are float32."""
-        return precision == "float32"

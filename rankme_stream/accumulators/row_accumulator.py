@@ -123,6 +123,9 @@ class RowAccumulator(ABC):
         """Add the rows of ``panel`` to the totals."""
         self.totals = self.totals.with_panel(panel, self.device, self.counted)
 
+    def check(self, start: int, stop: int) -> None:  # noqa: B027 - most have nothing to check
+        """Do nothing: the arithmetic is checked when the spectrum is computed."""
+
     def _numbers(self, names: Iterable[str]) -> dict[str, Array]:
         """Return numbers of the state under their names in files; the exponent only where it is not zero."""
         names = (*names, *(["exponent"] if self.totals.exponent else []))

@@ -12,7 +12,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -212,11 +212,15 @@ class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
-    remedy = "pass a larger --tolerance"
+    remedy = f"pass a larger {argument('tolerance')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:
         """Return the class that keeps R."""
         return TsqrAccumulator
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the triangle and the mask of features."""
+        return {"r": (size.width * (size.width + 1) // 2,), "nonzero": (size.n_features,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 2 N D^2."""

@@ -9,6 +9,7 @@ import numpy as np
 from rankme_stream.numerics.dtypes import FloatArray
 
 _STEP = 480  # rows are brought to magnitudes of 2^-240 to 2^240, whose fourth powers are within the doubles
+EXPONENTS = (0, _STEP, 2 * _STEP)  # the least double is 2^-1074
 
 
 def exponent_of(magnitude: float) -> int:

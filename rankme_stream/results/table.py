@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rankme_stream.errors import printable
 from rankme_stream.numerics.decimals import error_text, rounded_down, rounded_up, with_error
 
 _LISTED_GROUPS = 20
@@ -16,21 +17,22 @@ def table(result: Mapping[str, Any]) -> str:
     """Return a result in its JSON form as a table of text."""
     source = result["source"]
     lines = [
-        f"{source['uri']}",
-        f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} {source['dtype']}, "
-        f"{result['method']} in {result['precision']}, {_duration(result['measured'])}",
+        printable(source["uri"]),
+        f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
+        + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
-    width = max(len(name) for name in names)
+    width = max(len(printable(name)) for name in names)
 
     def section(title: str, estimates: Mapping[str, Any], definition: Callable[[str], str]) -> None:
         lines.extend(["", f"  {title}"] if title else [])
         for name, estimate in estimates.items():
             value, interval = format_estimate(estimate)
-            lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {definition(name)}")
+            line = f"{printable(name):<{width}}  {value:>13} {interval:<11}  {printable(definition(name))}"
+            lines.append(f"  {line}")
             if estimate["value"] is None:
-                lines.append(f"  {'':<{width}}  {'':>25}  {estimate['reason']}")
+                lines.append(f"  {'':<{width}}  {'':>25}  {printable(estimate['reason'])}")
 
     section("", result["estimates"], lambda name: str(result["definition"][name]))
     for d, estimates in result["dims"].items():
@@ -70,13 +72,14 @@ def _group_lines(groups: Mapping[str, Any]) -> list[str]:
     """Return RankMe of the first groups, one line each."""
     if not groups:
         return []
-    listed = {name: estimates["rankme"] for name, estimates in list(groups.items())[:_LISTED_GROUPS]}
-    width = max(map(len, listed))
+    listed = [(printable(name), groups[name]["rankme"]) for name in list(groups)[:_LISTED_GROUPS]]
+    width = max(len(name) for name, _ in listed)
     lines = ["", "  RankMe of groups"]
-    for name, estimate in listed.items():
+    for name, estimate in listed:
         value, interval = format_estimate(estimate)
-        n_rows = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
-        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {estimate.get('reason') or n_rows}")
+        details = estimate.get("details", {})
+        n_rows = f"{details['n_rows']:,} rows" if "n_rows" in details else ""
+        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {printable(estimate.get('reason') or n_rows)}")
     if len(groups) > len(listed):
         lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")
     return lines
@@ -91,7 +94,11 @@ def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
     if lower is None or upper is None:
         return "-", ""
     if value is None or math.isinf(upper):
-        return ("inf", "") if math.isinf(lower) else (f">= {rounded_down(lower, 3)}", "")
+        if math.isinf(lower):
+            return ("inf", "") if lower > 0 else ("-", "")
+        return f">= {rounded_down(lower, 3)}", ""
+    if math.isinf(lower):
+        return f"<= {rounded_up(upper, 3)}", ""
     if isinstance(estimate["value"], int):
         return (str(estimate["value"]), "") if lower == upper else (f"{math.floor(lower)} to {math.ceil(upper)}", "")
     if max(upper - value, value - lower) >= abs(value) / 2:
@@ -113,7 +120,7 @@ def _double(value: float | str | None) -> float | None:
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] != "box"
     errors = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
-    lines = [f"  Intervals cover {errors}, {result['spectrum']['grounds']}."]
+    lines = [f"  Intervals cover {errors}, {printable(result['spectrum']['grounds'])}."]
     value = result["estimates"]["rankme"]["value"]
     if is_sketch and value is not None:
         lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
@@ -121,7 +128,8 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     if sampling:
         lines += _sampling_lines(result, sampling)
     for earlier in result["passes"][:-1]:
-        lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_precision_reached(earlier)}.")
+        arithmetic = printable(f"{earlier['method']} in {earlier['precision']}")
+        lines.append(f"  A pass by {arithmetic} left {_precision_reached(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
     if worst:
         ends = f"{rounded_down(float(worst[0]), 10)} and {rounded_up(float(worst[1]), 10)}"
@@ -160,6 +168,6 @@ def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
             faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
     integrity = audit["integrity"]
-    checked = "have no checksum" if integrity == "none" else f"are checked by {integrity}"
+    checked = "carry no checksum" if integrity == "none" else f"are checked by {printable(integrity)}"
     clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."
-    return [*(faults or [clean]), f"  Stored chunks {checked}."]
+    return [*(faults or [clean]), f"  The stored rows {checked}."]

@@ -275,7 +275,7 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
         if side.consistent.lower[0] == 0.0:
             raise SpectrumError(f"all singular values are zero to within the {_blurred_by(spectrum)}")
         if side.folded is not None and metric.uses_singular_values and metric.scale is None:
-            raise SpectrumError("it depends on single singular values, which a row sketch blurs: pass --method gram")
+            raise SpectrumError("it depends on single singular values, which a row sketch blurs: method gram has it")
         value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator

@@ -13,14 +13,14 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size, SketchMethod
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
 from rankme_stream.accumulators.nystrom.complement_bounds import Imaged
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, SketchAccumulator
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -136,7 +136,10 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: there is no sketch of the first features alone."""
-        raise UsageError("a sketch is of all features together, and none exists of the first few alone: leave dims out")
+        raise UsageError(
+            "a sketch is of all features together, and none exists of the first few alone: "
+            f"leave {argument('dims')} out"
+        )
 
     def _scaled_sums(self) -> FloatArray:
         return np.array(self.device.download(self._sketch[0, 1:]))
@@ -244,11 +247,15 @@ class NystromMethod(LowRankMethod):
     segment_flops = 2**40
     takes_passes = True
     uses_seed = True
-    remedy = "raise --rank or --passes, or take --method gram, which is exact; or pass a larger --tolerance"
+    remedy = f"raise {argument('passes')}, or {SketchMethod.remedy}"
 
     def accumulator(self, precision: Precision) -> Callable[..., NystromAccumulator]:
         """Return the class that keeps the images of the test vectors."""
         return NystromAccumulator
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch and the mask of features."""
+        return {"sketch": (1 + size.sketch_size, size.width), "nonzero": (size.n_features,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 4 N D r."""

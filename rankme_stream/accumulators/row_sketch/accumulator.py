@@ -15,7 +15,7 @@ from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Precision, 
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -128,7 +128,9 @@ class RowSketchAccumulator(SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: the lengths of the rows in the first features alone are not kept."""
-        raise UsageError("a sketch does not keep the lengths of rows in the first features alone: leave dims out")
+        raise UsageError(
+            f"a sketch does not keep the lengths of rows in the first features alone: leave {argument('dims')} out"
+        )
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the sketch and of its foldings, raw and centred; changes nothing.
@@ -199,7 +201,7 @@ class RowSketchAccumulator(SketchAccumulator):
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
         """Return the reason why the sketch gives no number; None where it gives one."""
-        energy, gram = float(self._energies.sum()), "read them with --method gram"
+        energy, gram = float(self._energies.sum()), "read them with method gram"
         if energy < _SMALL_ENERGY:  # in states of versions that did not multiply tiny rows
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
         n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.sketch_size
@@ -257,7 +259,6 @@ class RowSketchMethod(SketchMethod):
 
     name = "row-sketch"
     uses_seed = True
-    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., RowSketchAccumulator]:
         """Return the class that adds rows up."""
@@ -268,8 +269,8 @@ class RowSketchMethod(SketchMethod):
         fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
         if rank is not None and rank < fewest:
             raise UsageError(
-                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: --rank "
-                f"{fewest} at least, or leave it out"
+                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: "
+                f"{argument('rank', fewest)} at least, or leave it out"
             )
         return -(-(rank or fewest) // 4) * 4
 
@@ -278,8 +279,14 @@ class RowSketchMethod(SketchMethod):
         if n_rows < ROWS_A_SKETCH_ROW * sketch_size:
             raise UsageError(
                 f"{n_rows:,} rows are too few for a row sketch of {sketch_size:,}, which needs "
-                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 per sketch row): the Gram matrix (--method gram) is exact"
+                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 per sketch row): "
+                f"the Gram matrix ({argument('method', 'gram')}) is exact"
             )
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch, the energies of its rows, the sum of the rows and the mask of features."""
+        rows, width = size.sketch_size, size.n_features
+        return {"sketch": (rows, 1 + width), "energies": (rows,), "sums": (width,), "nonzero": (width,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 6 N D: sign, addition, length, sum."""

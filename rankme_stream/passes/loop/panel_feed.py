@@ -73,6 +73,7 @@ class PanelFeed:
         self._last.clear()
 
     def close(self) -> None:
-        """Start no more updates."""
+        """Start no more updates and free the panels, to which finished accumulators also refer."""
+        self.workspace.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
