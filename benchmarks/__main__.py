@@ -15,6 +15,7 @@ BENCHMARKS = {
     "chunk_check": "benchmarks.speed.chunk_check",
     "gpu": "benchmarks.speed.gpu",
     "intervals": "benchmarks.validity.intervals",
+    "small_exact": "benchmarks.validity.small_exact",
     "accuracy": "benchmarks.validity.accuracy",
     "adversarial": "benchmarks.validity.adversarial",
     "aimed_probes": "benchmarks.validity.aimed_probes",

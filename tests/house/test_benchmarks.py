@@ -33,6 +33,7 @@ NAMES = [
     pytest.param(
         "selection", marks=pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
     ),
+    "small_exact",
     "speed",
     "wide",
 ]
