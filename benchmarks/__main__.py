@@ -22,6 +22,7 @@ BENCHMARKS = {
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "hostile_metadata": "benchmarks.resilience.hostile_metadata",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\

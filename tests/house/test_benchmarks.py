@@ -22,6 +22,7 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "hostile_metadata",
     "intervals",
     "row_sketch",
     "sampled",
