@@ -30,9 +30,9 @@ _STAMPS = (
 
 
 def _stamp(described: Mapping[str, Any]) -> str:
-    """Return size and tag or time of a file, under any of the names that file systems use."""
-    when = next((described[name] for name in _STAMPS if described.get(name) is not None), "")
-    return f"{described.get('size')} {when}"
+    """Return size and tag or time of a file, under any of the names that file systems use; "" without the latter."""
+    when = next((described[name] for name in _STAMPS if described.get(name) is not None), None)
+    return "" if when is None else f"{described.get('size')} {when}"
 
 
 def _stamp_of_archive(store: Store) -> str:
@@ -84,20 +84,22 @@ class AuditingStore(WrapperStore[Store]):
         value = sync(self.get(key, default_buffer_prototype()))
         return b"" if value is None else value.to_bytes()
 
-    async def scan(self, start: int, stop: int) -> str:
+    async def scan(self, start: int, stop: int) -> tuple[str, bool]:
         """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
 
-        The hash covers coordinates, size and time or tag, or the store's name where the store gives no size and time.
+        The hash covers coordinates, size and time or tag. The second result is whether the store gives time or tag of
+        each: a chunk rewritten in place changes the hash.
         """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
-        digest, expected = blake2b(digest_size=16), rows.start * width
+        digest, is_stamped, expected = blake2b(digest_size=16), True, rows.start * width
         async for (i, j), stamp in self._stamps(rows):
             self._missing.add_keys(expected, i * width + j)
             expected = i * width + j + 1
             digest.update(f"{i} {j} {stamp}\n".encode())
+            is_stamped = is_stamped and bool(stamp)
         self._missing.add_keys(expected, rows.stop * width)
-        return digest.hexdigest()
+        return digest.hexdigest(), is_stamped
 
     async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
@@ -106,7 +108,7 @@ class AuditingStore(WrapperStore[Store]):
         if isinstance(self._store, FsspecStore):
             stamps = await self._remote_stamps(self._store, rows)
         else:
-            whole = _stamp_of_archive(self._store) or self._uri
+            whole = _stamp_of_archive(self._store)
             async for key in self._store.list_prefix(self._grid.prefix):
                 if (coordinates := self._grid.coordinates(key)) is not None:
                     stamps[coordinates] = whole

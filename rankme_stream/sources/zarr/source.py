@@ -13,6 +13,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
@@ -140,23 +141,26 @@ class ZarrSource:
 
         Notes
         -----
-        Also records missing chunks; in a local store, missing inner chunks of shards too. Where a store gives no size
-        and time, or cannot list, its name is hashed instead: a chunk rewritten in place goes unnoticed there.
+        Also records missing chunks; in a local store, missing inner chunks of shards too. Where a store gives no time
+        or tag, or cannot list, three rows are read and hashed as well: other chunks rewritten go unnoticed there.
         """
         self._missing.request(start, stop)
         digest = blake2b(digest_size=16)
         digest.update(self._layout())
+        is_stamped = False
         try:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
+                is_stamped = True
             elif self._store.supports_listing:
-                digest.update(sync(self._store.scan(start, stop)).encode())
-            else:
-                digest.update(self.uri.encode())
+                found, is_stamped = sync(self._store.scan(start, stop))
+                digest.update(found.encode())
         except PermissionError as error:
             raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
         except OSError as error:
             raise SourceError(f"chunks of {self.uri} cannot be listed: {in_one_line(error)}; try again") from error
+        if not is_stamped:
+            digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
 
     def _layout(self) -> bytes:
