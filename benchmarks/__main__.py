@@ -25,6 +25,7 @@ BENCHMARKS = {
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
     "hostile_states": "benchmarks.resilience.hostile_states",
+    "hostile_metadata": "benchmarks.resilience.hostile_metadata",
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
     "memory_peaks": "benchmarks.resilience.memory_peaks",

@@ -269,6 +269,11 @@ def test_labels_that_cannot_be_used_are_refused(spec, error, text, monkeypatch):
         rs.measure(planted(1000), groups=spec)
 
 
+def test_runs_of_a_few_of_10_to_the_12_rows_are_counted_before_they_are_listed():
+    with pytest.raises(UsageError, match=r"more than 100,000 groups"):
+        partition_of("rows:10", 10**12, (0, 10**12))
+
+
 @pytest.mark.parametrize("kind", ["contiguous", "shuffled", "many"])
 def test_the_rows_of_groups_are_counted_and_their_ends_known(kind):
     labels = labelled(kind, 300_000)

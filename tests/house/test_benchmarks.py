@@ -23,6 +23,7 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "hostile_metadata",
     "hostile_options",
     "hostile_results",
     "hostile_states",
