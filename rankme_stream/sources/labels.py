@@ -9,6 +9,7 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.npy import refuse_url
 from rankme_stream.sources.zarr import ZarrLabels, is_zarr_node
 
 
@@ -62,6 +63,7 @@ def open_labels(source: object) -> Labels:
     uri = os.fspath(source)
     if not uri.endswith(".npy"):
         return ZarrLabels(uri)
+    refuse_url(uri)
     try:
         return ArrayLabels(np.load(uri, mmap_mode="r", allow_pickle=False), uri)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import (
-    CorruptChunkError,
-    SourceFormatError,
-    SourceNotFoundError,
-    SourcePermissionError,
-)
+from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.file_errors import file_error
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -73,7 +69,9 @@ class NpySource:
         Raises
         ------
         CorruptChunkError
-            If the file was truncated since it was opened, or the disk failed.
+            If the file was truncated since it was opened.
+        StorageError
+            If the disk or the network file system fails.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -85,7 +83,7 @@ class NpySource:
                 row_bytes = self.shape[1] * self.stored.dtype.itemsize
                 self._fill(descriptor, out, self._offset + start * row_bytes, start, stop)
         except OSError as error:
-            raise CorruptChunkError(f"rows {start:,}-{stop:,} of {self.uri} cannot be read: {error}") from error
+            raise file_error(f"rows {start:,}-{stop:,} of {self.uri}", error) from error
         finally:
             os.close(descriptor)
         if self._swaps:
@@ -135,6 +133,8 @@ class NpySource:
             raise SourceNotFoundError(f"there is no file {self.uri}") from error
         except PermissionError as error:
             raise SourcePermissionError(f"{self.uri} may not be read: check its permissions") from error
+        except OSError as error:
+            raise file_error(self.uri, error) from error
 
     def _read_columns(self, descriptor: int, start: int, stop: int, out: Array) -> None:
         n_rows, itemsize = stop - start, self.stored.dtype.itemsize
@@ -155,6 +155,14 @@ class NpySource:
             if n_read == 0:
                 raise CorruptChunkError(f"{self.uri} ends within rows {start:,}-{stop:,}: it was cut while being read")
             n_done += n_read
+
+
+def refuse_url(uri: str) -> None:
+    """Raise SourceFormatError for a URL: a ``.npy`` file is read from a folder."""
+    if "://" in uri:
+        raise SourceFormatError(
+            f"{uri} is not read over a network, as .npy files are not: download it, or write the rows to a zarr store"
+        )
 
 
 def _header(file: Any, uri: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from asyncio import Semaphore, gather
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -13,11 +12,13 @@ import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
+from zarr.storage import LocalStore, WrapperStore, ZipStore
 
-from rankme_stream.errors import SourcePermissionError
+from rankme_stream.errors import RankMeError, SourceError, SourcePermissionError
+from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
 from rankme_stream.sources.zarr.codecs import check_blosc
+from rankme_stream.sources.zarr.remote_store import RemoteStore, with_retries
 
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
 _AT_ONCE = 32
@@ -45,7 +46,7 @@ class AuditingStore(WrapperStore[Store]):
     """Store that records which of the chunks requested are missing, and refuses truncated chunks."""
 
     def __init__(self, store: Store, uri: str) -> None:
-        super().__init__(store)
+        super().__init__(with_retries(store, uri))
         self._uri = uri
         self._grid: ChunkGrid | None = None
         self._missing: MissingChunks | None = None
@@ -61,6 +62,11 @@ class AuditingStore(WrapperStore[Store]):
         """Whether all chunks are in one file."""
         return isinstance(self._store, ZipStore)
 
+    @property
+    def denied(self) -> SourcePermissionError | None:
+        """Refusal of a server that was taken for the absence of a metadata document; None if there was none."""
+        return self._store.denied if isinstance(self._store, RemoteStore) else None
+
     def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
         """Start recording missing chunks."""
         self._grid, self._missing, self._has_blosc = grid, missing, has_blosc
@@ -69,6 +75,12 @@ class AuditingStore(WrapperStore[Store]):
         """Return the bytes stored under ``key``; empty when there are none."""
         value = sync(self.get(key, default_buffer_prototype()))
         return b"" if value is None else value.to_bytes()
+
+    def check_length(self, i: int, j: int) -> None:
+        """Raise StorageError if a server sends another number of bytes for a chunk or shard than it states."""
+        assert self._grid is not None
+        if isinstance(self._store, RemoteStore):
+            sync(self._store.check_length(self._grid.key(i, j)))
 
     async def scan(self, start: int, stop: int) -> str:
         """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
@@ -91,7 +103,9 @@ class AuditingStore(WrapperStore[Store]):
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
         assert self._grid is not None
         stamps: dict[tuple[int, int], str] = {}
-        if isinstance(self._store, FsspecStore):
+        if isinstance(self._store, RemoteStore):
+            self._store.forget()
+        if isinstance(self._store, RemoteStore) and self._store.describes:
             stamps = await self._remote_stamps(self._store, rows)
         else:
             whole = _stamp_of_archive(self._store) or self._uri
@@ -102,35 +116,39 @@ class AuditingStore(WrapperStore[Store]):
             if coordinates[0] in rows and coordinates[1] < self._grid.n_outer_columns:
                 yield coordinates, stamps[coordinates]
 
-    async def _remote_stamps(self, store: FsspecStore, rows: range) -> dict[tuple[int, int], str]:
-        """Return the stamps of chunks in a file system: one request each if they are few, otherwise a listing."""
+    async def _remote_stamps(self, store: RemoteStore, rows: range) -> dict[tuple[int, int], str]:
+        """Return the stamps of chunks on a server: one request each if they are few, otherwise from a listing."""
         assert self._grid is not None
         grid, stamps = self._grid, {}
-        store.fs.invalidate_cache()  # of listings, which some file systems keep for the whole process
         if len(rows) * grid.n_outer_columns > _STAT_ONE_BY_ONE:
-            folder = f"{store.path}/{grid.prefix}".rpartition("/")[0]
-            listed = await store.fs._find(folder, detail=True, withdirs=False)
-            for name, described in listed.items():
-                if (coordinates := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
+            try:
+                listed = await store.listing(grid.prefix)
+            except SourceError:  # from a server that cannot list, or may not
+                listed = {}
+            for key, described in listed.items():
+                if (coordinates := grid.coordinates(key)) is not None:
                     stamps[coordinates] = _stamp(described)
-            if stamps:  # an empty listing may come from a server that cannot list
+            if stamps and store.lists_all:
                 return stamps
         at_once = Semaphore(_AT_ONCE)
 
         async def request(i: int, j: int) -> None:
             async with at_once:
-                with suppress(FileNotFoundError):
-                    stamps[i, j] = _stamp(await store.fs._info(f"{store.path}/{grid.key(i, j)}"))
+                if (described := await store.describe(grid.key(i, j))) is not None:
+                    stamps[i, j] = _stamp(described)
 
-        await gather(*(request(i, j) for i in rows for j in range(grid.n_outer_columns)))
+        columns = range(grid.n_outer_columns)
+        await gather(*(request(i, j) for i in rows for j in columns if (i, j) not in stamps))
         return stamps
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return the value under ``key`` as the wrapped store does, after checking it."""
         try:
             value = await self._store.get(key, prototype, byte_range)
-        except PermissionError as error:
-            raise SourcePermissionError(f"{key} of {self._uri} may not be read: check its permissions") from error
+        except RankMeError:
+            raise
+        except OSError as error:
+            raise file_error(f"{key} of {self._uri}", error) from error
         if self._grid is not None and self._missing is not None:
             coordinates = self._grid.coordinates(key)
             if coordinates is not None and value is None:

@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 
-from rankme_stream.errors import CorruptChunkError, MissingChunksError, SourceFormatError, SourcePermissionError
+from rankme_stream.errors import CorruptChunkError, MissingChunksError, RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.codecs import codec_chain, is_blosc_outermost
-from rankme_stream.sources.zarr.locate import METADATA_ERRORS, in_one_line, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.source import DECODE_ERRORS
 
 
@@ -58,13 +59,13 @@ class ZarrLabels:
             If a chunk was never written; its fill value would be a group of its own.
         CorruptChunkError
             If a chunk does not decode.
-        SourcePermissionError
-            If a chunk may not be read.
+        SourcePermissionError, StorageError
+            If a chunk may not be read, or the storage fails.
         """
         self._missing.request(start, stop)
         try:
             labels: Array = np.asarray(self._array[start:stop])
-        except SourcePermissionError:
+        except RankMeError:
             raise
         except DECODE_ERRORS as error:
             raise CorruptChunkError(

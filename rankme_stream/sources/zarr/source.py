@@ -16,8 +16,9 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from rankme_stream.errors import CorruptChunkError, SourceError, SourceFormatError, SourcePermissionError
+from rankme_stream.errors import CorruptChunkError, RankMeError, SourceFormatError, StorageError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks, chunk_grid, scan_folder
 from rankme_stream.sources.zarr.codecs import (
@@ -31,12 +32,12 @@ from rankme_stream.sources.zarr.codecs import (
 from rankme_stream.sources.zarr.direct_read import ChunkFiles
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
-    in_one_line,
     locate,
     open_array,
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.remote_faults import in_one_line
 
 DECODE_ERRORS = (
     RuntimeError,
@@ -144,8 +145,8 @@ class ZarrSource:
         ------
         CorruptChunkError
             If a chunk does not decode; the message has its key and rows.
-        SourcePermissionError
-            If a chunk may not be read.
+        SourcePermissionError, StorageError
+            If a chunk may not be read, or the storage fails.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -169,7 +170,7 @@ class ZarrSource:
         stored = out.view(self._dtype())
         try:
             self._select(self._array, start, stop, low, low + out.shape[1], stored)
-        except SourcePermissionError:
+        except RankMeError:
             raise
         except DECODE_ERRORS as error:
             self._refuse_chunk(start, stop, error)
@@ -236,10 +237,10 @@ class ZarrSource:
                 digest.update(sync(self._store.scan(start, stop)).encode())
             else:
                 digest.update(self.uri.encode())
-        except PermissionError as error:
-            raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
+        except RankMeError:
+            raise
         except OSError as error:
-            raise SourceError(f"chunks of {self.uri} cannot be listed: {in_one_line(error)}; try again") from error
+            raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
         return digest.hexdigest()
 
     def _layout(self) -> bytes:
@@ -284,14 +285,15 @@ class ZarrSource:
                     self._select(
                         self._array, first, last, low, high, np.empty((last - first, high - low), self._dtype())
                     )
-                except SourcePermissionError:
+                except RankMeError:
                     raise
                 except DECODE_ERRORS as reason:
+                    self._store.check_length(first // self._grid.outer[0], low // self._grid.outer[1])
                     raise CorruptChunkError(
                         f"chunk {self._grid.inner_key(i, j)} of {self.uri} (rows {first:,}-{last:,}) does not decode: "
                         f"{in_one_line(reason)}; write it again, or leave these rows out"
                     ) from reason
-        raise CorruptChunkError(
+        raise StorageError(
             f"rows {start:,}-{stop:,} of {self.uri} did not decode ({in_one_line(error)}), though each chunk alone "
             "does: something writes to the store, or the storage is failing"
         ) from error
