@@ -22,6 +22,7 @@ BENCHMARKS = {
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "faulty_server": "benchmarks.resilience.faulty_server",
     "selection": "benchmarks.selection.study",
 }
 _USAGE = """\
@@ -33,7 +34,7 @@ python -m benchmarks --list                                   show this text
 
 def listing() -> str:
     """Return a line for each benchmark: its name and the question that it answers."""
-    return "\n".join(f"{name:<12} {question(module)}" for name, module in BENCHMARKS.items())
+    return "\n".join(f"{name:<13} {question(module)}" for name, module in BENCHMARKS.items())
 
 
 def question(module: str) -> str:

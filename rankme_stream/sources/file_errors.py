@@ -33,7 +33,7 @@ def file_error(place: str, error: OSError) -> RankMeError:
         return SourcePermissionError(f"{place} may not be read: check its permissions")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceNotFoundError(f"there is no {place}")
-    if error.errno in STORAGE_ERRNOS:
+    if error.errno is None or error.errno in STORAGE_ERRNOS:
         return StorageError(
             f"{place} cannot be read, because the storage fails ({reason}): run again when disk, mount or network work"
         )

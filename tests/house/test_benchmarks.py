@@ -22,6 +22,9 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    pytest.param(
+        "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
+    ),
     "intervals",
     "row_sketch",
     "sampled",

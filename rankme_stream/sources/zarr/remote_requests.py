@@ -47,9 +47,8 @@ async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None) -> Answ
         response.raise_for_status()
         if byte_range is not None and response.status != 206:
             raise AnswerError(_NO_RANGES, Kind.LASTING)
-        if response.content_type == "text/html" and "Content-Type" in response.headers:
-            raise AnswerError("the server answers with a web page, as for a login or an error")
         body = await response.read()
+        _refuse_page(body, response.headers.get("Content-Type", ""))
         is_whole = byte_range is None and "Content-Encoding" not in response.headers
         total = _check_length(body, byte_range, response.headers.get("Content-Range"))
         if is_whole:
@@ -85,6 +84,7 @@ async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None) -> Answe
         body = await response["Body"].read()
     finally:
         response["Body"].close()
+    _refuse_page(body, response.get("ContentType", ""))
     total = _check_length(body, byte_range, stated)
     if byte_range is None and response.get("ContentLength", len(body)) != len(body):
         raise AnswerError(f"the server sends {len(body):,} bytes and states {response['ContentLength']:,}")
@@ -105,6 +105,12 @@ def _range_header(byte_range: ByteRequest) -> str:
             return f"bytes={offset}-"
         case SuffixByteRequest(suffix):
             return f"bytes=-{suffix}"
+
+
+def _refuse_page(body: bytes, content_type: str) -> None:
+    """Raise AnswerError if a body is a web page: proxies send one, for a login or an error, as if all were well."""
+    if content_type.startswith("text/html") and body[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise AnswerError("the server answers with a web page, as for a login or an error")
 
 
 def _check_length(body: bytes, byte_range: ByteRequest | None, stated: str | None) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import math
 import os
 import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from zarr.abc.store import ByteRequest, Store
+from zarr.core import sync as zarr_loop
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore, ZipStore
 
@@ -34,6 +37,7 @@ _SILENCE = 1 / 2  # of the time of a request: without a byte, an attempt is over
 _FIRST_CONTACT = 1 / 6  # of that time: attempts at an address that never answered, which may be mistyped
 _LONGEST_ATTEMPT = 5  # times that time, for a large chunk on a slow line
 _FIRST_WAIT, _LONGEST_WAIT = 1 / 120, 1 / 8  # of that time, between two attempts
+_EXIT_S = 2.0  # for requests that are cancelled when the process exits
 _VERSIONS = 1024  # objects whose version is remembered
 _DOCUMENTS = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _OPTIONAL_DOCUMENTS = _DOCUMENTS - {".zattrs"}  # attributes may say how the numbers are to be read
@@ -132,6 +136,8 @@ class RemoteStore(WrapperStore[Store]):
         self.uri, self._seconds = uri, request_seconds()
         self._versions: OrderedDict[str, str] = OrderedDict()
         self._has_answered = False
+        atexit.unregister(_end_requests)
+        atexit.register(_end_requests)
         self.denied: SourcePermissionError | None = None
         fs = store.fs if isinstance(store, FsspecStore) else None
         protocol = getattr(fs, "protocol", ())
@@ -316,6 +322,20 @@ class RemoteStore(WrapperStore[Store]):
             f"{place} cannot be read: {fault.text} ({tried}{wanted}); the server fails, not the data: run again later, "
             f"or set {SECONDS} (now {self._seconds:g}) to wait longer"
         )
+
+
+def _end_requests() -> None:
+    """End what still waits for a server when the process exits: asyncio reports each task that is left on stderr."""
+    if zarr_loop.loop[0] is not None:
+        with suppress(TimeoutError):
+            zarr_loop.sync(_cancel_tasks(), timeout=_EXIT_S)
+
+
+async def _cancel_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _collect(keys: AsyncIterator[str]) -> list[str]:
