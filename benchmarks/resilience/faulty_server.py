@@ -176,10 +176,11 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Does a server that fails at random change a number?",
         "",
-        f"`{result['command']}`, {result['date']}, {result['machine']}; `RANKME_REQUEST_SECONDS={SECONDS_A_REQUEST:g}`. "
-        f"Faults: {', '.join(str(fault) for fault in _FAULTS)}. A promise is broken by a number other than that of the folder, "
-        "an exit code other than 0, 3 and 5, more than one line on stderr, giving up on a fault that passes, calling a "
-        f"chunk damaged that was not received, or a run of more than {_SLACK_S + 8 * SECONDS_A_REQUEST:.0f} s.",
+        f"`{result['command']}`, {result['date']}, {result['machine']}; RANKME_REQUEST_SECONDS={SECONDS_A_REQUEST:g}. "
+        f"Faults: {', '.join(str(fault) for fault in _FAULTS)}. A promise is broken by another number than that of the "
+        "folder, an exit code other than 0, 3 and 5, more than one line on stderr, giving up on a fault that passes, "
+        "calling a chunk damaged that was not received, or a run of more than "
+        f"{_SLACK_S + 8 * SECONDS_A_REQUEST:.0f} s.",
     ]
     rows = [
         [name, sum(part["ends"].values()), ", ".join(f"{end}: {n}" for end, n in part["ends"].items()),
