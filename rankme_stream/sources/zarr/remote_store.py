@@ -33,7 +33,7 @@ T = TypeVar("T")
 SECONDS = "RANKME_REQUEST_SECONDS"
 _DEFAULT_S = 60.0
 _LONGEST_S = 86_400.0
-_SILENCE = 1 / 2  # of the time of a request: without a byte, an attempt is over
+_SILENCE = 1 / 3  # of the time of a request: without a byte, an attempt is over
 _FIRST_CONTACT = 1 / 6  # of that time: attempts at an address that never answered, which may be mistyped
 _LONGEST_ATTEMPT = 5  # times that time, for a large chunk on a slow line
 _FIRST_WAIT, _LONGEST_WAIT = 1 / 120, 1 / 8  # of that time, between two attempts
@@ -117,8 +117,8 @@ class RemoteStore(WrapperStore[Store]):
     Notes
     -----
     A request that fails is tried again, after growing waits and not before the server wants it, until
-    ``RANKME_REQUEST_SECONDS`` (60) have passed since it began. An attempt ends after half of that without a byte (HTTP
-    and S3; other libraries have limits of their own), and after five times that in any case. Reading is all that is
+    ``RANKME_REQUEST_SECONDS`` (60) have passed since it began. An attempt ends after a third of that without a byte
+    (HTTP and S3; other libraries have limits of their own), and after five times that in any case. Reading is all that is
     done, so any request may be repeated.
 
     Raises
