@@ -191,6 +191,15 @@ def test_a_format_that_is_denied_does_not_hide_the_other(serve, protocol, patien
         ZarrSource(uri(server, protocol, "plain.zarr"))
 
 
+def test_permission_that_ends_during_a_pass_is_told_as_such(serve, protocol, patient):
+    server = serve()
+    source = ZarrSource(uri(server, protocol))
+    source.read(0, 600)
+    server.choose = always(403, "zarr.json")
+    with pytest.raises(SourcePermissionError, match=r"zarr.json of .* 403 Forbidden"):
+        source.fingerprint(0, 600)
+
+
 def test_attributes_that_are_denied_are_not_taken_for_absent(serve, protocol, patient):
     """They may say how the numbers are to be read."""
     with pytest.raises(SourcePermissionError, match=r"\.zattrs"):

@@ -72,8 +72,10 @@ class AuditingStore(WrapperStore[Store]):
         self._grid, self._missing, self._has_blosc = grid, missing, has_blosc
 
     def fetch(self, key: str) -> bytes:
-        """Return the bytes stored under ``key``; empty when there are none."""
+        """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
         value = sync(self.get(key, default_buffer_prototype()))
+        if value is None and self.denied is not None:
+            raise self.denied
         return b"" if value is None else value.to_bytes()
 
     def check_length(self, i: int, j: int) -> None:

@@ -118,8 +118,8 @@ class RemoteStore(WrapperStore[Store]):
     -----
     A request that fails is tried again, after growing waits and not before the server wants it, until
     ``RANKME_REQUEST_SECONDS`` (60) have passed since it began. An attempt ends after a third of that without a byte
-    (HTTP and S3; other libraries have limits of their own), and after five times that in any case. Reading is all that is
-    done, so any request may be repeated.
+    (HTTP and S3; other libraries have limits of their own), and after five times that in any case. Nothing is written,
+    so any request may be repeated.
 
     Raises
     ------
@@ -180,7 +180,7 @@ class RemoteStore(WrapperStore[Store]):
                 version = "" if answer is None else answer.version
             if is_document:
                 return value
-            if value is None and await self._info(key) is not None:
+            if value is None and await self._info(key, is_cached=False) is not None:
                 raise AnswerError("the server has it by its own account, and answers that it has not")
             self._check_version(key, version)
             return value
@@ -233,9 +233,11 @@ class RemoteStore(WrapperStore[Store]):
         for key in await self._ask(prefix, lambda: _collect(self._store.list_dir(prefix)), is_bounded=False):
             yield key
 
-    async def _info(self, key: str) -> Mapping[str, Any] | None:
+    async def _info(self, key: str, *, is_cached: bool = True) -> Mapping[str, Any] | None:
         if not isinstance(self._store, FsspecStore):
             return {} if await self._store.exists(key) else None
+        if not is_cached:
+            self._store.fs.invalidate_cache()
         try:
             described: Mapping[str, Any] = await self._store.fs._info(self._prefix + key)
         except FileNotFoundError as error:
@@ -265,6 +267,7 @@ class RemoteStore(WrapperStore[Store]):
         while True:
             n_attempts += 1
             attempt = asyncio.ensure_future(request())
+            attempt.add_done_callback(_take_error)
             try:
                 await asyncio.wait({attempt}, timeout=longest_s if is_bounded else None)
             finally:
@@ -322,6 +325,12 @@ class RemoteStore(WrapperStore[Store]):
             f"{place} cannot be read: {fault.text} ({tried}{wanted}); the server fails, not the data: run again later, "
             f"or set {SECONDS} (now {self._seconds:g}) to wait longer"
         )
+
+
+def _take_error(attempt: asyncio.Future[Any]) -> None:
+    """Take the error of an attempt that nobody waits for any more; asyncio would print it."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _end_requests() -> None:
