@@ -49,8 +49,13 @@ class Run:
         return plain | {"is_quiet": self.is_quiet}
 
 
-def run(command: Sequence[str], *, environment: dict[str, str] | None = None, timeout_s: float | None = None) -> Run:
+def run(
+    command: Sequence[str], *, environment: dict[str, str] | None = None, timeout_s: float | None = None,
+    allowed: Sequence[int] = (0,),
+) -> Run:  # fmt: skip
     """Run a command in the repository's root; return its standard output, time and memory.
+
+    ``allowed`` are the exit codes of a command that did not fail.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def run(command: Sequence[str], *, environment: dict[str, str] | None = None, ti
     finally:
         peak_bytes = peak.stop()
     wall_s, after, ended = time.perf_counter() - began, _processor_seconds(), os.times()
-    if child.returncode != 0:
+    if child.returncode not in allowed:
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {errors[-2000:]}")
     cpu_s = ended.children_user + ended.children_system - children.children_user - children.children_system
     busy, idle, stolen = (late - early for early, late in zip(before, after, strict=True))

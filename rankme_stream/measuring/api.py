@@ -11,18 +11,18 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Literal
 
-from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError
+from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError, argument
 from rankme_stream.groups import lidar
 from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
 from rankme_stream.measuring.execute import Execution, execute, execute_state
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request
+from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request, widths
+from rankme_stream.measuring.steps import plan_steps
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import are_alike
 from rankme_stream.passes.engines.engine import Progress, Report
-from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.planning.sample_design import draw_design
+from rankme_stream.passes.planning.plan import Plan, with_largest_memory
 from rankme_stream.passes.state.pass_state import State
 from rankme_stream.results.measurement import Measurement
 from rankme_stream.sources import open_source
@@ -153,7 +153,7 @@ def measure(
         rows=rows,
         seed=seed,
         normalize=normalize,
-        dims=tuple(dims),
+        dims=widths(dims),
         groups=groups,
         workers=workers,
         memory_limit=memory_limit,
@@ -197,7 +197,7 @@ def measure_state(
     StateError
         If rows are missing; the message names them.
     """
-    request = Request(tolerance=tolerance, confidence=confidence, dims=tuple(dims)).check()
+    request = Request(tolerance=tolerance, confidence=confidence, dims=widths(dims)).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
         execution = execute_state(state, request)
@@ -218,7 +218,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
     tables = execution.tables
     return Measurement(
         source=execution.source,
-        rows_read=tables.partial.accumulators["raw"].n_rows,
+        rows_read=tables.rows_read,
         method=tables.plan.method,
         precision=tables.plan.precision,
         engine=execution.engine,
@@ -233,7 +233,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         convergence=[look.to_dict() for look in execution.looks],
         sampling=None if execution.sample is None else execution.sample.to_dict(),
         spectrum=tables.spectrum,
-        audit=tables.partial.audit,
+        audit=tables.audit,
         chunks_missing=execution.chunks_missing,
         integrity=execution.integrity,
         plan=tables.plan,
@@ -262,7 +262,9 @@ def plan(
     method: MethodChoice = "auto",
     precision: PrecisionChoice = "float64",
     sample: bool = False,
+    population: bool = False,
     normalize: bool = False,
+    dims: Sequence[int] = (),
     rows: tuple[int | None, int | None] | None = None,
     workers: int | None = None,
     memory_limit: int | None = None,
@@ -274,7 +276,11 @@ def plan(
     groups: Any = None,
     device: str = "cpu",
 ) -> Plan:
-    """Return the plan of a pass: what it would read and how much memory it would hold; reads metadata only.
+    """Return the plan of a measurement: what it would read and how much memory it would hold; reads metadata only.
+
+    The memory is that of the step that holds most: of a sample and the pass over every row that may follow it, of the
+    passes of a sketch, or of the better arithmetics that ``auto`` may need, as far as they fit the limit. A measurement
+    states the same.
 
     Parameters
     ----------
@@ -286,9 +292,11 @@ def plan(
         or ``row-sketch``, for so many rows that there is no time to multiply them.
     precision
         Precision of the products: ``float64``; ``float32``, whose error is measured (gram only); or ``auto``, the
-        cheapest whose interval fits the tolerance. The plan is that of the first pass.
+        cheapest whose interval fits the tolerance. The plan is that of the first pass in float64, if there is one.
     sample
         Plan for reading a sample; for all rows if they are too few for one.
+    population, dims
+        As in ``measure``; they take memory.
     normalize
         Also accumulate the rows scaled to unit length.
     rows
@@ -300,7 +308,7 @@ def plan(
     checkpoint
         File that would keep what was read; its size is planned, and the file is not opened.
     rank, oversampling, passes, seed
-        Options of a sketch, as in ``measure``. Of several passes the last is planned, which holds most.
+        Options of a sketch, as in ``measure``. Of several passes the last is planned.
     groups
         As in ``measure``; the labels are read.
     device
@@ -319,9 +327,11 @@ def plan(
         method=method,
         precision=precision,
         sample=sample,
+        population=population,
         rows=rows,
         seed=seed,
         normalize=normalize,
+        dims=widths(dims),
         groups=groups,
         workers=workers,
         memory_limit=memory_limit,
@@ -333,13 +343,8 @@ def plan(
     ).check()
     runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # so that the file is not opened
     runner.check_rows()
-    arithmetic = first_in_float64(arithmetics_for(request))
-    if request.sample:
-        bounds = runner.source.bounds(*runner.rows)
-        design = draw_design(rows=runner.rows, n_features=runner.source.shape[1], bounds=bounds, seed=0)
-        if any(design.looks()):
-            return runner.plan_sample(arithmetic, design)
-    return runner.plan(arithmetic, pass_number=request.passes - 1, has_checkpoint=checkpoint is not None)
+    steps = plan_steps(runner, arithmetics_for(request), runner.design(), has_checkpoint=checkpoint is not None)
+    return with_largest_memory(steps[0], steps)
 
 
 def segment(
@@ -424,8 +429,10 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     try:
         number, count = map(operator.index, part)
     except (TypeError, ValueError):
-        raise UsageError(f"part {part!r} is not a pair (i, n) of integers") from None
-    if not 0 <= number < count:
+        raise UsageError(f"{argument('part')} is {part!r} and must be a pair (i, n) of integers") from None
+    if not 0 <= number < count < 2**63:
+        if count >= 2**63:
+            raise UsageError(f"{argument('part')} has more parts than 2^63: give fewer")
         last = f"0/{count} to {count - 1}/{count}" if count > 0 else "I/N with N of 1 or more"
         raise UsageError(f"there is no part {number}/{count}: give {last}")
     return number, count

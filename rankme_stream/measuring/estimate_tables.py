@@ -10,7 +10,7 @@ from rankme_stream.groups.lidar import estimate_lidar
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.audit import Audit
 from rankme_stream.spectra.estimates import (
     METRICS,
     NORMALIZED,
@@ -26,10 +26,11 @@ from rankme_stream.spectra.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class EstimateTables:
-    """Results of the rows read: the plan, the accumulators, and every requested number."""
+    """Results of the rows read: the plan, what was counted, and every requested number."""
 
     plan: Plan
-    partial: PartialResult
+    rows_read: int
+    audit: Audit
     spectrum: Spectrum
     estimates: dict[str, Estimate]
     presets: dict[str, Estimate]
@@ -46,7 +47,8 @@ def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, d
         estimates["lidar"] = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
     return EstimateTables(
         done.plan,
-        done.partial,
+        accumulators["raw"].n_rows,
+        done.partial.audit,
         done.spectrum,
         estimates,
         estimate_presets(done.spectrum),
@@ -60,7 +62,8 @@ def tables_of_sample(sample: Sample, normalize: bool, dims: Sequence[int]) -> Es
     """Return the estimates from a sample, for the rows that it represents."""
     return EstimateTables(
         sample.plan,
-        sample.whole,
+        sample.whole.accumulators["raw"].n_rows,
+        sample.whole.audit,
         sample.spectrum,
         sample.estimates("raw", METRICS, estimate_all),
         sample.estimates("raw", PRESETS, estimate_presets),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
     arithmetics_for,
@@ -16,7 +17,6 @@ from rankme_stream.measuring.escalation import (
     escalate,
     first_in_float64,
     float32_will_do,
-    sketch_advice,
 )
 from rankme_stream.measuring.estimate_tables import (
     EstimateTables,
@@ -29,11 +29,13 @@ from rankme_stream.measuring.placement import device_for, engine_for
 from rankme_stream.measuring.request import Request
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.measuring.sampling.sequential import Look, SequentialSample, read_sample, sample_for_population
+from rankme_stream.measuring.steps import plan_steps
 from rankme_stream.measuring.stream_pass import read_stream
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.passes.engines.engine import Report
-from rankme_stream.passes.planning.sample_design import SampleDesign, draw_design
+from rankme_stream.passes.planning.plan import with_largest_memory
+from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.pass_state import State, check_complete
 from rankme_stream.sources import BlockStream, is_blocks, open_source
 
@@ -82,7 +84,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)
     done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
-    refused = "a stream is read once; pass method='tsqr', or store it" if len(arithmetics) > 1 else None
+    refused = f"a stream is read once; pass {argument('method', 'tsqr')}, or store it" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
         tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),
@@ -99,28 +101,24 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     """Read stored rows, in random order for a sample, or all."""
     request, source, engine = runner.request, runner.source, runner.engine
     arithmetics = runner.arithmetics_left(arithmetics_for(request))
-    _check_memory(runner, arithmetics)  # before the first request to the store
+    design = runner.design()
+    steps = plan_steps(runner, arithmetics, design)  # before the first request to the store
     fingerprint = runner.fingerprint()
-    design = draw_design(
-        rows=runner.rows, n_features=source.shape[1], bounds=source.bounds(*runner.rows), seed=request.seed
-    )
-    if request.population:
-        runner.plan_sample(arithmetics[0], design)  # so that it is refused now and not after every row was read
     sequential = read_sample(runner, arithmetics, design, progress) if request.sample else None
-    sample: Sample | None = None
-    if sequential is not None and sequential.is_answer:
-        sample = sequential.sample
+    sample = sequential.sample if sequential is not None else None
+    if sample is not None:
         tables = tables_of_sample(sample, request.normalize, request.dims)
     else:
         done = _read_all(runner, arithmetics, fingerprint, progress)
         tables = tables_of_rows(done, source.stored.unit_roundoff, request.normalize, request.dims)
+        del done  # frees its memory for the sample
         if request.population:
-            tables, sample = _widen_for_population(runner, done.plan.arithmetic, tables, design, progress)
+            tables, sample = _widen_for_population(runner, tables, design, progress)
     if sample is not None:
         runner.check_unchanged(fingerprint)
     return Execution(
         source=_describe(source.uri, source.shape, source.stored, fingerprint),
-        tables=tables,
+        tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
         passes=runner.passes,
         bytes_read=runner.bytes_read,
         remedy=_remedy_for_rows(runner, sequential),
@@ -136,17 +134,6 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     )
 
 
-def _check_memory(runner: PassRunner, arithmetics: Sequence[Arithmetic]) -> None:
-    """Raise ``LimitError`` if no pass fits the memory limit; the message says which sketch would."""
-    request = runner.request
-    try:
-        runner.plan(first_in_float64(arithmetics), pass_number=request.passes - 1)
-    except LimitError as error:
-        is_open = request.chosen is None or request.chosen.better is not None
-        is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
-        raise LimitError(f"{error}{sketch_advice(runner) if is_open and is_plain else ''}") from None
-
-
 def _read_all(
     runner: PassRunner, arithmetics: list[Arithmetic], fingerprint: str, progress: Report | None
 ) -> CompletedPass:
@@ -158,14 +145,14 @@ def _read_all(
 
 
 def _widen_for_population(
-    runner: PassRunner, arithmetic: Arithmetic, tables: EstimateTables, design: SampleDesign, progress: Report | None
+    runner: PassRunner, tables: EstimateTables, design: SampleDesign, progress: Report | None
 ) -> tuple[EstimateTables, Sample | None]:
     """Return the numbers of every row as estimates for their population, and the sample that shows how rows vary."""
     reason = "the rows are too few for a statement about their population"
     sample: Sample | None = None
     try:
-        sample = sample_for_population(runner, arithmetic, design, progress)
-    except LimitError as error:  # less memory is free after the pass
+        sample = sample_for_population(runner, tables.plan.arithmetic, design, progress)
+    except LimitError as error:  # of a better arithmetic than the one planned for
         reason = str(error)
     return tables_of_population(tables, sample, reason), sample
 
@@ -179,10 +166,10 @@ def execute_state(state: State, request: Request) -> Execution:
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    better, remedy = METHODS[plan.method].better, "pass a larger --tolerance"
+    better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
     if better is not None:
-        options = f"--method {better} --part I/N, other options as before"
-        remedy = f"read the rows again (rankme segment {uri} {options}) and merge again"
+        again = f"rankme segment {shlex.quote(uri)} --method {better} --part I/N, other options as before"
+        remedy = f"read the rows again ({again}) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},

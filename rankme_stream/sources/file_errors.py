@@ -7,7 +7,7 @@ import errno
 from rankme_stream.errors import RankMeError, SourceError, SourceNotFoundError, SourcePermissionError, StorageError
 
 # Faults of disks, of network file systems, and of a machine without memory or descriptors.
-STORAGE_ERRNOS = {
+_STORAGE_ERRNOS = {
     getattr(errno, name)
     for name in (
         "EIO", "ESTALE", "EREMOTEIO", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EPIPE",
@@ -16,6 +16,11 @@ STORAGE_ERRNOS = {
     )
     if hasattr(errno, name)
 }  # fmt: skip
+
+
+def is_storage_fault(error: OSError) -> bool:
+    """Return whether an error says that the storage fails, rather than that a file is refused."""
+    return error.errno is None or error.errno in _STORAGE_ERRNOS
 
 
 def file_error(place: str, error: OSError) -> RankMeError:
@@ -33,7 +38,7 @@ def file_error(place: str, error: OSError) -> RankMeError:
         return SourcePermissionError(f"{place} may not be read: check its permissions")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceNotFoundError(f"there is no {place}")
-    if error.errno is None or error.errno in STORAGE_ERRNOS:
+    if is_storage_fault(error):
         return StorageError(
             f"{place} cannot be read, because the storage fails ({reason}): run again when disk, mount or network work"
         )

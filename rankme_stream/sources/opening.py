@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
-from rankme_stream.sources.npy import NpySource, refuse_url
+from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
 
@@ -32,10 +32,7 @@ def open_source(source: object) -> Source:
         uri = os.fspath(source)
         if not isinstance(uri, str):
             raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
-        if not uri.endswith(".npy"):
-            return ZarrSource(uri)
-        refuse_url(uri)
-        return NpySource(uri)
+        return NpySource(uri) if uri.endswith(".npy") else ZarrSource(uri)
     if is_zarr_node(source):
         return ZarrSource(source)
     if isinstance(source, Source):

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [
     "accuracy",
     "adversarial",
+    "aimed_probes",
     "billion",
     "chaos",
     "chunk_check",
@@ -25,6 +26,8 @@ NAMES = [
     pytest.param(
         "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
     ),
+    "hostile_options",
+    "hostile_results",
     "intervals",
     "row_sketch",
     "sampled",

@@ -18,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 import rankme_stream as rs
 from rankme_stream.errors import CheckpointWarning, CorruptChunkError, SourceError, StateError
 from rankme_stream.passes.state import checkpoint, state_file
-from rankme_stream.sources.zarr import direct_read
+from rankme_stream.sources.zarr import stored_values
 from tests.dumps import rows_like, same_bits, store
 
 N_ROWS = 100_000
@@ -71,7 +71,7 @@ def patch_reads(monkeypatch, nth: Nth, fault) -> None:
     def preadv(file, buffers, place):
         return fault(os.preadv, file, buffers, place) if nth() else os.preadv(file, buffers, place)
 
-    monkeypatch.setattr(direct_read, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+    monkeypatch.setattr(stored_values, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

@@ -20,7 +20,8 @@ import pytest
 from scipy.linalg import cython_lapack
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
@@ -326,7 +327,7 @@ def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
     with pytest.raises(SourceFormatError, match="block 1 is on cpu, and the first was on toy:0: bring all to one"):
         rs.measure([OnToy(), rows])
     monkeypatch.setitem(registry.MODULES, "othertoy", ("rankme_stream.numerics.devices.host",))
-    with pytest.raises(UsageError, match=r"is on toy:0, and device is cpu: leave device out"):
+    with pytest.raises(UsageError, match=r"is on toy:0, and device is cpu: leave it out"):
         rs.measure(OnToy(), device="othertoy")
     estimator = rs.RankMe().fit(OnToy())
     with pytest.raises(UsageError, match="rows on cpu cannot join rows on toy:0"):
@@ -466,16 +467,16 @@ def test_what_a_card_holds_is_predicted(options, normalize, named):
 
 def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monkeypatch, tmp_path, capsys):
     path = store(tmp_path / "a.zarr", rows_of(20_000, 30))
-    one, two = (rs.measure(path, device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
+    one, two = (rs.measure(path, method="gram", device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
     assert one < two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two)
-    assert rs.measure(path, device="toy", workers=2).plan.card_limit_bytes == two
+    assert rs.measure(path, method="gram", device="toy", workers=2).plan.card_limit_bytes == two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
     monkeypatch.setattr("rankme_stream.numerics.machine.cores", lambda: 2)
-    assert rs.measure(path, device="toy").plan.workers == 1
-    assert rs.plan(path, device="toy").card_peak_bytes == one
+    assert rs.measure(path, method="gram", device="toy").plan.workers == 1
+    assert rs.plan(path, method="gram", device="toy").card_peak_bytes == one
     with pytest.raises(SystemExit) as end:
-        main(["plan", str(path), "--device", "toy"])
+        main(["plan", str(path), "--method", "gram", "--device", "toy"])
     assert not end.value.code
     assert (
         f"  card        {one / 2**20:,.0f} MiB predicted, {(two - 1) / 2**20:,.0f} MiB free" in capsys.readouterr().out
@@ -485,7 +486,7 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monk
         main(["score", str(path), "--device", "toy"])
     assert "on the card at least" in capsys.readouterr().err
     blocks = iter(np.array_split(rows_of(20_000, 30), 3))
-    with pytest.raises(LimitError, match="are free there; leave --device out"):
+    with pytest.raises(LimitError, match="are free there; leave device out"):
         rs.measure(blocks, device="toy", workers=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,15 +40,20 @@ class Session:
         self.requested = headers
         yield self
 
-    async def read(self) -> bytes:
-        return self.body
+    @property
+    def content(self) -> Session:
+        return self
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for first in range(0, len(self.body), 7):
+            yield self.body[first : first + 7]
 
     def raise_for_status(self) -> None:
         assert self.status < 400
 
 
-def get(session: Session, byte_range: Any = None) -> Answer | None:
-    return asyncio.run(get_by_http(session, "http://host/key", byte_range))
+def get(session: Session, byte_range: Any = None, longest: int = 10_000) -> Answer | None:
+    return asyncio.run(get_by_http(session, "http://host/key", byte_range, longest))
 
 
 @pytest.mark.parametrize(
@@ -105,3 +111,12 @@ def test_a_web_page_is_no_chunk_and_a_chunk_of_that_type_is():
     assert get(Session(BODY, Content_Type="text/html")) == Answer(BODY, "")
     with pytest.raises(AnswerError, match="web page"):
         get(Session(b"<!DOCTYPE html><html>log in</html>", Content_Type="text/html; charset=utf-8"))
+
+
+@pytest.mark.parametrize("headers", [{"Content_Length": "100"}, {}])
+def test_not_more_is_read_than_an_object_may_have(headers):
+    assert get(Session(BODY, **headers), longest=100) == Answer(BODY, "")
+    with pytest.raises(AnswerError, match="where 99 are allowed"):
+        get(Session(BODY, **headers), longest=99)
+    with pytest.raises(AnswerError, match="where 20 are allowed"):
+        get(Session(BODY, 206, Content_Range="bytes 10-29/100"), RangeByteRequest(10, 30))

@@ -123,6 +123,11 @@ def _accumulator(partial: PartialResult, kind: str, n_features: int | None) -> A
 class Sample:
     """Units of a source in replicates, accumulated by one arithmetic; grows.
 
+    Parameters
+    ----------
+    held_bytes
+        As in ``PassRunner.plan``.
+
     Attributes
     ----------
     units_read
@@ -133,12 +138,14 @@ class Sample:
         Rows, bytes and seconds of reading so far.
     """
 
-    def __init__(self, runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign) -> None:
+    def __init__(
+        self, runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign, *, held_bytes: int = 0
+    ) -> None:
         self.design = design
         self.confidence, self.population = runner.request.confidence, runner.request.population
         self.units_read = self.rows_decoded = 0
         self.progress = Progress(0, 0, 0, 0.0)
-        self.plan: Plan = runner.plan_sample(arithmetic, design)
+        self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
         self._runner = runner
         self._replicates: dict[int, PartialResult] = {}
         self._view = self._new_view()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rankme_stream.accumulators.method import Arithmetic
-from rankme_stream.errors import LimitError, MagnitudeError, UsageError
+from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.engines.engine import Report
@@ -78,20 +78,15 @@ def look_at(sample: Sample) -> Look:
 
 @dataclass(frozen=True)
 class SequentialSample:
-    """Sample that was read look by look, and the outcome."""
+    """Sample that was read look by look, and the outcome; no sample, which would take memory, if it is no answer."""
 
-    sample: Sample
+    sample: Sample | None
     looks: Sequence[Look]
     outcome: Outcome
 
     def wants_rows(self, tolerance: float) -> bool:
         """Return whether more rows than allowed would have narrowed the interval."""
         return self.outcome == "spent" and not self.looks[-1].is_blunt(tolerance)
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether the sample gives the result; otherwise reading every row is better."""
-        return self.outcome != "all"
 
 
 def read_sample(
@@ -112,7 +107,8 @@ def read_sample(
     for arithmetic in arithmetics:
         is_last = arithmetic is arithmetics[-1]
         try:
-            sample = Sample(runner, arithmetic, design)
+            held_bytes = 0 if result is None or result.sample is None else result.sample.plan.result_bytes
+            sample = Sample(runner, arithmetic, design, held_bytes=held_bytes)
             looks, outcome = _grow(sample, runner.request.tolerance, max_rows, progress, is_last=is_last)
         except MagnitudeError:
             if arithmetic.precision == "float64" or is_last:
@@ -126,7 +122,7 @@ def read_sample(
         if looks:
             record = {"method": sample.plan.method, "precision": sample.plan.precision}
             runner.passes.append(record | {"half_width": looks[-1].rankme.half_width})
-        result = SequentialSample(sample, looks, outcome)
+        result = SequentialSample(None if outcome == "all" else sample, looks, outcome)
         if outcome != "blunt":
             break
     assert result is not None  # if no sample was read, the last arithmetic raised
@@ -140,9 +136,9 @@ def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
     if next(design.looks(max_rows), None) is None:
         least = design.first_look * design.unit_rows
         raise UsageError(
-            f"max_rows is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
+            f"{argument('max_rows')} is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
             f"{sample_design.N_REPLICATES} replicates of units of {design.unit_rows:,} rows; allow that many, or leave "
-            "sample out and read every row"
+            f"{argument('sample')} out and read every row"
         )
     return max_rows
 

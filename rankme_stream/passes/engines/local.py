@@ -107,6 +107,7 @@ def run_segments(
     within twice as many after the oldest unfinished one, which bounds the partial results alive. An interrupt stops
     the workers at their next slab.
     """
+    machine.return_freed_memory()
     shared = _Run(spec, block_ranges, add)
     plan = spec.plan
     waiting = enumerate(segments)

@@ -46,6 +46,10 @@ class PanelFeed:
         if self._pool is None or not isinstance(accumulator, Divisible):
             accumulator.update(panel, start)
             return
+        exponent = accumulator.exponent_with(panel)
+        if exponent != accumulator.exponent:
+            self.finish()
+        accumulator.fit_exponent(panel, exponent)
         accumulator.count(panel)
         for part in accumulator.parts:
             before = self._last.get((id(accumulator), part))
@@ -69,6 +73,7 @@ class PanelFeed:
         self._last.clear()
 
     def close(self) -> None:
-        """Start no more updates."""
+        """Start no more updates and free the panels, to which finished accumulators also refer."""
+        self.workspace.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

@@ -20,11 +20,15 @@ _FILE_BYTES = 2**20  # of a state file, beside its triangles
 
 
 class SampleUnits(NamedTuple):
-    """Units of a sample: rows per unit, number of replicates, and rows of the first look."""
+    """Units of a sample: rows per unit, number of replicates, rows of the first look, whether the replicates can have
+    rows enough to be compared, and features of the widest prefix that is scored as well, 0 if none is.
+    """
 
     unit_rows: int
     n_replicates: int
     first_look_rows: int
+    is_compared: bool
+    prefix_features: int
 
 
 @dataclass(frozen=True)
@@ -266,10 +270,21 @@ def _accumulators(workload: Workload, n_live: int, state: int, merging: int) -> 
 
 
 def _solving(workload: Workload, workers: int) -> int:
-    if n := workload.n_replicates:  # for a jackknife: replicates, those of a prefix, merges; one solve per thread
-        squares = 8 + 4 * min(workers, n)
-        return (4 * n + workers + 4) * workload.state_bytes + squares * workload.size.square_bytes
+    if workload.sample is not None:
+        return _jackknife_bytes(workload, workload.sample, min(workers, workload.n_replicates))
     return workload.method.solving_bytes(workload.size, normalize=workload.normalize)
+
+
+def _jackknife_bytes(workload: Workload, sample: SampleUnits, workers: int) -> int:
+    """Return the bytes of all replicates and their merge, of the same cut to a prefix, of merges of all but one, and of
+    the matrices solved for: those of the whole sample, or of one part for each thread.
+    """
+    method, state, n = workload.method, workload.state_bytes, sample.n_replicates
+    kept = workload.n_matrices * (n + 1) * state + method.merging_bytes(workload.size)
+    if sample.prefix_features:
+        kept += (n + 1) * method.state_bytes(Size(sample.prefix_features))
+    parts = (n + workers + 1) * state if sample.is_compared else 0
+    return kept + parts + max(6, 3 * workers) * workload.size.square_bytes
 
 
 def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
@@ -304,7 +319,7 @@ def reading_bytes(window_rows: int, at_once: int, unit: int, read_bytes: int, un
 
 
 _WHILE_READING = ("accumulators", "panels", "reading", "rows", "checkpoint", "groups")
-_WHILE_SOLVING = ("solving", "panels", "scores")
+_WHILE_SOLVING = ("solving", "scores")
 _ALWAYS = ("process", "libraries")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import FILE_KEYS
 from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision, Size
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
@@ -22,6 +22,7 @@ from rankme_stream.passes.planning.memory import (
     peak_bytes,
     predict_memory,
 )
+from rankme_stream.passes.planning.sample_design import N_REPLICATES
 
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 
@@ -32,13 +33,20 @@ class Plan:
 
     Attributes
     ----------
+    memory, predicted_peak_bytes
+        Bytes by purpose and at the peak; of a measurement in several steps, those of the step that holds most.
     sample_rows
         Rows of the first look at a sample, whose units are the segments; 0 if every row is read. Bytes and flops are
         those of all rows.
     checkpoint_bytes
         Largest size of the state file; 0 without one.
-    sketch_size, seed
-        Size and seed of a sketch; 0 for other methods.
+    sketch_size
+        Size of a sketch; 0 for other methods.
+    seed
+        Seed of the request, if a sketch or the probes of float32 products are drawn from it; otherwise 0.
+    probe_seed
+        Seed of the probes, below 2^53, drawn from ``seed`` and the content of the rows when a pass begins; 0 before,
+        and where there are none.
     pass_number, basis
         Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
     n_groups, groups, group_bytes
@@ -77,6 +85,7 @@ class Plan:
     card: dict[str, int] = field(default_factory=dict)
     card_peak_bytes: int = 0
     card_limit_bytes: int = 0
+    probe_seed: int = 0
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -92,6 +101,12 @@ class Plan:
     def node_bytes(self) -> int:
         """Bytes of one partial result when sent or stored."""
         return (1 + self.normalize) * METHODS[self.method].packed_bytes(self.size) + self.group_bytes
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the accumulators that a pass leaves, or a sample with those of its replicates."""
+        n_results = N_REPLICATES + 1 if self.sample_rows else 1
+        return n_results * (1 + self.normalize) * METHODS[self.method].state_bytes(self.size)
 
     @property
     def all_segments(self) -> range:
@@ -112,10 +127,16 @@ class Plan:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Plan:
         """Return the plan from the result of ``to_dict``."""
-        names = {key: name for name, key in FILE_KEYS.items()}
-        fields = {names.get(key, key): value for key, value in record.items()}
-        grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
-        return cls(**fields, grid=grid)
+        given = fields_of(record)
+        return cls(**given | {"grid": Grid(**given["grid"])})
+
+
+def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan by name, those of its grid together, from the result of ``Plan.to_dict``."""
+    names = {key: name for name, key in FILE_KEYS.items()}
+    found = {names.get(key, key): value for key, value in record.items()}
+    of_grid = {one.name: found.pop(one.name) for one in fields(Grid) if one.name in found}
+    return found | {"grid": of_grid}
 
 
 def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardLimits | None = None) -> Plan:
@@ -151,7 +172,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
             f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
-            "there; leave --device out, or free some"
+            f"there; leave {argument('device')} out, or free some"
         )
     raise _too_little_memory(workload, layout, limits, least.host)
 
@@ -192,7 +213,7 @@ def _plan(
         sample_rows=0 if workload.sample is None else workload.sample.first_look_rows,
         checkpoint_bytes=memory.checkpoint_bytes,
         sketch_size=workload.size.sketch_size,
-        seed=workload.seed if method.uses_seed else 0,
+        seed=workload.seed if method.uses_seed or method.draws_probes(workload.arithmetic.precision) else 0,
         pass_number=workload.pass_number,
         n_groups=0 if groups is None else len(groups),
         groups="" if groups is None else groups.digest,
@@ -211,8 +232,18 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
         f"the pass needs {_size(peak)} at least and the limit is {_size_below(limits.memory_limit_bytes)} "
         f"({_size(memory['reading'])} to read chunks of {layout.largest_unit:,} rows, {_size(memory['accumulators'])} "
         f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
-        f"give --memory {-(-_mebibytes(peak) // 16) * 16}MiB or more"
+        f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
     )
+
+
+def with_largest_memory(plan: Plan, steps: Collection[Plan]) -> Plan:
+    """Return a plan that states the memory of the step of a measurement that holds most, on the host and on a card."""
+    host = max(steps, key=lambda step: step.predicted_peak_bytes)
+    card = max(steps, key=lambda step: step.card_peak_bytes)
+    return replace(
+        plan, memory=host.memory, predicted_peak_bytes=host.predicted_peak_bytes, card=card.card,
+        card_peak_bytes=card.card_peak_bytes,
+    )  # fmt: skip
 
 
 def extend_plan(plan: Plan, row_stop: int) -> Plan:

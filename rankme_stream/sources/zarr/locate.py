@@ -15,13 +15,26 @@ from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
-from rankme_stream.sources.file_errors import STORAGE_ERRNOS, file_error
+from rankme_stream.sources.file_errors import file_error, is_storage_fault
+from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.remote_store import open_url
 
-METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+METADATA_ERRORS = (
+    BaseZarrError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,  # such as lists in lists in lists
+    TypeError,
+    ValueError,
+    AssertionError,
+    MemoryError,
+)
 _LISTED = 20
+_DEEPEST = 4  # levels of groups: links may lead around in circles
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
@@ -42,23 +55,24 @@ def locate(source: object) -> tuple[Store, str, str]:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}")
     location, _, path = uri.partition("::")
     path = path.strip("/")
+    location = location.removeprefix("file://")
     try:
         if "://" in location:
             return open_url(location), path, _without_secrets(uri)
-        os.stat(location)
-        with os.scandir(location) if os.path.isdir(location) else open(location, "rb"):
-            pass
         if os.path.isdir(location):
+            with os.scandir(location):
+                pass
             return LocalStore(location, read_only=True), path, uri
-        if not zipfile.is_zipfile(location):
-            raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
+        with regular_file(location) as file:
+            if not zipfile.is_zipfile(file):
+                raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
         return ZipStore(location, mode="r", read_only=True), path, uri
     except RankMeError:
         raise
     except ImportError as error:
         raise SourceFormatError(_install_message(location, error)) from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or error.errno in STORAGE_ERRNOS:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or is_storage_fault(error):
             raise file_error(location, error) from error
         raise SourceFormatError(f"{_without_secrets(uri)} cannot be opened: {in_one_line(error)}") from error
     except ValueError as error:
@@ -104,7 +118,7 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
         if store.denied is not None:
             raise store.denied from error
         raise SourceNotFoundError(f"there is no zarr array at {uri}: check the path after '::'") from error
-    except (*METADATA_ERRORS, OSError, RuntimeError) as error:
+    except METADATA_ERRORS as error:
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
         return node
@@ -115,7 +129,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
-            found = sorted(group.members(max_depth=None), key=lambda item: item[0])  # a folder lists in any order
+            found = sorted(group.members(max_depth=_DEEPEST), key=lambda item: item[0])  # a folder lists in any order
     except (*METADATA_ERRORS, SourceError) as error:
         return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
     members = [member for _, member in found if isinstance(member, zarr.Array)]

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
 
-from rankme_stream.sources.file_errors import STORAGE_ERRNOS
+from rankme_stream.sources.file_errors import is_storage_fault
 
 
 class Kind(Enum):
@@ -89,7 +89,9 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return type and text of an error, on one line."""
+    """Return type and text of an error, on one line; of an error of the system, its text alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
@@ -152,7 +154,5 @@ def _kind_of_os_error(error: OSError) -> Kind:
         return Kind.DENIED
     if error.errno in _REFUSED_ADDRESS:
         return Kind.UNREACHABLE
-    is_passing = (
-        error.errno is None or error.errno in STORAGE_ERRNOS or isinstance(error, TimeoutError | ConnectionError)
-    )
+    is_passing = is_storage_fault(error) or isinstance(error, TimeoutError | ConnectionError)
     return Kind.PASSING if is_passing else Kind.LASTING

@@ -27,8 +27,10 @@ class Answer(NamedTuple):
     version: str
 
 
-async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None) -> Answer | None:
+async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None, longest: int) -> Answer | None:
     """Return an object, or a part of it, by the session of fsspec's HTTP file system; None if the server has none.
+
+    Not more than ``longest`` bytes of an object are read.
 
     Raises
     ------
@@ -47,7 +49,7 @@ async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None) -> Answ
         response.raise_for_status()
         if byte_range is not None and response.status != 206:
             raise AnswerError(_NO_RANGES, Kind.LASTING)
-        body = await response.read()
+        body = await _read_body(response, _longest(byte_range, longest))
         _refuse_page(body, response.headers.get("Content-Type", ""))
         is_whole = byte_range is None and "Content-Encoding" not in response.headers
         total = _check_length(body, byte_range, response.headers.get("Content-Range"))
@@ -57,8 +59,10 @@ async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None) -> Answ
     return Answer(body, tag and f"{tag} {total}")
 
 
-async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None) -> Answer | None:
+async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None, longest: int) -> Answer | None:
     """Return an object, or a part of it, by the client of s3fs, which checks length and checksum; None for none.
+
+    Not more than ``longest`` bytes of an object are read.
 
     Raises
     ------
@@ -81,12 +85,13 @@ async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None) -> Answe
     try:
         if byte_range is not None and not stated:
             raise AnswerError(_NO_RANGES, Kind.LASTING)
+        _check_size(response["ContentLength"], _longest(byte_range, longest))
         body = await response["Body"].read()
     finally:
         response["Body"].close()
     _refuse_page(body, response.get("ContentType", ""))
     total = _check_length(body, byte_range, stated)
-    if byte_range is None and response.get("ContentLength", len(body)) != len(body):
+    if response["ContentLength"] != len(body):
         raise AnswerError(f"the server sends {len(body):,} bytes and states {response['ContentLength']:,}")
     tag = response.get("ETag", "")
     return Answer(body, tag and f"{tag} {total}")
@@ -105,6 +110,31 @@ def _range_header(byte_range: ByteRequest) -> str:
             return f"bytes={offset}-"
         case SuffixByteRequest(suffix):
             return f"bytes=-{suffix}"
+
+
+def _longest(byte_range: ByteRequest | None, longest: int) -> int:
+    """Return how many bytes an answer may have."""
+    match byte_range:
+        case RangeByteRequest(start, end):
+            return end - start
+        case SuffixByteRequest(suffix):
+            return suffix
+    return longest
+
+
+def _check_size(n_bytes: int, longest: int) -> None:
+    if n_bytes > longest:
+        raise AnswerError(f"the server sends {n_bytes:,} bytes or more where {longest:,} are allowed", Kind.LASTING)
+
+
+async def _read_body(response: Any, longest: int) -> bytes:
+    _check_size(int(response.headers.get("Content-Length", 0)), longest)
+    pieces, n_bytes = [], 0
+    async for piece in response.content.iter_any():
+        pieces.append(piece)
+        n_bytes += len(piece)
+        _check_size(n_bytes, longest)
+    return b"".join(pieces)
 
 
 def _refuse_page(body: bytes, content_type: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core import sync as zarr_loop
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from rankme_stream.errors import (
@@ -39,6 +39,7 @@ _LONGEST_ATTEMPT = 5  # times that time, for a large chunk on a slow line
 _FIRST_WAIT, _LONGEST_WAIT = 1 / 120, 1 / 8  # of that time, between two attempts
 _EXIT_S = 2.0  # for requests that are cancelled when the process exits
 _VERSIONS = 1024  # objects whose version is remembered
+_LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _DOCUMENTS = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _OPTIONAL_DOCUMENTS = _DOCUMENTS - {".zattrs"}  # attributes may say how the numbers are to be read
 _PASSING = (Kind.PASSING, Kind.UNREACHABLE)
@@ -114,6 +115,13 @@ class RemoteStore(WrapperStore[Store]):
     uri
         Name of the store in messages.
 
+    Attributes
+    ----------
+    longest
+        Bytes that a chunk or shard may have; a server that sends more is refused (HTTP and S3).
+    denied
+        Refusal that was taken for the absence of a metadata document; None if there was none.
+
     Notes
     -----
     A request that fails is tried again, after growing waits and not before the server wants it, until
@@ -136,6 +144,7 @@ class RemoteStore(WrapperStore[Store]):
         self.uri, self._seconds = uri, request_seconds()
         self._versions: OrderedDict[str, str] = OrderedDict()
         self._has_answered = False
+        self.longest = _LONGEST_DOCUMENT
         atexit.unregister(_end_requests)
         atexit.register(_end_requests)
         self.denied: SourcePermissionError | None = None
@@ -175,7 +184,8 @@ class RemoteStore(WrapperStore[Store]):
                 value, version = await self._store.get(key, prototype, byte_range), ""
             else:
                 assert isinstance(self._store, FsspecStore)
-                answer = await self._get(self._store.fs, self._prefix + key, byte_range)
+                longest = _LONGEST_DOCUMENT if is_document else self.longest
+                answer = await self._get(self._store.fs, self._prefix + key, byte_range, longest)
                 value = None if answer is None else prototype.buffer.from_bytes(answer.body)
                 version = "" if answer is None else answer.version
             if is_document:
@@ -201,13 +211,13 @@ class RemoteStore(WrapperStore[Store]):
         """Return size, tag and times of an object by fsspec's names; None if the server says that there is none."""
         return await self._ask(key, lambda: self._info(key))
 
-    async def check_length(self, key: str) -> None:
-        """Raise StorageError if the server sends another number of bytes for an object than it states."""
-        described, value = await self.describe(key), await self.get(key, default_buffer_prototype())
+    async def check_length(self, key: str, n_bytes: int) -> None:
+        """Raise StorageError if the server states another length for an object than that of the bytes that it sent."""
+        described = await self.describe(key)
         stated = None if described is None else described.get("size")
-        if value is not None and stated not in (None, len(value)):
+        if stated not in (None, n_bytes):
             raise StorageError(
-                f"{key} of {self.uri} cannot be read: the server sends {len(value):,} bytes of {stated:,}; the server "
+                f"{key} of {self.uri} cannot be read: the server sends {n_bytes:,} bytes of {stated:,}; the server "
                 "fails, not the data: run again later"
             )
 
