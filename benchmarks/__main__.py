@@ -26,6 +26,7 @@ BENCHMARKS = {
     "cluster": "benchmarks.resilience.cluster",
     "hostile_states": "benchmarks.resilience.hostile_states",
     "hostile_metadata": "benchmarks.resilience.hostile_metadata",
+    "faulty_server": "benchmarks.resilience.faulty_server",
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
     "memory_peaks": "benchmarks.resilience.memory_peaks",

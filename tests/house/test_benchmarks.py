@@ -24,6 +24,9 @@ NAMES = [
     "cluster",
     "coverage",
     "hostile_metadata",
+    pytest.param(
+        "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
+    ),
     "hostile_options",
     "hostile_results",
     "hostile_states",

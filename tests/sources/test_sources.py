@@ -36,6 +36,7 @@ from rankme_stream.errors import (
     SourceFormatError,
     SourceNotFoundError,
     SourcePermissionError,
+    StorageError,
 )
 from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
@@ -220,7 +221,7 @@ class HangsUp(LocalStore):
 
 
 @pytest.mark.parametrize(
-    "error, kind", [(PermissionError(13, "no"), SourcePermissionError), (OSError("hung up"), CorruptChunkError)]
+    "error, kind", [(PermissionError(13, "no"), SourcePermissionError), (OSError("hung up"), StorageError)]
 )
 def test_a_failure_inside_a_shard_is_an_error_of_the_source(tmp_path: Path, error: OSError, kind: Any) -> None:
     path, _ = _write(tmp_path, "v3-sharded")
