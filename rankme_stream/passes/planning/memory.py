@@ -195,6 +195,7 @@ def predict_memory(
         memory = feeding_memory(workload, at_once)
     if workload.pass_number:  # for the basis, on the host, that the previous pass found
         memory["accumulators"] += workload.state_bytes
+        memory["solving"] += workload.state_bytes
     memory |= {
         "reading": _reading_bytes(workload, layout, concurrency),
         "libraries": _LIBRARY_BYTES + workers * _THREAD_BYTES, "process": base_bytes,
