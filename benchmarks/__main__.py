@@ -17,11 +17,14 @@ BENCHMARKS = {
     "intervals": "benchmarks.validity.intervals",
     "accuracy": "benchmarks.validity.accuracy",
     "adversarial": "benchmarks.validity.adversarial",
+    "aimed_probes": "benchmarks.validity.aimed_probes",
     "coverage": "benchmarks.validity.coverage",
     "row_sketch": "benchmarks.validity.row_sketch",
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",
     "cluster": "benchmarks.resilience.cluster",
+    "hostile_results": "benchmarks.resilience.hostile_results",
+    "hostile_options": "benchmarks.resilience.hostile_options",
     "memory_peaks": "benchmarks.resilience.memory_peaks",
     "selection": "benchmarks.selection.study",
 }
@@ -34,7 +37,7 @@ python -m benchmarks --list                                   show this text
 
 def listing() -> str:
     """Return a line for each benchmark: its name and the question that it answers."""
-    return "\n".join(f"{name:<12} {question(module)}" for name, module in BENCHMARKS.items())
+    return "\n".join(f"{name:<15} {question(module)}" for name, module in BENCHMARKS.items())
 
 
 def question(module: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from rankme_stream.errors import CheckpointWarning as CheckpointWarning
     from rankme_stream.errors import RankMeError as RankMeError
     from rankme_stream.errors import ToleranceWarning as ToleranceWarning
@@ -46,7 +46,6 @@ _HOMES = {
     "segment": "measuring.api",
 }
 
-__version__ = version("rankme-stream")
 __all__ = [
     "CheckpointWarning",
     "Estimate",
@@ -70,6 +69,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up late: the command handles signals before it imports what this needs
+        return import_module("importlib.metadata").version("rankme-stream")
     if name == "metrics":
         return import_module("rankme_stream.spectra.metrics")
     if name not in _HOMES:

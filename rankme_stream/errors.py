@@ -1,14 +1,69 @@
-"""Exceptions and warnings of the package, and the exit code of each exception."""
+"""Exceptions and warnings of the package, the exit code of each exception, and how their messages are worded."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, ClassVar
+
+Spelling = Callable[[str, str | None], str]  # writes an argument, and a value or None, as its reader does
+
+# Noncharacters, which Unicode reserves for use inside a program, enclose the name of an argument in a message.
+_ARGUMENT = re.compile("\ufdd0([a-z_]+)(?:=([^\ufdd0\ufdd1]*))?\ufdd1")
+_INVISIBLE = re.compile(r"[^\x20-\x7e]")  # what may be so; most text has nothing of it
+
+
+def argument(name: str, value: object = None) -> str:
+    """Return the mark of an argument in a message: ``tolerance`` in Python, ``--tolerance`` on the command line.
+
+    With a value, ``method="gram"`` and ``--method gram``.
+    """
+    return f"\ufdd0{name}\ufdd1" if value is None else f"\ufdd0{name}={value}\ufdd1"
+
+
+def in_python(name: str, value: str | None) -> str:
+    """Return an argument as Python writes it."""
+    if value is None:
+        return name
+    return f"{name}={value}" if value == "True" or value.isdecimal() else f'{name}="{value}"'
+
+
+def worded(message: str, spelling: Spelling = in_python) -> str:
+    """Return a message in one line that is safe to print, its marks of arguments written as its reader does."""
+    return printable(_ARGUMENT.sub(lambda found: spelling(found[1], found[2]), message))
+
+
+def printable(text: str) -> str:
+    """Return text with a visible escape, such as ``\\x1b``, in place of each character that is not printable.
+
+    Control characters, which a terminal obeys, line ends, which forge lines, marks of direction and characters without
+    width, which hide what stands there, and halves of surrogate pairs, which no encoding takes. A space stays.
+    """
+    return _INVISIBLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
 class RankMeError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose.
+
+    Its text is one line and safe to print; names inside it, of files and arrays, have their unprintable characters
+    escaped.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """Return the message, with the names that arguments have in Python."""
+        return worded(self.message)
+
+    @property
+    def message(self) -> str:
+        """The message as raised, with the marks of arguments: for another error that repeats it."""
+        return super().__str__()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by class and text; libraries that supply a missing ``__reduce__`` cannot rebuild a ``MemoryError``."""
@@ -63,6 +118,12 @@ class CorruptChunkError(SourceError, ValueError):
 
 class SourceChangedError(SourceError, RuntimeError):
     """Stored rows that changed while they were read."""
+
+
+class ResultError(RankMeError, ValueError):
+    """File of results that is damaged, foreign or newer; the message names the place in it."""
+
+    exit_code = 3
 
 
 class StateError(RankMeError, ValueError):

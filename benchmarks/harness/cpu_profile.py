@@ -21,7 +21,7 @@ PARTS = (
     ("audit", "rankme_stream.numerics.dtypes.StoredType.nonfinite_rows"),
     ("audit", "rankme_stream.numerics.dtypes.StoredType.zero_rows"),
     ("audit", "rankme_stream.numerics.dtypes.StoredType.largest_magnitude"),
-    ("cast", "rankme_stream.numerics.dtypes.StoredType.to_float64"),
+    ("cast", "rankme_stream.numerics.dtypes.StoredType.widen"),
     ("product", "rankme_stream.numerics.devices.host.cross_product"),
     ("adding", "rankme_stream.numerics.symmetric.Triangle.add_product"),
     ("counting", "rankme_stream.accumulators.gram.GramSums.count"),

@@ -59,7 +59,7 @@ def _slab_work(stored: StoredType, planned: Plan) -> Callable[[np.ndarray], None
     def work(rows: np.ndarray) -> None:
         assert stored.nonfinite_rows(rows) is None
         assert not len(stored.zero_rows(rows))
-        stored.to_float64(rows, slab[: len(rows), 1:], bits[: len(rows)])
+        stored.widen(rows, slab[: len(rows), 1:], bits[: len(rows)])
         for start in range(0, len(rows), panel_rows):
             panel = slab[start : min(start + panel_rows, len(rows))]
             np.matmul(panel.T, panel, out=product)

@@ -75,12 +75,12 @@ def gram_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
 def float32_ratio(rows: np.ndarray, rows_of_panel: int) -> float:
     """Return |G^ - G|_F beyond the float64 share, over the safety factor times the estimate of the probes."""
     accumulator = absorb("gram float32", rows, rows_of_panel)
-    assert accumulator.probes.is_complete
+    residual = accumulator.probes.residual(accumulator._gram, accumulator.totals)
     wide = rows.astype(np.longdouble)
     difference = np.tril(accumulator._gram.lower()[1:, 1:] - wide.T @ wide)
     squares = 2 * np.square(difference).sum() - np.square(np.diagonal(difference)).sum()
     beyond = float(np.sqrt(squares)) - gamma(accumulator.totals.chain) * float(np.square(rows).sum())
-    return beyond / (SAFETY * accumulator.probes.errors()[0]) if beyond > 0.0 else 0.0
+    return beyond / (SAFETY * residual.estimate) if beyond > 0.0 else 0.0
 
 
 def eigenvalue_ratio(seed: int, max_features: int) -> tuple[float, str]:

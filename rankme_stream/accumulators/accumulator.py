@@ -36,7 +36,13 @@ class Accumulator(Protocol):
         """Device of its arrays and of the panels that it takes."""
 
     def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, shape ``(rows, 1 + n_features)``, first column ones, from row ``start`` on."""
+        """Add the rows of ``panel``, shape ``(rows, 1 + n_features)``, first column ones, from row ``start`` on.
+
+        Rows whose squares would underflow are multiplied by a power of two, in place.
+        """
+
+    def check(self, start: int, stop: int) -> None:
+        """Raise ``ArithmeticCheckError`` if rows [start, stop), all that were absorbed, were multiplied wrongly."""
 
     def merge(self, other: Any) -> Any:
         """Return the accumulator of both sets of rows."""
@@ -74,6 +80,16 @@ class Divisible(Protocol):
 
     def count(self, panel: Any) -> None:
         """Do the rest of ``update``, beside its parts."""
+
+    def exponent_with(self, panel: Any) -> int:
+        """Return the exponent that the state needs before a panel is added."""
+
+    def fit_exponent(self, panel: Any, exponent: int) -> None:
+        """Bring the state and a panel to an exponent, before the parts; no part may be in work where it changes."""
+
+    @property
+    def exponent(self) -> int:
+        """Exponent of the state: its rows were multiplied by that power of two."""
 
 
 def check_device(device: Device, other: Device) -> None:

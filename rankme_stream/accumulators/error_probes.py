@@ -1,10 +1,29 @@
-"""Measured error of fast products: Gaussian probes multiplied by the product and by the rows themselves.
+r"""Measured error of fast products: Gaussian probes multiplied by the product and by the rows themselves.
 
-For a probe w ~ N(0, I), E|dG w|^2 = |dG|_F^2 for every dG, so the mean of |G^ w - sum Z_b'(Z_b w)|^2 over probes, with
-the second term in float64, estimates the squared Frobenius error of G^ without a second Gram.
+A pass has one matrix W of probes, shape (D, 8). With G^ the sum of all fast products, and dG its error, the residual
 
-With every panel probed, |dG|_F exceeds 4 times the estimate of 8 probes with probability below 1.4e-4: the worst case
-is a dG of rank one, where 8 est^2/|dG|_F^2 is chi-square with 8 degrees of freedom and P(chi-square_8 < 1/2) = 1.34e-4.
+    dG W = G^ W - sum_b Z_b'(Z_b W)
+
+costs no second Gram: the sum runs over every panel Z_b, in float64. Whatever dG is, E|dG w|^2 = |dG|_F^2 for a probe
+w ~ N(0, I), so |dG W|_F / sqrt(8) estimates |dG|_F.
+
+|dG|_F exceeds 4 times that estimate with probability P(chi-square_8 < 1/2) = 1.34e-4 at most: the worst case is a dG of
+rank one, a b', where 8 estimate^2 / |dG|_F^2 = |W'b|^2 / |b|^2 is chi-square with 8 degrees of freedom.
+
+**No feature is nearly unseen.** A row w_j of W, by which feature j is probed, is drawn again while |w_j|^2 < c, with
+
+    c = min(1/2, 2 (12/D)^(1/4)).
+
+That conditions W on an event A, that no row is below c; the rows are independent, so drawing the few again is the same
+as drawing all of W again. With P(chi-square_8 < c) <= (c/2)^4/4!, P(A) >= 1 - D (c/2)^4/24 >= 1/2, and for every dG
+
+    P(|dG|_F > 4 estimate | A) <= P(|dG|_F > 4 estimate) / P(A) <= 2.7e-4.
+
+Up to 3,072 features c = 1/2, and then an error in one feature alone, e_j e_j', is never missed: 4 estimates are
+4 sqrt(|w_j|^2/8) >= 1 times the error. An adversary who knows everything but the seed knows dG and not W, and the bound
+holds for every dG.
+
+The error of the column sums is a vector and is measured itself: sums of the fast products less sums in float64.
 
 References
 ----------
@@ -15,147 +34,151 @@ matrix, J. ACM 58 (2011); F. Roosta-Khorasani, U. Ascher, Found. Comput. Math. 1
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.errors import ArithmeticCheckError
+from rankme_stream.accumulators.row_totals import RowTotals
+from rankme_stream.errors import UsageError
 from rankme_stream.numerics import counter_rng
-from rankme_stream.numerics.devices.device import Device
+from rankme_stream.numerics.devices.device import Device, Workspace
+from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.rounding import gamma
 from rankme_stream.numerics.symmetric import Triangle
 
 N_PROBES = 8
 SAFETY = 4.0  # factor of the estimate
-CONFIDENCE = 1.0 - 1.4e-4
-_SEED = 0x52616E6B4D65
-_OUTLYING = 4.0  # a panel whose trace is more than this many times the mean of those before it is always probed
-_IMPOSSIBLE = 3.0  # times the worst case; a larger estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
+CONFIDENCE = 1.0 - 2.7e-4
+_SEED, _PRODUCTS, _SUMS = "probes_seed", "probes_products", "probes_sums"  # in state files
 
 
 class ErrorProbes:
-    """Sums of probe residuals over panels; merges by addition.
+    """Probes multiplied by panels: sums of Z_b'(Z_b W) and of the rows, in float64; merges by addition.
 
     Parameters
     ----------
     n_features
         Width D of the rows.
     seed
-        Seed of the probes and of the choice of panels; the same for all that merge.
-
-    Attributes
-    ----------
-    n_panels, n_probed, n_certain
-        Number of panels, of panels probed, and of panels that were certain to be probed.
+        Seed of the probes, the same for all that merge.
 
     Notes
     -----
-    A probed panel costs 36 rows D + 18 D^2 flops; 8 x 9 (D+1) bytes a state.
+    4 rows 8 D flops a panel; 8 x 9 (D + 1) bytes a state.
     """
 
-    def __init__(self, n_features: int, seed: int = _SEED) -> None:
-        self.seed = seed
-        self.n_panels = 0
-        self.n_probed = 0
-        self.n_certain = 0
-        self._trace = 0.0
-        self._residual: FloatArray = np.zeros((n_features + 1, N_PROBES + 1))
-        self._spread: FloatArray = np.zeros(2)  # sums of |r|^2 / q: the total where panels err independently
-        self._excess: FloatArray = np.zeros(2)  # sums of |r|^2 (1 - q) / q^2: the mean that sampling adds
+    def __init__(self, n_features: int, seed: int, device: Device = HOST) -> None:
+        self.seed, self.device = seed, device
+        self._products = device.zeros((n_features + 1, N_PROBES))
+        self._sums = device.zeros((n_features + 1,))
 
-    def observe(self, panel: Any, product: Triangle, start: int, *, share: float, worst_case: float) -> None:
-        """Compare a panel's product with the panel.
+    def observe(self, panel: Any, workspace: Workspace) -> None:
+        """Add a panel, shape ``(rows, 1 + D)``, as it was given, on the device."""
+        directions = _directions(panel.shape[1] - 1, self.seed, self.device)
+        self.device.add_probed(panel, directions, self._products, self._sums, workspace)
 
-        Parameters
-        ----------
-        panel
-            Shape ``(rows, 1 + D)``, as given, on the device of the product; taken in float64.
-        product
-            Product of the panel in the fast arithmetic, of ``1 + D`` rows.
-        share
-            Probability with which the panel is probed, in (0, 1]. The first panel is always probed, and so is one
-            whose trace is more than four times the mean of those before it; others of larger trace are probed more
-            often. Each is weighted by the inverse of its probability.
-        worst_case
-            Bound on the Frobenius error of the product relative to its trace.
+    def residual(self, product: Triangle, totals: RowTotals) -> Residual:
+        """Return what the sum of fast products, of ``1 + D`` rows, is off by; 16 D^2 flops.
+
+        Its own rounding is bounded, in float64: a product with W by gamma_n |Z|_F^2 |W|_F, n = D + rows of a panel,
+        the additions included; the same for G^ W. About 1e-12 of the trace, where float32 errors are some 1e-8.
+        """
+        directions = _directions(product.n - 1, self.seed, self.device)
+        errors = self.device.download(product.times(directions) - self._products)[1:]
+        sums = product.first_column()[1:] - self.device.download(self._sums)[1:]
+        trace = 1.01 * math.fsum(product.diagonal()[1:].tolist())  # of the rows: float32 is not 1 % off
+        norm = float(np.linalg.norm(self.device.download(directions))) / math.sqrt(N_PROBES)
+        n_rows = round(product.corner)
+        return Residual(
+            errors, sums, gamma(2 * product.n + totals.chain + 8) * trace * norm,
+            gamma(totals.chain + 2) * math.sqrt(n_rows * trace),
+        )  # fmt: skip
+
+    def merge(self, other: ErrorProbes) -> ErrorProbes:
+        """Return the probes of both sets of panels; neither changes.
 
         Raises
         ------
-        ArithmeticCheckError
-            If the product is further off than the arithmetic can be.
+        UsageError
+            If their seeds differ.
         """
-        trace = math.fsum(product.diagonal()[1:].tolist())
-        is_certain = self.n_panels * trace > _OUTLYING * self._trace or self.n_panels == 0
-        larger = self.n_panels * trace / self._trace if self._trace > 0.0 else 1.0
-        self.n_panels += 1
-        self._trace += trace
-        probability = 1.0 if is_certain else min(1.0, share * max(1.0, larger))
-        if probability < 1.0 and counter_rng.uniform(seed=self.seed, counter=start) >= probability:
-            return
-        self.n_probed += 1
-        self.n_certain += probability == 1.0
-        directions = _directions(product.n, self.seed, product.device)
-        xp = product.device.xp
-        wide = xp.astype(panel, xp.float64, copy=False)
-        residual = product.device.download(product.times(directions) - wide.T @ (wide @ directions))
-        # The last direction is the column of ones, so the last column of the residual is the error of the sums.
-        squares = np.array([np.square(residual[1:, :-1]).sum() / N_PROBES, np.square(residual[1:, -1]).sum()])
-        rows = panel.shape[0]
-        smallest = rows * product.n * 2.0**-126
-        if not math.sqrt(squares[0]) <= _IMPOSSIBLE * (worst_case * trace + smallest):
-            raise ArithmeticCheckError(
-                f"rows {start:,}-{start + rows - 1:,}: the product is {math.sqrt(squares[0]):.2g} off where the "
-                f"arithmetic allows {worst_case * trace + smallest:.2g}: BLAS or the machine is at fault"
+        if other.seed != self.seed:
+            raise UsageError(
+                f"float32 errors probed with seed {other.seed} cannot join those probed with {self.seed}: take parts "
+                "of one pass"
             )
-        self._residual += residual / probability
-        self._spread += squares / probability
-        self._excess += squares * (1.0 - probability) / probability**2
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every panel was certain to be probed; a random sample that holds all is still a sample."""
-        return self.n_certain == self.n_panels
-
-    def errors(self) -> tuple[float, float]:
-        """Return estimates of the Frobenius error of the Gram and of the Euclidean error of the column sums.
-
-        Their squares are unbiased when every panel was probed. Otherwise each is the larger of two estimates: from the
-        weighted residuals less the mean that sampling adds, and for panels that err independently. It is no bound.
-        """
-        total = np.array([np.square(self._residual[1:, :-1]).sum() / N_PROBES, np.square(self._residual[1:, -1]).sum()])
-        if not self.is_complete:
-            total = np.maximum(total - self._excess, self._spread)
-        gram, sums = np.sqrt(total).tolist()
-        return gram, sums
-
-    def merge(self, other: ErrorProbes) -> ErrorProbes:
-        """Return the probes of both sets of panels; neither changes."""
-        merged = ErrorProbes(len(self._residual) - 1, self.seed)
-        for name, value in vars(self).items():
-            if name != "seed":
-                setattr(merged, name, value + getattr(other, name))
+        merged = ErrorProbes(self._products.shape[0] - 1, self.seed, self.device)
+        merged._products, merged._sums = self._products + other._products, self._sums + other._sums
         return merged
 
+    @staticmethod
+    def array_shapes(n_features: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the arrays of ``to_arrays``, the seed left out."""
+        return {_PRODUCTS: (n_features + 1, N_PROBES), _SUMS: (n_features + 1,)}
+
     def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays."""
-        return {f"probes{name}": np.array(value) for name, value in vars(self).items()}
+        """Return the state as arrays of the host."""
+        held = self.device.download(self._products), self.device.download(self._sums)
+        return {_SEED: np.array(self.seed, np.uint64), _PRODUCTS: held[0].copy(), _SUMS: held[1].copy()}
 
     @classmethod
-    def from_arrays(cls, n_features: int, arrays: dict[str, Array]) -> ErrorProbes:
-        """Return the probes that ``to_arrays`` described."""
-        probes = cls(n_features)
-        for name, value in vars(probes).items():
-            held = arrays[f"probes{name}"]
-            setattr(probes, name, held.copy() if held.ndim else type(value)(held))
+    def from_arrays(cls, n_features: int, arrays: dict[str, Array], device: Device = HOST) -> Self | None:
+        """Return the probes that ``to_arrays`` described, on a device; None for states older than these probes."""
+        if _SEED not in arrays:
+            return None
+        probes = cls(n_features, int(arrays[_SEED]), device)
+        probes._products[...] = device.upload(arrays[_PRODUCTS])
+        probes._sums[...] = device.upload(arrays[_SUMS])
         return probes
 
 
-@lru_cache(maxsize=2)  # 72 (D + 1) bytes each outlive a pass; drawn once, not once a segment
-def _directions(width: int, seed: int, device: Device) -> Any:
-    """Return eight probes that are zero for the column of ones, and one for it alone, on a device."""
-    directions = np.zeros((width, N_PROBES + 1))
-    directions[1:, :-1] = counter_rng.normal((width - 1, N_PROBES), seed=seed, counter=2**63 + width)
-    directions[0, -1] = 1.0
+@dataclass(frozen=True)
+class Residual:
+    """Error of a sum of fast products times the probes, dG W, and error of its column sums; on the host.
+
+    Attributes
+    ----------
+    errors, sums
+        dG W, shape ``(D, 8)``, and the error of the sums, shape ``(D,)``.
+    rounding, sums_rounding
+        Bounds on the rounding error of these: of |dG W|_F / sqrt(8), and Euclidean of the sums.
+    """
+
+    errors: FloatArray
+    sums: FloatArray
+    rounding: float
+    sums_rounding: float
+
+    @property
+    def estimate(self) -> float:
+        """Estimate of the Frobenius error of the Gram; its square is unbiased."""
+        return float(np.linalg.norm(self.errors)) / math.sqrt(N_PROBES)
+
+    def bounds(self) -> tuple[float, float]:
+        """Return bounds on the Frobenius error of the Gram, with probability CONFIDENCE, and on that of the sums."""
+        return SAFETY * (self.estimate + self.rounding), float(np.linalg.norm(self.sums)) + self.sums_rounding
+
+    def merge(self, other: Residual) -> Residual:
+        """Return the residual of the sum of both."""
+        return Residual(
+            self.errors + other.errors, self.sums + other.sums, self.rounding + other.rounding,
+            self.sums_rounding + other.sums_rounding,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=2)  # 64 (D + 1) bytes each outlive a pass; drawn once, not once a segment
+def _directions(n_features: int, seed: int, device: Device) -> Any:
+    """Return the probes on a device, shape ``(1 + D, 8)``: 0 for the column of ones, no other row below the floor."""
+    least = min(N_PROBES / SAFETY**2, 2.0 * (12.0 / n_features) ** 0.25)
+    directions = np.zeros((n_features + 1, N_PROBES))
+    low, attempt = np.arange(1, n_features + 1), 0
+    while low.size:
+        drawn = counter_rng.normal((n_features, N_PROBES), seed=seed, counter=attempt)
+        directions[low] = drawn[low - 1]
+        low = low[np.square(directions[low]).sum(axis=1) < least]
+        attempt += 1
     directions.flags.writeable = False
     return device.upload(directions)

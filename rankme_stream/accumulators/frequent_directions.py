@@ -13,7 +13,8 @@ from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
-from rankme_stream.errors import ArithmeticCheckError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, UsageError, argument
+from rankme_stream.numerics.decimals import rounded_up
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -69,6 +70,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
     def update(self, panel: Any, start: int) -> None:
         """Add the rows of ``panel``, shape ``(rows, 1 + D)``, first column 1 (or a row of zeros, left out)."""
         if panel.shape[0]:
+            self.fit_exponent(panel, self.exponent_with(panel))
             self.count(panel)
             self._gather(panel[:, 1:])
 
@@ -105,7 +107,9 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         margin = solver_margin(n_rows) * largest
         check_trace(found, trace, n_rows * margin + 4.0 * n_rows * U * trace)
         inner = gamma(self.n_features) * trace  # for the inner products; then for the combinations of rows
-        self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.sqrt(self.sketch_size * trace * largest)
+        shift = math.frexp(trace)[1]  # keeps a product of two squares within the doubles
+        product = math.sqrt(self.sketch_size * math.ldexp(trace, -shift) * math.ldexp(largest, -shift))
+        self.rounding += margin + inner + 2.0 * gamma(n_rows) * math.ldexp(product, shift)
 
     def merge(self, other: Self) -> Self:
         """Return the accumulator of both sets of rows; neither argument changes."""
@@ -118,17 +122,22 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
                 f"{self.n_features}"
             )
         check_device(self.device, other.device)
-        merged = copy(other if self.totals.chain == 0 else self)
-        merged.totals = self.totals.merge(other.totals)
+        mine, theirs = self._with_one_exponent(other)
+        merged: Self = copy(theirs if mine.totals.chain == 0 else mine)
+        merged.totals = mine.totals.merge(theirs.totals)
         merged._rows = self.device.xp.asarray(merged._rows, copy=True)
-        if self.totals.chain and other.totals.chain:
-            merged.shrunk, merged.rounding = self.shrunk + other.shrunk, self.rounding + other.rounding
-            merged._gather(other._rows[: other.filled, :])
+        if mine.totals.chain and theirs.totals.chain:
+            merged.shrunk, merged.rounding = mine.shrunk + theirs.shrunk, mine.rounding + theirs.rounding
+            merged._gather(theirs._rows[: theirs.filled, :])
         return merged
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._rows = self._rows * factor
+        self.shrunk, self.rounding = self.shrunk * factor * factor, self.rounding * factor * factor
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: the energy of the first features alone is not kept."""
-        raise UsageError("a sketch does not keep the energy of the first features alone: leave dims out")
+        raise UsageError(f"a sketch does not keep the energy of the first features alone: leave {argument('dims')} out")
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return floors of the singular values, bounds on their rise and the energy of all; changes nothing.
@@ -156,14 +165,15 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
                     floor, totals.energy_ends(centered=is_centered), totals.size, zeros, rise=rise
                 )
             )
+        lowered = math.ldexp(self.shrunk, -2 * totals.exponent)
         grounds = (
-            f"certified: {self.sketch_size:,} frequent directions, none off by more than {self.shrunk:.3g} in the "
-            f"square, and the energy of all rows, {sketch_spectrum.GROUNDS}"
+            f"certified: {self.sketch_size:,} frequent directions, none off by more than "
+            f"{rounded_up(lowered, 3)} in the square, and the energy of all rows, {sketch_spectrum.GROUNDS}"
         )
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
             totals.row_sum, "certified", 1.0, grounds, ("arithmetic", "approximation"),
-        )  # fmt: skip
+        ).over(totals.exponent)  # fmt: skip
 
     def _check_loss(self, held: float, off: float, is_centered: bool) -> None:
         """Raise if the directions hold more than the energy, or lack more of it than was cut off."""
@@ -191,7 +201,7 @@ class FrequentDirectionsAccumulator(SketchAccumulator):
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
         numbers = self._numbers(("n_features", "sketch_size", *_NUMBERS))
         rows = np.array(self.device.download(self._rows[: max(1, self.filled), :]))
-        return numbers | {"rows": rows, "sums": self.sums(), "nonzero": self.totals.nonzero.copy()}
+        return numbers | {"rows": rows, "sums": self.totals.sums.copy(), "nonzero": self.totals.nonzero.copy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
@@ -208,7 +218,6 @@ class FrequentDirectionsMethod(LowRankMethod):
 
     name = "frequent-directions"
     segment_flops = 2**39
-    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., FrequentDirectionsAccumulator]:
         """Return the class that keeps the directions."""
@@ -217,6 +226,11 @@ class FrequentDirectionsMethod(LowRankMethod):
     def sketch_size(self, rank: int | None, oversampling: int, n_features: int) -> int:
         """Return the rank, at most half of the features; there is no oversampling."""
         return super().sketch_size(rank, 0, n_features)
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the gathered rows, their sum and the mask of features."""
+        width, most = size.n_features, sketch_spectrum.gathered_rows(size.sketch_size)
+        return {"rows": (range(1, most + 1), width), "sums": (width,), "nonzero": (width,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return the products and eigensolves of all shrinks: about 8 N D r."""

@@ -1,33 +1,27 @@
-"""The Gram matrix of the rows with a column of ones in front: summed in float64, multiplied in float64 or float32."""
+"""The Gram matrix of the rows with a column of ones in front, summed in float64; and multiplied in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import Accumulator, check_device
-from rankme_stream.accumulators.error_probes import CONFIDENCE, N_PROBES, SAFETY, ErrorProbes
-from rankme_stream.accumulators.method import ExactMethod, Precision, Size
+from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
-from rankme_stream.errors import ArithmeticCheckError, MagnitudeError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import SMALLEST, U32, U, check_trace, gamma
-from rankme_stream.numerics.symmetric import BlockIndex, Triangle, triangle_bytes
+from rankme_stream.numerics.rounding import SMALLEST, U, check_trace, gamma
+from rankme_stream.numerics.symmetric import BlockIndex, Triangle
 from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
-_SHARED_FROM = 1536  # features; from here on threads share one Gram, whose triangle has ten blocks or more
-_PROBED_WHOLE = 10**7  # first values; each of their panels is probed, at 4 ns a value: no sampling in small dumps
-_PROBED_SHARE_PER_FEATURE = 1 / 24_000  # share of the panels after that: probing takes about 5 % of a pass or less
 
 
 class GramSums(RowAccumulator):
@@ -58,7 +52,11 @@ class GramSums(RowAccumulator):
         if type(other) is not type(self) or other.n_features != self.n_features:
             raise UsageError(f"a Gram of width {other.n_features} cannot join one of width {self.n_features}")
         check_device(self.device, other.device)
-        return self._with(self._gram + other._gram, self.totals.merge(other.totals))
+        mine, theirs = self._with_one_exponent(other)
+        return self._with(mine._gram + theirs._gram, mine.totals.merge(theirs.totals))
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._gram = self._gram.scaled(factor)
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone."""
@@ -88,7 +86,7 @@ class GramSums(RowAccumulator):
         computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
-        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self._scaled_sums())
         g, lost, n_rows = gamma(max(1, totals.chain)), totals.lost, totals.n_rows
         fast, fast_sums = self._measured_errors()
         trace = computed_trace / (1.0 - g) + math.sqrt(self.n_features) * (fast + lost)
@@ -120,7 +118,7 @@ class GramSums(RowAccumulator):
             evidence=evidence,
             confidence=confidence,
             grounds=grounds,
-        )
+        ).over(totals.exponent)
 
     def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
         """Subtract n_rows mu mu' from the Gram of the rows, in place."""
@@ -136,7 +134,7 @@ class GramSums(RowAccumulator):
 
     def _scatter(self, *, centered: bool) -> Any:
         gram = self._gram.lower()[1:, 1:]
-        return self._about_the_mean(gram, self.sums()) if centered else gram
+        return self._about_the_mean(gram, self._scaled_sums()) if centered else gram
 
     def about_mean(self) -> tuple[Any, float]:
         """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.
@@ -146,23 +144,25 @@ class GramSums(RowAccumulator):
         """
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        lost = 3.0 * self.n_rows * (self.n_features + 1) * SMALLEST
-        return self._scatter(centered=True), (3.0 * g + 4.0 * U) / (1.0 - g) * trace + lost
+        error = (3.0 * g + 4.0 * U) / (1.0 - g) * trace + 3.0 * self.totals.lost
+        factor = 2.0**-self.totals.exponent  # twice, as its square underflows
+        lost = 2.0 * self.n_features * SMALLEST if self.totals.exponent else 0.0
+        return self._scatter(centered=True) * factor * factor, error * factor * factor + lost
 
     @property
     def mean_error(self) -> float:
         """Bound on the error of the mean row, in float64: (gamma_n + u) times the root of the mean square length."""
         g = gamma(max(1, self.totals.chain))
         trace = math.fsum(self._gram.diagonal()[1:].tolist()) / (1.0 - g)
-        return (g + U) * math.sqrt(trace / max(1, self.n_rows)) + SMALLEST
+        error = (g + U) * math.sqrt(trace / max(1, self.n_rows))
+        return math.ldexp(error, -self.totals.exponent) + math.sqrt(self.n_features) * SMALLEST
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
         found = self.device.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
-        return np.sqrt(np.maximum(found, 0.0))
+        return np.ldexp(np.sqrt(np.maximum(found, 0.0)), -self.totals.exponent)
 
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
+    def _scaled_sums(self) -> FloatArray:
         return self._gram.first_column()[1:]
 
     def _measured_errors(self) -> tuple[float, float]:
@@ -229,131 +229,7 @@ class GramAccumulator(GramSums, DividedAccumulator):
         self._gram.add_product(part, panel, workspace)
 
 
-class Float32GramAccumulator(GramSums):
-    """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
-
-    float16 and bfloat16 values are exact in float32, and so are their products; other values are rounded, which the
-    probes measure as well. Panels of a 16-bit type are multiplied as they are on devices that sum them in float32.
-    """
-
-    def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
-        super().__init__(n_features, workspace, rows_error=rows_error)
-        self.probes = ErrorProbes(n_features)
-
-    def update(self, panel: Any, start: int) -> None:
-        """Add the rows of ``panel``, as the float64 Gram does, and compare the product with the panel."""
-        rows, width = panel.shape
-        if rows == 0:
-            return
-        rounded = panel
-        if panel.dtype == self.device.xp.float64:
-            rounded = self._workspace.array("panel32", (rows, width), dtype=np.float32)
-            self.device.narrow(panel, rounded)
-        product = self._workspace.kept(("product32", width), lambda: Triangle(width, np.float32, self.device))
-        for index in product.block_indices:
-            product.set_product(index, rounded)
-        if not np.isfinite(product.diagonal()).all():
-            raise MagnitudeError(
-                f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
-                "pass --precision float64, or scale by a power of two, which changes no rank"
-            )
-        share = (
-            1.0 if start * self.n_features < _PROBED_WHOLE else min(1.0, self.n_features * _PROBED_SHARE_PER_FEATURE)
-        )
-        self.probes.observe(panel, product, start, share=share, worst_case=_worst_case(rows))
-        self._gram.add(product)
-        self.count(panel)
-
-    def merge(self, other: Self) -> Self:
-        """Return the accumulator of both sets of rows; neither argument changes."""
-        merged = super().merge(other)
-        merged.probes = self.probes.merge(other.probes)
-        return merged
-
-    def prefix(self, n_features: int) -> Self:
-        """Return the accumulator of the first features alone; the error of a part is at most that of the whole."""
-        made = super().prefix(n_features)
-        made.probes = self.probes
-        return made
-
-    def _measured_errors(self) -> tuple[float, float]:
-        gram, sums = self.probes.errors()
-        lost = self.n_rows * (self.n_features + 1) * 2.0**-149  # for residuals whose squares underflow
-        return SAFETY * gram + lost, SAFETY * sums + lost
-
-    def _checked_error(self, values: FloatArray, error: float) -> float:
-        """Return the error, or a larger one where a negative eigenvalue shows that the measured error is too small."""
-        return max(error, -SAFETY * float(values[-1])) if float(values[-1]) < -error else error
-
-    def _grounds(self) -> tuple[Evidence, float | None, str]:
-        probes = self.probes
-        if probes.is_complete:
-            return "measured", CONFIDENCE, f"measured with {N_PROBES} Gaussian probes on every panel, times {SAFETY:g}"
-        return (
-            "measured", None,
-            f"measured with {N_PROBES} Gaussian probes on {probes.n_probed:,} of {probes.n_panels:,} panels, "
-            f"times {SAFETY:g}: no probability is stated",
-        )  # fmt: skip
-
-    def to_arrays(self) -> dict[str, Array]:
-        """Return the state as arrays; ``from_arrays`` gives the same bits back."""
-        return super().to_arrays() | self.probes.to_arrays()
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
-        """Return the accumulator that ``to_arrays`` described, on a device."""
-        accumulator = super().from_arrays(arrays, device)
-        accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays)
-        return accumulator
-
-
-def _worst_case(rows: int) -> float:
-    """Return the relative Frobenius error of a float32 product of float64 rows: two roundings a value, then the sum."""
-    return gamma(rows + 3, U32)
-
-
 def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
     consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
     values = np.sqrt(np.maximum(squares, 0.0))
     return SingularValues(np.clip(values, consistent.lower, consistent.upper), consistent)
-
-
-class GramMethod(ExactMethod):
-    """The Gram matrix, multiplied in float64 or float32."""
-
-    name = "gram"
-    precisions = ("float32", "float64")
-    slowdown = 1.0
-    better = "tsqr"
-    remedy = "try --method auto"
-
-    def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:
-        """Return the class that accumulates in that precision."""
-        return Float32GramAccumulator if precision == "float32" else GramAccumulator
-
-    def flops(self, n_rows: int, size: Size) -> int:
-        """Return N D^2: one triangle."""
-        return n_rows * size.n_features**2
-
-    def state_bytes(self, size: Size) -> int:
-        """Return the bytes of a triangle in blocks."""
-        return triangle_bytes(size.width)
-
-    def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
-        """Return the bytes of one block's product; in float32, of the narrowed panel, its product and the probes."""
-        product = 8 * HOST.block_columns**2
-        if precision == "float64":
-            return product
-        return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + 3 * 16 * 8 * size.width
-
-    def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
-        """Return the bytes of a product and of the sum that it is added to."""
-        return 2 * size.square_bytes
-
-    def shares_update(self, n_features: int, precision: Precision) -> bool:
-        """Return whether all threads share one triangle: if it has ten blocks or more."""
-        return precision == "float64" and n_features >= _SHARED_FROM
-
-    def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Return whether rows of a 16-bit type may be multiplied as they are stored: if sums are float32."""
-        return precision == "float32"

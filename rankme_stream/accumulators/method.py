@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.sketch_spectrum import gathered_rows
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 
 MethodName = Literal["gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
 Precision = Literal["float64", "float32"]
@@ -90,6 +90,10 @@ class Method(ABC):
     def packed_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in a file."""
 
+    @abstractmethod
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the arrays in a file, single numbers left out; a range stands for what may vary."""
+
     def state_bytes(self, size: Size) -> int:
         """Return the bytes of an accumulator in memory."""
         return self.packed_bytes(size)
@@ -126,8 +130,12 @@ class Method(ABC):
         """Return whether all threads share one accumulator, in place of one each."""
         return False
 
+    def draws_probes(self, precision: Precision) -> bool:
+        """Return whether the error of the products is measured with random probes."""
+        return False
+
     def multiplies_stored_rows(self, precision: Precision) -> bool:
-        """Return whether rows of a 16-bit type may be multiplied as they are stored."""
+        """Return whether rows may be multiplied as they are stored, in fewer than 64 bits."""
         return False
 
 
@@ -160,6 +168,11 @@ class ExactMethod(Method):
 class SketchMethod(Method):
     """A method that keeps less than a triangle, and bounds the error of that."""
 
+    remedy = (
+        f"raise {argument('rank')}, or take {argument('method', 'gram')}, which is exact; "
+        f"or pass a larger {argument('tolerance')}"
+    )
+
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:
         """Return the bytes of two panels and a sketch."""
         return 2 * 8 * panel_rows * size.width + self.state_bytes(size)
@@ -190,7 +203,7 @@ class LowRankMethod(SketchMethod):
             beside = f" and oversampling {oversampling}" if oversampling else ""
             raise UsageError(
                 f"a sketch of rank {rank}{beside} takes more than half of the {n_features:,} features, or nothing: the "
-                "Gram matrix (--method gram) costs less then, and is exact"
+                f"Gram matrix ({argument('method', 'gram')}) costs less then, and is exact"
             )
         return rank + oversampling
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankme_stream.accumulators.frequent_directions import FrequentDirectionsMethod
-from rankme_stream.accumulators.gram import GramMethod
+from rankme_stream.accumulators.gram_method import GramMethod
 from rankme_stream.accumulators.method import Arithmetic, Method, MethodName
 from rankme_stream.accumulators.nystrom.accumulator import NystromMethod
 from rankme_stream.accumulators.row_sketch.accumulator import RowSketchMethod

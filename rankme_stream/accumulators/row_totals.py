@@ -18,7 +18,7 @@ from rankme_stream.numerics.rounding import SMALLEST, U, gamma
 
 @dataclass(frozen=True)
 class RowTotals:
-    """Number, sum and energy of the rows absorbed, on the host; never changed, only replaced.
+    """Number, sum and energy of the rows absorbed, times 2^exponent, on the host; never changed, only replaced.
 
     An accumulator counts the fields that its product does not hold and leaves the others zero. It passes what its
     product holds to ``completed`` before it asks for a bound.
@@ -39,6 +39,8 @@ class RowTotals:
         Higham's gamma_n takes it as n.
     energy
         Sum of the squares of all values, as computed.
+    exponent
+        The rows are multiplied by 2^exponent before anything is summed, so that no square of theirs underflows.
 
     References
     ----------
@@ -51,6 +53,7 @@ class RowTotals:
     n_rows: int = 0
     chain: int = 0
     energy: float = 0.0
+    exponent: int = 0
 
     @classmethod
     def empty(cls, n_features: int, rows_error: float = 0.0) -> Self:
@@ -88,6 +91,12 @@ class RowTotals:
             energy=self.energy + other.energy,
         )
 
+    def rescaled(self, exponent: int) -> Self:
+        """Return the totals of the same rows times 2^``exponent``; what is lost to underflow is within ``lost``."""
+        change = exponent - self.exponent
+        sums, energy = np.ldexp(self.sums, change), math.ldexp(self.energy, 2 * change)
+        return replace(self, sums=sums, energy=energy, exponent=exponent)
+
     def prefix(self, n_features: int) -> Self:
         """Return the totals of the first features; the energy of these alone is not known, and stays that of all."""
         return replace(self, nonzero=self.nonzero[:n_features], sums=self.sums[:n_features])
@@ -117,7 +126,7 @@ class RowTotals:
 
     @property
     def lost(self) -> float:
-        """Largest amount that underflow took from a sum."""
+        """Largest amount that underflow took from a sum: of each product, or of the sum when it was rescaled."""
         return self.n_rows * (self.n_features + 1) * SMALLEST
 
     def gram_error(self, energy: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -76,6 +76,7 @@ class TsqrAccumulator(RowAccumulator):
         rows, width = panel.shape
         if rows == 0:
             return
+        self.fit_exponent(panel, self.exponent_with(panel))
         self.device.stack_rows(self._r, panel, self._workspace)
         self.count(panel)
         self.steps += 1
@@ -90,9 +91,10 @@ class TsqrAccumulator(RowAccumulator):
         check_device(self.device, other.device)
         if self.steps == 0 or other.steps == 0:  # the empty accumulator is the identity, bit for bit
             return (other if self.steps == 0 else self)._copy()
-        merged = self._copy()
-        self.device.stack_triangle(merged._r, other._r, Workspace(self.device))
-        merged.totals = self.totals.merge(other.totals)
+        mine, theirs = self._with_one_exponent(other)
+        merged: TsqrAccumulator = mine._copy()
+        self.device.stack_triangle(merged._r, theirs._r, Workspace(self.device))
+        merged.totals = mine.totals.merge(theirs.totals)
         merged.steps = max(self.steps, other.steps) + 1
         width = self.n_features + 1
         reflected = self.device.reflected_rows(width, width)
@@ -110,6 +112,10 @@ class TsqrAccumulator(RowAccumulator):
 
     def _copy(self) -> TsqrAccumulator:
         return self.prefix(self.n_features)
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._r = self._copy()._r
+        self._r[:, 1:] *= factor
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the rows; changes nothing.
@@ -149,8 +155,9 @@ class TsqrAccumulator(RowAccumulator):
             row_sum=(max(0.0, row_sum - row_sum_error), row_sum + row_sum_error),
             evidence="empirical",
             confidence=None,
-            grounds=f"empirical: {growth:,.0f} u |Z|_F for {self.steps:,} QR steps, several times the growth ever seen",
-        )
+            grounds=f"empirical: {math.ceil(growth):,} u |Z|_F for {self.steps:,} QR steps, several times the growth "
+            "ever seen",
+        ).over(totals.exponent)
 
     def _factor(self, *, centered: bool) -> Any:
         r = self.device.xp.triu(self._r)
@@ -158,10 +165,10 @@ class TsqrAccumulator(RowAccumulator):
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""
-        return self.device.singular_values(self._factor(centered=centered))[: self.totals.size]
+        found = self.device.singular_values(self._factor(centered=centered))[: self.totals.size]
+        return np.ldexp(found, -self.totals.exponent)
 
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
+    def _scaled_sums(self) -> FloatArray:
         first_row = self.device.download(self._r[0, :])
         return np.asarray(first_row[0] * first_row[1:])
 
@@ -205,11 +212,15 @@ class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
-    remedy = "pass a larger --tolerance"
+    remedy = f"pass a larger {argument('tolerance')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:
         """Return the class that keeps R."""
         return TsqrAccumulator
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the triangle and the mask of features."""
+        return {"r": (size.width * (size.width + 1) // 2,), "nonzero": (size.n_features,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 2 N D^2."""

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from rankme_stream import __version__
 from rankme_stream.cli import console
 from rankme_stream.cli import options as shared
+from rankme_stream.cli.group import Group, print_version
+from rankme_stream.cli.output_files import Documents, check_json, check_state, in_turn, write
+from rankme_stream.cli.scoring import Check, deliver, score_entries, score_sources, shortfalls_as_errors
 from rankme_stream.cli.signals import Signal, Signals
+from rankme_stream.cli.streams import UNREAD, UnreadError, prepare, print_error, print_out
 from rankme_stream.cli.tables import plan_table, state_table
-from rankme_stream.errors import (
-    CheckpointWarning,
-    RankMeError,
-    SourceFormatError,
-    ToleranceWarning,
-)
+from rankme_stream.errors import RankMeError, printable
 
 if TYPE_CHECKING:
-    from rankme_stream.measuring.saved_results import Entry
     from rankme_stream.passes.state.pass_state import State
-    from rankme_stream.results.comparable_run import ComparableRun
-    from rankme_stream.results.measurement import Measurement
-
-Check = Callable[[], None]  # raises for a signal that arrived
+    from rankme_stream.results.comparison import Comparison
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="rankme")
-def cli() -> None:
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version,
+              help="Print the version and exit.")  # fmt: skip
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Compute the effective rank of embedding dumps: every row, one pass, bounded memory."""
+    if ctx.invoked_subcommand is None:
+        print_error(ctx.get_help())
+        ctx.exit(2)
 
 
 @cli.command()
@@ -60,7 +55,8 @@ def cli() -> None:
 @click.pass_obj
 def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     """Score each SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
-    _score(check, sources, json_file, options)
+    if worst := score_sources(check, sources, json_file, options):
+        raise click.exceptions.Exit(worst)
 
 
 @cli.command()
@@ -87,6 +83,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
     from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
 
+    check_json(json_file, (source, options["groups"], options["checkpoint"]))
     if threads is not None:
         options["workers"] = 1
     planned = make_plan(source, **options)
@@ -94,9 +91,9 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
-        console.print_out(plan_table(source, document))
+        print_out(plan_table(source, document))
     else:
-        console.write(json_file, json.dumps(document, indent=2) + "\n")
+        write(json_file, json.dumps(document, indent=2) + "\n")
 
 
 @cli.command()
@@ -118,12 +115,13 @@ def segment(
     """Read one part of SOURCE into a state file for `rankme merge`; if the file exists, go on from it."""
     from rankme_stream.measuring.api import segment as read_segment
 
+    check_state(state_file, "state", (source, options["groups"]))
     with console.Reporter(quiet, check) as progress:
         state = read_segment(source, part=part, state=state_file, progress=progress, **options)
     if not quiet:
         rows = ", ".join(f"rows {start:,} to {stop - 1:,}" for start, stop in state.covered)
         rows = rows or "no rows: there are fewer segments than parts"
-        console.print_out(f"{state_file}: part {part[0]}/{part[1]} of {source}, {rows}")
+        print_out(f"{printable(state_file)}: part {part[0]}/{part[1]} of {printable(source)}, {rows}")
 
 
 @cli.command()
@@ -144,17 +142,14 @@ def merge(
     from rankme_stream.measuring.api import measure_state
     from rankme_stream.passes.state.pass_state import load_state, merge_states, save_state
 
-    if json_file is not None:
-        console.check_writable(json_file)
+    check_json(json_file, (*states, state_file))
+    check_state(state_file, "state", ())
     whole = merge_states((load_state(name) for name in states), states)
     if state_file is not None:
         save_state(state_file, whole)
-    with _shortfalls_as_errors():
+    with shortfalls_as_errors():
         measurement = measure_state(whole, tolerance=tolerance, dims=dims)
-    _show(measurement, json_file, quiet)
-    if json_file is not None:
-        console.write(json_file, measurement.to_json() + "\n")
-    if worst := _report(measurement.shortfalls):
+    if worst := deliver(measurement, Documents(json_file, is_many=False), is_shown=json_file != "-" and not quiet):
         raise click.exceptions.Exit(worst)
 
 
@@ -167,7 +162,7 @@ def show(file: str, debug: bool) -> None:
 
     content = read_results(file)
     if isinstance(content, list):
-        _show_documents(file, content)
+        _show_documents(content)
     else:
         _show_state(content)
 
@@ -176,25 +171,23 @@ def _show_state(state: State) -> None:
     from rankme_stream.measuring.api import measure_state
 
     if state.missing:
-        console.print_out(state_table(state))
+        print_out(state_table(state))
         return
-    with _shortfalls_as_errors():  # which are not printed, since no tolerance was requested
-        console.print_out(str(measure_state(state)))
+    with shortfalls_as_errors():  # which are not printed, since no tolerance was requested
+        print_out(str(measure_state(state)))
 
 
-def _show_documents(file: str, documents: list[dict[str, Any]]) -> None:
+def _show_documents(documents: list[dict[str, Any]]) -> None:
     from rankme_stream.results.table import table
 
     for number, document in enumerate(documents):
         if number:
-            console.print_out("")
+            print_out("")
         if "error" in document:
-            console.print_out(f"{document['source']['uri']}\nrankme: error: {document['error']['message']}")
-            continue
-        try:
-            console.print_out(table(document))
-        except (KeyError, TypeError) as error:
-            raise SourceFormatError(f"{file} is damaged: {error} is absent or of another type") from None
+            uri, message = (printable(text) for text in (document["source"]["uri"], document["error"]["message"]))
+            print_out(f"{uri}\nrankme: error: {message}")
+        else:
+            print_out(table(document))
 
 
 @cli.command()
@@ -217,19 +210,20 @@ def compare(
     allow_mixed: bool, json_file: str | None, quiet: bool, debug: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Rank runs by a metric: JSON results, state files, and dumps, which are scored first."""
+    from rankme_stream.measuring.request import Request
     from rankme_stream.measuring.saved_results import entries
     from rankme_stream.results.comparable_run import check_metric, options_for
     from rankme_stream.results.compare import compare as compare_runs
     from rankme_stream.results.downstream_scores import match_scores, read_scores
 
     check_metric(metric)
-    if json_file is not None:
-        console.check_writable(json_file)
-    named = [entry for source in sources for entry in entries(source)]
+    check_json(json_file, (*sources, scores_file, options["groups"]))
+    Request(**options_for(metric, options)).check()  # once, not for each source
+    named = entries(sources)
     lines = None
     if scores_file is not None:  # before hours are spent on dumps that it does not name
         lines = match_scores(read_scores(scores_file), [(entry.uri, entry.origin) for entry in named])
-    runs, left_out, worst = _runs(named, check, quiet, debug, **options_for(metric, options))
+    runs, left_out, worst = score_entries(named, check, quiet, debug, **options_for(metric, options))
     if not runs:
         raise click.exceptions.Exit(worst)
     comparison = compare_runs(
@@ -237,41 +231,18 @@ def compare(
         selects=rule is not None, allow_mixed=allow_mixed, confidence=options["confidence"], seed=options["seed"],
         left_out=left_out,
     )  # fmt: skip
-    printed = list(comparison.selected) if quiet else [str(comparison)]
-    if json_file != "-" and printed:
-        console.print_out("\n".join(printed))
+    steps = [] if json_file == "-" else [lambda: _print_comparison(comparison, quiet)]
     if json_file is not None:
-        console.write(json_file, json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+        text = json.dumps(comparison.to_dict(), indent=2, allow_nan=False)
+        steps.insert(0, lambda: write(json_file, text + "\n"))
+    in_turn(*steps)
     if worst:
         raise click.exceptions.Exit(worst)
 
 
-def _runs(
-    entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
-) -> tuple[dict[int, ComparableRun], list[dict[str, Any]], int]:
-    """Return the runs by the index of their entry, the entries without a result, with errors, and the exit code."""
-    from rankme_stream.results.comparable_run import ComparableRun
-
-    runs: dict[int, ComparableRun] = {}
-    left_out, worst = [], 0
-    for index, entry in enumerate(entries):
-        try:
-            with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
-                document, shortfalls = entry.document(progress=progress, **options)
-                runs[index] = ComparableRun.of(document, entry.origin)
-        except RankMeError as error:
-            if len(entries) == 1 or debug:
-                raise
-            console.report(error)
-            worst = max(worst, error.exit_code)
-            left_out.append({"source": {"uri": entry.uri}, "error": _describe(error)})
-            continue
-        worst = max(worst, _report(shortfalls))
-    return runs, left_out, worst
-
-
-def _describe(error: RankMeError) -> dict[str, Any]:
-    return {"type": type(error).__name__, "message": str(error), "exit": error.exit_code}
+def _print_comparison(comparison: Comparison, quiet: bool) -> None:
+    if lines := [printable(uri) for uri in comparison.selected] if quiet else [str(comparison)]:
+        print_out("\n".join(lines))
 
 
 @cli.command()
@@ -289,109 +260,35 @@ def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
     options |= {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
     options |= {"checkpoint": None, "verbose": False}
-    _score(check, (f"{bundled}::embeddings",), json_file, options)
-
-
-def _score(check: Check | None, sources: tuple[str, ...], json_file: str | None, options: dict[str, Any]) -> None:
-    """Score one source after another with the options of the command."""
-    from rankme_stream.measuring.batch import shared_client
-
-    quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
-    output = console.Documents(json_file, is_many=len(sources) > 1)
-    worst = 0
-    with shared_client(**options) if len(sources) > 1 else nullcontext(options["client"]) as client:
-        options["client"] = client
-        for source in sources:
-            try:
-                file = _checkpoint_of(source, checkpoint, is_many=len(sources) > 1)
-                if verbose:
-                    click.echo(_plan_of(source, file, options), err=True)
-                with console.Reporter(quiet, check) as progress, _shortfalls_as_errors():
-                    measurement = _measure(source, progress=progress, checkpoint=file, **options)
-            except RankMeError as error:
-                if len(sources) == 1 or debug:
-                    raise
-                console.report(error)
-                worst = max(worst, error.exit_code)
-                output.add({"schema_version": 1, "source": {"uri": source}, "error": _describe(error)})
-                continue
-            _show(measurement, json_file, quiet)
-            output.add(measurement.to_dict())
-            worst = max(worst, _report(measurement.shortfalls))
-    if worst:
+    if worst := score_sources(check, (f"{bundled}::embeddings",), json_file, options):
         raise click.exceptions.Exit(worst)
 
 
-def _measure(source: str, **options: Any) -> Measurement:
-    from rankme_stream.measuring.api import measure
-
-    return measure(source, **options)
-
-
-def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
-    """Return the checkpoint of a source: the given file, or a file in the given folder."""
-    from rankme_stream.measuring.batch import checkpoint_in
-
-    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
-        return str(checkpoint_in(Path(checkpoint), source))
-    return checkpoint
-
-
-def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
-    from rankme_stream.measuring.api import plan as make_plan
-
-    names = (
-        "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
-        "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
-    )  # fmt: skip
-    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
-    return plan_table(source, planned.to_dict())
-
-
-def _show(measurement: Measurement, json_file: str | None, quiet: bool) -> None:
-    if json_file != "-" and not quiet:
-        console.print_out(str(measurement) + "\n")
-
-
-@contextmanager
-def _shortfalls_as_errors() -> Iterator[None]:
-    """Silence the warnings of the shortfalls of a measurement: the command prints them as errors."""
-    with warnings.catch_warnings():
-        for category in (ToleranceWarning, CheckpointWarning):
-            warnings.simplefilter("ignore", category)
-        yield
-
-
-def _report(shortfalls: Sequence[RankMeError]) -> int:
-    """Print the shortfalls of a measurement as errors; return the exit code."""
-    for error in shortfalls:
-        console.report(error)
-    return max((error.exit_code for error in shortfalls), default=0)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process at once, without waiting for worker threads, which may be in the middle of a long decode."""
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with one of the codes in docs/commands.md."""
+def run(arguments: list[str], check: Check | None = None) -> int:
+    """Run the command with its arguments, print its error in one line, and return its exit code (docs/commands.md)."""
     try:
-        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=Signals().check)
+        code = cli.main(args=arguments, prog_name="rankme", standalone_mode=False, obj=check) or 0
     except RankMeError as error:
-        if "--debug" in (sys.argv if arguments is None else arguments):
-            raise
-        console.report(error)
+        console.report(error, debug="--debug" in arguments)
         code = error.exit_code
+    except UnreadError:
+        code = UNREAD
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.ClickException as error:
-        click.echo(f"rankme: error: {error.format_message()}", err=True)
+        print_error(f"rankme: error: {' '.join(error.format_message().split())}")
         code = error.exit_code
+    return code
+
+
+def main(arguments: list[str] | None = None, signals: Signals | None = None) -> NoReturn:
+    """Run the command as a process does, and exit with its code."""
+    prepare()
+    sys.excepthook, warnings.showwarning = console.report_defect, console.report_warning
+    signals = signals or Signals()
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments, signals.check)
+        signals.ignore()
     except Signal as arrived:
-        ending = "interrupted" if arrived.number == signal.SIGINT else "terminated"
-        notes = "; ".join(getattr(arrived, "__notes__", ["the pass gives no result"]))
-        click.echo(f"rankme: error: {ending}; {notes}", err=True)
-        _leave(128 + arrived.number)
+        arrived.end()
     sys.exit(code)

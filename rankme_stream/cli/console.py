@@ -1,109 +1,22 @@
-"""Output of the ``rankme`` command: tables, progress, files, and one line for every error."""
+"""What the ``rankme`` command prints on stderr: progress, and one line for every error and warning."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, cast
 
-import click
-
-from rankme_stream.errors import OutputError, RankMeError
+from rankme_stream.cli.options import on_command_line
+from rankme_stream.cli.streams import LossyStream, print_error
+from rankme_stream.errors import RankMeError, worded
 
 if TYPE_CHECKING:
     from rankme_stream.passes.engines.engine import Progress
 
 _LINE_PERIOD_S = 60.0
-
-
-def print_out(text: str) -> None:
-    try:
-        click.echo(text)
-        sys.stdout.flush()
-    except OSError as error:
-        _abandon_stdout()
-        raise OutputError(f"stdout cannot be written: {error.strerror}") from None
-
-
-def _abandon_stdout() -> None:
-    """Redirect stdout to the null device, so that Python's flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def check_writable(json_file: str) -> None:
-    """Refuse a file that cannot be written, before hours are spent on its content."""
-    if json_file == "-":
-        return
-    path = Path(json_file)
-    if path.is_dir():
-        raise OutputError(f"{json_file} is a folder; give a file for --json")
-    if not path.parent.is_dir():
-        raise OutputError(f"{json_file} cannot be written: the folder {path.parent} does not exist")
-    target = path if path.exists() else path.parent
-    if not os.access(target, os.W_OK):
-        raise OutputError(f"{json_file} cannot be written: no permission for {target}")
-
-
-def write(json_file: str, text: str) -> None:
-    if json_file == "-":
-        print_out(text.rstrip("\n"))
-        return
-    path = Path(json_file)
-    if path.exists() and not path.is_file():  # a pipe or device must be written to, not replaced
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
-        return
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            temporary = Path(file.name)
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise OutputError(f"{json_file} cannot be written: {error.strerror}") from None
-
-
-class Documents:
-    """Writer of results as JSON: one document, or a line for each once it is ready; nothing without a file.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written; raised before hours are spent on its content.
-    """
-
-    def __init__(self, json_file: str | None, *, is_many: bool) -> None:
-        self._file, self._is_many = json_file, is_many
-        if json_file is not None:
-            check_writable(json_file)
-            if is_many and json_file != "-":
-                write(json_file, "")
-
-    def add(self, document: dict[str, Any]) -> None:
-        """Write a result."""
-        if self._file is None:
-            return
-        text = json.dumps(document, indent=None if self._is_many else 2, allow_nan=False) + "\n"
-        if not self._is_many or self._file == "-":
-            write(self._file, text)
-            return
-        try:
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise OutputError(f"{self._file} cannot be written: {error.strerror}") from None
 
 
 class Reporter:
@@ -135,7 +48,7 @@ class Reporter:
         """Start the display and return the function that updates it."""
         if self._quiet:
             return lambda done: None
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             return self._print_line
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -143,7 +56,7 @@ class Reporter:
 
         rate = TextColumn("rows  {task.fields[rate]}")
         columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._bar = Bar(*columns, console=Console(file=cast("IO[str]", LossyStream(sys.stderr))), transient=True)
         self._bar.start()
         self._task = self._bar.add_task("rows", total=None, rate="")
         return self._draw
@@ -164,7 +77,7 @@ class Reporter:
 
     def _print_line(self, done: Progress) -> None:
         if done.rankme is not None:
-            click.echo(_look(done), err=True)
+            print_error(_look(done))
             return
         if time.monotonic() - self._last_line < _LINE_PERIOD_S:
             return
@@ -172,7 +85,7 @@ class Reporter:
         remaining_s = done.elapsed_s * (done.rows_total - done.rows_done) / max(1, done.rows_done)
         rows = f"{done.rows_before + done.rows_done:,} of {done.rows_before + done.rows_total:,} rows"
         checkpoint = "" if done.checkpoint_age_s is None else f", checkpoint {done.checkpoint_age_s / 60:.1f} min old"
-        click.echo(f"rankme: {rows}, {_rate(done)}, {remaining_s / 60:.0f} min left{checkpoint}", err=True)
+        print_error(f"rankme: {rows}, {_rate(done)}, {remaining_s / 60:.0f} min left{checkpoint}")
 
 
 def _look(done: Progress) -> str:
@@ -186,6 +99,27 @@ def _rate(done: Progress) -> str:
     return f"{done.bytes_read / max(done.elapsed_s, 1e-9) / 1e6:,.0f} MB/s"
 
 
-def report(error: RankMeError) -> None:
-    text = "; ".join([str(error), *getattr(error, "__notes__", [])])
-    click.echo(f"rankme: error: {' '.join(text.split())}", err=True)
+def describe(error: RankMeError) -> str:
+    """Return the message of an error with its notes, in the words of the command line."""
+    return worded("; ".join([error.message, *getattr(error, "__notes__", [])]), on_command_line)
+
+
+def report(error: RankMeError, *, debug: bool = False) -> None:
+    """Print an error in one line, after its traceback if ``debug``."""
+    if debug:
+        print_error("".join(traceback.format_exception(error)).rstrip("\n"))
+    print_error(f"rankme: error: {describe(error)}")
+
+
+def report_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: object = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """Print a warning of any library in one line, in place of ``warnings.showwarning``."""
+    print_error(f"rankme: warning: {' '.join(str(message).split())}")
+
+
+def report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception that nothing caught, in place of ``sys.excepthook``."""
+    print_error("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+    print_error("rankme: error: this is a defect of rankme-stream: please report the lines above to its authors")

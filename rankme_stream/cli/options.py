@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -12,17 +13,27 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
 
+_DIGITS = r"\d{1,19}"  # of a number below 2^64; Python refuses to read thousands of them
+_NAMES = {"memory_limit": "--memory", "groups": "--group-by", "client": "--scheduler"}
+
+
+def on_command_line(name: str, value: str | None) -> str:
+    """Return an argument of Python as the option of the command, with its value."""
+    option = _NAMES.get(name, f"--{name.replace('_', '-')}")
+    return option if value is None or value == "True" else f"{option} {value}"
+
+
 class _Memory(click.ParamType[int]):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)\s*", str(value).upper())
+        match = re.fullmatch(rf"\s*({_DIGITS}(?:\.{_DIGITS})?)\s*([KMGT]?I?B?)\s*", str(value).upper())
         unit = match[2] if match else None
         if unit is not None and unit not in _UNITS:
             unit = unit + "B" if unit + "B" in _UNITS else None
-        if match is None or unit is None or float(match[1]) <= 0:
+        if match is None or unit is None or not 1 <= (n_bytes := Decimal(match[1]) * _UNITS[unit]) < 2**63:
             self.fail(f"{value!r} is not a size; write for example 8GiB or 500MB", param, ctx)
-        return int(float(match[1]) * _UNITS[unit])
+        return int(n_bytes)
 
 
 class _Rows(click.ParamType[tuple[int | None, int | None]]):
@@ -31,7 +42,7 @@ class _Rows(click.ParamType[tuple[int | None, int | None]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int | None, int | None]:
-        match = re.fullmatch(r"(\d*):(\d*)", str(value))
+        match = re.fullmatch(rf"({_DIGITS})?:({_DIGITS})?", str(value))
         if match is None:
             self.fail(f"{value!r} is not a row range; write for example 0:25600", param, ctx)
         return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
@@ -44,7 +55,7 @@ class Part(click.ParamType[tuple[int, int]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return I and N."""
-        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        match = re.fullmatch(rf"({_DIGITS})/({_DIGITS})", str(value))
         if match is None or int(match[1]) >= int(match[2]):
             self.fail(f"{value!r} is not a part; write for example 0/16, or 15/16 for the last of 16", param, ctx)
         return int(match[1]), int(match[2])
@@ -56,9 +67,21 @@ class _Dims(click.ParamType[tuple[int, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        if re.fullmatch(r"\d+(,\d+)*", str(value)) is None:
+        if re.fullmatch(rf"{_DIGITS}(,{_DIGITS})*", str(value)) is None:
             self.fail(f"{value!r} is not a list of widths; write for example 64,128", param, ctx)
         return tuple(int(d) for d in str(value).split(","))
+
+
+class _Number(click.FloatRange):
+    """Number in a range; NaN, which is neither below nor above an end, is refused."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -99,8 +122,8 @@ passes_option = click.option(
     help="Most passes of rsvd; later passes sharpen its directions and bound the rest.",
 )  # fmt: skip
 tolerance_option = click.option(
-    "--tolerance", type=click.FloatRange(0.0), default=1e-3, show_default=True,
-    help="Largest relative half-width of RankMe's interval; exit code 4 if it is not met.",
+    "--tolerance", type=_Number(0.0), default=1e-3, show_default=True,
+    help="Largest relative half-width of RankMe's interval, above 0; exit code 4 if it is not met.",
 )  # fmt: skip
 dims_option = click.option(
     "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
@@ -117,7 +140,7 @@ sample_options = _add(
     [
         sample_option,
         click.option("--max-rows", type=click.IntRange(1), help="Most rows of a sample; needs --sample."),
-        click.option("--confidence", type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True), default=0.95,
+        click.option("--confidence", type=_Number(0.0, 0.999999, min_open=True), default=0.95,
                      show_default=True, help="Probability that the intervals of a sample or a row sketch hold."),
         population_option,
         seed_option,

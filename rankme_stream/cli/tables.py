@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rankme_stream.errors import printable
+
 if TYPE_CHECKING:
     from rankme_stream.passes.state.pass_state import State
 
@@ -12,7 +14,7 @@ def plan_table(source: str, planned: dict[str, Any]) -> str:
     """Return a table of a plan, given as the result of ``Plan.to_dict``."""
     mebi = 2**20
     lines = [
-        source,
+        printable(source),
         f"  rows        {planned['row_start']:,} to {planned['row_stop']:,} x {planned['n_features']:,} features",
         f"  method      {planned['method']} in {planned['precision']}, {planned['flops']:.3g} flops"
         + (", unit rows too" if planned["normalize"] else ""),
@@ -63,7 +65,7 @@ def state_table(state: State) -> str:
     gaps = [f"    {start:,} to {stop - 1:,}" for start, stop in state.missing]
     return "\n".join(
         [
-            state.source["uri"],
+            printable(state.source["uri"]),
             f"  method      {plan.method} in {plan.precision}" + (", unit rows too" if plan.normalize else ""),
             f"  rows        {done:,} of {n_rows:,} read ({done / n_rows:.1%}); no result before the rest is read:",
             *gaps,

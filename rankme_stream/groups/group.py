@@ -67,6 +67,7 @@ class OpenGroup:
             some = rows[start : start + PANEL_ROWS]
             filled = panel[: len(some), :]
             filled[:, 1:] = some
+            gram.fit_exponent(filled, gram.exponent_with(filled))
             for part in gram.parts:
                 gram.update_part(part, filled, scratch)
             gram.count(filled)

@@ -21,6 +21,7 @@ from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
 
 _SHARED_FROM = 64  # groups that a merge closes; from here on threads share them
+_MOST_DIGITS = 4000  # of a label taken as a number; Python reads 4,300
 
 _Group = OpenGroup | ClosedGroup
 _Build = Callable[[Workspace], OpenGroup]  # builds a group only when it is about to be closed, to save memory
@@ -175,7 +176,7 @@ class GroupedRows:
 def in_order(names: Mapping[str, Any]) -> list[str]:
     """Return names of groups sorted: by number if all are whole numbers or ``first:last``, else as text."""
     heads = [name.partition(":")[0] for name in names]
-    if all(head.removeprefix("-").isdecimal() for head in heads):
+    if all(head.removeprefix("-").isdecimal() and len(head) <= _MOST_DIGITS for head in heads):
         return sorted(names, key=lambda name: int(name.partition(":")[0]))
     return sorted(names)
 

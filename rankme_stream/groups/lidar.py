@@ -31,7 +31,8 @@ from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
-from rankme_stream.numerics.rounding import U, gamma
+from rankme_stream.numerics.rounding import SMALLEST, U, gamma
+from rankme_stream.numerics.scaling import exponent_of, scaled
 from rankme_stream.spectra import intervals, metrics
 from rankme_stream.spectra.estimates import Estimate
 from rankme_stream.spectra.jackknife import standard_error
@@ -113,12 +114,16 @@ class _GroupMeans:
         return _Eigenvalues(np.clip(computed, consistent.lower, consistent.upper), consistent)
 
     def _between(self) -> tuple[FloatArray, float]:
-        """Return S_b and a bound on the Frobenius norm of its error."""
-        n = len(self.means)
-        centered = self.means - self.means.sum(axis=0) / n
-        norm_of_means, norm = float(np.linalg.norm(self.means)), float(np.linalg.norm(centered))
-        shift = 2.0 * float(np.linalg.norm(self.errors)) + gamma(n + 2) * norm_of_means + U * norm
-        error = shift * (2.0 * norm + shift) + gamma(n + 3) * norm**2
+        """Return S_b, times a power of two if its entries are tiny, and a bound on the Frobenius norm of its error.
+
+        LiDAR takes the shares of the eigenvalues in their sum, so the factor changes nothing.
+        """
+        n, exponent = len(self.means), exponent_of(float(np.abs(self.means).max()))
+        means, errors = scaled(self.means, exponent), scaled(self.errors, exponent)
+        centered = means - means.sum(axis=0) / n
+        norm_of_means, norm = float(np.linalg.norm(means)), float(np.linalg.norm(centered))
+        shift = 2.0 * float(np.linalg.norm(errors)) + gamma(n + 2) * norm_of_means + U * norm
+        error = shift * (2.0 * norm + shift) + gamma(n + 3) * norm**2 + n * means.size * SMALLEST
         return centered.T @ centered / n, error / n * (1.0 + 2.0**-20)
 
     def _within(self) -> tuple[FloatArray, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError, UsageError
+from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.labels import Labels, open_labels, plain
 
@@ -92,12 +92,15 @@ def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
         text = os.fspath(spec)
         if text.startswith("column:"):
             raise UsageError(
-                f"groups {text!r}: no source here has columns beside its features; store the labels as an array of "
-                "their own and give store.zarr::array or labels.npy"
+                f"{argument('groups')} is {text!r}: no source here has columns beside its features; store the labels "
+                "as an array of their own and give store.zarr::array or labels.npy"
             )
         if text.startswith("rows:"):
-            if (match := re.fullmatch(r"rows:([1-9]\d*)", text)) is None:
-                raise UsageError(f"groups {text!r} is not a number of rows; write for example rows:10000")
+            if (match := re.fullmatch(r"rows:([1-9]\d{0,17})", text)) is None:
+                raise UsageError(
+                    f"{argument('groups')} is {text!r}, which is no number of rows below 10^18; write for example "
+                    "rows:10000"
+                )
             return _by_runs(int(match[1]), rows)
     labels = open_labels(spec)
     if labels.n_rows != n_rows:

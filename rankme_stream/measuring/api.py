@@ -11,12 +11,12 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Literal
 
-from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError
+from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError, argument
 from rankme_stream.groups import lidar
 from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
 from rankme_stream.measuring.execute import Execution, execute, execute_state
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request
+from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request, widths
 from rankme_stream.measuring.steps import plan_steps
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
@@ -151,7 +151,7 @@ def measure(
         rows=rows,
         seed=seed,
         normalize=normalize,
-        dims=tuple(dims),
+        dims=widths(dims),
         groups=groups,
         workers=workers,
         memory_limit=memory_limit,
@@ -195,7 +195,7 @@ def measure_state(
     StateError
         If rows are missing; the message names them.
     """
-    request = Request(tolerance=tolerance, confidence=confidence, dims=tuple(dims)).check()
+    request = Request(tolerance=tolerance, confidence=confidence, dims=widths(dims)).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():
         execution = execute_state(state, request)
@@ -329,7 +329,7 @@ def plan(
         rows=rows,
         seed=seed,
         normalize=normalize,
-        dims=tuple(dims),
+        dims=widths(dims),
         groups=groups,
         workers=workers,
         memory_limit=memory_limit,
@@ -427,8 +427,10 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
     try:
         number, count = map(operator.index, part)
     except (TypeError, ValueError):
-        raise UsageError(f"part {part!r} is not a pair (i, n) of integers") from None
-    if not 0 <= number < count:
+        raise UsageError(f"{argument('part')} is {part!r} and must be a pair (i, n) of integers") from None
+    if not 0 <= number < count < 2**63:
+        if count >= 2**63:
+            raise UsageError(f"{argument('part')} has more parts than 2^63: give fewer")
         last = f"0/{count} to {count - 1}/{count}" if count > 0 else "I/N with N of 1 or more"
         raise UsageError(f"there is no part {number}/{count}: give {last}")
     return number, count

@@ -13,6 +13,7 @@ from typing import Any
 from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measuring.api import measure
 from rankme_stream.passes.engines.dask.engine import connected
+from rankme_stream.passes.state.checkpoint import check_place
 from rankme_stream.results.measurement import Measurement
 
 
@@ -33,7 +34,7 @@ def measure_each(
     with shared_client(**options) as client:
         for source in sources:
             try:
-                file = None if checkpoint is None else checkpoint_in(Path(checkpoint), source)
+                file = None if checkpoint is None else checkpoint_in(checkpoint, source)
                 yield source, measure(source, checkpoint=file, **options | {"client": client})
             except RankMeError as error:
                 yield source, error
@@ -55,25 +56,30 @@ def shared_client(
         yield opened.client
 
 
-def checkpoint_in(folder: Path, source: Any) -> Path:
+def checkpoint_in(folder: str | os.PathLike[str], source: Any) -> Path:
     """Return the checkpoint of a source in a folder; the same file for the same path or URI.
 
     Raises
     ------
     UsageError
-        If the source has no path or URI, or the folder is a file.
+        If the source has no path or URI, or the folder has no name, is a file, or is a zarr store or inside one.
     OutputError
         If the folder cannot be created.
     """
     if not isinstance(source, str | os.PathLike):
         raise UsageError(f"a {type(source).__name__} has no name for its checkpoint: pass a path or URI instead")
+    if not os.fspath(folder):
+        raise UsageError("the folder for checkpoints has an empty name: give one, for example '.'")
+    folder = Path(folder)
     uri = os.fspath(source)
     address = uri if "://" in uri else os.path.abspath(uri)
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", address)[-60:].strip("-.")
+    name = f"{readable}-{blake2b(address.encode(), digest_size=4).hexdigest()}.state"
+    check_place(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"{folder} is a file; give a folder for the checkpoints of several sources") from None
     except OSError as error:
         raise OutputError(f"{folder} cannot be created: {error.strerror}") from None
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", address)[-60:].strip("-.")
-    return folder / f"{name}-{blake2b(address.encode(), digest_size=4).hexdigest()}.state"
+    return folder / name

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import ARITHMETICS, METHODS
-from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError
+from rankme_stream.errors import LimitError, MagnitudeError, SourceError, UsageError, argument
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.request import Request
@@ -116,8 +116,9 @@ def sketch_advice(runner: PassRunner) -> str:
                 sketch_spectrum.expected(size, sketch_runner.sketch_size).consistent, eps=1e-7
             )
             return (
-                f"; or sketch it, in {-(-peak // 2**20)} MiB: --method rsvd --rank {rank}, which for singular values "
-                f"that fall as k^-1/2 leaves RankMe between {least:.3g} and {most:.3g} of {size:,}"
+                f"; or sketch it, in {-(-peak // 2**20)} MiB: {argument('method', 'rsvd')} {argument('rank', rank)}, "
+                f"which for singular values that fall as k^-1/2 leaves RankMe between {least:.3g} "
+                f"and {most:.3g} of {size:,}"
             )
     return ""
 

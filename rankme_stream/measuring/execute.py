@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
     arithmetics_for,
@@ -83,7 +84,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)
     done, bytes_read = read_stream(stream, first_in_float64(arithmetics), request, device, progress)
-    refused = "a stream is read once; pass method='tsqr', or store it" if len(arithmetics) > 1 else None
+    refused = f"a stream is read once; pass {argument('method', 'tsqr')}, or store it" if len(arithmetics) > 1 else None
     return Execution(
         source=_describe(stream.uri, (stream.n_rows, stream.n_features), stream.stored, "blocks"),
         tables=tables_of_rows(done, stream.stored.unit_roundoff, request.normalize, request.dims),
@@ -165,10 +166,10 @@ def execute_state(state: State, request: Request) -> Execution:
     done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
     check_not_empty(done, uri)
-    better, remedy = METHODS[plan.method].better, "pass a larger --tolerance"
+    better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
     if better is not None:
-        options = f"--method {better} --part I/N, other options as before"
-        remedy = f"read the rows again (rankme segment {uri} {options}) and merge again"
+        again = f"rankme segment {shlex.quote(uri)} --method {better} --part I/N, other options as before"
+        remedy = f"read the rows again ({again}) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from rankme_stream.accumulators.method import Arithmetic, Size
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
-from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError
+from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
@@ -26,11 +28,11 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
-from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_pass
+from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.passes.state.pass_state import State, load_state, read_basis, save_state
-from rankme_stream.sources import Source
+from rankme_stream.passes.state.pass_state import State, create_state, load_state, read_basis
+from rankme_stream.sources import Source, content_digest
 
 
 class PassRunner:
@@ -55,6 +57,8 @@ class PassRunner:
         File that keeps what a pass has read; if it exists, the pass goes on from it.
     pass_number, basis
         Number of the next pass, from 0, and the basis that the one before found for it.
+    probe_seed
+        Seed of the probes of float32 products, the same for all parts of a pass; 0 until a pass draws it.
     bytes_read
         Bytes decoded so far, pilots included.
     passes
@@ -88,10 +92,10 @@ class PassRunner:
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
                 f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
-                "leave groups out"
+                f"leave {argument('groups')} out"
             )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
-        self.bytes_read, self.pass_number = 0, 0
+        self.bytes_read, self.pass_number, self.probe_seed = 0, 0, 0
         self.refused: str | None = None
         self.checkpoint_failure: str | None = None
         self.passes: list[Mapping[str, Any]] = []
@@ -99,6 +103,7 @@ class PassRunner:
         self.basis: OrthonormalBasis | None = None
         self._base_bytes: dict[str, int] = {}  # before the first step, here or on a worker of a cluster
         self._stored_arithmetic: Arithmetic | None = None
+        self._has_begun = False  # to write the checkpoint
         if self.checkpoint is not None:
             self._note_stored_pass(self.checkpoint)
 
@@ -107,17 +112,18 @@ class PassRunner:
         if self.source.reopen() is None:
             raise UsageError(
                 f"{self.source.uri} lives in this process, so no other could go on from a checkpoint: store the rows "
-                "in a zarr array, or leave checkpoint out"
+                f"in a zarr array, or leave {argument('checkpoint')} out"
             )
-        stored = stored_pass(checkpoint)
+        stored = stored_plan(checkpoint)
         if stored is None:
             return
-        self._stored_arithmetic, self.pass_number = stored
+        self._stored_arithmetic, self.pass_number = stored.arithmetic, stored.pass_number
+        self.probe_seed = stored.probe_seed
         self.basis = read_basis(checkpoint) if self.pass_number else None
         if self.pass_number >= self.request.passes:
             raise UsageError(
-                f"{checkpoint} holds pass {self.pass_number + 1}, and passes is {self.request.passes}: give "
-                f"--passes {self.pass_number + 1} or more, or another file"
+                f"{checkpoint} holds pass {self.pass_number + 1}, and {argument('passes')} is "
+                f"{self.request.passes}: give {argument('passes', self.pass_number + 1)} or more, or another file"
             )
 
     def check_rows(self) -> None:
@@ -193,6 +199,16 @@ class PassRunner:
         planned = make_plan(workload, layout, limits, card)
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 
+    def with_probes(self, plan: Plan) -> Plan:
+        """Return a plan with the seed of the probes that its pass draws; a few rows are read for it, once.
+
+        The seed is that of the checkpoint, or drawn from the seed of the request and the content of the rows.
+        """
+        if not METHODS[plan.method].draws_probes(plan.precision):
+            return plan
+        self.probe_seed = self.probe_seed or draw_probe_seed(self.source, self.rows, self.request.seed)
+        return replace(plan, probe_seed=self.probe_seed)
+
     def start_next_pass(self, arithmetic: Arithmetic, done: CompletedPass) -> bool:
         """Take the basis for the next pass from the last; return False if no pass is left, or no memory for it."""
         if self.pass_number + 1 >= self.request.passes:
@@ -246,7 +262,7 @@ class PassRunner:
 
     def read(self, plan: Plan, progress: Report | None) -> CompletedPass:
         """Read all rows of a plan in this process, without a checkpoint."""
-        tree = MergeTree[PartialResult]()
+        tree, plan = MergeTree[PartialResult](), self.with_probes(plan)
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments, progress)
         return CompletedPass.of(
             tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
@@ -256,7 +272,7 @@ class PassRunner:
         self, arithmetic: Arithmetic, fingerprint: str, progress: Report | None, *, held_bytes: int = 0
     ) -> CompletedPass:
         """Read all rows by an arithmetic, going on from a checkpoint if there is one; ``held_bytes`` as in ``plan``."""
-        plan = self.plan(arithmetic, held_bytes=held_bytes)
+        plan = self.with_probes(self.plan(arithmetic, held_bytes=held_bytes))
         if self.checkpoint is None:
             tree = MergeTree[PartialResult]()
             self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)
@@ -278,6 +294,7 @@ class PassRunner:
             If rows changed while they were read; the checkpoint keeps the other rows.
         """
         assert self.checkpoint is not None
+        plan = self.with_probes(plan)
         state = self._first_state(plan, segments, fingerprint, self.checkpoint)
         tree = state.merge_tree(self.device)
         rows_before = sum(stop - start for start, stop in state.covered)
@@ -312,23 +329,17 @@ class PassRunner:
         """Return the state to begin with: that of the checkpoint, or an empty one, written to it."""
         wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
         wanted = replace(wanted, passes=self.passes)
-        if not self.can_resume(wanted.arithmetic):
-            if not path.exists():
-                save_state(path, wanted)  # so that a file that cannot be written is refused now, not after hours
+        if self._has_begun or (self._stored_arithmetic is None and create_state(path, wanted)):
+            # created now, so that a file that cannot be written is refused before hours are spent
+            self._has_begun = True
             return wanted
-        state = resume_state(load_state(path), wanted, self.source, path)
-        self._stored_arithmetic = None
+        stored = load_state(path)
+        if (stored.arithmetic, stored.plan.pass_number) != (wanted.arithmetic, plan.pass_number):
+            raise UsageError(f"another run began to write {path} meanwhile: give each a file of its own")
+        state = resume_state(stored, wanted, self.source, path)
+        self._has_begun, self._stored_arithmetic = True, None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
-        covered = state.merge_tree().covered()
-        outside = [run for run in covered if run.start < segments.start or run.stop > segments.stop]
-        if outside:
-            start, stop = plan.rows_of(outside[0])
-            first, last = plan.rows_of(segments)
-            raise UsageError(
-                f"{path} holds rows {start:,}-{stop - 1:,}, and this part is rows {first:,}-{last - 1:,}: give each "
-                "part a file of its own"
-            )
         return state
 
     def read_units(
@@ -370,3 +381,9 @@ class PassRunner:
             basis=self.basis,
             groups=self.groups if plan.n_groups else None,
         )
+
+
+def draw_probe_seed(source: Source, rows: tuple[int, int], seed: int) -> int:
+    """Return a seed in [1, 2^53), a hash of a user's seed and of values of rows [A, B): copies of a dump share it."""
+    digest = blake2b(f"probes {seed} {content_digest(source, *rows)}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.measuring.request import Request
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
@@ -42,6 +42,7 @@ def device_for(source: Source | BlockStream, name: str) -> Device:
     named = device_named(name)
     if current is not HOST and current.name != named.name:
         raise UsageError(
-            f"{source.uri} is on {current.name}, and device is {named.name}: leave device out, or move the rows"
+            f"{source.uri} is on {current.name}, and {argument('device')} is {named.name}: leave it out, or move "
+            "the rows"
         )
     return named if current is HOST else current

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Literal
@@ -12,13 +13,14 @@ import numpy as np
 
 from rankme_stream.accumulators.method import Method, MethodName
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.registry import check_device_name
 
 MethodChoice = Literal["auto"] | MethodName
 PrecisionChoice = Literal["float64", "float32", "auto"]
 RowRange = tuple[int | None, int | None]
 
+LARGEST_CONFIDENCE = 1.0 - 1e-6
 _AMOUNTS = ("memory_limit", "max_rows")  # which may be floats, such as 2e9 or 0.5 * total
 
 
@@ -70,17 +72,15 @@ class Request:
         self._check_interval()
         for name in ("workers", "rank"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), least=1)
+                _check_count(argument(name), getattr(self, name), least=1)
         for name in _AMOUNTS:
             if getattr(self, name) is not None:
-                _check_amount(name, getattr(self, name))
-        _check_count("passes", self.passes, least=1)
-        _check_count("oversampling", self.oversampling, least=0)
-        _check_count("seed", self.seed, least=0)
-        if self.seed >= 2**64:
-            raise UsageError(f"seed is {self.seed} and must be below 2^64")
+                _check_amount(argument(name), getattr(self, name))
+        _check_count(argument("passes"), self.passes, least=1)
+        _check_count(argument("oversampling"), self.oversampling, least=0)
+        _check_count(argument("seed"), self.seed, least=0, bits=64)
         for d in self.dims:
-            _check_count("one of dims", d, least=1)
+            _check_count(f"one of {argument('dims')}", d, least=1)
         self._check_rows()
         self._check_pairs()
         return self._in_plain_numbers()
@@ -100,10 +100,17 @@ class Request:
         """Check tolerance and confidence."""
         if not _is_between(self.tolerance, 0.0, math.inf):
             is_exact = self.sample and self.tolerance == 0.0
-            exact = "; for the exact value read every row: leave sample out" if is_exact else ""
-            raise UsageError(f"tolerance is {self.tolerance!r} and must be finite and above 0{exact}")
+            exact = f"; for the exact value read every row: leave {argument('sample')} out" if is_exact else ""
+            raise UsageError(
+                f"{argument('tolerance')} is {_shown(self.tolerance)} and must be finite and above 0{exact}"
+            )
         if not _is_between(self.confidence, 0.0, 1.0):
-            raise UsageError(f"confidence is {self.confidence!r} and must be between 0 and 1")
+            raise UsageError(f"{argument('confidence')} is {_shown(self.confidence)} and must be between 0 and 1")
+        if self.confidence > LARGEST_CONFIDENCE:
+            raise UsageError(
+                f"{argument('confidence')} is {self.confidence!r} and must be 0.999999 at most: that a statement from "
+                "few replicates holds more surely is not known"
+            )
 
     def _check_rows(self) -> None:
         """Check a range of rows, without the source."""
@@ -112,41 +119,73 @@ class Request:
         try:
             start, stop = self.rows
         except (TypeError, ValueError):
-            raise UsageError(f"rows is {self.rows!r} and must be a pair (A, B) for rows [A, B)") from None
+            raise UsageError(
+                f"{argument('rows')} is {_shown(self.rows)} and must be a pair (A, B) for rows [A, B)"
+            ) from None
         for name, end in (("start", start), ("end", stop)):
             if end is not None:
-                _check_count(f"the {name} of rows", end, least=0)
+                _check_count(f"the {name} of {argument('rows')}", end, least=0)
         if stop is not None and stop <= (start or 0):
-            raise UsageError(f"rows {start or 0}:{stop} is an empty range: the end must be above the start")
+            raise UsageError(
+                f"{argument('rows')} {start or 0}:{stop} is an empty range: the end must be above the start"
+            )
 
     def _check_pairs(self) -> None:
         """Refuse options that exclude each other."""
         if self.max_rows is not None and not self.sample:
-            raise UsageError("max_rows limits a sample: pass sample as well, or pass rows to read a range")
+            raise UsageError(
+                f"{argument('max_rows')} limits a sample: pass {argument('sample')} as well, or pass "
+                f"{argument('rows')} to read a range"
+            )
         if self.client is not None and self.engine != "dask":
-            raise UsageError("a client or scheduler belongs to the dask engine: pass engine dask as well")
+            raise UsageError(
+                f"{argument('client')} belongs to the dask engine: pass {argument('engine', 'dask')} as well"
+            )
         if self.engine == "dask" and self.sample:
-            raise UsageError("sampling runs in this process: drop --engine dask, or drop --sample")
+            raise UsageError(
+                f"sampling runs in this process: drop {argument('engine', 'dask')}, or drop {argument('sample')}"
+            )
+        if self.checkpoint is not None and not os.fspath(self.checkpoint):
+            raise UsageError("the file that keeps what was read has an empty name: give it one")
         if self.checkpoint is not None and self.sample:
-            raise UsageError("sampling keeps no checkpoint: drop --checkpoint, or drop --sample")
+            raise UsageError(
+                f"sampling keeps no checkpoint: drop {argument('checkpoint')}, or drop {argument('sample')}"
+            )
         if self.groups is not None and (self.sample or self.population):
-            raise UsageError("groups need every row: leave sample and population out, or leave groups out")
+            raise UsageError(
+                f"groups need every row: leave {argument('sample')} and {argument('population')} out, or leave "
+                f"{argument('groups')} out"
+            )
         if self.groups is not None and self.device != "cpu":
-            raise UsageError("groups are computed on the CPU: leave device out, or leave groups out")
+            raise UsageError(
+                f"groups are computed on the CPU: leave {argument('device')} out, or leave {argument('groups')} out"
+            )
         chosen = self.chosen
         if self.rank is not None and (chosen is None or not chosen.is_sketch):
             sketches = ", ".join(name for name, method in METHODS.items() if method.is_sketch)
-            raise UsageError(f"rank is the size of a sketch: pass method {sketches} as well")
+            raise UsageError(
+                f"{argument('rank')} is the size of a sketch: pass {argument('method')} {sketches} as well"
+            )
         if self.passes > 1 and (chosen is None or not chosen.takes_passes):
-            raise UsageError(f"method {self.method} makes one pass: leave passes out, or pass method rsvd")
+            raise UsageError(
+                f"method {self.method} makes one pass: leave {argument('passes')} out, or pass "
+                f"{argument('method', 'rsvd')}"
+            )
         if chosen is None:
             return
         if chosen.is_sketch and self.dims:
-            raise UsageError("a sketch cannot be cut to its first features: leave dims out, or pass method gram")
+            raise UsageError(
+                f"a sketch cannot be cut to its first features: leave {argument('dims')} out, or pass "
+                f"{argument('method', 'gram')}"
+            )
         if chosen.is_sketch and (self.sample or self.population):
-            raise UsageError(f"{self.method} reads every row: leave sample and population out")
+            raise UsageError(
+                f"{self.method} reads every row: leave {argument('sample')} and {argument('population')} out"
+            )
         if self.precision not in ("auto", *chosen.precisions):
-            raise UsageError(f"{self.method} works in float64 only: its error is not measured; leave --precision out")
+            raise UsageError(
+                f"{self.method} works in float64 only: its error is not measured; leave {argument('precision')} out"
+            )
 
     @property
     def chosen(self) -> Method | None:
@@ -157,8 +196,8 @@ class Request:
     def remedy(self) -> str:
         """Advice for an interval that is wider than the tolerance."""
         if self.precision == "float32":
-            return "try --precision auto"
-        return "pass a larger --tolerance" if self.chosen is None else self.chosen.remedy
+            return f"try {argument('precision', 'auto')}"
+        return f"pass a larger {argument('tolerance')}" if self.chosen is None else self.chosen.remedy
 
     def sketch_size(self, n_features: int) -> int:
         """Return the size of the sketch for rows of that width; 0 without a sketch.
@@ -175,36 +214,65 @@ class Request:
         start, stop = self.rows or (None, None)
         first, last = start or 0, n_rows if stop is None else stop
         if not 0 <= first < last <= n_rows:
-            raise UsageError(f"rows {first}:{last} are not within the {n_rows:,} rows of the source")
+            raise UsageError(f"{argument('rows')} {first}:{last} is not within the {n_rows:,} rows of the source")
         return first, last
 
     def check_dims(self, n_features: int) -> None:
         """Raise ``UsageError`` for dims above the number of features."""
         for d in self.dims:
             if d > n_features:
-                raise UsageError(f"dims holds {d}, and the rows have only {n_features:,} features")
+                raise UsageError(f"{argument('dims')} holds {d}, and the rows have only {n_features:,} features")
 
 
-def _is_between(value: object, lower: float, upper: float) -> bool:
-    return isinstance(value, Real) and lower < float(value) < upper
+def widths(dims: object) -> tuple[int, ...]:
+    """Return the widths of ``dims`` as a tuple; ``Request.check`` checks each.
+
+    Raises
+    ------
+    UsageError
+        If it is no sequence.
+    """
+    if isinstance(dims, str) or not isinstance(dims, Iterable):
+        raise UsageError(f"{argument('dims')} is {_shown(dims)} and must be a sequence of widths")
+    return tuple(dims)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_between(value: Any, lower: float, upper: float) -> bool:
+    try:
+        return _is_real(value) and lower < float(value) < upper
+    except OverflowError:
+        return False
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message shows it; Python does not print a number of thousands of digits."""
+    return "too long a number" if isinstance(value, int) and abs(value) >= 2**128 else repr(value)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        raise UsageError(f"{argument(name)} is {_shown(value)} and must be one of {', '.join(choices)}")
 
 
-def _check_count(name: str, value: object, *, least: int) -> None:
-    """Check that a value is an integer of at least ``least``."""
+def _check_count(name: str, value: object, *, least: int, bits: int = 63) -> None:
+    """Check that a value is an integer of at least ``least`` and below ``2**bits``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise UsageError(f"{name} is {value!r} and must be an integer")
+        raise UsageError(f"{name} is {_shown(value)} and must be an integer")
     if value < least:
-        raise UsageError(f"{name} is {value} and must be at least {least}")
+        raise UsageError(f"{name} is {_shown(value)} and must be at least {least}")
+    if value >= 2**bits:
+        raise UsageError(f"{name} is {_shown(value)} and must be below 2^{bits}")
 
 
-def _check_amount(name: str, value: object) -> None:
-    """Check that a value is a finite number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UsageError(f"{name} is {value!r} and must be a finite number")
+def _check_amount(name: str, value: Any) -> None:
+    """Check that a value is a number of at least 1 and below 2^63."""
+    if not _is_real(value) or value != value:
+        raise UsageError(f"{name} is {_shown(value)} and must be a number")
     if value < 1:
-        raise UsageError(f"{name} is {value} and must be at least 1")
+        raise UsageError(f"{name} is {_shown(value)} and must be at least 1")
+    if value >= 2**63:
+        raise UsageError(f"{name} is {_shown(value)} and must be below 2^63")

@@ -2,56 +2,55 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rankme_stream import errors
-from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.errors import RankMeError, ResultError, SourceError, SourceNotFoundError, UsageError
 from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
-from rankme_stream.results.measurement import SCHEMA_VERSION
+from rankme_stream.results.document import parse_results
+from rankme_stream.sources.regular_file import reason, regular_file
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:
-    """Return the state in a file, or its results in their JSON form: one document, or one per line.
+    """Return the state in a file, or its results in their JSON form, checked: one document, or one per line.
 
     Raises
     ------
-    SourceError
-        If there is no such file, or it holds neither a state nor results.
+    SourceNotFoundError
+        If there is no such file.
+    ResultError
+        If it cannot be read, or holds neither a state nor results.
     StateError
         If it is a damaged state file.
     """
+    beginning = _beginning(file)
+    if beginning == MAGIC:
+        return load_state(file)
+    if beginning and not beginning.lstrip().startswith(b"{"):
+        raise ResultError(f"{file} is neither a result nor a state: score a dump with rankme score, and show that")
     try:
-        with open(file, "rb") as opened:
-            is_state = opened.read(len(MAGIC)) == MAGIC
-        text = "" if is_state else Path(file).read_text(encoding="utf-8")
+        with regular_file(file) as opened:
+            text = opened.read().decode("utf-8")
+    except OSError as error:
+        raise ResultError(f"{file} cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{file} cannot be read as text: {error}") from None
+    return parse_results(text, file)
+
+
+def _beginning(file: str) -> bytes:
+    try:
+        with regular_file(file) as opened:
+            return opened.read(len(MAGIC))
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceFormatError(f"{file} cannot be read as text: {error}") from None
-    if is_state:
-        return load_state(file)
-    documents = _documents(file, text)
-    for document in documents:
-        if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-            raise SourceFormatError(f"{file} is not a result of rankme score --json, or is one of a newer version")
-    return documents
-
-
-def _documents(file: str, text: str) -> list[Any]:
-    try:
-        return [json.loads(text)]
-    except json.JSONDecodeError:
-        pass  # it may hold one document per line
-    try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise SourceFormatError(f"{file} is not JSON: {error}") from None
+    except OSError as error:
+        raise ResultError(f"{file} cannot be read: {reason(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -94,40 +93,52 @@ class Entry:
 
 
 def _stored_error(error: Mapping[str, Any]) -> RankMeError:
-    kind = getattr(errors, str(error["type"]), None)
-    if isinstance(kind, type) and issubclass(kind, RankMeError):
+    kind = getattr(errors, error["type"], None)
+    if isinstance(kind, type) and issubclass(kind, RankMeError) and kind is not RankMeError:
         return kind(error["message"])
     return SourceError(error["message"])
 
 
-def entries(source: str) -> list[Entry]:
-    """Return the runs that an argument names: all in a file of results, a state file, or else a dump.
+def entries(sources: Sequence[str]) -> list[Entry]:
+    """Return the runs that arguments name: all in a file of results, a state file, or else a dump.
 
     Raises
     ------
-    SourceError, StateError
-        If the file is damaged.
+    UsageError
+        If two arguments name one file or dump.
+    SourceError, ResultError, StateError
+        If a file is damaged.
     """
+    first: dict[str, str] = {}
+    for source in sources:
+        if (other := first.setdefault(_canonical(source), source)) is not source:
+            raise UsageError(f"{source} is given twice, the other time as {other}: name every run once")
+    return [entry for source in sources for entry in _entries(source)]
+
+
+def _canonical(source: str) -> str:
+    """Return the one name of a path, with the array in a store; a URL stays as it is."""
+    location, separator, path = source.partition("::")
+    return source if "://" in location else f"{os.path.realpath(location)}{separator}{path.strip('/')}"
+
+
+def _entries(source: str) -> list[Entry]:
     if not _has_results(source):
         return [Entry(source, source, None)]
     content = read_results(source)
     if isinstance(content, State):
         return [Entry(content.source["uri"], source, content)]
-    try:
-        return [
-            Entry(document["source"]["uri"], source if len(content) == 1 else f"{source}:{number}", document)
-            for number, document in enumerate(content, 1)
-        ]
-    except (KeyError, TypeError) as error:
-        raise SourceFormatError(f"{source} is damaged: {error} is absent or of another type") from None
+    return [
+        Entry(document["source"]["uri"], source if len(content) == 1 else f"{source}:{number}", document)
+        for number, document in enumerate(content, 1)
+    ]
 
 
 def _has_results(source: str) -> bool:
     if source.endswith((".json", ".jsonl")):
         return True
     try:
-        with open(source, "rb") as opened:
-            beginning = opened.read(len(MAGIC))
-    except OSError:
+        beginning = _beginning(source)
+    except RankMeError:
         return False  # a folder, a URI, an array inside a store, or nothing: opening the dump will show which
     return beginning == MAGIC or beginning.startswith(b"{")

@@ -34,7 +34,7 @@ def plan_steps(
     except LimitError as error:
         is_open = request.chosen is None or request.chosen.better is not None
         is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
-        raise LimitError(f"{error}{sketch_advice(runner) if is_open and is_plain else ''}") from None
+        raise LimitError(f"{error.message}{sketch_advice(runner) if is_open and is_plain else ''}") from None
     is_sampled = request.sample and any(design.looks(request.max_rows))
     if is_sampled:
         steps.insert(0, runner.plan_sample(first, design))

@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 
 from rankme_stream.accumulators.method import Arithmetic, Size
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import LimitError
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import check_not_empty
-from rankme_stream.measuring.pass_runner import PassRunner
+from rankme_stream.measuring.pass_runner import PassRunner, draw_probe_seed
 from rankme_stream.measuring.request import Request
 from rankme_stream.numerics import machine
 from rankme_stream.numerics.devices.device import Device
@@ -27,16 +28,22 @@ def read_stream(
 ) -> tuple[CompletedPass, int]:
     """Read a stream of blocks; return the pass and the bytes read.
 
-    Whole segments are gathered, one per worker, so the bits are those of a pass over the same rows in a store.
+    Whole segments are gathered, one per worker, so the bits are those of a pass over the same rows in a store; but the
+    probes of float32 products are drawn from the seed of the request and the first row, because no other is known yet.
     """
     tree = MergeTree[PartialResult]()
     bytes_read, start_s = 0, time.perf_counter()
     n_rows, plan = _plan_window(stream, arithmetic, request, device)
+    is_probed, probe_seed = METHODS[arithmetic.method].draws_probes(arithmetic.precision), 0
 
     def read(window: Window) -> tuple[Plan, int]:
+        nonlocal probe_seed
         rows = (window.row_start, window.shape[0])
         runner = PassRunner(window, replace(request, rows=rows, missing="error"), device=device)
-        planned = runner.plan(arithmetic)
+        if is_probed and not probe_seed:
+            probe_seed = draw_probe_seed(window, (0, 1), request.seed)
+        runner.probe_seed = probe_seed
+        planned = runner.with_probes(runner.plan(arithmetic))
         runner.read_into(tree, planned)
         return planned, runner.bytes_read
 
@@ -48,9 +55,8 @@ def read_stream(
         if progress is not None:
             progress(Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - start_s))
     whole, tree = tree.total(), MergeTree[PartialResult]()  # frees the nodes that the total was merged from
-    done = CompletedPass.of(
-        whole, extend_plan(plan, stream.n_rows), stream.stored.unit_roundoff, "error", request.confidence
-    )
+    plan = replace(extend_plan(plan, stream.n_rows), probe_seed=probe_seed)
+    done = CompletedPass.of(whole, plan, stream.stored.unit_roundoff, "error", request.confidence)
     check_not_empty(done, stream.uri)
     return done, bytes_read
 

@@ -51,11 +51,18 @@ class StoredType:
         """Relative error of rounding a number to this type; 2**-53 for integers, which float64 holds."""
         return 2.0 ** -_MANTISSA_BITS.get(self.name, 53)
 
-    def to_float64(self, stored: Array, out: FloatArray, scratch: Array) -> None:
+    @property
+    def fits_float32(self) -> bool:
+        """Whether float32 holds every value: floats of 32 bits or fewer, integers of 16 or fewer."""
+        return self.dtype.itemsize <= (4 if self.is_float else 2)
+
+    def widen(self, stored: Array, out: FloatArray, scratch: Array) -> None:
         """Write the values of ``stored``, finite where they are floats, into ``out`` of the same shape, exactly.
 
         Parameters
         ----------
+        out
+            float64; or float32, if ``fits_float32``.
         scratch
             Shape of ``stored``, int32, overwritten: the intermediate form of 16-bit types.
 

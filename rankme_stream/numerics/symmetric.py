@@ -94,6 +94,17 @@ class Triangle:
         made._blocks = {index: block + other._blocks[index] for index, block in self._blocks.items()}
         return made
 
+    def scaled(self, factor: float) -> Triangle:
+        """Return the triangle with every row and column but the first multiplied by ``factor``."""
+        factors = np.full(self.n, factor)
+        factors[0] = 1.0
+        on_device, made = self.device.upload(factors), copy(self)
+        made._blocks = {}
+        for index, block in self._blocks.items():
+            rows, columns = self._slices(index)
+            made._blocks[index] = block * on_device[rows][:, None] * on_device[columns][None, :]
+        return made
+
     @property
     def corner(self) -> float:
         """Entry in the first row and column."""

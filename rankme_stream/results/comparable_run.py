@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, UsageError
+from rankme_stream.errors import UsageError
 from rankme_stream.spectra.estimates import METRICS, NORMALIZED, PRESETS
 
 LIDAR = "lidar"  # the one metric of groups, present where groups were requested
+_LONGEST = 2.0**500  # no number of rows of unit length has a singular value as large
 _UNIT_LENGTH = 2.0**-7  # distance of the mean square of unit rows from 1 by the rounding of bfloat16
 
 
@@ -73,38 +74,25 @@ class ComparableRun:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], origin: str) -> ComparableRun:
-        """Return the run of a result in its JSON form.
-
-        Raises
-        ------
-        SourceFormatError
-            If something is absent or of another type.
-        """
-        try:
-            source, sampling = document["source"], document["sampling"]
-            is_population = sampling is not None and sampling["population"]
-            flat = dict(_flat(document))
-            return cls(
-                uri=source["uri"],
-                origin=origin,
-                n_features=source["n_features"],
-                dtype=source["dtype"],
-                method=document["method"],
-                precision=document["precision"],
-                rows=(
-                    math.inf
-                    if is_population
-                    else document["rows_read"]
-                    if sampling is None
-                    else _rows_planned(document)
-                ),
-                is_population=is_population,
-                has_unit_rows=abs(_mean_square(document) - 1.0) <= _UNIT_LENGTH,
-                numbers={metric: Number.of(estimate) for metric, (estimate, _) in flat.items()},
-                definitions={metric: definition for metric, (_, definition) in flat.items()},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise SourceFormatError(f"{origin} is damaged: {error} is absent or of another type") from None
+        """Return the run of a result in its JSON form, as measured here or as ``document.parse_results`` checked it."""
+        source, sampling = document["source"], document["sampling"]
+        is_population = sampling is not None and sampling["population"]
+        flat = dict(_flat(document))
+        return cls(
+            uri=source["uri"],
+            origin=origin,
+            n_features=source["n_features"],
+            dtype=source["dtype"],
+            method=document["method"],
+            precision=document["precision"],
+            rows=(
+                math.inf if is_population else document["rows_read"] if sampling is None else _rows_planned(document)
+            ),
+            is_population=is_population,
+            has_unit_rows=abs(_mean_square(document) - 1.0) <= _UNIT_LENGTH,
+            numbers={metric: Number.of(estimate) for metric, (estimate, _) in flat.items()},
+            definitions={metric: definition for metric, (_, definition) in flat.items()},
+        )
 
     def width_of(self, metric: str) -> int:
         """Return the number of features that a metric uses."""
@@ -132,8 +120,11 @@ def _rows_planned(document: Mapping[str, Any]) -> int:
 def _mean_square(document: Mapping[str, Any]) -> float:
     """Return the mean of |z|^2 over the rows read that are not zero throughout."""
     spectrum = document["spectrum"]
-    squares = [float(value) ** 2 for value in spectrum["singular_values"]]
-    energy: float = math.fsum(squares) if "energy" not in spectrum else sum(map(float, spectrum["energy"])) / 2.0
+    values = [float(value) for value in spectrum["singular_values"]]
+    if max(values, default=0.0) > _LONGEST:
+        return math.inf
+    squares = math.fsum(value**2 for value in values)
+    energy: float = squares if "energy" not in spectrum else sum(map(float, spectrum["energy"])) / 2.0
     return energy / max(1, int(document["rows_read"]) - int(document["audit"]["rows_zero"]))
 
 

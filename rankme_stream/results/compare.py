@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.results.comparable_run import (
     LIDAR,
     ComparableRun,
@@ -90,7 +90,7 @@ def compare(
     names = names_of(runs)
     for name, run in zip(names, runs, strict=True):
         if metric not in run.numbers:
-            raise UsageError(f"the result of {name} has no {metric}: score it again with {_option_for(metric)}")
+            raise UsageError(f"the result of {name} has no {metric}: score it again{_option_for(metric)}")
     whole = RunSet(None, runs, names, scores)
     sweeps = _sweeps(whole)
     mixed = [
@@ -100,7 +100,8 @@ def compare(
     ]
     if mixed and not allow_mixed:
         raise UsageError(
-            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; --allow-mixed compares them all the same"
+            f"these runs must not be compared by {metric}: {'; '.join(mixed)}; {argument('allow_mixed', True)} "
+            "compares them all the same"
         )
     statistics = _Statistics(metric, seed, confidence, allow_mixed)
     by_sweep = [None if one.scores is None else statistics.of(one) for one in sweeps]
@@ -118,8 +119,10 @@ def compare(
 
 def _option_for(metric: str) -> str:
     if metric == LIDAR:
-        return "--group-by"
-    return f"--dims {metric.split('.')[1]}" if metric.startswith("dims.") else "--normalize"
+        return f" with {argument('groups')}"
+    if metric.startswith("dims."):
+        return f" with {argument('dims')} {metric.split('.')[1]}"
+    return f" with {argument('normalize')}" if metric.startswith("normalized.") else ""
 
 
 def _sweeps(whole: RunSet) -> list[RunSet]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rankme_stream.errors import printable
+from rankme_stream.numerics.decimals import between
 from rankme_stream.results.downstream_scores import Score
 from rankme_stream.results.measurement import SCHEMA_VERSION
 from rankme_stream.results.ranking import Selection, Standing
@@ -127,7 +129,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return the table that ``rankme compare`` prints."""
-        lines = [f"{self.metric}: {self.definition or 'by several definitions'}; the highest first"]
+        lines = [printable(f"{self.metric}: {self.definition or 'by several definitions'}; the highest first")]
         for sweep in self.sweeps:
             lines += ["", *_ranking_lines(sweep, self.metric)]
         lines += ["", *_notes(self)]
@@ -143,7 +145,8 @@ class Comparison:
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align rows in columns below the titles in the first row; columns with nothing below the title are left out."""
-    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    safe = [[printable(cell) for cell in row] for row in rows]
+    kept = [column for column in zip(*safe, strict=True) if any(column[1:])]
     wide = [[cell.ljust(max(map(len, column))) for cell in column] for column in kept]
     return [f"  {'  '.join(row)}".rstrip() for row in zip(*wide, strict=True)]
 
@@ -168,8 +171,8 @@ def _ranking_lines(sweep: Sweep, metric: str) -> list[str]:
                 "" if score is None else f"{score.score:g}",
             )
         )
-    title = [] if sweep.name is None else [f"Sweep {sweep.name}"]
-    selected = [] if sweep.selection is None else ["", f"  Selected: {_reasons(sweep.selection)}"]
+    title = [] if sweep.name is None else [printable(f"Sweep {sweep.name}")]
+    selected = [] if sweep.selection is None else ["", printable(f"  Selected: {_reasons(sweep.selection)}")]
     return [*title, *_columns(rows), *selected]
 
 
@@ -201,7 +204,7 @@ def _notes(comparison: Comparison) -> list[str]:
     lines += [f"  Compared all the same: {line}." for line in comparison.mixed]
     lines += [f"  Note: {line}." for line in comparison.remarks]
     lines += [f"  Left out: {one['source']['uri']}: {one['error']['message']}." for one in comparison.left_out]
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:
@@ -212,7 +215,7 @@ def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:
         rows.append((metric, *spearman, *kendall, lost, one["spearman"].get("reason", "")))
     oracle = f" of the oracle's {statistics['oracle_score']:.6g}" if "oracle_score" in statistics else ""
     return [
-        f"{title}: {statistics['runs']} runs",
+        printable(f"{title}: {statistics['runs']} runs"),
         *_columns(rows),
         f"  A run drawn at random loses {statistics['lost_by_chance']:.4g}{oracle} on average.",
     ]
@@ -220,4 +223,4 @@ def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:
 
 def _correlation(one: Mapping[str, Any]) -> tuple[str, str]:
     value = "-" if one["value"] is None else f"{one['value']:.3f}"
-    return value, "" if one["lower"] is None else f"[{one['lower']:.3f}, {one['upper']:.3f}]"
+    return value, "" if one["lower"] is None else between(one["lower"], one["upper"], 3)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.regular_file import reason, regular_file
 
 _REQUIRED = ("source", "score")
 _LISTED = 4  # runs listed in a message
@@ -52,7 +54,7 @@ def read_scores(file: str) -> list[Score]:
         If a column is missing, a field is empty or no number, or a source is named twice; the message has the line.
     """
     try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
+        with io.TextIOWrapper(regular_file(file), encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
             columns = reader.fieldnames or ()
             for column in _REQUIRED:
@@ -62,7 +64,9 @@ def read_scores(file: str) -> list[Score]:
             scores = [_score(row, f"line {reader.line_num} of {file}") for row in reader]
     except FileNotFoundError:
         raise SourceNotFoundError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise SourceFormatError(f"{file} cannot be read: {reason(error)}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise SourceFormatError(f"{file} cannot be read as CSV: {error}") from None
     _check(scores, file)
     return scores

@@ -174,7 +174,7 @@ def _all_to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def _side_to_dict(side: SingularValues, prefix: str) -> dict[str, Any]:
-    consistent = side.consistent
+    consistent = side.consistent.in_their_unit()
     plain: dict[str, Any] = {
         f"{prefix}singular_values": side.values.tolist(),
         f"{prefix}lower": consistent.lower.tolist(),

@@ -6,30 +6,33 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rankme_stream.errors import printable
+from rankme_stream.numerics.decimals import error_text, rounded_down, rounded_up, with_error
+
 _LISTED_GROUPS = 20
-_SPELLED_OUT = 1e3  # larger steps are written as powers of ten
-_INVISIBLE = 1e-300  # near the end of the double range powers of ten have no digits left to round to
+_MOST_DIGITS = 10  # significant digits of a value
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Return a result in its JSON form as a table of text."""
     source = result["source"]
     lines = [
-        f"{source['uri']}",
-        f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} {source['dtype']}, "
-        f"{result['method']} in {result['precision']}, {_duration(result['measured'])}",
+        printable(source["uri"]),
+        f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
+        + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
-    width = max(len(name) for name in names)
+    width = max(len(printable(name)) for name in names)
 
     def section(title: str, estimates: Mapping[str, Any], definition: Callable[[str], str]) -> None:
         lines.extend(["", f"  {title}"] if title else [])
         for name, estimate in estimates.items():
             value, interval = format_estimate(estimate)
-            lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {definition(name)}")
+            line = f"{printable(name):<{width}}  {value:>13} {interval:<11}  {printable(definition(name))}"
+            lines.append(f"  {line}")
             if estimate["value"] is None:
-                lines.append(f"  {'':<{width}}  {'':>25}  {estimate['reason']}")
+                lines.append(f"  {'':<{width}}  {'':>25}  {printable(estimate['reason'])}")
 
     section("", result["estimates"], lambda name: str(result["definition"][name]))
     for d, estimates in result["dims"].items():
@@ -59,8 +62,8 @@ def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
     lines = ["", f"  LiDAR uses {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
     if over := details.get("over_groups"):
         lines.append(
-            f"  With as many other groups like these it is between {_outward(over[0], 4, math.floor)} and "
-            f"{_outward(over[1], 4, math.ceil)} with probability {details['over_groups_confidence']:g}."
+            f"  With as many other groups like these it is between {rounded_down(over[0], 4)} and "
+            f"{rounded_up(over[1], 4)} with probability {details['over_groups_confidence']:g}."
         )
     return lines
 
@@ -69,52 +72,45 @@ def _group_lines(groups: Mapping[str, Any]) -> list[str]:
     """Return RankMe of the first groups, one line each."""
     if not groups:
         return []
-    listed = {name: estimates["rankme"] for name, estimates in list(groups.items())[:_LISTED_GROUPS]}
-    width = max(map(len, listed))
+    listed = [(printable(name), groups[name]["rankme"]) for name in list(groups)[:_LISTED_GROUPS]]
+    width = max(len(name) for name, _ in listed)
     lines = ["", "  RankMe of groups"]
-    for name, estimate in listed.items():
+    for name, estimate in listed:
         value, interval = format_estimate(estimate)
-        n_rows = f"{estimate['details']['n_rows']:,} rows" if "details" in estimate else ""
-        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {estimate.get('reason') or n_rows}")
+        details = estimate.get("details", {})
+        n_rows = f"{details['n_rows']:,} rows" if "n_rows" in details else ""
+        lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {printable(estimate.get('reason') or n_rows)}")
     if len(groups) > len(listed):
         lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")
     return lines
 
 
 def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the value of an estimate in JSON form, with the digits that its interval supports, and that interval."""
+    """Return the value of an estimate in JSON form, with the digits that its interval supports, and that interval.
+
+    The interval printed contains the interval stored.
+    """
     value, lower, upper = (_double(estimate[key]) for key in ("value", "lower", "upper"))
     if lower is None or upper is None:
         return "-", ""
     if value is None or math.isinf(upper):
-        return ("inf", "") if math.isinf(lower) else (f">= {_outward(lower, 3, math.floor)}", "")
+        if math.isinf(lower):
+            return ("inf", "") if lower > 0 else ("-", "")
+        return f">= {rounded_down(lower, 3)}", ""
+    if math.isinf(lower):
+        return f"<= {rounded_up(upper, 3)}", ""
     if isinstance(estimate["value"], int):
-        return (str(estimate["value"]), "") if lower == upper else (f"{lower:.0f} to {upper:.0f}", "")
-    half_width = max(upper - value, value - lower)
-    if half_width < _INVISIBLE:
-        return f"{value:.10g}", ""
-    if half_width >= abs(value) / 2:
-        return f"{_outward(lower, 2, math.floor)} to {_outward(upper, 2, math.ceil)}", ""
-    decimals = -math.floor(math.log10(half_width))
-    decimals = min(decimals, 9 - math.floor(math.log10(abs(value))))  # ten significant digits at most
-    printed = round(value, decimals)
-    half_width += abs(printed - value)  # so that the printed interval contains the interval
-    step = 10.0 ** (math.floor(math.log10(half_width)) - 1)
-    return f"{printed:.{max(0, decimals)}f}", f"± {math.ceil(half_width / step) * step:.1e}"
-
-
-def _outward(end: float, digits: int, toward: Callable[[float], int]) -> str:
-    """Return an end of an interval to that many digits, rounded away from the inside."""
-    if abs(end) < _INVISIBLE:
-        return f"{end:.{digits}g}"
-    step = 10.0 ** (math.floor(math.log10(abs(end))) - digits + 1)
-    rounded = toward(end / step) * step
-    return f"{rounded:.0f}" if 1.0 < step < _SPELLED_OUT else f"{rounded:.{digits}g}"
+        return (str(estimate["value"]), "") if lower == upper else (f"{math.floor(lower)} to {math.ceil(upper)}", "")
+    if max(upper - value, value - lower) >= abs(value) / 2:
+        return ("0", "") if lower == upper else (f"{rounded_down(lower, 2)} to {rounded_up(upper, 2)}", "")
+    return with_error(value, lower, upper, _MOST_DIGITS)
 
 
 def _precision_reached(earlier: Mapping[str, Any]) -> str:
     half_width = earlier["half_width"]
-    return "RankMe undetermined" if half_width is None else f"RankMe ± {float(half_width):.1e}, more than the tolerance"
+    if half_width is None:
+        return "RankMe undetermined"
+    return f"RankMe ± {error_text(float(half_width))}, more than the tolerance"
 
 
 def _double(value: float | str | None) -> float | None:
@@ -124,7 +120,7 @@ def _double(value: float | str | None) -> float | None:
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] != "box"
     errors = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
-    lines = [f"  Intervals cover {errors}, {result['spectrum']['grounds']}."]
+    lines = [f"  Intervals cover {errors}, {printable(result['spectrum']['grounds'])}."]
     value = result["estimates"]["rankme"]["value"]
     if is_sketch and value is not None:
         lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
@@ -132,10 +128,12 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     if sampling:
         lines += _sampling_lines(result, sampling)
     for earlier in result["passes"][:-1]:
-        lines.append(f"  A pass by {earlier['method']} in {earlier['precision']} left {_precision_reached(earlier)}.")
+        arithmetic = printable(f"{earlier['method']} in {earlier['precision']}")
+        lines.append(f"  A pass by {arithmetic} left {_precision_reached(earlier)}.")
     worst = result["estimates"]["rankme"].get("details", {}).get("worst_case")
     if worst:
-        lines.append(f"  Worst case, by theorem: RankMe is between {float(worst[0]):.10g} and {float(worst[1]):.10g}.")
+        ends = f"{rounded_down(float(worst[0]), 10)} and {rounded_up(float(worst[1]), 10)}"
+        lines.append(f"  Worst case, by theorem: RankMe is between {ends}.")
     confidence = result["spectrum"]["confidence"]
     if confidence is not None and confidence < 1.0:
         lines.append(f"  Intervals hold with probability {confidence:g} at least.")
@@ -170,6 +168,6 @@ def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
             faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
     integrity = audit["integrity"]
-    checked = "have no checksum" if integrity == "none" else f"are checked by {integrity}"
+    checked = "carry no checksum" if integrity == "none" else f"are checked by {printable(integrity)}"
     clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."
-    return [*(faults or [clean]), f"  Stored chunks {checked}."]
+    return [*(faults or [clean]), f"  The stored rows {checked}."]

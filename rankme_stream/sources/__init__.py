@@ -2,11 +2,13 @@
 
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.block_stream import BlockStream, Window
+from rankme_stream.sources.content import content_digest, row_digest, row_digests
 from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
-    "ArraySource", "BlockStream", "NpySource", "Source", "Window", "ZarrSource", "is_blocks", "open_source",
+    "ArraySource", "BlockStream", "NpySource", "Source", "Window", "ZarrSource", "content_digest", "is_blocks",
+    "open_source", "row_digest", "row_digests",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
+from rankme_stream.sources.content import content_digest
 
 
 class ArraySource:
@@ -94,6 +95,6 @@ class ArraySource:
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Return a hash of shape and dtype; the values do not enter it."""
-        text = f"{self.shape} {self.stored.name} {start} {stop}"
+        """Return a hash of shape, dtype and the values of eight rows."""
+        text = f"{self.shape} {content_digest(self, start, stop)}"
         return "memory-" + blake2b(text.encode(), digest_size=16).hexdigest()

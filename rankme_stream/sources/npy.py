@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,15 @@ from rankme_stream.errors import (
     SourcePermissionError,
 )
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.regular_file import open_regular, reason
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
+_LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-class NpySource:
-    """Array of a ``.npy`` file.
+class NpyFile:
+    """Array in a ``.npy`` file, whose bytes are read where they lie and never mapped: a cut file is an error.
 
     Parameters
     ----------
@@ -34,9 +39,72 @@ class NpySource:
     SourceNotFoundError, SourcePermissionError
         If the file is not there, or may not be read.
     SourceFormatError
-        If it is not a ``.npy`` file, or its array is not a non-empty two-dimensional array of numbers.
+        If it is not a regular file, not a ``.npy`` file, or holds pickled objects.
     CorruptChunkError
         If the file is shorter than its header says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(path)
+        with self.opened() as descriptor:
+            beginning = io.BytesIO(os.pread(descriptor, _LONGEST_HEADER, 0))
+            self.shape, self.is_fortran, self.dtype = _header(beginning, self.uri)
+            self.offset = beginning.tell()
+            n_bytes_found = os.fstat(descriptor).st_size
+        if self.dtype.hasobject:
+            raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
+        if not all(type(n) is int and n >= 0 for n in self.shape) or self.dtype.itemsize == 0:
+            raise SourceFormatError(f"{self.uri} has shape {self.shape} and dtype {self.dtype}, which no file can hold")
+        n_bytes = self.offset + prod(self.shape) * self.dtype.itemsize
+        if n_bytes_found < n_bytes:
+            raise CorruptChunkError(
+                f"{self.uri} is truncated: {n_bytes:,} bytes expected, {n_bytes_found:,} found; copy or write it again"
+            )
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Open the file: for each read, so that there is nothing to close or pickle, and a replaced file is seen."""
+        try:
+            descriptor = open_regular(self.uri)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SourceNotFoundError(f"there is no file {self.uri}") from error
+        except PermissionError as error:
+            raise SourcePermissionError(f"{self.uri} may not be read: check its permissions") from error
+        except OSError as error:
+            raise SourceFormatError(f"{self.uri} cannot be opened: {reason(error)}") from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def fill(self, descriptor: int, out: Array, offset: int, rows: tuple[int, int]) -> None:
+        """Read values from an offset of the array into contiguous memory; ``rows`` are named in errors."""
+        target = out.reshape(-1).view(np.uint8).data
+        n_done, start = 0, self.offset + offset
+        try:
+            while n_done < len(target):
+                n_read = os.preadv(descriptor, [target[n_done:]], start + n_done)
+                if n_read == 0:
+                    raise CorruptChunkError(
+                        f"{self.uri} ends within rows {rows[0]:,}-{rows[1]:,}: it was cut while being read"
+                    )
+                n_done += n_read
+        except OSError as error:
+            raise CorruptChunkError(f"rows {rows[0]:,}-{rows[1]:,} of {self.uri} cannot be read: {error}") from error
+
+
+class NpySource:
+    """Rows of a ``.npy`` file.
+
+    Parameters
+    ----------
+    path
+        Path of the file.
+
+    Raises
+    ------
+    SourceError
+        As `NpyFile`; also if its array is not a non-empty two-dimensional array of numbers.
     """
 
     integrity = "none"
@@ -44,24 +112,13 @@ class NpySource:
     first_missing: str | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.uri = os.fspath(path)
-        descriptor = self._open()
-        with os.fdopen(descriptor, "rb") as file:
-            shape, self._is_fortran, dtype = _header(file, self.uri)
-            self._offset = file.tell()
-            n_bytes_found = os.fstat(file.fileno()).st_size
-        if dtype.hasobject:
-            raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
+        self._file = NpyFile(path)
+        self.uri, shape, dtype = self._file.uri, self._file.shape, self._file.dtype
         if len(shape) != 2 or 0 in shape:
             raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
         self.stored: StoredType = stored_type(dtype, uri=self.uri)
         self.shape: tuple[int, int] = (shape[0], shape[1])
         self._swaps = not dtype.isnative
-        n_bytes = self._offset + shape[0] * shape[1] * dtype.itemsize
-        if n_bytes_found < n_bytes:
-            raise CorruptChunkError(
-                f"{self.uri} is truncated: {n_bytes:,} bytes expected, {n_bytes_found:,} found; copy or write it again"
-            )
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)``: a read may begin at any row."""
@@ -77,17 +134,12 @@ class NpySource:
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
-        descriptor = self._open()
-        try:
-            if self._is_fortran:
+        with self._file.opened() as descriptor:
+            if self._file.is_fortran:
                 self._read_columns(descriptor, start, stop, out)
             else:
                 row_bytes = self.shape[1] * self.stored.dtype.itemsize
-                self._fill(descriptor, out, self._offset + start * row_bytes, start, stop)
-        except OSError as error:
-            raise CorruptChunkError(f"rows {start:,}-{stop:,} of {self.uri} cannot be read: {error}") from error
-        finally:
-            os.close(descriptor)
+                self._file.fill(descriptor, out, start * row_bytes, (start, stop))
         if self._swaps:
             out.byteswap(inplace=True)
         return out
@@ -95,7 +147,7 @@ class NpySource:
     def read_memory(self, n_rows: int) -> int:
         """Return the peak bytes of reading ``n_rows`` rows, result included."""
         itemsize = self.stored.dtype.itemsize
-        extra = max(_FORTRAN_BUFFER_BYTES, n_rows * itemsize) if self._is_fortran else 0
+        extra = max(_FORTRAN_BUFFER_BYTES, n_rows * itemsize) if self._file.is_fortran else 0
         return n_rows * self.shape[1] * itemsize + extra
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -117,24 +169,12 @@ class NpySource:
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of size, modification time and header of the file."""
-        descriptor = self._open()
-        try:
+        with self._file.opened() as descriptor:
             status = os.fstat(descriptor)
-            header = os.pread(descriptor, self._offset, 0)
-        finally:
-            os.close(descriptor)
+            header = os.pread(descriptor, self._file.offset, 0)
         digest = blake2b(header, digest_size=16)
         digest.update(np.array([status.st_size, status.st_mtime_ns], dtype=np.int64).tobytes())
         return digest.hexdigest()
-
-    def _open(self) -> int:
-        # Opened for each read: there is nothing to close or pickle, and a replaced file changes the fingerprint.
-        try:
-            return os.open(self.uri, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise SourceNotFoundError(f"there is no file {self.uri}") from error
-        except PermissionError as error:
-            raise SourcePermissionError(f"{self.uri} may not be read: check its permissions") from error
 
     def _read_columns(self, descriptor: int, start: int, stop: int, out: Array) -> None:
         n_rows, itemsize = stop - start, self.stored.dtype.itemsize
@@ -143,18 +183,8 @@ class NpySource:
         for first in range(0, self.shape[1], width):
             columns = buffer[: self.shape[1] - first]
             for k, segment in enumerate(columns):
-                offset = self._offset + ((first + k) * self.shape[0] + start) * itemsize
-                self._fill(descriptor, segment, offset, start, stop)
+                self._file.fill(descriptor, segment, ((first + k) * self.shape[0] + start) * itemsize, (start, stop))
             out[:, first : first + len(columns)] = columns.T
-
-    def _fill(self, descriptor: int, out: Array, offset: int, start: int, stop: int) -> None:
-        target = out.reshape(-1).view(np.uint8).data
-        n_done = 0
-        while n_done < len(target):
-            n_read = os.preadv(descriptor, [target[n_done:]], offset + n_done)
-            if n_read == 0:
-                raise CorruptChunkError(f"{self.uri} ends within rows {start:,}-{stop:,}: it was cut while being read")
-            n_done += n_read
 
 
 def _header(file: Any, uri: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -164,7 +194,16 @@ def _header(file: Any, uri: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         if reader is not None:
             shape, is_fortran, dtype = reader(file)
             return shape, is_fortran, dtype
-    except (ValueError, TypeError, SyntaxError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise SourceFormatError(f"{uri} is not a .npy file that can be read: {reason}") from error
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        OverflowError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SourceFormatError(f"{uri} is not a .npy file that can be read: {text}") from error
     raise SourceFormatError(f"{uri} is a .npy file of version {version}; 1.0 and 2.0 are read: save it again")

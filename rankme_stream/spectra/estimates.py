@@ -275,7 +275,7 @@ def _estimate(metric: Metric, spectrum: Spectrum, details: dict[str, Any] | None
         if side.consistent.lower[0] == 0.0:
             raise SpectrumError(f"all singular values are zero to within the {_blurred_by(spectrum)}")
         if side.folded is not None and metric.uses_singular_values and metric.scale is None:
-            raise SpectrumError("it depends on single singular values, which a row sketch blurs: pass --method gram")
+            raise SpectrumError("it depends on single singular values, which a row sketch blurs: method gram has it")
         value = metric.compute(side.values, spectrum)
     except SpectrumError as error:
         return Estimate(None, reason=str(error), details=details)
@@ -309,6 +309,8 @@ def _of_row_sketch(
         spectrum.n_features,
         spectrum.confidence,
     )
-    ends = metric.extremes(ConsistentSet.around_squares(side.values**2, side.folded.error), spectrum)
+    squares = np.ldexp(side.values, side.consistent.exponent) ** 2
+    around = ConsistentSet.around_squares(squares, side.folded.error).over(side.consistent.exponent)
+    ends = metric.extremes(around, spectrum)
     rounding = noise * max(ends[1] - sketched, sketched - ends[0])
     return Estimate(value, lower - rounding, upper + rounding, spectrum.confidence, spectrum.covers, details=details)

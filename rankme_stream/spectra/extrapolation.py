@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,8 @@ class FoldedSketches:
     meetings
         x of the sketch, of a folding in two and of one in four.
     error
-        Bound on what rounding adds to the square of a singular value of the sketch.
+        Bound on what rounding adds to the square of a singular value of the sketch, times 2^exponent as the energy is
+        (``ConsistentSet``).
     reason
         Why a metric cannot be extrapolated; None where it can.
     """
@@ -69,6 +70,11 @@ class FoldedSketches:
     meetings: tuple[float, float, float]
     error: float
     reason: str | None = None
+
+    def over(self, exponent: int) -> FoldedSketches:
+        """Return the singular values divided by 2^``exponent``."""
+        halves = tuple((np.ldexp(one, -exponent), np.ldexp(two, -exponent)) for one, two in self.halves)
+        return replace(self, halves=halves, quarters=tuple(np.ldexp(one, -exponent) for one in self.quarters))
 
     def extrapolate(
         self,

@@ -229,12 +229,13 @@ def _scaled(consistent: ConsistentSet, keep_small: bool = False) -> tuple[FloatA
 def _scaled_energy(consistent: ConsistentSet, shift: int) -> Interval | None:
     if consistent.energy is None:
         return None
-    return math.ldexp(consistent.energy[0], -2 * shift), math.ldexp(consistent.energy[1], -2 * shift)
+    change = -2 * (shift + consistent.exponent)
+    return math.ldexp(consistent.energy[0], change), math.ldexp(consistent.energy[1], change)
 
 
 def _scaled_tail(consistent: ConsistentSet, shift: int) -> Tail | None:
     tail = consistent.tail
-    return None if tail is None else Tail(tail.start, math.ldexp(tail.norm, -2 * shift))
+    return None if tail is None else Tail(tail.start, math.ldexp(tail.norm, -2 * (shift + consistent.exponent)))
 
 
 def _largest_fourth_powers(consistent: ConsistentSet, shift: int) -> float:

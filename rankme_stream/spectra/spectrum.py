@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.scaling import outward, outward_each
 from rankme_stream.spectra.extrapolation import FoldedSketches
 
 Evidence = Literal["certified", "measured", "empirical"]
@@ -25,13 +26,15 @@ class ConsistentSet:
     """Consistent set: the k-th true singular value lies between ``lower[k]`` and ``upper[k]``, both descending.
 
     ``energy``, where it says more than these ends, holds the least and the largest sum of all squares. ``tail`` bounds
-    the fourth powers of some values, and is known only together with the energy.
+    the fourth powers of some values, and is known only together with the energy. Both are of the values times
+    2^``exponent``, as squares of tiny values underflow.
     """
 
     lower: FloatArray
     upper: FloatArray
     energy: tuple[float, float] | None = None
     tail: Tail | None = None
+    exponent: int = 0
 
     @classmethod
     def around(cls, values: FloatArray, error: float) -> ConsistentSet:
@@ -46,12 +49,13 @@ class ConsistentSet:
 
     def first(self, count: int) -> ConsistentSet:
         """Return the set of the largest ``count`` values."""
-        energy, rest = None, ConsistentSet(self.lower[count:], self.upper[count:])
+        energy = None
         if self.energy is not None:
-            least = max(self.energy[0] - float((rest.upper**2).sum()), float((self.lower[:count] ** 2).sum()))
-            energy = (least, max(least, self.energy[1] - float((rest.lower**2).sum())))
+            lower, upper = np.ldexp(self.lower, self.exponent), np.ldexp(self.upper, self.exponent)
+            least = max(self.energy[0] - float((upper[count:] ** 2).sum()), float((lower[:count] ** 2).sum()))
+            energy = (least, max(least, self.energy[1] - float((lower[count:] ** 2).sum())))
         tail = self.tail if self.tail is not None and self.tail.start < count else None
-        return ConsistentSet(self.lower[:count], self.upper[:count], energy, tail)
+        return replace(self, lower=self.lower[:count], upper=self.upper[:count], energy=energy, tail=tail)
 
     def with_zeros(self, n_zeros: int) -> ConsistentSet:
         """Return the set in which the last ``n_zeros`` values are exactly zero."""
@@ -59,7 +63,21 @@ class ConsistentSet:
             return self
         lower, upper = self.lower.copy(), self.upper.copy()
         lower[-n_zeros:] = upper[-n_zeros:] = 0.0
-        return ConsistentSet(lower, upper, self.energy, self.tail)
+        return replace(self, lower=lower, upper=upper)
+
+    def over(self, exponent: int) -> ConsistentSet:
+        """Return the set of the values divided by 2^``exponent``, ends rounded outward."""
+        lower, upper = outward_each(self.lower, self.upper, exponent)
+        return replace(self, lower=lower, upper=upper, exponent=self.exponent + exponent)
+
+    def in_their_unit(self) -> ConsistentSet:
+        """Return the set with energy and tail in the unit of the values, where tiny ones underflow, outward."""
+        energy, tail = self.energy, self.tail
+        if energy is not None:
+            energy = outward(*energy, 2 * self.exponent)
+        if tail is not None:
+            tail = Tail(tail.start, outward(0.0, tail.norm, 2 * self.exponent)[1])
+        return ConsistentSet(self.lower, self.upper, energy, tail)
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,13 @@ class SingularValues:
     consistent: ConsistentSet
     worst_case: ConsistentSet | None = None
     folded: FoldedSketches | None = None
+
+    def over(self, exponent: int) -> SingularValues:
+        """Return the values divided by 2^``exponent``."""
+        consistent = self.consistent.over(exponent)
+        values = np.clip(np.ldexp(self.values, -exponent), consistent.lower, consistent.upper)
+        worst_case = None if self.worst_case is None else self.worst_case.over(exponent)
+        return SingularValues(values, consistent, worst_case, self.folded and self.folded.over(exponent))
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,13 @@ class Spectrum:
     confidence: float | None
     grounds: str
     covers: tuple[str, ...] = ("arithmetic",)
+
+    def over(self, exponent: int) -> Spectrum:
+        """Return the spectrum of the rows divided by 2^``exponent``; the same object for 0."""
+        if exponent == 0:
+            return self
+        row_sum = outward(*self.row_sum, exponent)
+        return replace(self, raw=self.raw.over(exponent), centered=self.centered.over(exponent), row_sum=row_sum)
 
     @property
     def singular_values(self) -> FloatArray:

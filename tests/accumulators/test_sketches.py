@@ -179,9 +179,9 @@ def test_where_no_gram_fits_a_sketch_is_named(tmp_path):
     rows = np.random.default_rng(0).standard_normal((64, 6000)).astype(np.float16)
     path = store(tmp_path / "wide.zarr", rows, chunk=16)
     limit = rs.plan(path, method="rsvd", rank=40).predicted_peak_bytes + 2**26
-    with pytest.raises(LimitError, match=r"--memory \d+MiB or more; or sketch it, .* of 64$") as refusal:
+    with pytest.raises(LimitError, match=r"memory_limit \d+MiB or more; or sketch it, .* of 64$") as refusal:
         rs.measure(path, memory_limit=limit)
-    rank = int(re.search(r"--method rsvd --rank (\d+),", str(refusal.value))[1])
+    rank = int(re.search(r'method="rsvd" rank=(\d+),', str(refusal.value))[1])
     assert measured(path, "rsvd", rank=rank, memory_limit=limit).rankme.value > 1
     for options in ({"dims": (5,)}, {"precision": "float32"}, {"sample": True}):
         with pytest.raises(LimitError) as refusal:

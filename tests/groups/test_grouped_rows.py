@@ -173,7 +173,7 @@ def test_a_pass_that_goes_on_and_parts_that_are_merged_end_in_the_same_bits(kind
         for part in range(3)
     ]
     loaded = [rs.load_state(tmp_path / f"{part}") for part in range(3)]
-    assert [one.content() for one in loaded] == [one.content() for one in parts]
+    assert [one.results_digest() for one in loaded] == [one.results_digest() for one in parts]
     assert same(rs.measure_state(rs.merge_states(loaded[::-1])), wanted)
 
 
@@ -284,7 +284,7 @@ def test_large_groups_in_runs_cost_no_more_than_a_few_and_shuffled_ones_are_refu
     shuffled = predict_group_memory(partition_of(labels, n_rows, (0, n_rows)), grid, 512, 2, 2, 2)
     assert contiguous.reading < 2**30
     assert shuffled.reading > len(runs) * 4 * 512**2
-    with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give --memory \d+MiB"):
+    with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give memory_limit \d+MiB"):
         rs.measure(planted(20_000, 200), groups=np.arange(20_000) % 2000, memory_limit=200 * 2**20)
 
 

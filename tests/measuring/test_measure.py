@@ -127,9 +127,9 @@ def rows() -> np.ndarray:
 
 def least_memory(source, method: str, precision: str) -> int:
     """Return the limit that only the smallest blocks fit, with room for what the process itself may take meanwhile."""
-    with pytest.raises(LimitError, match="give --memory") as refusal:
+    with pytest.raises(LimitError, match="give memory_limit") as refusal:
         rs.plan(source, method=method, precision=precision, workers=1, memory_limit=1)
-    return (int(str(refusal.value).split("--memory ")[1].split("MiB")[0]) + 16) * 2**20
+    return (int(str(refusal.value).split("memory_limit ")[1].split("MiB")[0]) + 16) * 2**20
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

@@ -20,7 +20,8 @@ import pytest
 from scipy.linalg import cython_lapack
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
@@ -326,7 +327,7 @@ def test_arrays_on_two_devices_do_not_mix(named, monkeypatch):
     with pytest.raises(SourceFormatError, match="block 1 is on cpu, and the first was on toy:0: bring all to one"):
         rs.measure([OnToy(), rows])
     monkeypatch.setitem(registry.MODULES, "othertoy", ("rankme_stream.numerics.devices.host",))
-    with pytest.raises(UsageError, match=r"is on toy:0, and device is cpu: leave device out"):
+    with pytest.raises(UsageError, match=r"is on toy:0, and device is cpu: leave it out"):
         rs.measure(OnToy(), device="othertoy")
     estimator = rs.RankMe().fit(OnToy())
     with pytest.raises(UsageError, match="rows on cpu cannot join rows on toy:0"):
@@ -485,7 +486,7 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monk
         main(["score", str(path), "--device", "toy"])
     assert "on the card at least" in capsys.readouterr().err
     blocks = iter(np.array_split(rows_of(20_000, 30), 3))
-    with pytest.raises(LimitError, match="are free there; leave --device out"):
+    with pytest.raises(LimitError, match="are free there; leave device out"):
         rs.measure(blocks, device="toy", workers=1)
 
 

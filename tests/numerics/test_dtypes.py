@@ -17,7 +17,7 @@ def test_every_finite_float16_is_cast_exactly(monkeypatch, has_subnormals):
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)].reshape(-1, 2)
     panel = np.full((len(finite), 3), 7.0)
-    stored_type(finite.dtype, uri="test").to_float64(finite, panel[:, 1:], np.empty(finite.shape, np.int32))
+    stored_type(finite.dtype, uri="test").widen(finite, panel[:, 1:], np.empty(finite.shape, np.int32))
     wanted = finite.astype(np.float64)
     assert panel[:, 1:].tobytes() == wanted.tobytes()  # signs of zeros too
     assert np.all(panel[:, 0] == 7.0)
@@ -30,7 +30,7 @@ def test_every_finite_bfloat16_is_cast_exactly():
     finite = np.isfinite(values)
     out = np.empty((1, int(finite.sum())))
     scratch = np.empty(out.shape, np.int32)
-    stored_type(np.dtype(ml_dtypes.bfloat16), uri="test").to_float64(bits[finite][None, :], out, scratch)
+    stored_type(np.dtype(ml_dtypes.bfloat16), uri="test").widen(bits[finite][None, :], out, scratch)
     assert out[0].tobytes() == values[finite].tobytes()
 
 

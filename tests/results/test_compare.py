@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import rankme_stream as rs
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError
+from rankme_stream.errors import ResultError, SourceFormatError, SourceNotFoundError, UsageError
 from rankme_stream.measuring.saved_results import entries
 from rankme_stream.results.comparable_run import ComparableRun, Number, check_metric, names_of, options_for
 from rankme_stream.results.compare import compare
@@ -339,7 +339,7 @@ def test_unit_rows_beside_others_are_found_by_their_lengths():
 )
 def test_runs_that_must_agree_are_refused_or_named_as_mixed(documents, changed, text):
     runs = [run_like(documents, "a"), run_like(documents, "b", **changed)]
-    with pytest.raises(UsageError, match=f"{text}.*--allow-mixed"):
+    with pytest.raises(UsageError, match=f"{text}.*allow_mixed=True"):
         compare(runs)
     found = compare(runs, allow_mixed=True)
     assert len(found.mixed) == 1 and "Compared all the same: the " in str(found)
@@ -424,7 +424,7 @@ def test_a_metric_that_is_not_there_is_refused(documents):
             check_metric(metric)
     runs = [run_like(documents, "a")]
     runs = [replace(runs[0], numbers={"rankme": runs[0].numbers["rankme"]})]
-    for metric, option in (("normalized.vendi", "--normalize"), ("dims.4.nesum", "--dims 4")):
+    for metric, option in (("normalized.vendi", "normalize"), ("dims.4.nesum", "dims 4")):
         with pytest.raises(UsageError, match=f"a has no {metric}: score it again with {option}"):
             compare(runs, metric=metric)
 
@@ -432,18 +432,19 @@ def test_a_metric_that_is_not_there_is_refused(documents):
 def test_damaged_and_foreign_results_are_refused(documents, tmp_path):
     broken = copy.deepcopy(documents["a"])
     del broken["estimates"]["rankme"]["lower"]
-    with pytest.raises(SourceFormatError, match="x is damaged: 'lower' is absent"):
-        ComparableRun.of(broken, "x")
     for name, text, message in (
-        ("x.json", '{"schema_version": 1}', "x.json is damaged: 'source' is absent"),
-        ("plan", '{"method": "gram"}', "not a result of rankme score"),
-        ("y.json", "[", "y.json is not JSON"),
+        ("broken", json.dumps(broken), "broken is damaged: estimates.rankme.lower is absent"),
+        ("x.json", '{"schema_version": 1}', "x.json is not a result"),
+        ("plan", '{"method": "gram"}', "plan is not a result"),
+        ("y.json", "[", "y.json is neither a result nor a state"),
+        ("z.json", "{", "z.json is not JSON"),
+        ("empty.json", "", "empty.json is empty"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(SourceFormatError, match=message):
-            entries(str(tmp_path / name))
+        with pytest.raises(ResultError, match=message):
+            entries([str(tmp_path / name)])
     with pytest.raises(SourceNotFoundError, match="no such file"):
-        entries(str(tmp_path / "absent.json"))
+        entries([str(tmp_path / "absent.json")])
 
 
 def test_runs_are_shown_by_the_shortest_suffix_that_distinguishes_them(documents):

@@ -13,14 +13,14 @@ import numpy as np
 
 from rankme_stream.accumulators import sketch_spectrum
 from rankme_stream.accumulators.accumulator import check_device
-from rankme_stream.accumulators.method import LowRankMethod, Precision, Size
+from rankme_stream.accumulators.method import LowRankMethod, Precision, Size, SketchMethod
 from rankme_stream.accumulators.nystrom import complement_bounds, eigenvalue_floors
 from rankme_stream.accumulators.nystrom.complement_bounds import Imaged
 from rankme_stream.accumulators.nystrom.eigenvalue_floors import Frame
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, SketchAccumulator
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -100,10 +100,16 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         if len(bases) > 1:
             raise UsageError("sketches that multiply by two different bases cannot join")
         check_device(self.device, other.device)
+        first, last = self._with_one_exponent(other)
         merged = copy(self)
         merged.vectors = self.vectors if other.vectors.basis is None else other.vectors
-        merged.totals, merged._sketch = self.totals.merge(other.totals), self._sketch + other._sketch
+        merged.totals, merged._sketch = first.totals.merge(last.totals), first._sketch + last._sketch
         return merged
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._sketch = self.device.xp.asarray(self._sketch, copy=True)
+        self._sketch[1:, :] *= factor
+        self._sketch[:, 1:] *= factor
 
     def on_basis(self, basis: OrthonormalBasis) -> Self:
         """Return the sketch with the directions it was made with; its state does not hold them."""
@@ -130,10 +136,12 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: there is no sketch of the first features alone."""
-        raise UsageError("a sketch is of all features together, and none exists of the first few alone: leave dims out")
+        raise UsageError(
+            "a sketch is of all features together, and none exists of the first few alone: "
+            f"leave {argument('dims')} out"
+        )
 
-    def sums(self) -> FloatArray:
-        """Return the sum of the rows, shape ``(D,)``."""
+    def _scaled_sums(self) -> FloatArray:
         return np.array(self.device.download(self._sketch[0, 1:]))
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
@@ -143,11 +151,16 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         -----
         About 30 D r^2 flops, 40 after the first pass; 40 D r bytes beside the accumulator.
         """
-        totals = self.totals.completed(n_rows=self.n_rows, sums=self.sums())
+        totals = self.totals.completed(n_rows=self.n_rows, sums=self._scaled_sums())
         rows_error = totals.gram_error(totals.most_energy)
-        if totals.size == 0 or totals.energy == 0.0:
-            zero = sketch_spectrum.zero_values(totals.size)
-            return self._spectrum_of((zero, zero), (0.0, 0.0), unit_roundoff, 0)
+        if totals.size == 0 or totals.energy == 0.0:  # rows of zeros; or, in old states, whose squares all underflowed
+            raw, centered = (
+                sketch_spectrum.singular_values_from_floors(
+                    np.zeros(0), totals.energy_ends(centered=side), totals.size, totals.n_zeros(centered=side)
+                )
+                for side in (False, True)
+            )
+            return self._spectrum_of((raw, centered), totals.row_sum, unit_roundoff, 0)
         whole, scale = self._sketch, 2.0**-self._shift
         frame = Frame.of(self.vectors.on(self.device)[1:, 1:], self.device)
         sides, left_out = [], self.sketch_size
@@ -203,7 +216,7 @@ class NystromAccumulator(DividedAccumulator, SketchAccumulator):
         return Spectrum(
             *sides, self.n_rows, self.n_features, unit_roundoff, row_sum, evidence, confidence, grounds,
             ("arithmetic", "approximation"),
-        )  # fmt: skip
+        ).over(self.totals.exponent)  # fmt: skip
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
@@ -234,11 +247,15 @@ class NystromMethod(LowRankMethod):
     segment_flops = 2**40
     takes_passes = True
     uses_seed = True
-    remedy = "raise --rank or --passes, or take --method gram, which is exact; or pass a larger --tolerance"
+    remedy = f"raise {argument('passes')}, or {SketchMethod.remedy}"
 
     def accumulator(self, precision: Precision) -> Callable[..., NystromAccumulator]:
         """Return the class that keeps the images of the test vectors."""
         return NystromAccumulator
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch and the mask of features."""
+        return {"sketch": (1 + size.sketch_size, size.width), "nonzero": (size.n_features,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 4 N D r."""

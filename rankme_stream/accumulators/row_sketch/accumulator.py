@@ -15,7 +15,7 @@ from rankme_stream.accumulators.method import SMALLEST_SEGMENT_ROWS, Precision, 
 from rankme_stream.accumulators.row_accumulator import SketchAccumulator
 from rankme_stream.accumulators.row_sketch import signed_runs
 from rankme_stream.accumulators.row_sketch.folding import ROWS_A_SKETCH_ROW, folded, meetings
-from rankme_stream.errors import UsageError
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -85,6 +85,7 @@ class RowSketchAccumulator(SketchAccumulator):
         if n_rows == 0:
             return
         device = self.device
+        self.fit_exponent(panel, self.exponent_with(panel))
         self.count(panel)
         squares = np.array(device.download(device.squared_lengths(panel[:, 1:])))
         self.weight = math.hypot(self.weight, _norm(squares))
@@ -108,12 +109,18 @@ class RowSketchAccumulator(SketchAccumulator):
                 f"join one of width {self.n_features} by {self.sketch_size} of seed {self.seed}"
             )
         check_device(self.device, other.device)
+        mine, theirs = self._with_one_exponent(other)
         merged = copy(self)
-        merged.totals, merged.runs = self.totals.merge(other.totals), self.runs + other.runs
-        merged._sketch, merged._energies = self._sketch + other._sketch, self._energies + other._energies
-        merged.weight = math.hypot(self.weight, other.weight)
+        merged.totals, merged.runs = mine.totals.merge(theirs.totals), self.runs + other.runs
+        merged._sketch, merged._energies = mine._sketch + theirs._sketch, mine._energies + theirs._energies
+        merged.weight = math.hypot(mine.weight, theirs.weight)
         merged.additions = max(self.additions, other.additions) + (self.additions > 0 and other.additions > 0)
         return merged
+
+    def _scale_arrays(self, factor: float) -> None:
+        self._sketch = self.device.xp.asarray(self._sketch, copy=True)
+        self._sketch[:, 1:] *= factor
+        self._energies, self.weight = self._energies * factor * factor, self.weight * factor * factor
 
     @property
     def _key(self) -> tuple[int, int, int]:
@@ -121,7 +128,9 @@ class RowSketchAccumulator(SketchAccumulator):
 
     def prefix(self, n_features: int) -> Self:
         """Refuse: the lengths of the rows in the first features alone are not kept."""
-        raise UsageError("a sketch does not keep the lengths of rows in the first features alone: leave dims out")
+        raise UsageError(
+            f"a sketch does not keep the lengths of rows in the first features alone: leave {argument('dims')} out"
+        )
 
     def spectrum(self, *, unit_roundoff: float) -> Spectrum:
         """Return the singular values of the sketch and of its foldings, raw and centred; changes nothing.
@@ -148,7 +157,7 @@ class RowSketchAccumulator(SketchAccumulator):
         return Spectrum(
             sides[0], sides[1], self.n_rows, self.n_features, unit_roundoff,
             totals.row_sum, "measured", _CONFIDENCE, grounds, ("arithmetic", "approximation"),
-        )  # fmt: skip
+        ).over(totals.exponent)  # fmt: skip
 
     def _side(self, rows: Any, energy: tuple[float, float], moved: float, is_centered: bool) -> SingularValues:
         """Return the singular values of sketched rows, raw or centred.
@@ -169,8 +178,8 @@ class RowSketchAccumulator(SketchAccumulator):
             return sketch_spectrum.zero_values(size)
         squares, margin = _squares(rows, self.device)
         trace = float(squares.sum())
-        if trace == 0.0:
-            return sketch_spectrum.zero_values(size)
+        if trace == 0.0:  # the rows are zero, or cancel in the sketch
+            return sketch_spectrum.singular_values_from_floors(np.zeros(0), energy, size, n_zeros)
         error = 2.0 * moved * math.sqrt(trace) + moved**2 + gamma(self.sketch_size + 8) * trace + margin
 
         def of_energy(squares: FloatArray) -> FloatArray:
@@ -192,8 +201,8 @@ class RowSketchAccumulator(SketchAccumulator):
 
     def _reason(self, rows: Any, squares: FloatArray, is_centered: bool) -> str | None:
         """Return the reason why the sketch gives no number; None where it gives one."""
-        energy, gram = float(self._energies.sum()), "read them with --method gram"
-        if energy < _SMALL_ENERGY:
+        energy, gram = float(self._energies.sum()), "read them with method gram"
+        if energy < _SMALL_ENERGY:  # in states of versions that did not multiply tiny rows
             return "the squares of the rows underflow: scale the embeddings by a power of two, which changes no rank"
         n_effective, wanted = (energy / self.weight) ** 2, ROWS_A_SKETCH_ROW * self.sketch_size
         if n_effective < wanted:
@@ -214,7 +223,7 @@ class RowSketchAccumulator(SketchAccumulator):
         numbers = self._numbers(("n_features", "sketch_size", "seed", *_NUMBERS))
         return numbers | {
             "seed": np.array(self.seed, np.uint64), "sketch": np.array(self.device.download(self._sketch)),
-            "energies": self._energies.copy(), "sums": self.sums(), "nonzero": self.totals.nonzero.copy(),
+            "energies": self._energies.copy(), "sums": self.totals.sums.copy(), "nonzero": self.totals.nonzero.copy(),
         }  # fmt: skip
 
     @classmethod
@@ -250,7 +259,6 @@ class RowSketchMethod(SketchMethod):
 
     name = "row-sketch"
     uses_seed = True
-    remedy = "raise --rank, or take --method gram, which is exact; or pass a larger --tolerance"
 
     def accumulator(self, precision: Precision) -> Callable[..., RowSketchAccumulator]:
         """Return the class that adds rows up."""
@@ -261,8 +269,8 @@ class RowSketchMethod(SketchMethod):
         fewest = max(_ROWS_A_FEATURE * n_features, _FEWEST_ROWS)
         if rank is not None and rank < fewest:
             raise UsageError(
-                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: --rank "
-                f"{fewest} at least, or leave it out"
+                f"a row sketch of {rank:,} rows gives no interval for {n_features:,} features: "
+                f"{argument('rank', fewest)} at least, or leave it out"
             )
         return -(-(rank or fewest) // 4) * 4
 
@@ -271,8 +279,14 @@ class RowSketchMethod(SketchMethod):
         if n_rows < ROWS_A_SKETCH_ROW * sketch_size:
             raise UsageError(
                 f"{n_rows:,} rows are too few for a row sketch of {sketch_size:,}, which needs "
-                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 per sketch row): the Gram matrix (--method gram) is exact"
+                f"{ROWS_A_SKETCH_ROW * sketch_size:,} (4 per sketch row): "
+                f"the Gram matrix ({argument('method', 'gram')}) is exact"
             )
+
+    def array_shapes(self, size: Size, precision: Precision) -> dict[str, tuple[int | range, ...]]:
+        """Return the shapes of the sketch, the energies of its rows, the sum of the rows and the mask of features."""
+        rows, width = size.sketch_size, size.n_features
+        return {"sketch": (rows, 1 + width), "energies": (rows,), "sums": (width,), "nonzero": (width,)}
 
     def flops(self, n_rows: int, size: Size) -> int:
         """Return 6 N D: sign, addition, length, sum."""

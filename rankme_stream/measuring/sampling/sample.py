@@ -145,7 +145,7 @@ class Sample:
         self.confidence, self.population = runner.request.confidence, runner.request.population
         self.units_read = self.rows_decoded = 0
         self.progress = Progress(0, 0, 0, 0.0)
-        self.plan: Plan = runner.plan_sample(arithmetic, design, held_bytes=held_bytes)
+        self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
         self._runner = runner
         self._replicates: dict[int, PartialResult] = {}
         self._view = self._new_view()

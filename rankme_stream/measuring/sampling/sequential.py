@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rankme_stream.accumulators.method import Arithmetic
-from rankme_stream.errors import LimitError, MagnitudeError, UsageError
+from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.engines.engine import Report
@@ -136,9 +136,9 @@ def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
     if next(design.looks(max_rows), None) is None:
         least = design.first_look * design.unit_rows
         raise UsageError(
-            f"max_rows is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
+            f"{argument('max_rows')} is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
             f"{sample_design.N_REPLICATES} replicates of units of {design.unit_rows:,} rows; allow that many, or leave "
-            "sample out and read every row"
+            f"{argument('sample')} out and read every row"
         )
     return max_rows
 

@@ -53,6 +53,10 @@ class StandardDevice:
         """Return False: products of the standard have the type of their factors."""
         return False
 
+    def panel_type(self, kind: StoredType) -> str:
+        """Return the type of the panels from which float32 products are formed: that of rows multiplied exactly."""
+        return kind.name if self.multiplies_exactly(kind) else "float64"
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; the order is ignored."""
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
@@ -85,7 +89,7 @@ class StandardDevice:
         if kind.name in self._types:
             return self.upload(stored)
         values = np.empty(stored.shape)
-        kind.to_float64(stored, values, np.empty(stored.shape, np.int32))
+        kind.widen(stored, values, np.empty(stored.shape, np.int32))
         return self.upload(values)
 
     def nonfinite_rows(self, rows: Any, kind: StoredType) -> Array | None:
@@ -128,6 +132,12 @@ class StandardDevice:
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 array into a float32 one of the same shape."""
         out[...] = self.xp.astype(panel, self.xp.float32)
+
+    def add_probed(self, panel: Any, directions: Any, products: Any, sums: Any, scratch: Any) -> None:
+        """Add ``panel.T @ (panel @ directions)`` to ``products`` and the sum of the rows to ``sums``, in float64."""
+        wide = self.xp.astype(panel, self.xp.float64, copy=False)
+        products += wide.T @ (wide @ directions)
+        sums += self.xp.sum(wide, axis=0)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right`` into ``out``."""

@@ -18,8 +18,7 @@ class Device(Protocol):
     """Arrays of one device, and the operations on them that the array API standard lacks.
 
     Arrays are those of the namespace ``xp``, in which slices share memory. *Rows* are stored rows as ``rows`` returned
-    them. A *panel* has shape ``(rows, 1 + D)`` and is float64; or has the type of 16-bit rows, if the device
-    ``multiplies_exactly`` and products are float32.
+    them. A *panel* has shape ``(rows, 1 + D)`` and is float64; or of ``panel_type``, if products are float32.
 
     Attributes
     ----------
@@ -45,6 +44,13 @@ class Device(Protocol):
 
     def multiplies_exactly(self, kind: StoredType) -> bool:
         """Return whether ``set_product`` takes rows of a 16-bit type as they are and sums in float32."""
+
+    def panel_type(self, kind: StoredType) -> str:
+        """Return the type of the panels from which float32 products of rows of a type are formed.
+
+        Float32 where it holds the values, or that of 16-bit rows which the device multiplies exactly; else float64,
+        which ``narrow`` then rounds.
+        """
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; ``dtype`` may be a name, and a device may ignore ``order``."""
@@ -99,6 +105,21 @@ class Device(Protocol):
 
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 array into a float32 one of the same shape; values that overflow become infinite."""
+
+    def add_probed(self, panel: Any, directions: Any, products: Any, sums: Any, scratch: Workspace) -> None:
+        """Add ``panel.T @ (panel @ directions)`` to ``products`` and the sum of the rows to ``sums``, in float64.
+
+        Parameters
+        ----------
+        panel
+            Shape ``(rows, n)``, of any type of panels.
+        directions, products, sums
+            Shapes ``(n, k)``, ``(n, k)`` and ``(n,)``, float64.
+
+        Notes
+        -----
+        4 rows n k flops. Every entry is a chain of n products, then of ``rows``, and one addition.
+        """
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right``, of columns of one panel, into ``out``; the arithmetic is that of ``out``."""

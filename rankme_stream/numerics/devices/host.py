@@ -15,6 +15,7 @@ from scipy.linalg import cython_lapack
 from rankme_stream.errors import DeviceError
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType, stored_type
 
+_PROBED_ROWS, _PROBED_VALUES = 64, 2**15  # of a slice that is probed at once: in float64 it stays in the L2 cache
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
 
@@ -126,6 +127,10 @@ class Host:
         """Return False: no BLAS of the host has such a product."""
         return False
 
+    def panel_type(self, kind: StoredType) -> str:
+        """Return the type of the panels from which float32 products are formed: float32 where it holds the values."""
+        return "float32" if kind.fits_float32 else "float64"
+
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Array:
         """Return an array of zeros."""
         return np.zeros(shape, dtype=dtype, order=order)
@@ -168,7 +173,7 @@ class Host:
 
     def cast(self, rows: Array, kind: StoredType, out: Array, scratch: Any) -> None:
         """Write the values of finite rows into ``out``."""
-        kind.to_float64(rows, out, scratch.room("cast", rows.shape, np.int32))
+        kind.widen(rows, out, scratch.room("cast", rows.shape, np.int32))
 
     def squared_lengths(self, rows: Array) -> Array:
         """Return the sum of the squares of each row."""
@@ -182,6 +187,33 @@ class Host:
         """Write a float64 array into a float32 one."""
         with np.errstate(over="ignore"):
             out[...] = panel
+
+    def add_probed(
+        self, panel: Array, directions: FloatArray, products: FloatArray, sums: FloatArray, scratch: Any
+    ) -> None:
+        """Add ``panel.T @ (panel @ directions)`` to ``products`` and the sum of the rows to ``sums``, in float64.
+
+        Slice by slice: each is widened and multiplied twice while it is in the cache. The sums of the slices of a panel
+        are added up before they are added to those of other panels.
+        """
+        (width, count), step = directions.shape, max(_PROBED_ROWS, _PROBED_VALUES // panel.shape[1])
+        part, whole = scratch.array("probed", (width, count)), scratch.array("probed panel", (width, count))
+        row, rows = scratch.array("summed", (width,)), scratch.array("summed panel", (width,))
+        whole[...], rows[...] = 0.0, 0.0
+        for low in range(0, panel.shape[0], step):
+            some = panel[low : low + step, :]
+            if some.dtype != np.float64:
+                wide = scratch.room("widened", some.shape)
+                wide[...] = some
+                some = wide
+            images = scratch.room("images", (some.shape[0], count))
+            np.matmul(some, directions, out=images)
+            np.matmul(some.T, images, out=part)
+            np.add.reduce(some, axis=0, out=row)
+            whole += part
+            rows += row
+        products += whole
+        sums += rows
 
     def set_product(self, left: FloatArray, right: FloatArray, out: FloatArray) -> None:
         """Write ``left.T @ right`` into ``out``."""

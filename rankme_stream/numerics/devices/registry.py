@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import DeviceError, LimitError, SourceFormatError, UsageError
+from rankme_stream.errors import DeviceError, LimitError, SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.device import Adopted, Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
@@ -58,7 +58,9 @@ def check_device_name(name: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"([a-z]+)(?::(\d+))?", str(name))
     if match is None or match[1] not in MODULES:
-        raise UsageError(f"device {name!r} is not one of {', '.join(MODULES)}, cuda:1 for the second card")
+        raise UsageError(
+            f"{argument('device')} is {name!r} and must be one of {', '.join(MODULES)}, or cuda:1 for the second card"
+        )
     return match[1], int(match[2] or 0)
 
 
@@ -71,7 +73,9 @@ def memory_errors_as_limits() -> Iterator[None]:
         raise
     except _memory_errors() as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise LimitError(f"no memory is left ({text}); take fewer --workers, or a smaller --memory") from error
+        raise LimitError(
+            f"no memory is left ({text}); take fewer {argument('workers')}, or a smaller {argument('memory_limit')}"
+        ) from error
 
 
 def _memory_errors() -> tuple[type[Exception], ...]:
@@ -126,5 +130,5 @@ def on_host(values: Any) -> Array:
     if found.declared != "bfloat16":
         return held
     kind, exact = StoredType("bfloat16", np.dtype(np.uint16)), np.empty(held.shape)
-    kind.to_float64(np.ascontiguousarray(held).view(np.uint16), exact, np.empty(held.shape, np.int32))
+    kind.widen(np.ascontiguousarray(held).view(np.uint16), exact, np.empty(held.shape, np.int32))
     return exact

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from rankme_stream.errors import MissingChunksError, RankMeError
+from rankme_stream.errors import MissingChunksError, RankMeError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan
@@ -204,6 +204,6 @@ def missing_message(source: Source, start: int, stop: int) -> str:
     """Return a message that names the missing chunks and the remedies."""
     return (
         f"{source.uri}: chunk {source.first_missing} (rows {start:,}-{stop - 1:,}) is missing, "
-        f"{source.chunks_missing:,} in all; write them, or pass --missing skip to leave their rows out or "
-        "--missing fill to take the fill value"
+        f"{source.chunks_missing:,} in all; write them, or pass {argument('missing', 'skip')} to leave their rows out "
+        f"or {argument('missing', 'fill')} to take the fill value"
     )

@@ -46,6 +46,10 @@ class PanelFeed:
         if self._pool is None or not isinstance(accumulator, Divisible):
             accumulator.update(panel, start)
             return
+        exponent = accumulator.exponent_with(panel)
+        if exponent != accumulator.exponent:
+            self.finish()
+        accumulator.fit_exponent(panel, exponent)
         accumulator.count(panel)
         for part in accumulator.parts:
             before = self._last.get((id(accumulator), part))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rankme_stream.errors import MagnitudeError, NonFiniteError
+from rankme_stream.errors import MagnitudeError, NonFiniteError, argument
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.state.audit import Audit
@@ -106,7 +106,7 @@ class PanelWriter:
         if self.nonfinite == "error":
             raise NonFiniteError(
                 f"{self.source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
-                f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass --nonfinite skip to leave them out "
-                "and have them counted"
+                f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
+                f"{argument('nonfinite', 'skip')} to leave them out and have them counted"
             )
         return Audit(rows_nonfinite=n_bad, first_nonfinite=first)

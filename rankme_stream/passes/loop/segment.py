@@ -21,6 +21,7 @@ from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
+from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
 from rankme_stream.sources import Source
 
 
@@ -59,12 +60,12 @@ class PassSpec:
 
     @property
     def panel_type(self) -> str:
-        """Type of the panels: float64; or that of 16-bit rows which the device multiplies exactly, if a float32 Gram is
-        all that is made of the rows.
+        """Type of the panels: float64; or that from which float32 products are formed, if a float32 Gram is all that is
+        made of the rows.
         """
         is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
-        return kind.name if is_fast and is_alone and self.device.multiplies_exactly(kind) else "float64"
+        return self.device.panel_type(kind) if is_fast and is_alone else "float64"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -103,6 +104,7 @@ def run_segment(
         )
     writer = PanelWriter(spec.source, workspace, spec.missing, spec.nonfinite)
     audit, row_norms = Audit(), RowNorms()
+    wanted, witnesses = witness_rows(first, last), Witnesses()
     shape = (plan.slab_rows, n_features + 1)
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
@@ -113,6 +115,7 @@ def run_segment(
             audit = audit.merge(writer.write(row, stored, piece))
             if grouper is not None:
                 grouper.add(row, stored, piece)
+            witnesses = witnesses.merge(Witnesses.of(wanted, row, stored))
         if spec.records_norms:
             row_norms = row_norms.merge(RowNorms.of(slabs["raw"][: end - start, :], device))
         if spec.normalize:
@@ -122,4 +125,6 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
-    return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group())
+    for accumulator in accumulators.values():
+        accumulator.check(first, last)
+    return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)

@@ -40,7 +40,7 @@ class Grid:
 def grid_for(arithmetic: Arithmetic, size: Size) -> Grid:
     """Return the grid for an arithmetic, a width and a sketch size.
 
-    Float32 is twice as fast, and its segments are twice as long, since the first panel of each is probed.
+    Float32 is twice as fast, and its segments are twice as long.
     """
     method = METHODS[arithmetic.method]
     segment_rows = method.segment_rows(size)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
 from rankme_stream.accumulators.accumulator import FILE_KEYS
 from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision, Size
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
@@ -40,8 +40,13 @@ class Plan:
         those of all rows.
     checkpoint_bytes
         Largest size of the state file; 0 without one.
-    sketch_size, seed
-        Size and seed of a sketch; 0 for other methods.
+    sketch_size
+        Size of a sketch; 0 for other methods.
+    seed
+        Seed of the request, if a sketch or the probes of float32 products are drawn from it; otherwise 0.
+    probe_seed
+        Seed of the probes, below 2^53, drawn from ``seed`` and the content of the rows when a pass begins; 0 before,
+        and where there are none.
     pass_number, basis
         Number of the pass, from 0, if a sketch makes several, and the digest of the basis that the one before found.
     n_groups, groups, group_bytes
@@ -80,6 +85,7 @@ class Plan:
     card: dict[str, int] = field(default_factory=dict)
     card_peak_bytes: int = 0
     card_limit_bytes: int = 0
+    probe_seed: int = 0
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -121,10 +127,16 @@ class Plan:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Plan:
         """Return the plan from the result of ``to_dict``."""
-        names = {key: name for name, key in FILE_KEYS.items()}
-        fields = {names.get(key, key): value for key, value in record.items()}
-        grid = Grid(fields.pop("panel_rows"), fields.pop("segment_rows"))
-        return cls(**fields, grid=grid)
+        given = fields_of(record)
+        return cls(**given | {"grid": Grid(**given["grid"])})
+
+
+def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan by name, those of its grid together, from the result of ``Plan.to_dict``."""
+    names = {key: name for name, key in FILE_KEYS.items()}
+    found = {names.get(key, key): value for key, value in record.items()}
+    of_grid = {one.name: found.pop(one.name) for one in fields(Grid) if one.name in found}
+    return found | {"grid": of_grid}
 
 
 def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardLimits | None = None) -> Plan:
@@ -160,7 +172,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     if card is not None and card.free_bytes and least_card > card.free_bytes:
         raise LimitError(
             f"the pass needs {_size(least_card)} on the card at least and {_size_below(card.free_bytes)} are free "
-            "there; leave --device out, or free some"
+            f"there; leave {argument('device')} out, or free some"
         )
     raise _too_little_memory(workload, layout, limits, least.host)
 
@@ -201,7 +213,7 @@ def _plan(
         sample_rows=0 if workload.sample is None else workload.sample.first_look_rows,
         checkpoint_bytes=memory.checkpoint_bytes,
         sketch_size=workload.size.sketch_size,
-        seed=workload.seed if method.uses_seed else 0,
+        seed=workload.seed if method.uses_seed or method.draws_probes(workload.arithmetic.precision) else 0,
         pass_number=workload.pass_number,
         n_groups=0 if groups is None else len(groups),
         groups="" if groups is None else groups.digest,
@@ -220,7 +232,7 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
         f"the pass needs {_size(peak)} at least and the limit is {_size_below(limits.memory_limit_bytes)} "
         f"({_size(memory['reading'])} to read chunks of {layout.largest_unit:,} rows, {_size(memory['accumulators'])} "
         f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
-        f"give --memory {-(-_mebibytes(peak) // 16) * 16}MiB or more"
+        f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
     )
 
 

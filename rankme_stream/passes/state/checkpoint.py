@@ -12,19 +12,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rankme_stream.accumulators.method import Arithmetic
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import OutputError, SourceChangedError, UsageError
+from rankme_stream.errors import OutputError, SourceChangedError, StateError, UsageError, argument
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import MergeTree, span
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_arithmetic, save_state
-from rankme_stream.sources import Source
+from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_plan, save_state
+from rankme_stream.passes.state.witnesses import changed_row
+from rankme_stream.sources import Source, content_digest
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # times the duration of the last write: writes slow the pass down by 2 % at most
+_STORE_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _STRETCHES = 16  # parts of the rows; changed rows are located no finer
 
 
@@ -41,6 +43,7 @@ def new_state(
     Notes
     -----
     Takes the fingerprint of their rows once more, a sixteenth of all rows at a time; other rows have an empty one.
+    Reads eight rows of the whole pass.
     """
     rows = plan.grid.segment_rows
     whole = plan.row_stop // rows * rows  # the rest of an incomplete segment may be added
@@ -64,6 +67,8 @@ def new_state(
         tail_start=tail_start,
         stretches=[stretch(start, stop) for start, stop in pairwise(ends)],
         anchor=" ".join(source.fingerprint(row, row + 1) for row in (plan.row_start, plan.row_stop - 1)),
+        content=content_digest(source, plan.row_start, plan.row_stop),
+        part=(first, max(first, last)),
         is_checked=False,
         rules=rules,
         passes=[],
@@ -87,33 +92,67 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
     UsageError
         If the file holds another pass; the message names the difference.
     SourceChangedError
-        If rows that it covers are stored differently now.
+        If rows that it covers are stored differently now, or have other values.
+    StateError
+        If it is of version 1, which noted no values to recognise them by.
+
+    Notes
+    -----
+    Reads up to sixteen rows for each partial result that the file holds, and decodes each of their chunks once.
     """
     other = f"give the options and rows it was made with, or another file than {path}"
     if (differs := difference(wanted, stored)) is not None:
         raise UsageError(f"{path} holds another pass: {differs}; {other}")
     for option, rule in stored.rules.items():
         if rule not in ("error", wanted.rules[option]):
-            raise UsageError(f"{path} holds a pass with --{option} {rule}, which is not requested; {other}")
+            raise UsageError(f"{path} holds a pass with {argument(option, rule)}, which is not requested; {other}")
     grown = wanted.plan.row_stop - stored.plan.row_stop
     if grown < 0:
         raise UsageError(
             f"{path} holds a pass over rows up to {stored.plan.row_stop:,}, and {wanted.plan.row_stop:,} are requested "
             f"or stored now; {other}"
         )
+    start, stop = stored.part
+    if start < stop and (start < wanted.part[0] or stop > wanted.part[1]):
+        first, last = wanted.part
+        mine = f"rows {first:,}-{last - 1:,}" if first < last else "no rows"
+        raise UsageError(
+            f"{path} is for rows {start:,}-{stop - 1:,}, and this part is {mine}: give each part a file of its own, "
+            "and new files to the parts of a dump that has grown"
+        )
     nodes = dict(stored.nodes)
-    if grown or wanted.source["n_rows"] > stored.source["n_rows"]:
+    if grown or wanted.source["n_rows"] != stored.source["n_rows"]:
         # The last chunk may have been rewritten, and the last segment may be longer now.
         nodes = {node: partial for node, partial in nodes.items() if span(node).stop <= stored.tail_segment}
-    covered = replace(stored, nodes=nodes).covered
+    _check_rows(replace(stored, nodes=nodes), source, path)
+    return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
+
+
+def _check_rows(stored: State, source: Source, path: Path) -> None:
+    """Refuse a source whose rows are not those that a file covers: as they are stored, and by the values of some."""
+    covered, start_over = stored.covered, f"into {path} from {stored.source['uri']}: delete it to start over"
     for stretch in stored.stretches:
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:
             raise SourceChangedError(
                 f"rows {stretch.start:,}-{stretch.stop - 1:,} of {source.uri} are not stored as they were when read "
-                f"into {path} from {stored.source['uri']}: delete it to start over"
+                f"{start_over}"
             )
-    return replace(wanted, nodes=nodes, passes=stored.passes, workers=stored.workers if nodes else [])
+    noted = [partial.witnesses for partial in stored.nodes.values()]
+    if not all(one.digests for one in noted) or (stored.passes and not stored.content):
+        raise StateError(
+            f"{path} was made by an older version, which noted no values of the rows, so it may be of another dump: "
+            "delete it to start over, or let that version end the pass (rankme show and merge read the file)"
+        )
+    row = changed_row(noted, source)
+    if row is not None:
+        raise SourceChangedError(f"row {row:,} of {source.uri} has other values than when it was read {start_over}")
+    first, last = stored.plan.row_start, stored.plan.row_stop
+    if stored.passes and content_digest(source, first, last) != stored.content:
+        raise SourceChangedError(
+            f"rows {first:,}-{last - 1:,} of {source.uri} have other values than when an earlier pass read them "
+            f"{start_over}"
+        )
 
 
 def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch]]:
@@ -132,22 +171,43 @@ def drop_changed_rows(state: State, source: Source) -> tuple[State, list[Stretch
     return replace(state, nodes=nodes, is_checked=not changed), changed
 
 
-def stored_pass(path: Path) -> tuple[Arithmetic, int] | None:
-    """Return the arithmetic and the number of the pass in a file; None if there is no file.
+def stored_plan(path: Path) -> Plan | None:
+    """Return the plan of the pass in a file; None if there is no file.
 
     Temporary files of killed writers are removed.
 
     Raises
     ------
+    UsageError
+        If the path is inside a zarr store.
     StateError
         If the file is no state file, or damaged.
     OutputError
         If a file could not be written there.
+    UsageError
+        If an earlier version wrote it, whose float32 products cannot be joined to others.
     """
+    check_place(path)
     state_file.remove_leftovers(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}, or no permission for it")
-    return read_arithmetic(path) if path.exists() else None
+    if not path.exists():
+        return None
+    plan = read_plan(path)
+    if METHODS[plan.method].draws_probes(plan.precision) and not plan.probe_seed:
+        raise UsageError(
+            f"{path} holds float32 products of an earlier version, which measured the error of a part of them: delete "
+            "it to start over"
+        )
+    return plan
+
+
+def check_place(path: Path) -> None:
+    """Raise ``UsageError`` if a path is a zarr store or inside one, where no file may be written."""
+    absolute = Path(os.path.abspath(path))
+    for folder in (absolute, *absolute.parents):
+        if any(os.path.lexists(folder / name) for name in _STORE_METADATA):
+            raise UsageError(f"{folder} is a zarr store, and {path} would be written into it: give another path")
 
 
 class Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.row_norms import RowNorms
+from rankme_stream.passes.state.witnesses import Witnesses
 from rankme_stream.spectra.spectrum import Spectrum
 
 _GROUPS = "groups"  # beside the names of accumulators in a record
@@ -27,6 +28,9 @@ _GROUPS = "groups"  # beside the names of accumulators in a record
 def accumulator_of(plan: Plan, basis: OrthonormalBasis | None = None) -> Callable[..., Accumulator]:
     """Return the function that makes accumulators of a plan, called with the width and a workspace."""
     kind = METHODS[plan.method].accumulator(plan.precision)
+    if METHODS[plan.method].draws_probes(plan.precision):
+        assert plan.probe_seed  # drawn when the pass began
+        return partial(kind, seed=plan.probe_seed)
     if not plan.sketch_size:
         return kind
     kind = partial(kind, sketch_size=plan.sketch_size, seed=plan.seed)
@@ -43,12 +47,15 @@ class PartialResult:
         ``raw``, and ``unit`` for rows of unit length if requested.
     groups
         The same rows by their labels; None if none were requested. Always on the host.
+    witnesses
+        A few of the rows, to recognise them by; none in a state of version 1.
     """
 
     accumulators: dict[str, Accumulator]
     audit: Audit
     row_norms: RowNorms
     groups: GroupedRows | None = None
+    witnesses: Witnesses = field(default_factory=Witnesses)
 
     def merge(self, other: PartialResult) -> PartialResult:
         """Return both joined; neither changes."""
@@ -56,7 +63,10 @@ class PartialResult:
         groups = None
         if self.groups is not None and other.groups is not None:
             groups = self.groups.merge(other.groups)
-        return PartialResult(merged, self.audit.merge(other.audit), self.row_norms.merge(other.row_norms), groups)
+        return PartialResult(
+            merged, self.audit.merge(other.audit), self.row_norms.merge(other.row_norms), groups,
+            self.witnesses.merge(other.witnesses),
+        )  # fmt: skip
 
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:
         """Return the spectrum of an accumulator; the intervals of a row sketch hold with that confidence."""
@@ -90,7 +100,8 @@ class PartialResult:
 
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return the result as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
-        plain = {"audit": asdict(self.audit), "lengths": asdict(self.row_norms)}
+        plain: dict[str, Any] = {"audit": asdict(self.audit), "lengths": asdict(self.row_norms)}
+        plain["witnesses"] = [[row, digest] for row, digest in self.witnesses.digests.items()]
         arrays = {
             f"{key}/{name}": array
             for key, accumulator in self.accumulators.items()
@@ -114,4 +125,5 @@ class PartialResult:
         groups = GroupedRows.from_record(plain["groups"], of_groups) if of_groups else None
         kind: Any = METHODS[arithmetic.method].accumulator(arithmetic.precision)
         accumulators = {key: kind.from_arrays(part, device) for key, part in parts.items()}
-        return cls(accumulators, Audit(**plain["audit"]), RowNorms(**plain["lengths"]), groups)
+        witnesses = Witnesses(dict(plain.get("witnesses", ())))
+        return cls(accumulators, Audit(**plain["audit"]), RowNorms(**plain["lengths"]), groups, witnesses)

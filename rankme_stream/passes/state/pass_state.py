@@ -17,15 +17,17 @@ from rankme_stream.errors import StateError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
 from rankme_stream.passes.state.merge_tree import IntervalSet, MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.state_record import check_node, check_nodes, checked_basis, checked_plan
 
 _AGREE = (  # fields of the plans of two parts of one pass
-    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "pass_number", "basis", "grid",
-    "row_start",
+    "method", "precision", "normalize", "n_features", "sketch_size", "seed", "probe_seed", "pass_number",
+    "basis", "grid", "row_start",
 )  # fmt: skip
 _RANGES_NAMED = 8  # missing ranges named in a message
 
@@ -56,6 +58,10 @@ class State:
         All rows of the pass, in order; the fingerprint is empty where no row was to be read.
     anchor
         Fingerprint of the first row and the last, which is the same in every part of a pass.
+    content
+        Hash of the values of eight of all rows, the same in every part of a pass; empty in a state of version 1.
+    part
+        Rows [A, B) that the writer of the file reads: all of the pass, or those of one job of an array.
     is_checked
         Whether the rows were found unchanged after they were read.
     rules
@@ -75,6 +81,8 @@ class State:
     tail_start: int
     stretches: Sequence[Stretch]
     anchor: str
+    content: str
+    part: tuple[int, int]
     is_checked: bool
     rules: Mapping[str, str]
     passes: Sequence[Mapping[str, Any]]
@@ -117,7 +125,7 @@ class State:
         """Row ranges that were read."""
         return [self.plan.rows_of(interval) for interval in IntervalSet(map(span, self.nodes))]
 
-    def content(self) -> str:
+    def results_digest(self) -> str:
         """Return a hash of the partial results: equal for equal bits."""
         digest = blake2b(digest_size=16)
         for node, partial in sorted(self.nodes.items(), key=lambda item: item[0]):
@@ -169,18 +177,31 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
     Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, and one of them is in memory beside the
     state.
     """
-    plain = {
+    return state_file.write(Path(path), _plain(state), _records(state))
+
+
+def create_state(path: str | os.PathLike[str], state: State) -> bool:
+    """Write a state to a file as ``save_state`` does, unless there is one; return whether it was written.
+
+    Of several processes that create one file at once, one succeeds.
+    """
+    return state_file.create(Path(path), _plain(state), _records(state))
+
+
+def _plain(state: State) -> dict[str, Any]:
+    return {
         "source": dict(state.source),
         "plan": state.plan.to_dict(),
         "tail_start": state.tail_start,
         "anchor": state.anchor,
+        "content": state.content,
+        "part": list(state.part),
         "is_checked": state.is_checked,
         "stretches": [[one.start, one.stop, one.fingerprint] for one in state.stretches],
         "rules": dict(state.rules),
         "passes": [dict(one) for one in state.passes],
         "workers": [dict(one) for one in state.workers],
     }
-    return state_file.write(Path(path), plain, _records(state))
 
 
 def _records(state: State) -> Iterator[state_file.Record]:
@@ -197,37 +218,41 @@ def load_state(path: str | os.PathLike[str]) -> State:
     Raises
     ------
     StateError
-        If there is no such file, or it is damaged, of another kind, or written by a newer version.
+        If there is no such file, or it is damaged, of another kind, written by a newer version, or holds what no
+        version writes.
+    LimitError
+        If there is not enough memory for what it holds.
     """
-    with state_file.StateFile(Path(path)) as file:
-        plain = file.plain
-        plan = Plan.from_dict(plain["plan"])
+    with state_file.StateFile(Path(path)) as file, file.refusing(), memory_errors_as_limits():
+        plain, plan = file.plain, checked_plan(file.plain)
         nodes: dict[Node, PartialResult] = {}
         basis: OrthonormalBasis | None = None
         for fields, arrays in file.records():
-            if "node" in fields:
-                nodes[fields["node"][0], fields["node"][1]] = PartialResult.from_record(plan.arithmetic, fields, arrays)
-            else:
-                basis = OrthonormalBasis(arrays["basis"])
+            if "basis" in arrays:
+                basis = checked_basis(plan, arrays)
+                continue
+            node = check_node(plan, fields, arrays)
+            nodes[node] = PartialResult.from_record(plan.arithmetic, fields, arrays)
+        check_nodes(plan, nodes, plain["rules"], basis)
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
-        plain["is_checked"], plain["rules"], plain["passes"], plain["workers"], nodes, basis,
+        plain.get("content", ""), tuple(plain.get("part", (plan.row_start, plan.row_stop))), plain["is_checked"],
+        plain["rules"], plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 
-def read_arithmetic(path: Path) -> tuple[Arithmetic, int]:
-    """Return method, precision and number of the pass in a file, without its partial results."""
-    with state_file.StateFile(path) as file:
-        plan = file.plain["plan"]
-    return Arithmetic(plan["method"], plan["precision"]), plan.get("turn", 0)
+def read_plan(path: Path) -> Plan:
+    """Return the plan of the pass in a file, without its partial results."""
+    with state_file.StateFile(path) as file, file.refusing():
+        return checked_plan(file.plain)
 
 
 def read_basis(path: Path) -> OrthonormalBasis | None:
     """Return the basis that the pass in a file multiplies by, without its partial results."""
-    with state_file.StateFile(path) as file:
-        for _, arrays in file.records():
-            return OrthonormalBasis(arrays["basis"]) if "basis" in arrays else None
-    return None
+    with state_file.StateFile(path) as file, file.refusing():
+        plan = checked_plan(file.plain)
+        arrays = next((arrays for _, arrays in file.records()), {})
+        return checked_basis(plan, arrays) if "basis" in arrays else None
 
 
 def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
@@ -253,7 +278,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
             name = names[number] if names else f"state {number}"
             if whole is not None:
                 _check_parts(whole, state, name)
-            content = state.content()
+            content = state.results_digest()
             is_new = content not in contents
             contents[content] = contents.get(content, False) or state.is_checked or not state.nodes
             if not is_new:
@@ -270,7 +295,7 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
 def _check_parts(whole: State, state: State, name: str) -> None:
     differs = difference(whole, state)
     is_as_long = state.plan.row_stop == whole.plan.row_stop
-    if differs is None and is_as_long and state.anchor != whole.anchor:
+    if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
         differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
@@ -284,6 +309,8 @@ def _describe_change(whole: State, state: State) -> str | None:
         return f"rows up to {state.plan.row_stop:,}"
     if state.tail_start != whole.tail_start:
         return f"a dump of {state.source['n_rows']:,} rows"
+    if len(state.stretches) != len(whole.stretches):
+        return "rows divided into other stretches"
     for mine, other in zip(state.stretches, whole.stretches, strict=True):
         if mine != other and mine.fingerprint and other.fingerprint:
             return f"rows {mine.start:,}-{mine.stop - 1:,} as they were stored at another time"
@@ -307,6 +334,7 @@ def _join(whole: State, state: State) -> State:
     )  # a chunk that two parts share counts twice
     return replace(
         whole,
+        part=(min(whole.part[0], state.part[0]), max(whole.part[1], state.part[1])),
         stretches=[
             mine if mine.fingerprint else other for mine, other in zip(whole.stretches, state.stretches, strict=True)
         ],

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
+import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypedDict
 
 import numpy as np
 
 from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.state import typed_json
+from rankme_stream.sources.regular_file import check_replaceable, reason, regular_file
 
 MAGIC = b"rankme-state\n"  # first bytes of a file
-VERSION = 1
+VERSION = 2
 HOST_DIGEST = blake2b(platform.node().encode(), digest_size=4).hexdigest()  # process numbers are a machine's own
 
 _VERSION = struct.Struct("<I")
@@ -27,6 +31,9 @@ _LOCATION = struct.Struct("<QQ")  # first byte of the description, and its lengt
 _DIGEST_BYTES = 32
 _PIECE_BYTES = 2**20
 _ALIGNMENT = 8
+
+_DTYPES = r"\|b1|\|[iu]1|<[iuf][248]"  # of arrays
+_MOST_VALUES = 2**59  # of an array, were no dimension of length zero
 
 Record = tuple[Mapping[str, Any], Mapping[str, Array]]
 
@@ -51,21 +58,54 @@ def write(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> in
     Layout: magic, version, arrays (little-endian, C order, aligned), their description and ``plain`` (JSON), location
     of the description, BLAKE2b of all that. The bytes reach the disk before the file is renamed to ``path``.
     """
-    temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}.new")
+    return _write_whole(path, plain, records, os.replace)
+
+
+def create(path: Path, plain: Mapping[str, Any], records: Iterable[Record]) -> bool:
+    """Write a file as ``write`` does unless something is at ``path``; return whether it was written.
+
+    Of several writers one succeeds, unless the file system has no hard links: then the last may replace the others'.
+    """
+    try:
+        _write_whole(path, plain, records, _give_new_name)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_whole(
+    path: Path, plain: Mapping[str, Any], records: Iterable[Record], give_name: Callable[[Path, Path], None]
+) -> int:
+    temporary = path.with_name(f".{path.name}.{HOST_DIGEST}-{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         try:
+            check_replaceable(path)
             with open(temporary, "wb") as file:
                 n_bytes = _write(file, plain, records)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            give_name(temporary, path)
             _sync(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+    except FileExistsError:
+        raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from None
     return n_bytes
+
+
+def _give_new_name(temporary: Path, path: Path) -> None:
+    """Name a file ``path``; raise ``FileExistsError`` if another has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
 
 
 def _write(file: IO[bytes], plain: Mapping[str, Any], records: Iterable[Record]) -> int:
@@ -109,7 +149,7 @@ def _sync(folder: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of writers of ``path`` that were killed on this machine."""
-    pattern = re.compile(re.escape(f".{path.name}.{HOST_DIGEST}-") + r"(\d+)\.new")
+    pattern = re.compile(re.escape(f".{path.name}.{HOST_DIGEST}-") + r"(\d+)(?:-[0-9a-f]{8})?\.new")
     with suppress(OSError):
         for entry in os.scandir(path.parent):
             match = pattern.fullmatch(entry.name)
@@ -127,6 +167,21 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+class _ArrayDescription(TypedDict):
+    dtype: str
+    shape: list[int]
+    start: int
+
+
+class _RecordDescription(TypedDict):
+    arrays: dict[str, _ArrayDescription]
+
+
+class _Description(TypedDict):
+    plain: dict[str, Any]
+    records: list[_RecordDescription]
+
+
 class StateFile:
     """A file that ``write`` made, verified.
 
@@ -135,22 +190,22 @@ class StateFile:
     Raises
     ------
     StateError
-        If there is no such file, or it is of another kind, of a newer version, or damaged.
+        If there is no such file, or it is of another kind, of a newer version, or damaged, or does not describe arrays.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with ExitStack() as stack:
             try:
-                self._file = stack.enter_context(open(path, "rb"))
+                self._file = stack.enter_context(regular_file(path))
                 description = self._read_description(self._file)
             except FileNotFoundError:
                 raise StateError(f"there is no {path}") from None
             except OSError as error:
-                raise StateError(f"{path} cannot be read: {error.strerror or error}") from None
+                raise StateError(f"{path} cannot be read: {reason(error)}") from None
             self._stack = stack.pop_all()
-        self.plain: dict[str, Any] = description["plain"]
-        self._records: list[dict[str, Any]] = description["records"]
+        self.plain = description["plain"]
+        self._records = description["records"]
 
     def __enter__(self) -> Self:
         return self
@@ -162,11 +217,11 @@ class StateFile:
         """Read one record after another."""
         try:
             for fields in self._records:
-                yield fields, {name: self._array(described) for name, described in fields["arrays"].items()}
+                yield dict(fields), {name: self._array(described) for name, described in fields["arrays"].items()}
         except OSError as error:
             raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from None
 
-    def _array(self, described: Mapping[str, Any]) -> Array:
+    def _array(self, described: _ArrayDescription) -> Array:
         dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
         array = np.empty(shape, dtype)
         self._file.seek(described["start"])
@@ -174,7 +229,7 @@ class StateFile:
             raise StateError(f"{self.path} was cut short while it was read")
         return array.astype(dtype.newbyteorder("="), copy=False)
 
-    def _read_description(self, file: IO[bytes]) -> dict[str, Any]:
+    def _read_description(self, file: IO[bytes]) -> _Description:
         """Return the description, after a check that the file is as it was written."""
         head = file.read(len(MAGIC) + _VERSION.size)
         if not head.startswith(MAGIC):
@@ -195,7 +250,36 @@ class StateFile:
                 f"{self.path} is damaged: its checksum does not match its content; take an earlier copy, or delete it "
                 "and start over"
             )
-        start, length = _LOCATION.unpack(last)
+        with self.refusing():
+            return self._described(file, n_bytes - _LOCATION.size, *_LOCATION.unpack(last))
+
+    def _described(self, file: IO[bytes], end: int, start: int, length: int) -> _Description:
+        """Return the description, after a check that it describes arrays that lie one after another before it."""
+        if start + length != end:
+            raise StateError("its description is not where its end says")
         file.seek(start)
-        description: dict[str, Any] = json.loads(file.read(length))
+        description: _Description = typed_json.parse(file.read(length), end)
+        typed_json.check(description, _Description, "its description")
+        free = len(MAGIC) + _VERSION.size
+        for record in description["records"]:
+            for name, array in record["arrays"].items():
+                n_values = math.prod(length or 1 for length in array["shape"])
+                if not re.fullmatch(_DTYPES, array["dtype"]) or n_values >= _MOST_VALUES:
+                    raise StateError(f"an array has a type or shape that is never written: {name[:40]!a}")
+                if array["start"] < free:
+                    raise StateError(f"two arrays overlap, or one the head: {name[:40]!a}")
+                free = array["start"] + math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
+                if free > start:
+                    raise StateError(f"an array reaches past the end: {name[:40]!a}")
         return description
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Add to a ``StateError`` which file it is about, for content that no writer of ours makes."""
+        try:
+            yield
+        except StateError as error:
+            raise StateError(
+                f"{self.path} is no state that rankme writes, though its checksum is right: {error}; take an earlier "
+                "copy, or delete it and start over"
+            ) from None

@@ -1,24 +1,26 @@
-"""Zarr store that records which of the chunks requested are missing."""
+"""Zarr store that finds missing chunks, and says why something cannot be read."""
 
 from __future__ import annotations
 
 import os
-from asyncio import Semaphore, gather
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from asyncio import gather
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import islice, product
 from typing import Any
 
-import numpy as np
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
 
-from rankme_stream.errors import SourcePermissionError
+from rankme_stream.errors import CorruptChunkError, SourceError, SourcePermissionError
+from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
-from rankme_stream.sources.zarr.codecs import check_blosc
+from rankme_stream.sources.zarr.folder_scan import is_sparse
 
+_LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
 _AT_ONCE = 32
 _STAMPS = (
@@ -28,9 +30,9 @@ _STAMPS = (
 
 
 def _stamp(described: Mapping[str, Any]) -> str:
-    """Return size and tag or time of a file, under any of the names that file systems use."""
-    when = next((described[name] for name in _STAMPS if described.get(name) is not None), "")
-    return f"{described.get('size')} {when}"
+    """Return size and tag or time of a file, under any of the names that file systems use; "" without the latter."""
+    when = next((described[name] for name in _STAMPS if described.get(name) is not None), None)
+    return "" if when is None else f"{described.get('size')} {when}"
 
 
 def _stamp_of_archive(store: Store) -> str:
@@ -41,15 +43,27 @@ def _stamp_of_archive(store: Store) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
+def _read_document(path: str, prototype: BufferPrototype) -> Buffer | None:
+    """Return what a regular file holds; None if there is none, as zarr's own stores do."""
+    try:
+        with regular_file(path) as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            if n_bytes > _LONGEST_DOCUMENT:
+                raise ValueError(f"a document of {n_bytes:,} bytes, longer than metadata ever are")
+            return prototype.buffer.from_bytes(file.read(n_bytes))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
 class AuditingStore(WrapperStore[Store]):
-    """Store that records which of the chunks requested are missing, and refuses truncated chunks."""
+    """Store that finds missing chunks, and reads nothing but regular files where it is a folder."""
 
     def __init__(self, store: Store, uri: str) -> None:
         super().__init__(store)
         self._uri = uri
         self._grid: ChunkGrid | None = None
         self._missing: MissingChunks | None = None
-        self._has_blosc = False
+        self._longest = 0
 
     @property
     def root(self) -> str | None:
@@ -61,31 +75,31 @@ class AuditingStore(WrapperStore[Store]):
         """Whether all chunks are in one file."""
         return isinstance(self._store, ZipStore)
 
-    def audit(self, grid: ChunkGrid, missing: MissingChunks, *, has_blosc: bool) -> None:
-        """Start recording missing chunks."""
-        self._grid, self._missing, self._has_blosc = grid, missing, has_blosc
+    def audit(self, grid: ChunkGrid, missing: MissingChunks, longest: int) -> None:
+        """Say which chunks `scan` looks for, where it records the missing ones, and how many bytes a key may hold."""
+        self._grid, self._missing, self._longest = grid, missing, longest
 
     def fetch(self, key: str) -> bytes:
         """Return the bytes stored under ``key``; empty when there are none."""
         value = sync(self.get(key, default_buffer_prototype()))
         return b"" if value is None else value.to_bytes()
 
-    async def scan(self, start: int, stop: int) -> str:
+    async def scan(self, start: int, stop: int) -> tuple[str, bool]:
         """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
 
-        The hash covers coordinates, size and time or tag, or the store's name where the store gives no size and time.
+        The hash covers coordinates, size and time or tag. The second result is whether the store gives time or tag of
+        each: a chunk rewritten in place changes the hash.
         """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
-        present = np.zeros(len(rows) * width, np.bool_)
-        digest = blake2b(digest_size=16)
+        digest, is_stamped, expected = blake2b(digest_size=16), True, rows.start * width
         async for (i, j), stamp in self._stamps(rows):
-            present[(i - rows.start) * width + j] = True
+            self._missing.add_keys(expected, i * width + j)
+            expected = i * width + j + 1
             digest.update(f"{i} {j} {stamp}\n".encode())
-        for flat in np.flatnonzero(~present):
-            i, j = divmod(int(flat), width)
-            self._missing.add_key(rows.start + i, j)
-        return digest.hexdigest()
+            is_stamped = is_stamped and bool(stamp)
+        self._missing.add_keys(expected, rows.stop * width)
+        return digest.hexdigest(), is_stamped
 
     async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
@@ -94,7 +108,7 @@ class AuditingStore(WrapperStore[Store]):
         if isinstance(self._store, FsspecStore):
             stamps = await self._remote_stamps(self._store, rows)
         else:
-            whole = _stamp_of_archive(self._store) or self._uri
+            whole = _stamp_of_archive(self._store)
             async for key in self._store.list_prefix(self._grid.prefix):
                 if (coordinates := self._grid.coordinates(key)) is not None:
                     stamps[coordinates] = whole
@@ -111,84 +125,45 @@ class AuditingStore(WrapperStore[Store]):
             folder = f"{store.path}/{grid.prefix}".rpartition("/")[0]
             listed = await store.fs._find(folder, detail=True, withdirs=False)
             for name, described in listed.items():
-                if (coordinates := grid.coordinates(name.removeprefix(f"{store.path}/"))) is not None:
-                    stamps[coordinates] = _stamp(described)
+                key = name.removeprefix(f"{store.path}/")
+                if (coordinates := grid.coordinates(key)) is not None:
+                    stamps[coordinates] = self._stamp(key, described)
             if stamps:  # an empty listing may come from a server that cannot list
                 return stamps
-        at_once = Semaphore(_AT_ONCE)
 
         async def request(i: int, j: int) -> None:
-            async with at_once:
-                with suppress(FileNotFoundError):
-                    stamps[i, j] = _stamp(await store.fs._info(f"{store.path}/{grid.key(i, j)}"))
+            key = grid.key(i, j)
+            with suppress(FileNotFoundError):
+                stamps[i, j] = self._stamp(key, await store.fs._info(f"{store.path}/{key}"))
 
-        await gather(*(request(i, j) for i in rows for j in range(grid.n_outer_columns)))
+        places = product(rows, range(grid.n_outer_columns))
+        n_asked = 0
+        while batch := list(islice(places, _AT_ONCE)):
+            await gather(*(request(i, j) for i, j in batch))
+            n_asked += len(batch)
+            if is_sparse(n_asked - len(stamps), len(stamps)):
+                raise SourceError(
+                    f"{self._uri} lacks {n_asked - len(stamps):,} of the first {n_asked:,} chunks of these rows, and "
+                    "the server does not list which are there: choose rows that are, or copy the store to a disk"
+                )
         return stamps
 
+    def _stamp(self, key: str, described: Mapping[str, Any]) -> str:
+        """Return the stamp of a chunk; refuse one that is too long before it is read."""
+        size = described.get("size")
+        if isinstance(size, int) and size > self._longest:
+            raise CorruptChunkError(
+                f"chunk {key} of {self._uri} is stored in {size:,} bytes, and its metadata allow {self._longest:,}; "
+                "write it again, or leave these rows out"
+            )
+        return _stamp(described)
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the value under ``key`` as the wrapped store does, after checking it."""
+        """Return the value under ``key`` as the wrapped store does; of a folder, only regular files are read."""
         try:
+            if self.root is not None and byte_range is None:
+                return _read_document(os.path.join(self.root, key), prototype)
             value = await self._store.get(key, prototype, byte_range)
         except PermissionError as error:
             raise SourcePermissionError(f"{key} of {self._uri} may not be read: check its permissions") from error
-        if self._grid is not None and self._missing is not None:
-            coordinates = self._grid.coordinates(key)
-            if coordinates is not None and value is None:
-                self._missing.add_key(*coordinates)
-            elif coordinates is not None and value is not None:
-                self._inspect(coordinates, value, byte_range, self._grid, self._missing)
         return value
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Return several values, each through `get`."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-    async def get_ranges(
-        self, key: str, byte_ranges: Sequence[ByteRequest | None], *, prototype: BufferPrototype, **_: Any
-    ) -> AsyncIterator[list[tuple[int, Buffer | None]]]:
-        """Yield parts of a shard, each through `get`.
-
-        From 3.3 on, zarr would read several parts from the wrapped store in one request, with the bytes between them:
-        `get` would not see these parts and the predicted memory would not include them. It also raises error groups.
-        """
-        at_once = Semaphore(_AT_ONCE)
-
-        async def part(number: int, byte_range: ByteRequest | None) -> tuple[int, Buffer | None]:
-            async with at_once:
-                return number, await self.get(key, prototype, byte_range)
-
-        yield await gather(*(part(number, byte_range) for number, byte_range in enumerate(byte_ranges)))
-
-    def _inspect(
-        self,
-        coordinates: tuple[int, int],
-        value: Buffer,
-        byte_range: ByteRequest | None,
-        grid: ChunkGrid,
-        missing: MissingChunks,
-    ) -> None:
-        """Check a chunk, or a shard or part of one; record the missing chunks of a shard."""
-        index, n_bytes = grid.index, len(value)
-        if index is None:
-            if self._has_blosc and byte_range is None and not grid.is_sharded:
-                check_blosc(value.as_numpy_array())
-            return
-        if byte_range is None:
-            missing.add_index(*coordinates, index.check_shard(value.as_numpy_array(), has_blosc=self._has_blosc))
-            return
-        is_index = isinstance(byte_range, SuffixByteRequest) or (
-            isinstance(byte_range, RangeByteRequest) and index.is_at_start and byte_range.start == 0
-        )
-        if is_index:
-            index.check_length(n_bytes)
-            missing.add_index(*coordinates, index.entries(value.to_bytes()))
-        elif isinstance(byte_range, RangeByteRequest):
-            # zarr would take an empty answer for an unwritten chunk and fill it in.
-            if n_bytes != byte_range.end - byte_range.start or n_bytes == 0:
-                raise ValueError(
-                    f"shard index points to bytes {byte_range.start}-{byte_range.end} past the shard's end"
-                )
-            if self._has_blosc:
-                check_blosc(value.as_numpy_array())

@@ -1,23 +1,22 @@
-"""Chunk grid of a zarr array, and which of its chunks are known to be unwritten; pure Python and numpy."""
+"""Chunk grid of a zarr array, and which of its chunks are known to be unwritten."""
 
 from __future__ import annotations
 
-import os
+import re
 import threading
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
-
-import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.codecs import codec_fields
 from rankme_stream.sources.zarr.shard_index import ShardIndex, shard_index
 
-_PAGE_BITS = 2**15
-_BATCH_ENTRIES = 8192
+_MOST = 2**60  # values or chunks
+_NUMBER = re.compile("0|[1-9][0-9]{0,18}")  # as keys hold it: "01" is another name
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class ChunkGrid:
     prefix, separator
         A key is ``f"{prefix}{i}{separator}{j}"``.
     index
-        Layout of the shard index; None without shards, or where its codecs are not supported.
+        Layout of the shard index; None without shards.
     is_line
         Whether the array has one dimension: a key is ``f"{prefix}{i}"``.
     """
@@ -60,8 +59,13 @@ class ChunkGrid:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a key holds several chunks."""
-        return self.inner != self.outer or self.index is not None
+        """Whether a key holds chunks by an index."""
+        return self.index is not None
+
+    def longest_value(self, longest_chunk: int) -> int:
+        """Return the most bytes under a key, of chunks of at most ``longest_chunk`` bytes each."""
+        n_chunks = (self.outer[0] // self.inner[0]) * (self.outer[1] // self.inner[1])
+        return n_chunks * longest_chunk + (self.index.n_bytes if self.index else 0)
 
     def outer_rows(self, start: int, stop: int) -> range:
         """Return the first coordinates of the keys that hold rows ``[start, stop)``."""
@@ -85,7 +89,7 @@ class ChunkGrid:
             return None
         suffix = key[len(self.prefix) :] + (f"{self.separator}0" if self.is_line else "")
         first, separator, second = suffix.partition(self.separator)
-        if not (separator and first.isdecimal() and second.isdecimal()):
+        if not (separator and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
             return None
         return int(first), int(second)
 
@@ -104,7 +108,7 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
     if metadata["zarr_format"] == 2:
         outer = _pair(metadata["chunks"], uri, is_line=is_line)
         separator = str(metadata.get("dimension_separator") or ".")
-        return ChunkGrid(shape, outer, outer, folder, separator, None, is_line)
+        return _checked(ChunkGrid(shape, outer, outer, folder, separator, None, is_line), uri)
     outer = _pair(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape", ()), uri, is_line=is_line)
     encoding = metadata.get("chunk_key_encoding", {"name": "default"})
     name, configuration = codec_fields(encoding)
@@ -121,21 +125,37 @@ def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid
             f"{uri} has shards inside shards or other codecs, whose missing chunks cannot be detected: rewrite it"
         )
     if not shards:
-        return ChunkGrid(shape, outer, outer, prefix, separator, None, is_line)
+        return _checked(ChunkGrid(shape, outer, outer, prefix, separator, None, is_line), uri)
     inner = _pair(codecs[0][1]["chunk_shape"], uri, is_line=is_line)
-    index = shard_index(outer, inner, codecs[0][1])
-    return ChunkGrid(shape, outer, inner, prefix, separator, index, is_line)
+    if outer[0] % inner[0] or outer[1] % inner[1]:
+        raise SourceFormatError(
+            f"{uri} declares shards of shape {outer}, which chunks of {inner} do not fill: rewrite it"
+        )
+    index = shard_index(outer, inner, codecs[0][1], uri)
+    return _checked(ChunkGrid(shape, outer, inner, prefix, separator, index, is_line), uri)
 
 
 def _pair(lengths: Iterable[int], uri: str, *, least: int = 1, is_line: bool = False) -> tuple[int, int]:
-    chunks = (*(int(n) for n in lengths), *([1] if is_line else []))
-    if len(chunks) != 2 or min(chunks) < least:
+    chunks = (*lengths, *([1] if is_line else []))
+    if not all(type(n) is int for n in chunks) or len(chunks) != 2 or min(chunks) < least:
         raise SourceFormatError(f"{uri} declares chunks of shape {chunks}, not two positive lengths: rewrite it")
     return chunks[0], chunks[1]
 
 
+def _checked(grid: ChunkGrid, uri: str) -> ChunkGrid:
+    """Return a grid whose numbers fit 64 bits, as arrays and chunks that exist do; refuse others."""
+    if grid.separator not in ("/", "."):
+        raise SourceFormatError(f"{uri} has chunk keys with the separator {grid.separator!r}: rewrite its metadata")
+    n_values, n_chunks = grid.shape[0] * grid.shape[1], -(-grid.shape[0] // grid.inner[0]) * grid.n_inner_columns
+    if max(n_values, n_chunks, grid.outer[0] * grid.outer[1]) >= _MOST:
+        raise SourceFormatError(
+            f"{uri} declares shape {grid.shape} in chunks of {grid.outer}, more than 2^60 values: rewrite its metadata"
+        )
+    return grid
+
+
 class MissingChunks:
-    """Inner chunks known to be unwritten: one bit per chunk, in pages made when needed; thread-safe.
+    """Inner chunks known to be unwritten, as runs of their numbers in row order; thread-safe.
 
     Parameters
     ----------
@@ -145,12 +165,12 @@ class MissingChunks:
     Notes
     -----
     Only chunks with rows requested so far (see `request`) are recorded, so a missing shard counts its inner chunks in
-    those rows and no others.
+    those rows and no others. A run takes 16 bytes, whatever its length.
     """
 
     def __init__(self, grid: ChunkGrid) -> None:
         self._grid = grid
-        self._pages: dict[int, bytearray] = {}
+        self._starts, self._stops = array("q"), array("q")  # of runs that neither overlap nor touch, ascending
         self._lock = threading.Lock()
         self._requested: tuple[int, int] | None = None
         self._count = 0
@@ -168,8 +188,24 @@ class MissingChunks:
 
     def add_key(self, i: int, j: int) -> None:
         """Record that nothing is stored at outer coordinates ``(i, j)``."""
-        rows, columns = self._inner(i, j)
-        self._add((row, column) for row in rows for column in columns)
+        self.add_keys(i * self._grid.n_outer_columns + j, i * self._grid.n_outer_columns + j + 1)
+
+    def add_keys(self, start: int, stop: int) -> None:
+        """Record that nothing is stored under the keys with numbers ``[start, stop)`` in row order."""
+        width, n_inner = self._grid.n_outer_columns, self._grid.n_inner_columns
+        while start < stop:
+            i, j = divmod(start, width)
+            if j == 0 and stop - start >= width:
+                n_rows = (stop - start) // width
+                low, high = self._inner(i, 0)[0].start, self._inner(i + n_rows - 1, 0)[0].stop
+                self._add(low * n_inner, high * n_inner)
+                start += n_rows * width
+                continue
+            last = min(width, j + stop - start) - 1
+            rows, columns = self._inner(i, j)
+            for row in rows:
+                self._add(row * n_inner + columns.start, row * n_inner + self._inner(i, last)[1].stop)
+            start += last + 1 - j
 
     def add_index(self, i: int, j: int, entries: Array) -> None:
         """Record the inner chunks that the index of the shard at ``(i, j)`` marks as empty."""
@@ -178,33 +214,35 @@ class MissingChunks:
             return
         rows, columns = self._inner(i, j)
         n_rows, n_columns = empty.shape
-        self._add((row, column) for row in rows for column in columns if empty[row % n_rows, column % n_columns])
+        for row in rows:
+            for column in columns:
+                if empty[row % n_rows, column % n_columns]:
+                    number = row * self._grid.n_inner_columns + column
+                    self._add(number, number + 1)
 
     def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the row ranges within ``[start, stop)`` with a missing chunk, ascending, merged."""
-        n_rows, width = self._grid.inner[0], self._grid.n_inner_columns
         merged: list[tuple[int, int]] = []
-        for page in sorted(self._pages):
-            bits = np.unpackbits(np.frombuffer(bytes(self._pages[page]), np.uint8), bitorder="little")
-            chunk_rows = np.unique((np.flatnonzero(bits) + page * _PAGE_BITS) // width)
-            breaks = np.flatnonzero(np.diff(chunk_rows) != 1) + 1
-            for run in np.split(chunk_rows, breaks):
-                low = max(start, int(run[0]) * n_rows)
-                high = min(stop, (int(run[-1]) + 1) * n_rows, self._grid.shape[0])
-                if low >= high:
-                    continue
-                if merged and merged[-1][1] >= low:
-                    low = merged.pop()[0]
-                merged.append((low, high))
+        if not self._starts:  # nearly always, and asked for every block
+            return merged
+        n_rows, width = self._grid.inner[0], self._grid.n_inner_columns
+        with self._lock:
+            first = bisect_right(self._stops, start // n_rows * width)
+            last = bisect_left(self._starts, -(-stop // n_rows) * width)
+            runs = list(zip(self._starts[first:last], self._stops[first:last], strict=True))
+        for run_start, run_stop in runs:
+            low = max(start, run_start // width * n_rows)
+            high = min(stop, -(-run_stop // width) * n_rows, self._grid.shape[0])
+            if low >= high:
+                continue
+            if merged and merged[-1][1] >= low:
+                low = merged.pop()[0]
+            merged.append((low, high))
         return merged
 
     def first(self) -> str | None:
         """Return the name of the first missing chunk; None when none is known."""
-        if not self._pages:
-            return None
-        page = min(self._pages)
-        bits = np.unpackbits(np.frombuffer(bytes(self._pages[page]), np.uint8), bitorder="little")
-        return self._grid.inner_key(*divmod(page * _PAGE_BITS + int(np.argmax(bits)), self._grid.n_inner_columns))
+        return self._grid.inner_key(*divmod(self._starts[0], self._grid.n_inner_columns)) if self._starts else None
 
     def _inner(self, i: int, j: int) -> tuple[range, range]:
         grid, (start, stop) = self._grid, self._requested or (0, self._grid.shape[0])
@@ -212,61 +250,14 @@ class MissingChunks:
         rows = range(max(i * n_rows, start // grid.inner[0]), min((i + 1) * n_rows, -(-stop // grid.inner[0])))
         return rows, range(j * n_columns, min((j + 1) * n_columns, grid.n_inner_columns))
 
-    def _add(self, chunks: Iterable[tuple[int, int]]) -> None:
-        width = self._grid.n_inner_columns
+    def _add(self, start: int, stop: int) -> None:
+        """Record chunks by their numbers; a run that touches others takes them in."""
+        if start >= stop:
+            return
         with self._lock:
-            for row, column in chunks:
-                page, bit = divmod(row * width + column, _PAGE_BITS)
-                bits = self._pages.get(page)
-                if bits is None:
-                    bits = self._pages[page] = bytearray(_PAGE_BITS // 8)
-                mask = 1 << (bit & 7)
-                if not bits[bit >> 3] & mask:
-                    bits[bit >> 3] |= mask
-                    self._count += 1
-
-
-def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, stop: int) -> str:
-    """Stat the file of every key that holds rows ``[start, stop)``; record the missing ones, hash the others.
-
-    Returns
-    -------
-    str
-        Hash of coordinates, size and modification time of the files that are there.
-
-    Notes
-    -----
-    No listing: one stat per key, about 2 us warm, so memory does not grow with the number of keys. With shards, one
-    more read per shard, of its index.
-    """
-    stat, width = os.stat, grid.n_outer_columns
-    columns = [f"{grid.separator}{j}" for j in range(width)]
-    digest = blake2b(digest_size=16)
-    records: list[int] = []
-    folder = os.open(root, getattr(os, "O_PATH", os.O_RDONLY))  # relative names resolve faster than whole paths
-    try:
-        for i in grid.outer_rows(start, stop):
-            row = f"{grid.prefix}{i}"
-            for j, column in enumerate(columns):
-                try:
-                    status = stat(row + column, dir_fd=folder)
-                except (FileNotFoundError, NotADirectoryError):
-                    missing.add_key(i, j)
-                    continue
-                records += (i * width + j, status.st_size, status.st_mtime_ns)
-                if grid.index is not None and status.st_size >= grid.index.n_bytes:
-                    path = os.path.join(root, row + column)
-                    missing.add_index(i, j, grid.index.entries(_read_index(path, grid.index, status.st_size)))
-            if len(records) >= 3 * _BATCH_ENTRIES:
-                digest.update(np.array(records, dtype=np.int64).tobytes())
-                records.clear()
-    finally:
-        os.close(folder)
-    digest.update(np.array(records, dtype=np.int64).tobytes())
-    return digest.hexdigest()
-
-
-def _read_index(path: str, index: ShardIndex, n_bytes: int) -> bytes:
-    with open(path, "rb", buffering=0) as shard:
-        encoded = os.pread(shard.fileno(), index.n_bytes, 0 if index.is_at_start else n_bytes - index.n_bytes)
-    return encoded.ljust(index.n_bytes, b"\0")
+            first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+            before = sum(self._stops[first:last]) - sum(self._starts[first:last])
+            if first < last:
+                start, stop = min(start, self._starts[first]), max(stop, self._stops[last - 1])
+            self._starts[first:last], self._stops[first:last] = array("q", [start]), array("q", [stop])
+            self._count += stop - start - before

@@ -13,11 +13,24 @@ from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.errors import RankMeError, SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
-METADATA_ERRORS = (BaseZarrError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+METADATA_ERRORS = (
+    BaseZarrError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,  # such as lists in lists in lists
+    TypeError,
+    ValueError,
+    AssertionError,
+    MemoryError,
+)
 _LISTED = 20
+_DEEPEST = 4  # levels of groups: links may lead around in circles
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
@@ -38,16 +51,17 @@ def locate(source: object) -> tuple[Store, str, str]:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}")
     location, _, path = uri.partition("::")
     path = path.strip("/")
+    location = location.removeprefix("file://")
     try:
         if "://" in location:
             return FsspecStore.from_url(location, read_only=True), path, uri
-        os.stat(location)
-        with os.scandir(location) if os.path.isdir(location) else open(location, "rb"):
-            pass
         if os.path.isdir(location):
+            with os.scandir(location):
+                pass
             return LocalStore(location, read_only=True), path, uri
-        if not zipfile.is_zipfile(location):
-            raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
+        with regular_file(location) as file:
+            if not zipfile.is_zipfile(file):
+                raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
         return ZipStore(location, mode="r", read_only=True), path, uri
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceNotFoundError(f"there is no {location}") from error
@@ -81,7 +95,7 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
         raise
     except (FileNotFoundError, NodeNotFoundError) as error:
         raise SourceNotFoundError(f"there is no zarr array at {uri}: check the path after '::'") from error
-    except (*METADATA_ERRORS, OSError, RuntimeError) as error:
+    except METADATA_ERRORS as error:
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
         return node
@@ -92,7 +106,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
-            found = sorted(group.members(max_depth=None), key=lambda item: item[0])  # a folder lists in any order
+            found = sorted(group.members(max_depth=_DEEPEST), key=lambda item: item[0])  # a folder lists in any order
     except METADATA_ERRORS as error:
         return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
     members = [member for _, member in found if isinstance(member, zarr.Array)]
@@ -108,12 +122,14 @@ def _group_message(group: Any, path: str, uri: str) -> str:
 
 def refuse_metadata(uri: str, error: BaseException) -> NoReturn:
     """Raise a ``SourceFormatError`` that says why the metadata cannot be read."""
-    if isinstance(error, SourceFormatError):
+    if isinstance(error, RankMeError):
         raise error
     raise SourceFormatError(f"{uri} has metadata that cannot be read: {in_one_line(error)}") from error
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return type and text of an error, on one line."""
+    """Return type and text of an error, on one line; of an error of the system, its text alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import check_blosc, codec_fields, strip_crc32c
+from rankme_stream.sources.zarr.codecs import codec_fields
+from rankme_stream.sources.zarr.unpack import strip_crc32c
 
+_MOST_CHUNKS = 2**24  # of a shard: an index of 256 MiB
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -55,24 +58,13 @@ class ShardIndex:
         if n_bytes < self.n_bytes:
             raise ValueError(f"shard of {n_bytes:,} bytes is shorter than its index of {self.n_bytes:,}")
 
-    def check_shard(self, shard: Array, *, has_blosc: bool) -> Array:
-        """Return the entries of a whole shard; raise ValueError when a chunk does not lie inside it."""
-        self.check_length(len(shard))
-        entries = self.entries((shard[: self.n_bytes] if self.is_at_start else shard[-self.n_bytes :]).tobytes())
-        for offset, length in entries[~self.is_empty(entries)].tolist():
-            if length == 0 or offset + length > len(shard):
-                raise ValueError(f"shard index points to {length:,} bytes from {offset:,} of {len(shard):,}")
-            if has_blosc:
-                check_blosc(shard[offset : offset + length])
-        return entries
-
     @staticmethod
     def is_empty(entries: Array) -> Array:
         """Return a mask of the inner chunks never written, whose fields are both 2**64-1."""
         return np.asarray((entries == _EMPTY).all(axis=-1))
 
 
-def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mapping[str, Any]) -> ShardIndex | None:
+def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mapping[str, Any], uri: str) -> ShardIndex:
     """Return the layout of the index from the configuration of the sharding codec.
 
     Parameters
@@ -81,13 +73,17 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
         Rows and features of a shard, and of a chunk inside.
     sharding
         Configuration in the metadata document.
+    uri
+        Name for errors.
 
-    Returns
-    -------
-    ShardIndex or None
-        None if the index is packed by codecs other than ``bytes`` and ``crc32c``: its empty entries are then unknown.
+    Raises
+    ------
+    SourceFormatError
+        If the index is packed by codecs other than ``bytes`` and ``crc32c``, or is longer than any.
     """
     n_rows, n_columns = outer[0] // inner[0], outer[1] // inner[1]
+    if n_rows * n_columns > _MOST_CHUNKS:
+        raise SourceFormatError(f"{uri} declares shards of {n_rows * n_columns:,} chunks, more than 2^24: rewrite it")
     n_bytes, dtype, has_crc32c = 16 * n_rows * n_columns, "<u8", False
     for name, configuration in map(codec_fields, sharding.get("index_codecs", ("bytes", "crc32c"))):
         if name == "bytes":
@@ -95,5 +91,5 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
         elif name == "crc32c":
             n_bytes, has_crc32c = n_bytes + 4, True
         else:
-            return None
+            raise SourceFormatError(f"{uri} packs its shard index by {name!r}, which is not read here: rewrite it")
     return ShardIndex(n_rows, n_columns, n_bytes, sharding.get("index_location") == "start", dtype, has_crc32c)

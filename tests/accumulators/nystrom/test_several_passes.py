@@ -212,7 +212,7 @@ class TestSchedules:
         assert [one.get("turn", 0) for one in again.passes] == [0, 1, 2]
         assert same_bits(rs.measure(path, checkpoint=kept, **self.options), whole)  # nothing is left to read
         assert same_bits(rs.measure_state(rs.load_state(kept), tolerance=1e9), whole)
-        with pytest.raises(UsageError, match="holds pass 3, and passes is 2: give --passes 3 or more"):
+        with pytest.raises(UsageError, match="holds pass 3, and passes is 2: give passes=3 or more"):
             rs.measure(path, checkpoint=kept, **self.options | {"passes": 2})
 
     def test_a_state_of_another_basis_is_refused(self, tmp_path):

@@ -19,6 +19,7 @@ from rankme_stream.errors import ArithmeticCheckError, UsageError
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST, Host
 from rankme_stream.spectra import extrapolation
+from rankme_stream.spectra.estimates import estimate_rankme
 from rankme_stream.testing import AccumulatorLaws, with_ones
 from tests.dumps import same_bits, store
 from tests.result_schema import SCHEMA
@@ -218,16 +219,30 @@ def test_metrics_of_single_singular_values_have_no_value_and_the_others_hold():
 
 
 def test_rows_of_any_scale_give_the_same_estimates():
-    rows = gaussian(1500, np.arange(1.0, 9) ** -1.0)
+    rows = gaussian(3000, np.arange(1.0, 9) ** -1.0)
     wanted = measured(rows)
-    for scale in (2.0**300, 2.0**-300, 2.0**-400):
+    assert wanted.rankme.value is not None
+    for scale in (2.0**300, 2.0**-300, 2.0**-400, 2.0**-500, 2.0**-700, 2.0**-960):
         found = measured(rows * scale)
         for name, one in found.estimates.items():
+            assert one.reason == wanted[name].reason
             if one.value is not None:
                 assert (one.value, one.lower, one.upper) == pytest.approx(
                     (wanted[name].value, wanted[name].lower, wanted[name].upper), rel=1e-9
                 )
-    assert "underflow" in measured(rows * 2.0**-500).rankme.reason
+
+
+def test_a_state_without_exponent_whose_squares_underflow_gives_no_number():
+    """As an earlier version wrote it: it did not multiply tiny rows."""
+    whole = RowSketchAccumulator(8, sketch_size=256)
+    whole.update(with_ones(gaussian(3000, np.ones(8)) * 2.0**-300), 0)
+    arrays = whole.to_arrays()
+    assert arrays["exponent"] == 480
+    arrays |= {name: np.ldexp(arrays[name], -1300) for name in ("energies", "weight")}
+    arrays |= {name: np.ldexp(arrays[name], -650) for name in ("sketch", "sums")}
+    del arrays["exponent"]
+    reason = estimate_rankme(type(whole).from_arrays(arrays).spectrum(unit_roundoff=2.0**-53)).reason
+    assert "underflow" in reason
 
 
 def test_a_few_giant_rows_are_refused():

@@ -493,7 +493,7 @@ def test_a_card_that_a_worker_lacks_or_that_is_full_is_reported(client, source, 
     asked = {"engine": "dask", "client": client, "device": "toy"}
     with pytest.raises(DeviceError, match=r"device toy:1: there is one toy"):
         rs.measure(source, **asked | {"device": "toy:1"})
-    with pytest.raises(UsageError, match="device 'nothing' is not one of"):
+    with pytest.raises(UsageError, match="device is 'nothing' and must be one of"):
         rs.measure(source, **asked | {"device": "nothing"})
     client.run(know_the_toy, 1000)
     with pytest.raises(LimitError, match=r"MiB of the card of worker tcp://.*, where 0 are free; leave"):

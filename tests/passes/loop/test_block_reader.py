@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.accumulators import gram
+from rankme_stream.accumulators import gram_method
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.errors import CorruptChunkError
 from rankme_stream.passes.engines import local
@@ -174,7 +174,7 @@ def test_a_gram_shared_by_threads_has_the_bits_of_one_thread(monkeypatch):
     rows = np.random.default_rng(0).standard_normal((17_000, 1100)).astype(np.float16)
     wanted = rs.measure(rows, workers=2, normalize=True)
     assert wanted.plan.segments_at_once == 2
-    monkeypatch.setattr(gram, "_SHARED_FROM", 1024)
+    monkeypatch.setattr(gram_method, "_SHARED_FROM", 1024)
     for workers in (1, 2, 5):
         found = rs.measure(rows, workers=workers, normalize=True)
         assert (found.plan.segments_at_once, found.plan.workers) == (1, workers)
@@ -207,7 +207,7 @@ def test_an_error_in_a_shared_part_reaches_the_caller(monkeypatch):
     def fail(self, part, panel, workspace):
         raise MemoryError("no more")
 
-    monkeypatch.setattr(gram, "_SHARED_FROM", 1)
+    monkeypatch.setattr(gram_method, "_SHARED_FROM", 1)
     monkeypatch.setattr(GramAccumulator, "update_part", fail)
     with pytest.raises(MemoryError, match="no more"):
         rs.measure(np.ones((5000, 8)), workers=2)

@@ -191,7 +191,7 @@ def test_a_rule_may_be_eased_after_it_refused(tmp_path):
     assert rs.load_state(tmp_path / "kept").covered == [(0, 262_144)]
     found = rs.measure(source, checkpoint=tmp_path / "kept", nonfinite="skip")
     assert same_bits(found, rs.measure(source, nonfinite="skip"))
-    with pytest.raises(UsageError, match="holds a pass with --nonfinite skip, which is not requested"):
+    with pytest.raises(UsageError, match='holds a pass with nonfinite="skip", which is not requested'):
         rs.measure(source, checkpoint=tmp_path / "kept", nonfinite="error")
 
 

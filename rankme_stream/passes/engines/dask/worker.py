@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import LimitError, SourceChangedError, UsageError
+from rankme_stream.errors import LimitError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device
@@ -23,7 +23,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.sources import Source, open_source
+from rankme_stream.sources import Source, content_digest, open_source
 
 Result = dict[str, Any]  # partial result of a node, as Dask sends it
 
@@ -38,8 +38,8 @@ class WorkerPass:
         Argument of ``open_source`` that opens the source there, pickled.
     run_id
         Unique name of this run: a worker opens the source once per run.
-    uri, identity
-        URI and identity of the source, which the worker's must match.
+    uri, identity, content
+        URI, identity and hash of the values of a few rows of the source, which the worker's must match.
     missing, nonfinite
         As in ``measure``.
     groups
@@ -52,6 +52,7 @@ class WorkerPass:
     run_id: str
     uri: str
     identity: Mapping[str, object]
+    content: str
     plan: Plan
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
@@ -79,13 +80,16 @@ class WorkerPass:
             raise UsageError(f"{source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
         run_id = f"{time.time_ns():x}"
         return cls(
-            pickled, run_id, source.uri, source.identity(), plan, spec.missing, spec.nonfinite, spec.groups, device
-        )
+            pickled, run_id, source.uri, source.identity(), content_digest(source, plan.row_start, plan.row_stop), plan,
+            spec.missing, spec.nonfinite, spec.groups, device,
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=4)
-def _open_source(pickled_source: bytes, run_id: str) -> Source:
-    return open_source(pickle.loads(pickled_source))
+def _open_source(pickled_source: bytes, run_id: str, start: int, stop: int) -> tuple[Source, str]:
+    """Return the source of a run, and the hash of the values of some of its rows [start, stop)."""
+    source = open_source(pickle.loads(pickled_source))
+    return source, content_digest(source, start, stop)
 
 
 def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None) -> Result:
@@ -99,10 +103,11 @@ def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: Orthonormal
         If the worker lacks the device, or its card the memory.
     """
     device = device_named(work.device)
-    source = _open_source(work.pickled_source, work.run_id)
     plan = work.plan
+    source, content = _open_source(work.pickled_source, work.run_id, plan.row_start, plan.row_stop)
     start, stop = plan.rows_of(span(node))
-    if dict(source.identity()) != dict(work.identity) or source.fingerprint(start, stop) != fingerprint:
+    is_other = dict(source.identity()) != dict(work.identity) or content != work.content
+    if is_other or source.fingerprint(start, stop) != fingerprint:
         raise SourceChangedError(
             f"rows {start:,}-{stop - 1:,} of {work.uri} are not stored there as they were when the pass began: do all "
             "workers see the same files, and does something write to them?"
@@ -151,7 +156,7 @@ def _check_card(plan: Plan, device: Device, address: str) -> None:
     if 0 < free < plan.card_peak_bytes:
         raise LimitError(
             f"a task needs {plan.card_peak_bytes / 2**20:,.0f} MiB of the card of worker {address}, where "
-            f"{free / 2**20:,.0f} are free; leave --device out, or give a card to fewer threads"
+            f"{free / 2**20:,.0f} are free; leave {argument('device')} out, or give a card to fewer threads"
         )
 
 

@@ -1,0 +1,142 @@
+"""Scoring of sources one after another: an error of one does not stop the others, and every result is delivered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankme_stream.cli import console
+from rankme_stream.cli.output_files import Documents, check_json, in_turn
+from rankme_stream.cli.streams import UnreadError, print_error, print_out
+from rankme_stream.cli.tables import plan_table
+from rankme_stream.errors import CheckpointWarning, OutputError, RankMeError, ToleranceWarning
+
+if TYPE_CHECKING:
+    from rankme_stream.measuring.saved_results import Entry
+    from rankme_stream.results.comparable_run import ComparableRun
+    from rankme_stream.results.measurement import Measurement
+
+Check = Callable[[], None]  # raises for a signal that arrived
+
+
+def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str | None, options: dict[str, Any]) -> int:
+    """Score one source after another with the options of the command; return the exit code."""
+    from rankme_stream.measuring.batch import shared_client
+    from rankme_stream.measuring.request import Request
+
+    quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
+    is_many, worst = len(sources) > 1, 0
+    check_json(json_file, (*sources, checkpoint, options.get("groups")))
+    Request(**options, checkpoint=checkpoint).check()  # once, not for each source
+    output, is_shown = Documents(json_file, is_many=is_many), json_file != "-" and not quiet
+    unprinted: OutputError | UnreadError | None = None
+    with shared_client(**options) if is_many else nullcontext(options["client"]) as client:
+        options["client"] = client
+        for source in sources:
+            try:
+                file = _checkpoint_of(source, checkpoint, is_many=is_many)
+                if verbose:
+                    print_error(_plan_of(source, file, options))
+                with console.Reporter(quiet, check) as progress, shortfalls_as_errors():
+                    measurement = _measure(source, progress=progress, checkpoint=file, **options)
+            except RankMeError as error:
+                if not is_many:
+                    raise
+                console.report(error, debug=debug)
+                worst = max(worst, error.exit_code)
+                output.add({"schema_version": 1, "source": {"uri": source}, "error": _describe(error)})
+                continue
+            try:
+                worst = max(worst, deliver(measurement, output, is_shown=is_shown and unprinted is None))
+            except (OutputError, UnreadError) as error:
+                if not output.is_file or unprinted is not None or not is_many:
+                    raise
+                unprinted = error  # the other results still reach the file
+    if unprinted is not None:
+        raise unprinted
+    return worst
+
+
+def deliver(measurement: Measurement, output: Documents, *, is_shown: bool) -> int:
+    """Write and print a measurement, the file first; report its shortfalls and return the exit code for them."""
+    steps = [lambda: output.add(measurement.to_dict())]
+    if is_shown:
+        steps.append(lambda: print_out(str(measurement) + "\n"))
+    try:
+        in_turn(*steps)
+    finally:
+        worst = report_shortfalls(measurement.shortfalls)
+    return worst
+
+
+def _measure(source: str, **options: Any) -> Measurement:
+    from rankme_stream.measuring.api import measure
+
+    return measure(source, **options)
+
+
+def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
+    """Return the checkpoint of a source: the given file, or a file in the given folder."""
+    from rankme_stream.measuring.batch import checkpoint_in
+
+    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
+        return str(checkpoint_in(checkpoint, source))
+    return checkpoint
+
+
+def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
+    from rankme_stream.measuring.api import plan as make_plan
+
+    names = (
+        "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
+        "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
+    )  # fmt: skip
+    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
+    return plan_table(source, planned.to_dict())
+
+
+@contextmanager
+def shortfalls_as_errors() -> Iterator[None]:
+    """Silence the warnings of the shortfalls of a measurement: the command prints them as errors."""
+    with warnings.catch_warnings():
+        for category in (ToleranceWarning, CheckpointWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+def report_shortfalls(shortfalls: Sequence[RankMeError]) -> int:
+    """Print the shortfalls of a measurement as errors; return the exit code."""
+    for error in shortfalls:
+        console.report(error)
+    return max((error.exit_code for error in shortfalls), default=0)
+
+
+def score_entries(
+    entries: list[Entry], check: Check | None, quiet: bool, debug: bool, **options: Any
+) -> tuple[dict[int, ComparableRun], list[dict[str, Any]], int]:
+    """Return the runs by the index of their entry, the entries without a result, with errors, and the exit code."""
+    from rankme_stream.results.comparable_run import ComparableRun
+
+    runs: dict[int, ComparableRun] = {}
+    left_out, worst = [], 0
+    for index, entry in enumerate(entries):
+        try:
+            with console.Reporter(quiet, check) as progress, shortfalls_as_errors():
+                document, shortfalls = entry.document(progress=progress, **options)
+                runs[index] = ComparableRun.of(document, entry.origin)
+        except RankMeError as error:
+            if len(entries) == 1:
+                raise
+            console.report(error, debug=debug)
+            worst = max(worst, error.exit_code)
+            left_out.append({"source": {"uri": entry.uri}, "error": _describe(error)})
+            continue
+        worst = max(worst, report_shortfalls(shortfalls))
+    return runs, left_out, worst
+
+
+def _describe(error: RankMeError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": console.describe(error), "exit": error.exit_code}

@@ -1,0 +1,225 @@
+"""Decoder of the chunks of one zarr array, held to the sizes that its metadata give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import prod
+from typing import Any
+
+import numcodecs
+import numpy as np
+
+from rankme_stream.errors import SourceFormatError
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.unpack import BYTES_CODECS, WORKING_BYTES, BytesCodec, put
+
+_MOST_CODECS = 16
+_LONGEST_TEXT = 4096  # bytes of a text of variable length, on average over a chunk
+_FLOAT64_BYTES = 8
+
+_Fields = Sequence[tuple[str, Mapping[str, Any]]]  # name and configuration of codecs
+
+
+class ChunkDecoder:
+    """Codecs of a chunk, called one after another; none may produce more bytes than the metadata give it.
+
+    Parameters
+    ----------
+    metadata
+        Metadata document (``zarr.json`` or ``.zarray``) of the array.
+    shape
+        Shape of a chunk, or of a chunk inside a shard.
+    dtype
+        Type of the values as numpy reads them from the metadata: with the byte order of zarr v2; of objects or of
+        numpy's own strings for text of variable length.
+    uri
+        Name for errors.
+
+    Attributes
+    ----------
+    n_bytes
+        Size of a decoded chunk; the largest one for text of variable length.
+    longest
+        Most bytes that a chunk is stored in.
+    scratch_bytes
+        Memory that decoding takes beside the stored bytes and the values.
+    is_plain
+        Whether the stored bytes are the values.
+
+    Raises
+    ------
+    SourceFormatError
+        For a codec that is not known here, so that nothing would hold it to a size.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], uri: str) -> None:
+        self._is_text, self._n_values = dtype.kind in "OT", prod(shape)
+        fields = [(name.removeprefix("numcodecs."), conf) for name, conf in chunk_codecs(codec_chain(metadata))]
+        if len(fields) > _MOST_CODECS:
+            raise SourceFormatError(f"{uri} names {len(fields):,} codecs; at most {_MOST_CODECS} are read: rewrite it")
+        try:
+            self._codecs = (
+                _v2(metadata, fields, shape, dtype) if metadata["zarr_format"] == 2 else _v3(fields, shape, dtype)
+            )
+        except _UnknownCodecError as error:
+            raise SourceFormatError(
+                f"{uri} has the codec {error}, which is not read here for its values: write it again with zstd, blosc, "
+                "gzip or without compression"
+            ) from None
+        self.n_bytes = self._n_values * (_LONGEST_TEXT if self._is_text else dtype.itemsize)
+        self._sizes = list(accumulate(self._codecs, lambda size, codec: codec.longest(size), initial=self.n_bytes))
+        self._n_exact = 0 if self._is_text else 1  # sizes from the front that are exact
+        for codec in self._codecs:
+            if self._n_exact == 0 or not codec.is_exact:
+                break
+            self._n_exact += 1
+        self.longest = self._sizes[-1]
+        scratch = sum(codec.scratch * size for codec, size in zip(self._codecs, self._sizes, strict=False))
+        self.scratch_bytes = sum(self._sizes[1:-1]) + scratch + (WORKING_BYTES if self._codecs else 0)
+        self.is_plain = not (self._codecs or self._is_text)
+
+    def decode(self, encoded: Array, values: Array) -> None:
+        """Write the values of a chunk, flat and in native byte order, into ``values``; ``encoded`` is flat uint8.
+
+        Raises
+        ------
+        ValueError
+            If the chunk has another size than its metadata say. Codecs raise errors of other classes as well.
+        """
+        out = np.empty(self.n_bytes, np.uint8) if self._is_text else values.view(np.uint8)
+        content = encoded
+        for number in range(len(self._codecs) - 1, -1, -1):
+            self._check_size(len(content), number + 1)
+            target = np.empty(self._sizes[number], np.uint8) if number else out
+            content = target[: self._codecs[number].unpack(content, target)]
+        self._check_size(len(content), 0)
+        if self._is_text:
+            _decode_text(content, values)
+        elif not self._codecs:
+            put(content, out)
+
+    def _check_size(self, n_bytes: int, number: int) -> None:
+        """Check the size of what the codec before ``number`` was given when it was written."""
+        if n_bytes > self._sizes[number] or (number < self._n_exact and n_bytes != self._sizes[number]):
+            raise ValueError(f"{n_bytes:,} bytes where {self._sizes[number]:,} were expected")
+
+
+class _UnknownCodecError(ValueError):
+    """Codec that is not in the tables of this module and of `unpack`."""
+
+
+def _v2(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[BytesCodec]:
+    codecs: list[BytesCodec] = []
+    if metadata.get("order", "C") == "F" and len(shape) > 1:
+        codecs.append(_transpose(shape, tuple(reversed(range(len(shape)))), dtype))
+    if dtype.kind in "OT":
+        if not fields or fields[0][0] != "vlen-utf8":
+            raise _UnknownCodecError(repr(fields[0][0]) if fields else "of objects")
+        fields = fields[1:]
+    elif not dtype.isnative:
+        codecs.append(_swap(dtype))
+    for name, configuration in fields:
+        codecs += (
+            _filter(name, configuration, dtype) if name in _FILTERS else [_bytes_codec(name, configuration, dtype)]
+        )
+    return codecs
+
+
+def _v3(fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[BytesCodec]:
+    codecs: list[BytesCodec] = []
+    for name, configuration in fields:
+        if name == "transpose":
+            order = tuple(configuration["order"])
+            codecs.append(_transpose(shape, order, dtype))
+            shape = tuple(shape[axis] for axis in order)
+        elif name in _FILTERS:
+            codecs += _filter(name, configuration, dtype)
+            dtype = _stored_as(name, configuration, dtype)
+        elif name in ("bytes", "endian") and dtype.kind not in "OT":
+            codecs += [_swap(dtype)] if configuration.get("endian") == "big" and _unit(dtype) > 1 else []
+        elif name != "vlen-utf8" or dtype.kind not in "OT":
+            codecs.append(_bytes_codec(name, configuration, dtype))
+    return codecs
+
+
+def _bytes_codec(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec:
+    if name not in BYTES_CODECS:
+        raise _UnknownCodecError(repr(name))
+    defaults = {"elementsize": dtype.itemsize} if name == "shuffle" else {}
+    return BYTES_CODECS[name](defaults | dict(configuration) | {"id": name})
+
+
+def _unit(dtype: np.dtype[Any]) -> int:
+    """Return the number of bytes that byte order applies to."""
+    return {"U": 4, "S": 1}.get(dtype.kind, dtype.itemsize)
+
+
+def _swap(dtype: np.dtype[Any]) -> BytesCodec:
+    unit = np.dtype(f"u{_unit(dtype)}")
+
+    def unpack(encoded: Array, out: Array) -> int:
+        out.view(unit)[...] = encoded.view(unit.newbyteorder())
+        return len(out)
+
+    return BytesCodec(unpack, lambda n: n, True)
+
+
+def _transpose(shape: tuple[int, ...], order: tuple[int, ...], dtype: np.dtype[Any]) -> BytesCodec:
+    if sorted(order) != list(range(len(shape))):
+        raise _UnknownCodecError(f"'transpose' with the order {order}")
+    stored_shape, inverse = tuple(shape[axis] for axis in order), tuple(np.argsort(order).tolist())
+    item = np.dtype(f"V{dtype.itemsize}")
+
+    def unpack(encoded: Array, out: Array) -> int:
+        out.view(item).reshape(shape)[...] = encoded.view(item).reshape(stored_shape).transpose(inverse)
+        return len(out)
+
+    return BytesCodec(unpack, lambda n: n, True)
+
+
+# What a filter's values are stored as, and what they are read as: the names in its configuration.
+_FILTERS = {
+    "astype": ("encode_dtype", "decode_dtype"),
+    "bitround": (),
+    "delta": ("astype", "dtype"),
+    "fixedscaleoffset": ("astype", "dtype"),
+    "quantize": ("astype", "dtype"),
+}
+
+
+def _filter(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> list[BytesCodec]:
+    """Return the codec of a filter of numcodecs; none if it does nothing when it decodes."""
+    if not _FILTERS[name]:
+        return []
+    _, decoded_name = _FILTERS[name]
+    settings = {"id": name, decoded_name: dtype.str} | {
+        key: value for key, value in configuration.items() if value is not None
+    }
+    codec = numcodecs.get_codec(settings)
+    decoded, stored = np.dtype(settings[decoded_name]), _stored_as(name, settings, dtype)
+    for one in (decoded, stored):
+        if one.kind not in "iuf" or one.itemsize > _FLOAT64_BYTES:
+            raise _UnknownCodecError(f"{name!r} of values of dtype {one}")
+    longest = lambda n: n // decoded.itemsize * stored.itemsize  # noqa: E731 - the size, beside the codec
+    return [
+        BytesCodec(
+            lambda encoded, out: put(codec.decode(encoded), out), longest, True, 3 * _FLOAT64_BYTES // decoded.itemsize
+        )
+    ]
+
+
+def _stored_as(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that a filter's values are stored as."""
+    if not _FILTERS[name]:
+        return dtype
+    stored_name, decoded_name = _FILTERS[name]
+    return np.dtype(configuration.get(stored_name) or configuration.get(decoded_name) or dtype)
+
+
+def _decode_text(content: Array, values: Array) -> None:
+    n_texts = int.from_bytes(content[:4].tobytes(), "little")
+    if n_texts != len(values):  # before the library makes so many
+        raise ValueError(f"{n_texts:,} texts where {len(values):,} were expected")
+    values[...] = numcodecs.VLenUTF8().decode(content.tobytes())

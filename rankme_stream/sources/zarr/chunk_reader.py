@@ -1,0 +1,232 @@
+"""Chunks of a zarr array decoded into the rows requested: the one way in which stored values become numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice, product
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.regular_file import reason
+from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.locate import in_one_line
+from rankme_stream.sources.zarr.shard_index import ShardIndex
+from rankme_stream.sources.zarr.stored_values import READ_ERRORS, StoredValue, StoredValues
+
+
+class _StoredChunk(NamedTuple):
+    """First row and column of a chunk, with its offset and length under its key; None is the length of the value."""
+
+    row: int
+    column: int
+    offset: int
+    n_bytes: int | None
+
+
+class ChunkReader:
+    """Reader of chunks that takes memory for one decoded chunk, whatever is stored; thread-safe.
+
+    Parameters
+    ----------
+    values
+        What is stored under the keys.
+    decoder
+        Decoder of a chunk.
+    missing
+        Record of the chunks that are found missing.
+    fill
+        Value of missing chunks.
+    uri
+        Name for errors.
+    """
+
+    def __init__(
+        self, values: StoredValues, grid: ChunkGrid, decoder: ChunkDecoder, missing: MissingChunks, fill: Any, uri: str
+    ) -> None:
+        self._values, self._grid, self._decoder = values, grid, decoder
+        self._missing, self._fill, self._uri = missing, fill, uri
+        self._buffers = threading.local()
+
+    @property
+    def has_loose_rows(self) -> bool:
+        """Whether rows are read without the rest of their chunk: in a file, uncoded, all features side by side."""
+        return self._values.has_loose_bytes and self._decoder.is_plain and self._grid.inner[1] == self._grid.shape[1]
+
+    def read_memory(self, n_rows: int, itemsize: int) -> int:
+        """Return the peak bytes of reading ``n_rows`` rows: the rows, stored bytes, and a chunk that is decoded."""
+        grid, longest = self._grid, self._decoder.longest
+        per_key = (grid.outer[0] // grid.inner[0]) * (grid.outer[1] // grid.inner[1])
+        touched = -(-n_rows // grid.inner[0]) * grid.n_inner_columns
+        held = self._values.memory(min(touched, self._values.at_once * per_key), longest)
+        index = 3 * grid.index.n_bytes * min(touched, self._values.at_once) if grid.index else 0
+        decoding = 0 if self.has_loose_rows else self._decoder.n_bytes + longest + self._decoder.scratch_bytes
+        return n_rows * grid.shape[1] * itemsize + held + index + decoding
+
+    def read(self, start: int, stop: int, out: Array) -> None:
+        """Write rows ``[start, stop)`` into ``out``, and the fill value where a chunk is missing, which is recorded.
+
+        Raises
+        ------
+        CorruptChunkError
+            If a chunk cannot be read, does not decode, or has another size than its metadata say.
+        SourceError
+            If the store refuses or fails.
+        LimitError
+            If there is no memory for a chunk.
+        """
+        grid = self._grid
+        for batch in _batches(product(grid.outer_rows(start, stop), range(grid.n_outer_columns)), self._values.at_once):
+            self._read_keys(batch, start, out)
+
+    def _read_keys(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> None:
+        """Read what some keys hold of the rows."""
+        grid = self._grid
+        found: list[tuple[StoredValue, list[_StoredChunk]]] = []
+        with ExitStack() as stack:
+            opened = self._values.open([grid.key(i, j) for i, j in places], stack)
+            for one, (i, j) in zip(opened, places, strict=True):
+                row, column = i * grid.outer[0], j * grid.outer[1]
+                if isinstance(one, Exception):
+                    self._refuse(max(row, start - start % grid.inner[0]), column, start, out, one)
+                if one is None:
+                    self._missing.add_key(i, j)
+                    out[max(0, row - start) : row + grid.outer[0] - start, column : column + grid.outer[1]] = self._fill
+                elif grid.index is None:
+                    found.append((one, [_StoredChunk(row, column, 0, None)]))
+                else:
+                    found.append((one, self._inner_chunks(one, i, j, start, out)))
+            if grid.index is not None:
+                self._values.fetch(
+                    [
+                        (one, [(chunk.offset, chunk.n_bytes) for chunk in chunks if chunk.n_bytes])
+                        for one, chunks in found
+                    ]
+                )
+            for one, chunks in found:
+                for chunk in chunks:
+                    try:
+                        self._read_chunk(one, chunk, start, out)
+                    except (*READ_ERRORS, MemoryError) as error:
+                        self._refuse(chunk.row, chunk.column, start, out, error)
+
+    def _inner_chunks(self, shard: StoredValue, i: int, j: int, start: int, out: Array) -> list[_StoredChunk]:
+        """Return the chunks of a shard that hold some of the rows; fill and record the missing ones."""
+        grid, chunks = self._grid, []
+        first, last = i * grid.outer[0], min((i + 1) * grid.outer[0], start + len(out))
+        row, column = max(first, start - start % grid.inner[0]), j * grid.outer[1]
+        try:
+            entries = self._index_entries(shard)
+            self._missing.add_index(i, j, entries)
+            for row in range(max(first, start - start % grid.inner[0]), last, grid.inner[0]):
+                for column in range(j * grid.outer[1], min((j + 1) * grid.outer[1], grid.shape[1]), grid.inner[1]):
+                    entry = entries[(row - first) // grid.inner[0], column % grid.outer[1] // grid.inner[1]]
+                    if ShardIndex.is_empty(entry):
+                        rows = slice(max(0, row - start), row + grid.inner[0] - start)
+                        out[rows, column : column + grid.inner[1]] = self._fill
+                        continue
+                    offset, length = entry.tolist()
+                    if not 0 < length <= self._decoder.longest or offset + length > (shard.n_bytes or 2**63):
+                        raise ValueError(
+                            f"shard index points to {length:,} bytes from {offset:,}: outside the shard, or more than "
+                            f"the {self._decoder.longest:,} that a chunk can take"
+                        )
+                    chunks.append(_StoredChunk(row, column, offset, length))
+        except (*READ_ERRORS, MemoryError) as error:
+            self._refuse(row, column, start, out, error)
+        return chunks
+
+    def _index_entries(self, shard: StoredValue) -> Array:
+        """Return offset and length of every chunk of a shard."""
+        index, n_bytes = self._grid.index, shard.n_bytes
+        assert index is not None
+        encoded = self._buffer("index", index.n_bytes)
+        is_all = index.is_at_start or n_bytes is None
+        n_found = shard.read_into(0 if is_all else max(0, (n_bytes or 0) - index.n_bytes), encoded)
+        index.check_length(n_found)
+        index.check_sum(encoded)
+        return index.entries(encoded)
+
+    def _read_chunk(self, stored: StoredValue, chunk: _StoredChunk, start: int, out: Array) -> None:
+        """Decode one chunk; directly into ``out`` if all of its rows are requested and no chunk lies beside it."""
+        decoder, row, (n_rows, n_columns) = self._decoder, chunk.row, self._grid.inner
+        low, high = max(row, start), min(row + n_rows, start + len(out))
+        wanted = out[low - start : high - start, chunk.column : chunk.column + n_columns]
+        is_loose = self.has_loose_rows and out.flags.c_contiguous
+        is_whole = wanted.shape == (n_rows, n_columns) and wanted.flags.c_contiguous
+        target = wanted if is_whole or is_loose else self._chunk_buffer(out.dtype)
+        if decoder.is_plain:
+            n_bytes = stored.n_bytes if chunk.n_bytes is None else chunk.n_bytes
+            if n_bytes != decoder.n_bytes:
+                raise ValueError(f"{n_bytes:,} bytes where {decoder.n_bytes:,} were expected")
+            skipped = (low - row) * (decoder.n_bytes // n_rows) * is_loose
+            _read_all(stored, chunk.offset + skipped, target.reshape(-1).view(np.uint8))
+        else:
+            decoder.decode(self._encoded(stored, chunk), target.reshape(-1))
+        if target is not wanted:
+            rows = target.reshape(n_rows, n_columns)[low - row : high - row, : wanted.shape[1]]
+            if wanted.shape[1] == n_columns and out.flags.c_contiguous and not out.dtype.hasobject:
+                piece = np.dtype((np.void, n_columns * out.dtype.itemsize))
+                wanted.view(piece)[...] = rows.view(piece)  # whole rows, copied in half the time of single values
+            else:
+                wanted[...] = rows
+
+    def _encoded(self, stored: StoredValue, chunk: _StoredChunk) -> Array:
+        """Return the stored bytes of a chunk."""
+        if chunk.n_bytes is not None:
+            encoded = self._buffer("encoded", chunk.n_bytes)
+            _read_all(stored, chunk.offset, encoded)
+            return encoded
+        # A buffer longer than any encoded chunk makes a query of the file's size unnecessary.
+        encoded = self._buffer("encoded", self._decoder.longest + 1)
+        n_bytes = stored.read_into(0, encoded)
+        if n_bytes > self._decoder.longest:
+            raise ValueError(f"more than the {self._decoder.longest:,} bytes that it can be stored in")
+        return encoded[:n_bytes]
+
+    def _chunk_buffer(self, dtype: np.dtype[Any]) -> Array:
+        if dtype.hasobject:
+            return np.empty(self._grid.inner, dtype)
+        return self._buffer("chunk", self._decoder.n_bytes).view(dtype)
+
+    def _buffer(self, name: str, n_bytes: int) -> Array:
+        """Return a buffer of this thread; it is replaced only when a larger one is needed."""
+        buffer: Array | None = getattr(self._buffers, name, None)
+        if buffer is None or buffer.size < n_bytes:
+            buffer = np.empty(n_bytes, np.uint8)
+            setattr(self._buffers, name, buffer)
+        return buffer[:n_bytes]
+
+    def _refuse(self, row: int, column: int, start: int, out: Array, error: BaseException) -> NoReturn:
+        """Raise the error of the source that says which chunk it is."""
+        if isinstance(error, RankMeError):
+            raise error
+        n_rows, n_columns = self._grid.inner
+        key = self._grid.inner_key(row // n_rows, column // n_columns)
+        place = f"chunk {key} of {self._uri} (rows {max(start, row):,}-{min(start + len(out), row + n_rows):,})"
+        if isinstance(error, MemoryError):
+            raise LimitError(
+                f"{place} takes {self._decoder.n_bytes:,} bytes, and so much memory is not free"
+            ) from error
+        failure = (
+            f"cannot be read: {reason(error)}"
+            if isinstance(error, OSError)
+            else f"does not decode: {in_one_line(error)}"
+        )
+        raise CorruptChunkError(f"{place} {failure}; write it again, or leave these rows out") from error
+
+
+def _batches(items: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _read_all(stored: StoredValue, offset: int, out: Array) -> None:
+    if (n_bytes := stored.read_into(offset, out)) != len(out):
+        raise ValueError(f"it ends early: {len(out):,} bytes expected, {n_bytes:,} found")

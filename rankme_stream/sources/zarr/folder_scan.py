@@ -1,0 +1,110 @@
+"""Which chunks of a zarr array a folder holds, and a hash of their sizes and times."""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+
+import numpy as np
+
+from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.shard_index import ShardIndex
+
+_BATCH_ENTRIES = 8192
+_ABSENT = FileNotFoundError, NotADirectoryError
+
+
+def is_sparse(n_missing: int, n_present: int) -> bool:
+    """Return whether so many keys were asked for in vain that the names that are there are better listed."""
+    return n_missing > 1000 + 4 * n_present
+
+
+def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, stop: int) -> str:
+    """Find the files of rows ``[start, stop)``; record the missing ones, return a hash of the others.
+
+    Returns
+    -------
+    str
+        Hash of coordinates, size and modification time of the files that are there.
+
+    Notes
+    -----
+    One stat per key, about 2 us warm, in the order of rows; once most of them found nothing, one listing, so that the
+    files that are there bound the work, whatever shape the metadata declare. With shards, one more read per shard, of
+    its index.
+    """
+    width = grid.n_outer_columns
+    keys = range(grid.outer_rows(start, stop).start * width, grid.outer_rows(start, stop).stop * width)
+    digest, records, expected = blake2b(digest_size=16), list[int](), keys.start
+    for number, status in _present(root, grid, keys):
+        missing.add_keys(expected, number)
+        expected = number + 1
+        records += (number, status.st_size, status.st_mtime_ns)
+        if grid.index is not None and status.st_size >= grid.index.n_bytes and stat.S_ISREG(status.st_mode):
+            i, j = divmod(number, width)
+            entries = _read_index(os.path.join(root, grid.key(i, j)), grid.index, status.st_size)
+            missing.add_index(i, j, grid.index.entries(entries))
+        if len(records) >= 3 * _BATCH_ENTRIES:
+            digest.update(np.array(records, dtype=np.int64).tobytes())
+            records.clear()
+    missing.add_keys(expected, keys.stop)
+    digest.update(np.array(records, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _present(root: str, grid: ChunkGrid, keys: range) -> Iterator[tuple[int, os.stat_result]]:
+    """Yield number and status of the files that are there, ascending."""
+    width, n_missing, n_present, listed_from = grid.n_outer_columns, 0, 0, keys.stop
+    folder = os.open(root, getattr(os, "O_PATH", os.O_RDONLY))  # relative names resolve faster than whole paths
+    try:
+        for number in keys:
+            try:
+                status = os.stat(grid.key(*divmod(number, width)), dir_fd=folder)
+            except _ABSENT:
+                n_missing += 1
+                if is_sparse(n_missing, n_present):
+                    listed_from = number + 1
+                    break
+                continue
+            n_present += 1
+            yield number, status
+        remaining = range(listed_from, keys.stop)
+        for number in _listed(root, grid, remaining) if remaining else ():
+            with suppress(*_ABSENT):
+                yield number, os.stat(grid.key(*divmod(number, width)), dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _listed(root: str, grid: ChunkGrid, keys: range) -> list[int]:
+    """Return the numbers, ascending, of the keys whose names a folder lists."""
+    numbers = array("q")
+    folder = grid.prefix.rpartition("/")[0]
+    is_nested = grid.separator == "/" and not grid.is_line
+    for name in _names(os.path.join(root, folder)):
+        path = f"{folder}/{name}" if folder else name
+        for key in (f"{path}/{inner}" for inner in _names(os.path.join(root, path))) if is_nested else (path,):
+            coordinates = grid.coordinates(key)
+            if coordinates is not None and coordinates[1] < grid.n_outer_columns:
+                number = coordinates[0] * grid.n_outer_columns + coordinates[1]
+                if number in keys:
+                    numbers.append(number)
+    return sorted(numbers)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except _ABSENT:
+        return []
+
+
+def _read_index(path: str, index: ShardIndex, n_bytes: int) -> bytes:
+    with regular_file(path) as shard:
+        encoded = os.pread(shard.fileno(), index.n_bytes, 0 if index.is_at_start else n_bytes - index.n_bytes)
+    return encoded.ljust(index.n_bytes, b"\0")
