@@ -122,6 +122,8 @@ def measure(
     ------
     SourceError
         If the data is not found, not numbers or changed meanwhile, or has missing or corrupt chunks or non-finite rows.
+    StorageError
+        If a disk, file system or server fails after all attempts.
     LimitError
         If no schedule fits the memory limit.
     ArithmeticCheckError
