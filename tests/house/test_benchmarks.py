@@ -26,6 +26,7 @@ NAMES = [
     "hostile_options",
     "hostile_results",
     "intervals",
+    "memory_peaks",
     "row_sketch",
     "sampled",
     "scaling",
