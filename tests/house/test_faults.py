@@ -77,7 +77,7 @@ def patch_reads(monkeypatch, nth: Nth, fault) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("fault", READ_FAULTS)
 def test_a_fault_at_any_read_never_gives_a_wrong_number(tmp_path, monkeypatch, fault, layout):
-    """A read that fails once is done again by zarr-python; the store itself is sound."""
+    """A read that fails once is done again; the store itself is sound."""
     source = store(tmp_path / "a.zarr", rows_like(N_ROWS, 4), chunk=10_000, **layout)
     wanted = rs.measure(source)
     counted = Nth()
@@ -210,7 +210,7 @@ def test_a_death_before_the_file_takes_its_place_leaves_the_one_before(tmp_path,
     if step == "fsync":
         monkeypatch.setattr(state_file.os, "fsync", die)
     else:
-        monkeypatch.setattr(Path, "replace", die)
+        monkeypatch.setattr(state_file.os, "replace", die)
     with pytest.raises(Torn):
         rs.measure(source, checkpoint=kept)
     monkeypatch.undo()

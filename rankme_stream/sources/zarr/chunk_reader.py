@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError
+from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError, StorageError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import reason
@@ -83,7 +83,12 @@ class ChunkReader:
         """
         grid = self._grid
         for batch in _batches(product(grid.outer_rows(start, stop), range(grid.n_outer_columns)), self._values.at_once):
-            self._read_keys(batch, start, out)
+            try:
+                self._read_keys(batch, start, out)
+            except (CorruptChunkError, StorageError) as error:
+                if isinstance(error, StorageError) and not self._values.has_loose_bytes:
+                    raise  # a server was asked for as long as is stated
+                self._read_keys(batch, start, out)  # a read that failed once says nothing about what is stored
 
     def _read_keys(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> None:
         """Read what some keys hold of the rows."""
