@@ -191,7 +191,7 @@ def test_a_store_that_hangs_up_is_asked_again(client, tmp_path, kind):
 
 
 def test_a_store_that_never_answers_is_given_up(client, source):
-    with pytest.raises(EngineError, match=r"rows [0-9,-]+ failed 4 times on the workers.*the store hung up"):
+    with pytest.raises(EngineError, match=r"rows [0-9,-]+ failed 4 times here, the last time: .*the store hung up"):
         rs.measure(Hopeless(str(source)), engine="dask", client=client)
 
 

@@ -16,14 +16,13 @@ from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import EngineError, RankMeError, StorageError
 from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.engines.dask.schedule import Schedule
-from rankme_stream.passes.engines.dask.worker import Result, WorkerPass, hold_basis, partial_of
+from rankme_stream.passes.engines.dask.worker import ATTEMPTS, Result, WorkerPass, hold_basis, partial_of
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
 
 _TICK_S = 0.2
-_ATTEMPTS = 4  # at a task whose failure another worker, or time, may mend
 _STOP_S = 10.0  # wait of an interrupted pass for finished tasks
 _ABANDONED_S = 600.0  # without a worker, after which the pass fails
 _GATHERED_BYTES = 2**28  # gathered in one call; with less left, results are gathered as they finish and merged here
@@ -239,7 +238,7 @@ class ClientRun:
 
     def _count_attempt(self, node: Node, error: BaseException | None) -> None:
         attempts = self._attempts[node] = self._attempts.get(node, 0) + 1
-        if attempts < _ATTEMPTS:
+        if attempts < ATTEMPTS:
             return
         start, stop = self._work.plan.rows_of(span(node))
         why = "they were lost" if error is None else f"{type(error).__name__}: {error}"

@@ -11,7 +11,15 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import LimitError, SourceChangedError, UsageError, argument
+from rankme_stream.errors import (
+    EngineError,
+    LimitError,
+    RankMeError,
+    SourceChangedError,
+    StorageError,
+    UsageError,
+    argument,
+)
 from rankme_stream.groups.partition import Partition
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device
@@ -25,6 +33,7 @@ from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import Source, content_digest, open_source
 
+ATTEMPTS = 4  # at reads whose failure another worker, or time, may mend
 Result = dict[str, Any]  # partial result of a node, as Dask sends it
 
 
@@ -67,6 +76,8 @@ class WorkerPass:
         ------
         UsageError
             If workers cannot open the source.
+        EngineError
+            If its storage fails again and again.
         """
         source, plan = spec.source, spec.plan
         reopened = source.reopen()
@@ -80,7 +91,7 @@ class WorkerPass:
             raise UsageError(f"{source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
         run_id = f"{time.time_ns():x}"
         return cls(
-            pickled, run_id, source.uri, source.identity(), content_digest(source, plan.row_start, plan.row_stop), plan,
+            pickled, run_id, source.uri, source.identity(), _content_here(source, plan.row_start, plan.row_stop), plan,
             spec.missing, spec.nonfinite, spec.groups, device,
         )  # fmt: skip
 
@@ -90,6 +101,23 @@ def _open_source(pickled_source: bytes, run_id: str, start: int, stop: int) -> t
     """Return the source of a run, and the hash of the values of some of its rows [start, stop)."""
     source = open_source(pickle.loads(pickled_source))
     return source, content_digest(source, start, stop)
+
+
+def _content_here(source: Source, start: int, stop: int) -> str:
+    """Return the hash of the values of some rows, which the client reads as often as a worker would."""
+    last: Exception | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            return content_digest(source, start, stop)
+        except StorageError as error:
+            last = error
+        except RankMeError:
+            raise
+        except (OSError, RuntimeError) as error:
+            last = error
+    raise EngineError(
+        f"rows {start:,}-{stop - 1:,} failed {ATTEMPTS} times here, the last time: {type(last).__name__}: {last}"
+    ) from last
 
 
 def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None) -> Result:
