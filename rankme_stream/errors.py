@@ -156,6 +156,12 @@ class DeviceError(RankMeError, RuntimeError):
     exit_code = 5
 
 
+class StorageError(RankMeError, OSError):
+    """Disk, file system or server that failed, or gave no answer that can be used, after all attempts."""
+
+    exit_code = 5
+
+
 class OutputError(RankMeError, OSError):
     """Result that could not be written."""
 

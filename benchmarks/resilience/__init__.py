@@ -1,1 +1,1 @@
-"""Benchmarks of passes whose processes are killed, and of passes on clusters."""
+"""Benchmarks of passes whose processes are killed, whose servers fail, and of passes on clusters."""

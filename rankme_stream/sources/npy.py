@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -12,13 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import (
-    CorruptChunkError,
-    SourceFormatError,
-    SourceNotFoundError,
-    SourcePermissionError,
-)
+from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
@@ -39,13 +36,17 @@ class NpyFile:
     SourceNotFoundError, SourcePermissionError
         If the file is not there, or may not be read.
     SourceFormatError
-        If it is not a regular file, not a ``.npy`` file, or holds pickled objects.
+        If it is a URL, not a regular file, not a ``.npy`` file, or holds pickled objects.
+    StorageError
+        If the disk or the network file system fails.
     CorruptChunkError
         If the file is shorter than its header says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.uri = os.fspath(path)
+        if "://" in self.uri:
+            raise SourceFormatError(f"{self.uri}: .npy files are not read over a network; download it first")
         with self.opened() as descriptor:
             beginning = io.BytesIO(os.pread(descriptor, _LONGEST_HEADER, 0))
             self.shape, self.is_fortran, self.dtype = _header(beginning, self.uri)
@@ -71,6 +72,8 @@ class NpyFile:
         except PermissionError as error:
             raise SourcePermissionError(f"{self.uri} may not be read: check its permissions") from error
         except OSError as error:
+            if is_storage_fault(error):
+                raise file_error(self.uri, error) from error
             raise SourceFormatError(f"{self.uri} cannot be opened: {reason(error)}") from error
         try:
             yield descriptor
@@ -90,7 +93,7 @@ class NpyFile:
                     )
                 n_done += n_read
         except OSError as error:
-            raise CorruptChunkError(f"rows {rows[0]:,}-{rows[1]:,} of {self.uri} cannot be read: {error}") from error
+            raise file_error(f"rows {rows[0]:,}-{rows[1]:,} of {self.uri}", error) from error
 
 
 class NpySource:
@@ -130,7 +133,9 @@ class NpySource:
         Raises
         ------
         CorruptChunkError
-            If the file was truncated since it was opened, or the disk failed.
+            If the file was truncated since it was opened.
+        StorageError
+            If the disk or the network file system fails.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -199,6 +204,7 @@ def _header(file: Any, uri: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         TypeError,
         SyntaxError,
         EOFError,
+        tokenize.TokenError,
         LookupError,
         OverflowError,
         RuntimeError,

@@ -23,8 +23,13 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "hostile_metadata",
+    pytest.param(
+        "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
+    ),
     "hostile_options",
     "hostile_results",
+    "hostile_states",
     "intervals",
     "memory_peaks",
     "row_sketch",
@@ -33,6 +38,7 @@ NAMES = [
     pytest.param(
         "selection", marks=pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
     ),
+    "small_exact",
     "speed",
     "wide",
 ]

@@ -18,7 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 import rankme_stream as rs
 from rankme_stream.errors import CheckpointWarning, CorruptChunkError, SourceError, StateError
 from rankme_stream.passes.state import checkpoint, state_file
-from rankme_stream.sources.zarr import direct_read
+from rankme_stream.sources.zarr import stored_values
 from tests.dumps import rows_like, same_bits, store
 
 N_ROWS = 100_000
@@ -71,13 +71,13 @@ def patch_reads(monkeypatch, nth: Nth, fault) -> None:
     def preadv(file, buffers, place):
         return fault(os.preadv, file, buffers, place) if nth() else os.preadv(file, buffers, place)
 
-    monkeypatch.setattr(direct_read, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
+    monkeypatch.setattr(stored_values, "os", SimpleNamespace(**vars(os) | {"preadv": preadv}))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("fault", READ_FAULTS)
 def test_a_fault_at_any_read_never_gives_a_wrong_number(tmp_path, monkeypatch, fault, layout):
-    """A read that fails once is done again by zarr-python; the store itself is sound."""
+    """A read that fails once is done again; the store itself is sound."""
     source = store(tmp_path / "a.zarr", rows_like(N_ROWS, 4), chunk=10_000, **layout)
     wanted = rs.measure(source)
     counted = Nth()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from asyncio import gather
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice, product
 from typing import Any
@@ -13,12 +12,14 @@ from typing import Any
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, WrapperStore, ZipStore
+from zarr.storage import LocalStore, WrapperStore, ZipStore
 
-from rankme_stream.errors import CorruptChunkError, SourceError, SourcePermissionError
+from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
+from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
 from rankme_stream.sources.zarr.folder_scan import is_sparse
+from rankme_stream.sources.zarr.remote_store import RemoteStore, with_retries
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
@@ -59,7 +60,7 @@ class AuditingStore(WrapperStore[Store]):
     """Store that finds missing chunks, and reads nothing but regular files where it is a folder."""
 
     def __init__(self, store: Store, uri: str) -> None:
-        super().__init__(store)
+        super().__init__(with_retries(store, uri))
         self._uri = uri
         self._grid: ChunkGrid | None = None
         self._missing: MissingChunks | None = None
@@ -75,14 +76,28 @@ class AuditingStore(WrapperStore[Store]):
         """Whether all chunks are in one file."""
         return isinstance(self._store, ZipStore)
 
+    @property
+    def denied(self) -> SourcePermissionError | None:
+        """Refusal of a server that was taken for the absence of a metadata document; None if there was none."""
+        return self._store.denied if isinstance(self._store, RemoteStore) else None
+
     def audit(self, grid: ChunkGrid, missing: MissingChunks, longest: int) -> None:
         """Say which chunks `scan` looks for, where it records the missing ones, and how many bytes a key may hold."""
         self._grid, self._missing, self._longest = grid, missing, longest
+        if isinstance(self._store, RemoteStore):
+            self._store.longest = longest
 
     def fetch(self, key: str) -> bytes:
-        """Return the bytes stored under ``key``; empty when there are none."""
+        """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
         value = sync(self.get(key, default_buffer_prototype()))
+        if value is None and self.denied is not None:
+            raise self.denied
         return b"" if value is None else value.to_bytes()
+
+    def check_length(self, key: str, n_bytes: int) -> None:
+        """Raise StorageError if a server states another length for an object than that of the bytes that it sent."""
+        if isinstance(self._store, RemoteStore):
+            sync(self._store.check_length(key, n_bytes))
 
     async def scan(self, start: int, stop: int) -> tuple[str, bool]:
         """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
@@ -105,7 +120,9 @@ class AuditingStore(WrapperStore[Store]):
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
         assert self._grid is not None
         stamps: dict[tuple[int, int], str] = {}
-        if isinstance(self._store, FsspecStore):
+        if isinstance(self._store, RemoteStore):
+            self._store.forget()
+        if isinstance(self._store, RemoteStore) and self._store.describes:
             stamps = await self._remote_stamps(self._store, rows)
         else:
             whole = _stamp_of_archive(self._store)
@@ -116,27 +133,27 @@ class AuditingStore(WrapperStore[Store]):
             if coordinates[0] in rows and coordinates[1] < self._grid.n_outer_columns:
                 yield coordinates, stamps[coordinates]
 
-    async def _remote_stamps(self, store: FsspecStore, rows: range) -> dict[tuple[int, int], str]:
-        """Return the stamps of chunks in a file system: one request each if they are few, otherwise a listing."""
+    async def _remote_stamps(self, store: RemoteStore, rows: range) -> dict[tuple[int, int], str]:
+        """Return the stamps of chunks on a server: one request each if they are few, otherwise from a listing."""
         assert self._grid is not None
         grid, stamps = self._grid, {}
-        store.fs.invalidate_cache()  # of listings, which some file systems keep for the whole process
         if len(rows) * grid.n_outer_columns > _STAT_ONE_BY_ONE:
-            folder = f"{store.path}/{grid.prefix}".rpartition("/")[0]
-            listed = await store.fs._find(folder, detail=True, withdirs=False)
-            for name, described in listed.items():
-                key = name.removeprefix(f"{store.path}/")
+            try:
+                listed = await store.listing(grid.prefix)
+            except SourceError:  # from a server that cannot list, or may not
+                listed = {}
+            for key, described in listed.items():
                 if (coordinates := grid.coordinates(key)) is not None:
                     stamps[coordinates] = self._stamp(key, described)
-            if stamps:  # an empty listing may come from a server that cannot list
+            if stamps and store.lists_all:
                 return stamps
 
         async def request(i: int, j: int) -> None:
             key = grid.key(i, j)
-            with suppress(FileNotFoundError):
-                stamps[i, j] = self._stamp(key, await store.fs._info(f"{store.path}/{key}"))
+            if (described := await store.describe(key)) is not None:
+                stamps[i, j] = self._stamp(key, described)
 
-        places = product(rows, range(grid.n_outer_columns))
+        places = (place for place in product(rows, range(grid.n_outer_columns)) if place not in stamps)
         n_asked = 0
         while batch := list(islice(places, _AT_ONCE)):
             await gather(*(request(i, j) for i, j in batch))
@@ -164,6 +181,10 @@ class AuditingStore(WrapperStore[Store]):
             if self.root is not None and byte_range is None:
                 return _read_document(os.path.join(self.root, key), prototype)
             value = await self._store.get(key, prototype, byte_range)
-        except PermissionError as error:
-            raise SourcePermissionError(f"{key} of {self._uri} may not be read: check its permissions") from error
+        except RankMeError:
+            raise
+        except OSError as error:
+            if isinstance(error, PermissionError) or is_storage_fault(error):
+                raise file_error(f"{key} of {self._uri}", error) from error
+            raise
         return value

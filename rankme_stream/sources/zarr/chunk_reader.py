@@ -12,10 +12,11 @@ import numpy as np
 
 from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import reason
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
-from rankme_stream.sources.zarr.locate import in_one_line
+from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.shard_index import ShardIndex
 from rankme_stream.sources.zarr.stored_values import READ_ERRORS, StoredValue, StoredValues
 
@@ -75,14 +76,24 @@ class ChunkReader:
         ------
         CorruptChunkError
             If a chunk cannot be read, does not decode, or has another size than its metadata say.
-        SourceError
+        SourceError, StorageError
             If the store refuses or fails.
         LimitError
             If there is no memory for a chunk.
         """
         grid = self._grid
         for batch in _batches(product(grid.outer_rows(start, stop), range(grid.n_outer_columns)), self._values.at_once):
-            self._read_keys(batch, start, out)
+            if not self._can_read(batch, start, out):
+                for place in batch:
+                    self._read_keys([place], start, out)
+
+    def _can_read(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> bool:
+        """Read what some keys hold; return False where once more may help: faults of disks and memory may pass."""
+        try:
+            self._read_keys(places, start, out)
+        except CorruptChunkError:
+            return False
+        return True
 
     def _read_keys(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> None:
         """Read what some keys hold of the rows."""
@@ -113,6 +124,9 @@ class ChunkReader:
                     try:
                         self._read_chunk(one, chunk, start, out)
                     except (*READ_ERRORS, MemoryError) as error:
+                        if chunk.n_bytes is None:
+                            key = grid.key(chunk.row // grid.outer[0], chunk.column // grid.outer[1])
+                            self._values.check_length(key, one)
                         self._refuse(chunk.row, chunk.column, start, out, error)
 
     def _inner_chunks(self, shard: StoredValue, i: int, j: int, start: int, out: Array) -> list[_StoredChunk]:
@@ -209,6 +223,8 @@ class ChunkReader:
         n_rows, n_columns = self._grid.inner
         key = self._grid.inner_key(row // n_rows, column // n_columns)
         place = f"chunk {key} of {self._uri} (rows {max(start, row):,}-{min(start + len(out), row + n_rows):,})"
+        if isinstance(error, OSError) and is_storage_fault(error):
+            raise file_error(place, error) from error
         if isinstance(error, MemoryError):
             raise LimitError(
                 f"{place} takes {self._decoder.n_bytes:,} bytes, and so much memory is not free"

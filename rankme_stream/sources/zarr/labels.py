@@ -78,8 +78,8 @@ class ZarrLabels:
             If a chunk was never written; its fill value would be a group of its own.
         CorruptChunkError
             If a chunk does not decode to the size in its metadata.
-        SourcePermissionError
-            If a chunk may not be read.
+        SourcePermissionError, StorageError
+            If a chunk may not be read, or the storage fails.
         """
         self._missing.request(start, stop)
         labels = np.empty((stop - start, 1), self._held)

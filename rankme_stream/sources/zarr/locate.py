@@ -6,16 +6,20 @@ import os
 import warnings
 import zipfile
 from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from rankme_stream.errors import RankMeError, SourceFormatError, SourceNotFoundError, SourcePermissionError
+from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.remote_faults import in_one_line
+from rankme_stream.sources.zarr.remote_store import open_url
 
 METADATA_ERRORS = (
     BaseZarrError,
@@ -54,23 +58,43 @@ def locate(source: object) -> tuple[Store, str, str]:
     location = location.removeprefix("file://")
     try:
         if "://" in location:
-            return FsspecStore.from_url(location, read_only=True), path, uri
+            return open_url(location), path, _without_secrets(uri)
         if os.path.isdir(location):
             with os.scandir(location):
                 pass
             return LocalStore(location, read_only=True), path, uri
         with regular_file(location) as file:
             if not zipfile.is_zipfile(file):
-                raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
+                is_npy = location.endswith(".npy")
+                one = "holds one array: leave '::' and what follows out"
+                other = "is neither a zarr store nor a .npy file: convert it first"
+                raise SourceFormatError(f"{location} {one if is_npy else other}")
         return ZipStore(location, mode="r", read_only=True), path, uri
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceNotFoundError(f"there is no {location}") from error
-    except PermissionError as error:
-        raise SourcePermissionError(f"{location} may not be read: check its permissions") from error
+    except RankMeError:
+        raise
     except ImportError as error:
-        raise SourceFormatError(f"{uri} needs fsspec and the package for its protocol: {error}") from error
-    except (ValueError, OSError) as error:
-        raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
+        raise SourceFormatError(_install_message(location, error)) from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or is_storage_fault(error):
+            raise file_error(location, error) from error
+        raise SourceFormatError(f"{_without_secrets(uri)} cannot be opened: {in_one_line(error)}") from error
+    except ValueError as error:
+        raise SourceFormatError(f"{_without_secrets(uri)} cannot be opened: {in_one_line(error)}") from error
+
+
+def _install_message(url: str, error: ImportError) -> str:
+    protocol = url.partition("://")[0]
+    extra = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}.get(protocol)
+    remedy = f"pip install 'rankme-stream[{extra}]'" if extra else f"install fsspec and its package ({error})"
+    return f"{protocol}:// needs packages that are not installed: {remedy}"
+
+
+def _without_secrets(uri: str) -> str:
+    """Return a URL without password, query and fragment, which may hold credentials, for messages and results."""
+    url, separator, path = uri.partition("::")
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, netloc, parts.path, "", "")) + separator + path
 
 
 def reopening_argument(source: object, store: Store, path: str) -> Any:
@@ -91,10 +115,13 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
             node = zarr.open(store=store, path=path, mode="r")
-    except SourcePermissionError:
+    except RankMeError:
         raise
     except (FileNotFoundError, NodeNotFoundError) as error:
-        raise SourceNotFoundError(f"there is no zarr array at {uri}: check the path after '::'") from error
+        if store.denied is not None:
+            raise store.denied from error
+        check = "check the path after '::'" if path else "no metadata of zarr is there"
+        raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
     except METADATA_ERRORS as error:
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
@@ -107,7 +134,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
             found = sorted(group.members(max_depth=_DEEPEST), key=lambda item: item[0])  # a folder lists in any order
-    except METADATA_ERRORS as error:
+    except (*METADATA_ERRORS, SourceError) as error:
         return f"{uri} is a group, whose members cannot be listed ({in_one_line(error)}): name an array after '::'"
     members = [member for _, member in found if isinstance(member, zarr.Array)]
     if not members:
@@ -125,11 +152,3 @@ def refuse_metadata(uri: str, error: BaseException) -> NoReturn:
     if isinstance(error, RankMeError):
         raise error
     raise SourceFormatError(f"{uri} has metadata that cannot be read: {in_one_line(error)}") from error
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return type and text of an error, on one line; of an error of the system, its text alone."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -11,9 +11,10 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from rankme_stream.errors import SourceError, SourceFormatError, SourcePermissionError
+from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
 from rankme_stream.sources.content import content_digest
+from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
@@ -22,7 +23,6 @@ from rankme_stream.sources.zarr.codecs import codec_chain, integrity
 from rankme_stream.sources.zarr.folder_scan import scan_folder
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
-    in_one_line,
     locate,
     open_array,
     refuse_metadata,
@@ -99,8 +99,8 @@ class ZarrSource:
         ------
         CorruptChunkError
             If a chunk does not decode to the size in its metadata; the message has its key and rows.
-        SourcePermissionError
-            If a chunk may not be read.
+        SourcePermissionError, StorageError
+            If a chunk may not be read, or the storage fails.
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
@@ -155,10 +155,10 @@ class ZarrSource:
             elif self._store.supports_listing:
                 found, is_stamped = sync(self._store.scan(start, stop))
                 digest.update(found.encode())
-        except PermissionError as error:
-            raise SourcePermissionError(f"chunks of {self.uri} may not be read: {error}") from error
+        except RankMeError:
+            raise
         except OSError as error:
-            raise SourceError(f"chunks of {self.uri} cannot be listed: {in_one_line(error)}; try again") from error
+            raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
@@ -193,7 +193,7 @@ def document_of(array: zarr.Array[Any], path: str) -> str:
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
     """Return the attributes of an array; raise TypeError if they are no object."""
-    attributes = array.attrs.asdict()
+    attributes: object = array.metadata.attributes
     if not isinstance(attributes, Mapping):
         raise TypeError(f"attributes are a {type(attributes).__name__}, not an object")
     return attributes

@@ -77,6 +77,9 @@ class StoredValues(Protocol):
     def memory(self, n_chunks: int, longest: int) -> int:
         """Return the peak bytes of holding the stored bytes of so many chunks, of at most ``longest`` each."""
 
+    def check_length(self, key: str, value: StoredValue) -> None:
+        """Raise StorageError if a value that does not decode has not the length that its server states."""
+
 
 class _File:
     """File that is open."""
@@ -126,6 +129,9 @@ class FolderValues:
     def memory(self, n_chunks: int, longest: int) -> int:
         """Return 0: nothing is held beside the chunk that is decoded."""
         return 0
+
+    def check_length(self, key: str, value: StoredValue) -> None:
+        """Do nothing: a file has the length that it has."""
 
 
 class _Content:
@@ -206,6 +212,11 @@ class StoreValues:
     def memory(self, n_chunks: int, longest: int) -> int:
         """Return the stored bytes twice: a request joins pieces as they arrive."""
         return n_chunks * (2 * longest + _REQUEST_BYTES)
+
+    def check_length(self, key: str, value: StoredValue) -> None:
+        """Raise StorageError if a value that does not decode has not the length that its server states."""
+        if value.n_bytes is not None:
+            self._store.check_length(key, value.n_bytes)
 
     async def _request(self, parts: Sequence[tuple[str, ByteRequest | None]]) -> list[Array | Exception | None]:
         at_once = Semaphore(self.at_once)

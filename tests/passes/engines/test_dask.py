@@ -36,6 +36,7 @@ from rankme_stream.errors import (
     RankMeError,
     SourceChangedError,
     SourceNotFoundError,
+    StorageError,
     ToleranceWarning,
     UsageError,
 )
@@ -73,12 +74,20 @@ def source(tmp_path_factory) -> Path:
 class Flaky(Slow):
     """Every range fails once, in a way that says nothing of the rows."""
 
+    error: Exception = ConnectionResetError("the store hung up")
+
     def read(self, start, stop, out=None):
         mark = Path(f"{self._uri}.failed") / f"{start}"
         if start % 65_536 == 0 and not mark.exists():
             mark.touch()
-            raise ConnectionResetError("the store hung up")
+            raise self.error
         return super().read(start, stop, out)
+
+
+class FailsHere(Flaky):
+    """Every range fails once, after all attempts of one worker."""
+
+    error = StorageError("the server answers 503")
 
 
 class Hopeless(Slow):
@@ -172,10 +181,11 @@ def test_a_pass_stopped_on_a_cluster_goes_on_here_and_the_other_way_round(client
     assert same_bits(found, wanted)
 
 
-def test_a_store_that_hangs_up_is_asked_again(client, tmp_path):
+@pytest.mark.parametrize("kind", [Flaky, FailsHere])
+def test_a_store_that_hangs_up_is_asked_again(client, tmp_path, kind):
     source = store(tmp_path / "a.zarr", rows_like(400_000, 4))
     Path(f"{source}.failed").mkdir()
-    found = rs.measure(Flaky(str(source)), engine="dask", client=client)
+    found = rs.measure(kind(str(source)), engine="dask", client=client)
     assert same_bits(found, rs.measure(source))
     assert len(list(Path(f"{source}.failed").iterdir())) >= 4  # each task's first read at least
 

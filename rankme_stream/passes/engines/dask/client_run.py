@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import EngineError, RankMeError
+from rankme_stream.errors import EngineError, RankMeError, StorageError
 from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.engines.dask.schedule import Schedule
 from rankme_stream.passes.engines.dask.worker import Result, WorkerPass, hold_basis, partial_of
@@ -202,7 +202,7 @@ class ClientRun:
             self._merge_failed(node, error)
             return
         del self._open[node]
-        if isinstance(error, RankMeError):
+        if isinstance(error, RankMeError) and not isinstance(error, StorageError):
             self._failures[span(node).start] = error
         else:
             self._read_again(node, error)
