@@ -73,7 +73,7 @@ def check_packed(described: Mapping[str, Any], arrays: Mapping[str, Array], n_fe
     kept, counts, closed = arrays["open/kept"], arrays["open/counts"], arrays["closed/counts"]
     n_grams, n_spectra = int((kept < 0).sum()), int((closed[:, 1] > 0).sum())
     n_values = int(np.minimum(closed[:, 1], n_features).sum())
-    wanted = {
+    wanted |= {
         "open/rows": ("fu", (int(kept[kept > 0].sum()), n_features)), "open/chains": ("i", (n_grams,)),
         "open/grams": ("f", (n_grams, packed)), "open/nonzero": ("b", (n_grams, n_features)),
         "closed/row_sums": ("f", (n_spectra, 2)), "closed/unit_roundoffs": ("f", (n_spectra,)),
@@ -91,6 +91,8 @@ def check_packed(described: Mapping[str, Any], arrays: Mapping[str, Array], n_fe
     _check_arrays(wanted, arrays)
     if not np.isin(arrays.get("open/exponents", np.zeros(0)), EXPONENTS).all():
         raise StateError("its groups hold exponents that cannot be so")
+    if unknown := sorted(arrays.keys() - wanted.keys()):
+        raise StateError(f"the array {unknown[0]!a} of its groups is of none of them")
     if (counts < 0).any() or (closed < 0).any() or (kept < -1).any() or (counts[:, 2] > counts[:, 1]).any():
         raise StateError("its groups hold counts that cannot be so")
 
