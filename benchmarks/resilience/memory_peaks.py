@@ -2,8 +2,8 @@
 
 ``python -m benchmarks memory_peaks`` draws a dump and options at random, runs ``rankme score`` on it in a process of
 its own, samples the anonymous memory of that process every 10 ms, and compares the peak with ``predicted_peak_bytes``
-of the result. About half of the cases are given a limit near what they need; a refused run must keep below the limit as well.
-The page also tells how much of the prediction is used: a prediction that is far too large would hold trivially.
+of the result. About half of the cases are given a limit; a refused run must keep below it as well. The page also tells
+how much of the prediction is used: a prediction that is far too large would hold trivially.
 """
 
 from __future__ import annotations

@@ -215,6 +215,6 @@ def main() -> int:
     experiment.start()
     sizes: dict[str, tuple[dict[int, int], int, int]] = {
         "quick": ({64: 500, 768: 50}, 40, 2),
-        "default": ({2: 100_000, 16: 100_000, 64: 100_000, 768: 40_000, 4096: 10_000, 16_384: 2_000}, 20_000, 300),
+        "default": ({2: 100_000, 16: 100_000, 64: 100_000, 768: 40_000, 4096: 10_000, 16_384: 2_000}, 4000, 100),
     }
     return int(bool(experiment.finish(measured(experiment, *sizes[experiment.size]), markdown)["failed"]))

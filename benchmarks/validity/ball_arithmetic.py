@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -64,8 +65,8 @@ def truth(matrix: npt.NDArray[np.float64], *, unit_roundoff: float = 2.0**-53) -
         gram = Z.transpose() * Z
         sums = fmpz_mat(1, n_rows, [1] * n_rows) * Z
         raw_polynomial = gram.charpoly()
-        raw = _eigenvalues(raw_polynomial)[:m]
-        centered = _eigenvalues((n_rows * gram - sums.transpose() * sums).charpoly())[:m]  # n_rows times the values
+        raw = eigenvalues(raw_polynomial)[:m]
+        centered = eigenvalues((n_rows * gram - sums.transpose() * sums).charpoly())[:m]  # n_rows times the values
         rank = sum(not value.is_zero() for value in raw)
         scale = arb(fmpq(unit_of_rows.numerator, unit_of_rows.denominator))
         s = [value.sqrt() * scale for value in raw]
@@ -75,11 +76,11 @@ def truth(matrix: npt.NDArray[np.float64], *, unit_roundoff: float = 2.0**-53) -
         s_unit, squared_sum = _unit_rows(unit_rows, rank) if unit_rows else ([], arb(0))
 
         metrics: dict[str, Number] = {
-            "rankme": _exp_entropy(_relative_roots(raw), 1e-7),
-            "effective_rank": _exp_entropy(_relative_roots(raw)),
-            "centered_rankme": _exp_entropy(_relative_roots(centered), 1e-7),
-            "centered_effective_rank": _exp_entropy(_relative_roots(centered)),
-            "variance_effective_rank": _exp_entropy(_relative(centered)),
+            "rankme": exp_entropy(_relative_roots(raw), 1e-7),
+            "effective_rank": exp_entropy(_relative_roots(raw)),
+            "centered_rankme": exp_entropy(_relative_roots(centered), 1e-7),
+            "centered_effective_rank": exp_entropy(_relative_roots(centered)),
+            "variance_effective_rank": exp_entropy(_relative(centered)),
             "participation_ratio": _participation_ratio(centered),
             "stable_rank": _sum_over_largest(raw),
             "nesum": _sum_over_largest(centered),
@@ -87,19 +88,25 @@ def truth(matrix: npt.NDArray[np.float64], *, unit_roundoff: float = 2.0**-53) -
             "numerical_rank": _numerical_rank(raw_polynomial, gram, unit_roundoff) if rank else None,
             "condition_number": _condition_number(raw),
             "alpha_req": _alpha_req(centered),
-            "normalized_rankme": _exp_entropy(_relative(s_unit), 1e-7),
-            "vendi": _exp_entropy(_relative([value * value for value in s_unit])),
+            "normalized_rankme": exp_entropy(_relative(s_unit), 1e-7),
+            "vendi": exp_entropy(_relative([value * value for value in s_unit])),
             "self_cluster": _self_cluster([value * value for value in s_unit], len(unit_rows), n_features),
             "cosine_anisotropy": _cosine_anisotropy(squared_sum, len(unit_rows)),
         }
         presets = {
             "paper": metrics["rankme"],
             "roy-vetterli": metrics["effective_rank"],
-            "stable-pretraining": _exp_entropy(_relative_roots(raw), 1e-5),
-            "reptrix": _exp_entropy(_relative(centered[:2048]), 1e-7),
+            "stable-pretraining": exp_entropy(_relative_roots(raw), 1e-5),
+            "reptrix": exp_entropy(_relative(centered[:2048]), 1e-7),
             "tsitsulin": _tsitsulin(s),
         }
     return Truth(metrics, presets, s, s_centered, s_unit)
+
+
+def precision() -> AbstractContextManager[None]:
+    """Return a context in which balls are computed to 256 bits."""
+    manager: AbstractContextManager[None] = ctx.workprec(_BITS)
+    return manager
 
 
 def contains(number: arb | int | float, lower: float, upper: float) -> bool:
@@ -137,7 +144,7 @@ def _as_integers(matrix: npt.NDArray[np.float64]) -> tuple[list[list[int]], Frac
     return [values[at : at + width] for at in range(0, len(values), width)], Fraction(factor, denominator)
 
 
-def _eigenvalues(polynomial: fmpz_poly, bits: int = _BITS) -> list[arb]:
+def eigenvalues(polynomial: fmpz_poly, bits: int = _BITS) -> list[arb]:
     """Enclose the roots, descending, of a characteristic polynomial that has no negative roots.
 
     A root of multiplicity k appears k times as the same object; integers, zero included, are exact.
@@ -154,7 +161,7 @@ def _eigenvalues(polynomial: fmpz_poly, bits: int = _BITS) -> list[arb]:
     is_apart = all(a > b for a, b in itertools.pairwise(roots))
     is_sharp = all(root.is_zero() or (root > 0 and root.rel_accuracy_bits() >= _BITS - 32) for root in roots)
     if not (is_apart and is_sharp):
-        return _eigenvalues(polynomial, 2 * bits)
+        return eigenvalues(polynomial, 2 * bits)
     return [root for root, multiplicity in distinct for _ in range(multiplicity)]
 
 
@@ -168,7 +175,7 @@ def _unit_rows(rows: list[list[int]], rank: int, bits: int = _BITS) -> tuple[lis
         is_exact &= norm * norm == squared and not any((value << 2 * bits) % norm for value in row)
         rounded.append([(abs(value) << 2 * bits) // norm * (1 if value > 0 else -1) for value in row])
     W = fmpz_mat(rounded)
-    values = _eigenvalues((W.transpose() * W).charpoly())[: min(n_rows, n_features)]
+    values = eigenvalues((W.transpose() * W).charpoly())[: min(n_rows, n_features)]
     unit = arb(2) ** -bits
     off = arb(0) if is_exact else arb(0, 1) * (3 * arb(n_rows * n_features).sqrt() * unit)
     s = [value.sqrt() * unit + off if k < rank else arb(0) for k, value in enumerate(values)]
@@ -206,7 +213,8 @@ def _entropy(p: Sequence[arb]) -> arb:
     return -sum((value * value.log() for value in p if not value.is_zero()), arb(0))
 
 
-def _exp_entropy(weights: Sequence[arb], eps: float = 0.0) -> arb | None:
+def exp_entropy(weights: Sequence[arb], eps: float = 0.0) -> arb | None:
+    """Enclose exp of the entropy of the shares of weights, with an epsilon added to each; None for no weight."""
     if not weights:
         return None
     total = sum(weights, arb(0))

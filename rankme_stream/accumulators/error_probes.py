@@ -173,7 +173,7 @@ class Residual:
 def _directions(n_features: int, seed: int, device: Device) -> Any:
     """Return the probes on a device, shape ``(1 + D, 8)``: 0 for the column of ones, no other row below the floor."""
     least = min(N_PROBES / SAFETY**2, 2.0 * (12.0 / n_features) ** 0.25)
-    directions = np.zeros((n_features + 1, N_PROBES))
+    directions = np.zeros((n_features + 1, N_PROBES), order="F")
     low, attempt = np.arange(1, n_features + 1), 0
     while low.size:
         drawn = counter_rng.normal((n_features, N_PROBES), seed=seed, counter=attempt)

@@ -48,12 +48,12 @@ class GramMethod(ExactMethod):
     def scratch_bytes(self, size: Size, precision: Precision, panel_rows: int) -> int:
         """Return the bytes of one block's product; in float32, of the narrowed panel, its product and the probes.
 
-        Probed are slices of at most 2^15 values, or 64 rows, in float64, by 8 vectors as long as a row.
+        Probed are slices of at most 2^15 values, or 128 rows, in float64, by 8 vectors as long as a row.
         """
         product = 8 * HOST.block_columns**2
         if precision == "float64":
             return product
-        probed = 8 * max(2**15, 64 * size.width) + 8 * 8 * N_PROBES * size.width
+        probed = 8 * max(2**15, 128 * size.width) + 8 * 8 * N_PROBES * size.width
         return product + triangle_bytes(size.width, 4) + 4 * panel_rows * size.width + probed
 
     def card_scratch_bytes(self, size: Size, panel_rows: int) -> int:

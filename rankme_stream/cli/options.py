@@ -130,7 +130,8 @@ dims_option = click.option(
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True,
-    help="Seed of the random order of a sample, the test vectors of rsvd, or the signs of a row sketch.",
+    help="Seed of the random order of a sample, the test vectors of rsvd, the signs of a row sketch, or the probes "
+    "of float32.",
 )  # fmt: skip
 sample_option = click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met.")
 population_option = click.option(

@@ -62,7 +62,7 @@ def _check_place(file: str, option: str, inputs: Iterable[str | None]) -> None:
             continue
         if _is_same(file, location):
             raise UsageError(f"{file} is read by this command, and {option} would replace it: give another file")
-        if os.path.isdir(location) and Path(location).resolve() in Path(file).absolute().parent.resolve().parents:
+        if os.path.isdir(location) and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(location)):
             raise UsageError(f"{file} lies in {location}, which is read: give a file outside for {option}")
     path = Path(file)
     try:
@@ -120,7 +120,7 @@ def write(file: str, text: str) -> None:
     temporary = None
     try:
         if path.exists() and not path.is_file():  # a pipe or device must be written to, not replaced
-            path.write_text(text, encoding="utf-8")
+            _write_into(path, text)
             return
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as opened:
             temporary = Path(opened.name)
@@ -133,6 +133,14 @@ def write(file: str, text: str) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise OutputError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def _write_into(path: Path, text: str) -> None:
+    """Write into a pipe or device; a pipe that nobody reads is an error, and not waited for."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+        opened.write(text)
 
 
 class Documents:
@@ -153,8 +161,11 @@ class Documents:
             write(self._file, text)
             return
         try:
-            with open(self._file, "a", encoding="utf-8") as opened:
-                opened.write(text)
+            if Path(self._file).is_file():
+                with open(self._file, "a", encoding="utf-8") as opened:
+                    opened.write(text)
+            else:
+                _write_into(Path(self._file), text)
         except OSError as error:
             raise OutputError(f"{self._file} cannot be written: {error.strerror}") from None
 

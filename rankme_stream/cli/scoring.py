@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+
 from rankme_stream.cli import console
+from rankme_stream.cli.options import on_command_line
 from rankme_stream.cli.output_files import Documents, check_json, in_turn
 from rankme_stream.cli.streams import UnreadError, print_error, print_out
 from rankme_stream.cli.tables import plan_table
@@ -31,6 +35,8 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
     is_many, worst = len(sources) > 1, 0
     check_json(json_file, (*sources, checkpoint, options.get("groups")))
     Request(**options, checkpoint=checkpoint).check()  # once, not for each source
+    if not quiet:
+        _note_unused(options)
     output, is_shown = Documents(json_file, is_many=is_many), json_file != "-" and not quiet
     unprinted: OutputError | UnreadError | None = None
     with shared_client(**options) if is_many else nullcontext(options["client"]) as client:
@@ -60,6 +66,21 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
     return worst
 
 
+def _note_unused(options: Mapping[str, Any]) -> None:
+    """Say on stderr which options were given and change nothing beside the others."""
+    from rankme_stream.accumulators.methods import METHODS
+
+    method, reads_part = METHODS.get(options["method"]), options["sample"] or options["population"]
+    uses = {
+        "seed": reads_part or options["precision"] != "float64" or (method is not None and method.uses_seed),
+        "confidence": reads_part or options["method"] == "row-sketch" or options.get("groups") is not None,
+        "oversampling": options["method"] == "rsvd",
+    }
+    given = click.get_current_context().get_parameter_source
+    for name in (name for name, is_used in uses.items() if not is_used and given(name) is ParameterSource.COMMANDLINE):
+        print_error(f"rankme: note: {on_command_line(name, None)} changes nothing about this pass")
+
+
 def deliver(measurement: Measurement, output: Documents, *, is_shown: bool) -> int:
     """Write and print a measurement, the file first; report its shortfalls and return the exit code for them."""
     steps = [lambda: output.add(measurement.to_dict())]
@@ -82,7 +103,7 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
     """Return the checkpoint of a source: the given file, or a file in the given folder."""
     from rankme_stream.measuring.batch import checkpoint_in
 
-    if checkpoint is not None and (is_many or Path(checkpoint).is_dir()):
+    if checkpoint is not None and (is_many or os.path.isdir(checkpoint)):
         return str(checkpoint_in(checkpoint, source))
     return checkpoint
 

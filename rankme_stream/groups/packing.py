@@ -97,7 +97,9 @@ def check_packed(described: Mapping[str, Any], arrays: Mapping[str, Array], n_fe
 
 def _check_arrays(wanted: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Mapping[str, Array]) -> None:
     for name, (kinds, shape) in wanted.items():
-        if name not in arrays or arrays[name].dtype.kind not in kinds or arrays[name].shape != shape:
+        array = arrays.get(name)
+        is_right = array is not None and array.dtype.kind in kinds and array.shape == shape
+        if not is_right or (kinds in "if" and arrays[name].dtype.itemsize != 8):
             raise StateError(f"the array {name} of its groups is absent, or of another type or shape")
 
 

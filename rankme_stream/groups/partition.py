@@ -110,8 +110,9 @@ def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
 
 def _by_runs(run_rows: int, rows: tuple[int, int]) -> Partition:
     start, stop = rows
-    runs = np.arange(start // run_rows, -(-stop // run_rows), dtype=np.int64)
-    _check_count(len(runs))
+    numbers = range(start // run_rows, -(-stop // run_rows))
+    _check_count(len(numbers))  # before there is an array of them
+    runs = np.array(numbers, dtype=np.int64)
     first, ends = np.maximum(runs * run_rows, start), np.minimum((runs + 1) * run_rows, stop)
     names = [f"{low}:{high}" for low, high in zip(first.tolist(), ends.tolist(), strict=True)]
     digest = _digest(names, np.empty(0, np.uint8))

@@ -77,8 +77,9 @@ def measure(
     max_rows
         Most rows of a sample; needs ``sample``.
     seed
-        Seed of the random order, and of a sketch's test vectors or signs. The same seed gives the same rows, and the
-        same bits, for any number of workers.
+        Seed of the random order, of a sketch's test vectors or signs, and, with the values of eight rows, of the
+        probes that measure the error of float32. The same seed gives the same rows, and the same bits, for any number
+        of workers.
     dims
         Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading.
     groups

@@ -36,7 +36,7 @@ from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.planning.plan import with_largest_memory
 from rankme_stream.passes.planning.sample_design import SampleDesign
-from rankme_stream.passes.state.pass_state import State, check_complete
+from rankme_stream.passes.state.pass_state import State, check_complete, impossible_numbers
 from rankme_stream.sources import BlockStream, is_blocks, open_source
 
 
@@ -110,7 +110,8 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
         tables = tables_of_sample(sample, request.normalize, request.dims)
     else:
         done = _read_all(runner, arithmetics, fingerprint, progress)
-        tables = tables_of_rows(done, source.stored.unit_roundoff, request.normalize, request.dims)
+        with runner.guarding():
+            tables = tables_of_rows(done, source.stored.unit_roundoff, request.normalize, request.dims)
         del done  # frees its memory for the sample
         if request.population:
             tables, sample = _widen_for_population(runner, tables, design, progress)
@@ -162,10 +163,12 @@ def execute_state(state: State, request: Request) -> Execution:
     check_complete(state)
     plan, unit_roundoff = state.plan, float(state.source["unit_roundoff"])
     request.check_dims(plan.n_features)
-    whole = state.merge_tree().total().on_basis(state.basis)
-    done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
     uri = state.source["uri"]
-    check_not_empty(done, uri)
+    with impossible_numbers(uri):
+        whole = state.merge_tree().total().on_basis(state.basis)
+        done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
+        check_not_empty(done, uri)
+        tables = tables_of_rows(done, unit_roundoff, plan.normalize, request.dims)
     better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
     if better is not None:
         again = f"rankme segment {shlex.quote(uri)} --method {better} --part I/N, other options as before"
@@ -173,7 +176,7 @@ def execute_state(state: State, request: Request) -> Execution:
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
         | {"fingerprint": state.fingerprint},
-        tables=tables_of_rows(done, unit_roundoff, plan.normalize, request.dims),
+        tables=tables,
         passes=[*state.passes, done.describe()],
         bytes_read=0,
         remedy=remedy,

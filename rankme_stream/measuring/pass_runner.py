@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -31,7 +32,7 @@ from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_F
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.passes.state.pass_state import State, create_state, load_state, read_basis
+from rankme_stream.passes.state.pass_state import State, create_state, impossible_numbers, load_state, read_basis
 from rankme_stream.sources import Source, content_digest
 
 
@@ -103,7 +104,7 @@ class PassRunner:
         self.basis: OrthonormalBasis | None = None
         self._base_bytes: dict[str, int] = {}  # before the first step, here or on a worker of a cluster
         self._stored_arithmetic: Arithmetic | None = None
-        self._has_begun = False  # to write the checkpoint
+        self._has_begun = self._has_loaded = False  # to write the checkpoint; and rows from it
         if self.checkpoint is not None:
             self._note_stored_pass(self.checkpoint)
 
@@ -279,11 +280,16 @@ class PassRunner:
         else:
             tree = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
         self.machines = joined_workers(self.machines, self._machines(plan))
-        whole = tree.total().on_basis(self.basis)
-        del tree  # frees the nodes that the total was merged from
-        return CompletedPass.of(
-            whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
-        )
+        with self.guarding():
+            whole = tree.total().on_basis(self.basis)
+            del tree  # frees the nodes that the total was merged from
+            return CompletedPass.of(
+                whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+            )
+
+    def guarding(self) -> AbstractContextManager[None]:
+        """Return a context for computing with rows that may come from a file: impossible numbers are its fault."""
+        return impossible_numbers(self.source.uri) if self._has_loaded else nullcontext()
 
     def read_segments(self, plan: Plan, segments: range, fingerprint: str, progress: Report | None) -> State:
         """Read segments of a pass, going on from the checkpoint if there is one, and keep it up to date.
@@ -306,7 +312,8 @@ class PassRunner:
                 progress(replace(now, rows_before=rows_before, checkpoint_age_s=checkpoint.age_s))
 
         try:
-            self.bytes_read += self.engine(tree, self._spec(plan), segments, report)
+            with self.guarding():
+                self.bytes_read += self.engine(tree, self._spec(plan), segments, report)
             state, changed = drop_changed_rows(checkpoint.state, self.source)
             checkpoint.save(state)
         except BaseException as error:
@@ -337,7 +344,8 @@ class PassRunner:
         if (stored.arithmetic, stored.plan.pass_number) != (wanted.arithmetic, plan.pass_number):
             raise UsageError(f"another run began to write {path} meanwhile: give each a file of its own")
         state = resume_state(stored, wanted, self.source, path)
-        self._has_begun, self._stored_arithmetic = True, None
+        self._has_begun = self._has_loaded = True
+        self._stored_arithmetic = None
         self.passes = list(state.passes)
         self.machines = joined_workers(self.machines, state.workers)
         return state

@@ -13,7 +13,7 @@ import numpy as np
 
 from rankme_stream.accumulators.method import Method, MethodName
 from rankme_stream.accumulators.methods import METHODS
-from rankme_stream.errors import UsageError, argument
+from rankme_stream.errors import OutputError, UsageError, argument
 from rankme_stream.numerics.devices.registry import check_device_name
 
 MethodChoice = Literal["auto"] | MethodName
@@ -82,6 +82,7 @@ class Request:
         for d in self.dims:
             _check_count(f"one of {argument('dims')}", d, least=1)
         self._check_rows()
+        self._check_checkpoint()
         self._check_pairs()
         return self._in_plain_numbers()
 
@@ -130,6 +131,20 @@ class Request:
                 f"{argument('rows')} {start or 0}:{stop} is an empty range: the end must be above the start"
             )
 
+    def _check_checkpoint(self) -> None:
+        """Refuse a name that no file can have."""
+        if self.checkpoint is None:
+            return
+        name = os.fspath(self.checkpoint)
+        if not name or "\0" in str(name):
+            raise UsageError(f"the file that keeps what was read is called {name!r}, which is no name: give it another")
+        try:
+            os.stat(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # it is still to be made
+        except OSError as error:  # a name too long, a loop of links
+            raise OutputError(f"{name!s} cannot be written: {error.strerror}; give the file another name") from None
+
     def _check_pairs(self) -> None:
         """Refuse options that exclude each other."""
         if self.max_rows is not None and not self.sample:
@@ -145,8 +160,6 @@ class Request:
             raise UsageError(
                 f"sampling runs in this process: drop {argument('engine', 'dask')}, or drop {argument('sample')}"
             )
-        if self.checkpoint is not None and not os.fspath(self.checkpoint):
-            raise UsageError("the file that keeps what was read has an empty name: give it one")
         if self.checkpoint is not None and self.sample:
             raise UsageError(
                 f"sampling keeps no checkpoint: drop {argument('checkpoint')}, or drop {argument('sample')}"

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_info
 
 _UNKNOWN_RESIDENT_BYTES = 200 * 2**20  # where /proc is absent: an interpreter with numpy, scipy and zarr loaded
 _SAMPLE_PERIOD_S = 0.05  # a sample takes 60 us and locks the memory map: every 10 ms was 2 % of a pass
-_MAPPED_BYTES, _KEPT_BYTES = 2**20, 2**22  # arrays mapped one by one; free memory that a thread keeps beside them
+_MAPPED_BYTES = 2**22  # of an array that is mapped by itself; from 1 MiB on, faults of temporary arrays cost 5 %
+_KEPT_BYTES = 2**22  # free memory that a thread keeps for smaller ones
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _RESIDENT = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
@@ -52,7 +53,7 @@ def memory_bytes() -> int:
 
 @cache
 def return_freed_memory() -> None:
-    """Have the C library return arrays of 1 MiB or more to the system when they are freed; a setting of the process.
+    """Have the C library return arrays of 4 MiB or more to the system when they are freed; a setting of the process.
 
     Once an array of up to 32 MiB was freed, glibc takes later ones of that size from a pool of each thread, which keeps
     what is freed: passes in several threads then held up to half as much again as they used, now more and now less.

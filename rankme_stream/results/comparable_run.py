@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def check_metric(metric: str) -> None:
             table = NORMALIZED
         case ["presets"]:
             table = PRESETS
-        case ["dims", d] if d.isdecimal() and d == str(int(d)):
+        case ["dims", d] if re.fullmatch(r"[1-9][0-9]{0,17}", d):
             table = METRICS
         case _:
             table = ()

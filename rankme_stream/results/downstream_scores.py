@@ -6,13 +6,15 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.regular_file import reason, regular_file
 
 _REQUIRED = ("source", "score")
+_OPTIONAL = ("sweep", "hyperparameter")
 _LISTED = 4  # runs listed in a message
 
 
@@ -56,7 +58,10 @@ def read_scores(file: str) -> list[Score]:
     try:
         with io.TextIOWrapper(regular_file(file), encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
-            columns = reader.fieldnames or ()
+            columns = list(reader.fieldnames or ())
+            for column in (*_REQUIRED, *_OPTIONAL):
+                if columns.count(column) > 1:
+                    raise SourceFormatError(f"{file} has {columns.count(column)} columns {column!r}: leave one")
             for column in _REQUIRED:
                 if column not in columns:
                     present = ", ".join(columns) or "none"
@@ -72,7 +77,9 @@ def read_scores(file: str) -> list[Score]:
     return scores
 
 
-def _score(row: dict[str, str | None], line: str) -> Score:
+def _score(row: dict[str | None, Any], line: str) -> Score:
+    if any(row.get(None, ())):  # a comma in a path without quotes moves every field after it
+        raise SourceFormatError(f"{line} has more fields than the header: put a field with a comma in quotes")
     source, sweep = (_text(row, column, line) for column in ("source", "sweep"))
     score = _number(row, "score", line)
     if not source or score is None:
@@ -82,21 +89,21 @@ def _score(row: dict[str, str | None], line: str) -> Score:
     return Score(line, source, score, sweep, _number(row, "hyperparameter", line))
 
 
-def _text(row: dict[str, str | None], column: str, line: str) -> str | None:
+def _text(row: Mapping[str | None, Any], column: str, line: str) -> str | None:
     if column not in row:
         return None
-    text = row[column]
+    text: str | None = row[column]
     if text is None:
         raise SourceFormatError(f"{line} ends before the column {column!r}")
     return text.strip()
 
 
-def _number(row: dict[str, str | None], column: str, line: str) -> float | None:
+def _number(row: Mapping[str | None, Any], column: str, line: str) -> float | None:
     text = _text(row, column, line)
     if not text:
         return None
     try:
-        number = float(text)
+        number = float(text) if "_" not in text else math.nan
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

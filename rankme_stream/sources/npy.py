@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -203,6 +204,7 @@ def _header(file: Any, uri: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         TypeError,
         SyntaxError,
         EOFError,
+        tokenize.TokenError,
         LookupError,
         OverflowError,
         RuntimeError,

@@ -173,7 +173,7 @@ def test_a_measurement_of_tiny_rows_is_that_of_large_ones(method, power, normali
 
 
 def test_later_passes_of_tiny_rows_are_those_of_large_ones():
-    options = {"method": "rsvd", "rank": 4, "oversampling": 0, "passes": 3, "tolerance": 9.0}
+    options = {"method": "rsvd", "rank": 4, "oversampling": 0, "passes": 3, "tolerance": 1e-15}
     wanted, found = rs.measure(gaussian(2000), **options), rs.measure(gaussian(2000) * 2.0**-540, **options)
     assert (found.rankme.lower, found.rankme.upper) == (wanted.rankme.lower, wanted.rankme.upper)
 
@@ -216,3 +216,12 @@ def test_parts_of_tiny_and_of_usual_rows_join_to_the_bits_of_one_pass(tmp_path):
     whole = rs.measure(tmp_path / "rows.npy", method="gram")
     assert joined.rankme == whole.rankme
     assert np.array_equal(joined.spectrum.singular_values, whole.spectrum.singular_values)
+
+
+@pytest.mark.parametrize("power", [-300, 260, 300, 459])
+def test_frequent_directions_of_any_scale_state_the_same_interval(power):
+    """Their bound multiplies two squares, whose product leaves the range of float64 long before a square does."""
+    options = {"method": "frequent-directions", "rank": 3, "tolerance": 9.0}
+    wanted, found = rs.measure(gaussian(300), **options), rs.measure(gaussian(300) * 2.0**power, **options)
+    assert found.rankme.lower == pytest.approx(wanted.rankme.lower, rel=1e-12)  # LAPACK scales large matrices itself
+    assert found.rankme.upper == pytest.approx(wanted.rankme.upper, rel=1e-12)

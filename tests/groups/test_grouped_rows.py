@@ -15,11 +15,15 @@ from distributed import Client, LocalCluster
 from zarr.errors import UnstableSpecificationWarning
 
 import rankme_stream as rs
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.errors import LimitError, MissingChunksError, SourceFormatError, StateError, UsageError
 from rankme_stream.groups import partition as rooms
+from rankme_stream.groups.group import OpenGroup
+from rankme_stream.groups.packing import pack_open, unpack_open
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.group_memory import predict_group_memory
+from rankme_stream.testing import with_ones
 from tests.dumps import store
 from tests.interruptions import stopped
 from tests.result_schema import SCHEMA
@@ -265,6 +269,11 @@ def test_labels_that_cannot_be_used_are_refused(spec, error, text, monkeypatch):
         rs.measure(planted(1000), groups=spec)
 
 
+def test_runs_of_a_few_of_10_to_the_12_rows_are_counted_before_they_are_listed():
+    with pytest.raises(UsageError, match=r"more than 100,000 groups"):
+        partition_of("rows:10", 10**12, (0, 10**12))
+
+
 @pytest.mark.parametrize("kind", ["contiguous", "shuffled", "many"])
 def test_the_rows_of_groups_are_counted_and_their_ends_known(kind):
     labels = labelled(kind, 300_000)
@@ -344,3 +353,15 @@ def test_the_command_scores_groups(tmp_path):
     refused = subprocess.run([*command, "--sample"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
+
+
+def test_open_groups_of_tiny_rows_keep_their_exponent_in_a_file():
+    gram = GramAccumulator(2)
+    gram.update(with_ones(np.array([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0]]) * 2.0**-600), 0)
+    usual = GramAccumulator(2)
+    usual.update(with_ones(np.array([[1.0, 2.0], [3.0, 5.0], [2.0, 2.0]])), 0)
+    groups = [OpenGroup(0, 9, 3, (), one) for one in (usual, gram)]
+    again = unpack_open(pack_open(groups, 2))
+    assert [one.gram.exponent for one in again] == [0, gram.exponent]
+    assert np.array_equal(again[1].gram.sums(), gram.sums())
+    assert "exponents" not in pack_open(groups[:1], 2)

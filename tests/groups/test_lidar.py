@@ -15,6 +15,7 @@ import rankme_stream as rs
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.results.table import table
 from rankme_stream.spectra.jackknife import standard_error
+from rankme_stream.spectra.metrics import rankme
 
 DELTA, EPSILON, U = 1e-4, 1e-7, 2.0**-53
 
@@ -178,3 +179,21 @@ def test_the_bits_of_lidar_depend_on_neither_workers_nor_a_state_between(tmp_pat
     shown = table(json.loads(wanted.to_json()))
     assert "LiDAR uses 200 groups of 800 rows, with delta 0.0001." in shown
     assert "With as many other groups like these" in shown
+
+
+@pytest.mark.parametrize("rows_per_group", [3, 30])  # kept as rows, and as a Gram matrix
+@pytest.mark.parametrize("power", [300, 518, 540, 1000])
+def test_groups_of_tiny_rows_are_scored_as_those_of_large_ones(power, rows_per_group):
+    """LiDAR then sees the means alone, for delta hides the scatter; the shares of their eigenvalues have no unit."""
+    generator = np.random.default_rng(5)
+    labels = np.repeat(np.arange(12), rows_per_group)
+    rows = np.round((generator.standard_normal((12, 6))[labels] + generator.standard_normal((len(labels), 6))) * 2**20)
+    large, found = rs.measure(rows, groups=labels), rs.measure(np.ldexp(rows, -power), groups=labels)
+    means = np.array([rows[labels == label].mean(axis=0) for label in range(12)])
+    dense = np.linalg.svd(means - means.mean(axis=0), compute_uv=False)
+    lidar = found["lidar"]
+    assert lidar.lower <= rankme(dense**2, EPSILON) <= lidar.upper
+    assert lidar.half_width < 1e-9
+    for label in ("3", "11"):
+        mine, theirs = large.groups[label]["rankme"], found.groups[label]["rankme"]
+        assert (mine.lower, mine.value, mine.upper) == (theirs.lower, theirs.value, theirs.upper)

@@ -23,11 +23,13 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "hostile_metadata",
     pytest.param(
         "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
     ),
     "hostile_options",
     "hostile_results",
+    "hostile_states",
     "intervals",
     "row_sketch",
     "sampled",
@@ -35,6 +37,7 @@ NAMES = [
     pytest.param(
         "selection", marks=pytest.mark.skipif(find_spec("torch") is None, reason="it trains: torch is not installed")
     ),
+    "small_exact",
     "speed",
     "wide",
 ]

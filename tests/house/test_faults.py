@@ -8,7 +8,6 @@ import os
 import threading
 import time
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np

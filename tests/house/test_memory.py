@@ -24,7 +24,8 @@ def dump(path: Path, n_features: int, chunk_rows: int) -> Path:
 
 def check(path: Path, *options: object) -> None:
     command = [sys.executable, "-m", "rankme_stream", "score", str(path), *map(str, options), "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (0, 4), done.stderr  # 4: the interval is too wide
     result = json.loads(done.stdout)
     predicted, measured = result["plan"]["predicted_peak_bytes"], result["measured"]["peak_bytes"]
     print(f"{options}: {measured / 2**20:.0f} of {predicted / 2**20:.0f} MiB")
@@ -63,6 +64,20 @@ def test_the_measured_peak_stays_under_the_prediction_with_a_checkpoint(n_featur
     path = dump(tmp_path / "d.zarr", n_features, 1000)
     for _ in range(2):  # the second time all of it is held
         check(path, "--method", method, "--checkpoint", tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method", "rsvd", "--passes", 3, "--normalize", "--tolerance", 1e-9, "--workers", 2, "--memory", "320MiB"],
+        ["--population", "--normalize", "--workers", 1],
+        ["--population", "--method", "gram", "--workers", 2],
+    ],
+)
+def test_the_measured_peak_of_several_steps_stays_under_the_prediction(options, tmp_path):
+    shape = (3000, 3000) if "rsvd" in options else (8000, 1537)
+    np.save(tmp_path / "d.npy", np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    check(tmp_path / "d.npy", *options)
 
 
 @pytest.mark.parametrize(("n_features", "method"), [(200, "gram"), (768, "gram"), (300, "tsqr")])

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankme_stream.numerics.decimals import between, rounded_down, rounded_up
 from rankme_stream.results.measurement import estimate_to_dict
 from rankme_stream.results.table import format_estimate
 from rankme_stream.spectra.estimates import Estimate
@@ -81,22 +80,6 @@ def test_the_printed_interval_contains_a_narrow_one(value, below, above):
     lower, upper = value - below * math.ulp(value), value + above * math.ulp(value)
     if math.isfinite(lower) and math.isfinite(upper):
         assert holds(*format_estimate(estimate(value, lower, upper)), lower, upper)
-
-
-@given(FINITE, st.integers(1, 12))
-def test_ends_are_rounded_outward(end, digits):
-    assert Fraction(rounded_down(end, digits)) <= Fraction(end) <= Fraction(rounded_up(end, digits))
-    assert abs(Fraction(rounded_up(end, digits)) - Fraction(rounded_down(end, digits))) <= 10 ** (1 - digits) * abs(
-        Fraction(end)
-    )
-
-
-@given(st.floats(-1, 1), st.floats(-1, 1))
-def test_ends_with_so_many_decimals_are_rounded_outward(one, two):
-    lower, upper = sorted([one, two])
-    low, high = between(lower, upper, 3)[1:-1].split(", ")
-    assert Fraction(low) <= Fraction(lower) and Fraction(upper) <= Fraction(high)
-    assert "-0.000" not in (low if lower == 0 else high)
 
 
 @given(FINITE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,8 @@ KINDS = {"named pipe": _pipe, "device": _device, "socket": _socket, "folder": _f
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +158,7 @@ def test_an_npy_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     with open("a.npy", "wb") as file:
         file.write(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little"))
         file.truncate(2**31)
-    with pytest.raises(SourceFormatError, match="not a .npy file"):
+    with pytest.raises(SourceFormatError, match=r"not a \.npy file"):
         open_source("a.npy")
 
 

@@ -539,6 +539,7 @@ ABSURD: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # zarr warns of what is then refused
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_metadata_are_refused_at_once(tmp_path: Path, name: str) -> None:
     layout, change = ABSURD[name]

@@ -15,7 +15,7 @@ from scipy.linalg import cython_lapack
 from rankme_stream.errors import DeviceError
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType, stored_type
 
-_PROBED_ROWS, _PROBED_VALUES = 64, 2**15  # of a slice that is probed at once: in float64 it stays in the L2 cache
+_PROBED_ROWS, _PROBED_VALUES = 128, 2**15  # of a slice that is probed at once: in float64 it stays in the cache
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
 
@@ -199,6 +199,7 @@ class Host:
         (width, count), step = directions.shape, max(_PROBED_ROWS, _PROBED_VALUES // panel.shape[1])
         part, whole = scratch.array("probed", (width, count)), scratch.array("probed panel", (width, count))
         row, rows = scratch.array("summed", (width,)), scratch.array("summed panel", (width,))
+        ones = scratch.kept(("ones", step), lambda: np.ones(step))
         whole[...], rows[...] = 0.0, 0.0
         for low in range(0, panel.shape[0], step):
             some = panel[low : low + step, :]
@@ -206,10 +207,10 @@ class Host:
                 wide = scratch.room("widened", some.shape)
                 wide[...] = some
                 some = wide
-            images = scratch.room("images", (some.shape[0], count))
-            np.matmul(some, directions, out=images)
-            np.matmul(some.T, images, out=part)
-            np.add.reduce(some, axis=0, out=row)
+            images = scratch.room("images", (count, some.shape[0]))
+            np.matmul(directions.T, some.T, out=images)  # of all orders of the two products the fastest
+            np.matmul(some.T, images.T, out=part)
+            np.matmul(ones[: some.shape[0]], some, out=row)
             whole += part
             rows += row
         products += whole

@@ -15,7 +15,8 @@ from rankme_stream.passes.planning.grid import PATIENCE, Grid, grid_for
 from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
 _SLAB_VALUES = 2**19  # audited and cast at once: enough to make calls cheap, and their 4 MiB stay in the cache
-_LIBRARY_BYTES = 48 * 2**20  # BLAS buffers, thread stacks, allocator arenas, the store's own tables
+_LIBRARY_BYTES = 40 * 2**20  # imports, and the store's own tables
+_THREAD_BYTES = 4 * 2**20  # of each worker: BLAS buffers, its stack, and what the allocator keeps for it
 _FILE_BYTES = 2**20  # of a state file, beside its triangles
 
 
@@ -176,8 +177,12 @@ def predict_memory(
     card
         Limits of the card that computes; None for the host.
     """
+    n_segments, workers = len(workload.grid.segments(*layout.rows)), concurrency.workers
+    if concurrency.segments_at_once == workers:  # a thread without a segment holds nothing
+        concurrency = concurrency._replace(
+            workers=min(workers, n_segments), segments_at_once=min(workers, n_segments)
+        )  # fmt: skip
     at_once = concurrency.segments_at_once
-    n_segments = len(workload.grid.segments(*layout.rows))
     n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
     on_card: dict[str, int] = {}
     if card is not None:
@@ -190,15 +195,17 @@ def predict_memory(
         memory = feeding_memory(workload, at_once)
     if workload.pass_number:  # for the basis, on the host, that the previous pass found
         memory["accumulators"] += workload.state_bytes
+        memory["solving"] += workload.state_bytes
     memory |= {
-        "reading": _reading_bytes(workload, layout, concurrency), "libraries": _LIBRARY_BYTES, "process": base_bytes,
+        "reading": _reading_bytes(workload, layout, concurrency),
+        "libraries": _LIBRARY_BYTES + workers * _THREAD_BYTES, "process": base_bytes,
     }  # fmt: skip
     if workload.has_checkpoint:
         memory["checkpoint"] = workload.n_matrices * (n_live + 1) * workload.state_bytes
     groups = None
     if workload.groups is not None:
         groups = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
-                                      at_once, concurrency.workers)  # fmt: skip
+                                      at_once, workers)  # fmt: skip
         stored = workload.has_checkpoint * (groups.waiting + groups.node)
         memory |= {"groups": groups.reading + stored, "scores": groups.scoring}
     return Footprint(memory, on_card, _checkpoint_bytes(workload, n_live, groups), groups)
@@ -289,12 +296,16 @@ def _jackknife_bytes(workload: Workload, sample: SampleUnits, workers: int) -> i
 
 def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
     """Return the bytes of blocks, including those read ahead."""
-    at_once, unit = concurrency.segments_at_once, layout.largest_unit
+    at_once, unit, n_units = concurrency.segments_at_once, layout.largest_unit, len(layout.bounds) + 1
     row_bytes = workload.size.n_features * layout.itemsize
     block_rows = min(layout.n_rows, max(concurrency.block_rows, unit))
-    window = 0 if workload.n_replicates else PATIENCE * at_once * workload.grid.segment_rows
-    reading = reading_bytes(window, at_once, unit, layout.read_memory(block_rows), unit * row_bytes)
-    return reading + concurrency.reads_ahead * at_once * block_rows * row_bytes
+    reading, kept = min(at_once, n_units), 0
+    if at_once > 1 and not workload.n_replicates:  # segments share units, kept until each has had its rows
+        most = PATIENCE * at_once * workload.grid.segment_rows // unit + 1  # units that the segments in flight touch
+        reading = min(reading, most)
+        kept = min(2 * at_once, most + 1 - reading, n_units - reading)
+    ahead = concurrency.reads_ahead * min(at_once, n_units - reading)
+    return reading * layout.read_memory(block_rows) + (kept * unit + ahead * block_rows) * row_bytes
 
 
 def live(at_once: int, n_segments: int) -> int:
@@ -304,18 +315,6 @@ def live(at_once: int, n_segments: int) -> int:
 
 def _in_flight(at_once: int) -> int:
     return PATIENCE * at_once if at_once > 1 else 1
-
-
-def reading_bytes(window_rows: int, at_once: int, unit: int, read_bytes: int, unit_bytes: int) -> int:
-    """Return the bytes of blocks being read, and of units kept because another segment still needs their rows.
-
-    ``window_rows`` is the most rows that the segments in flight span; 0 if they share no unit.
-    """
-    if at_once == 1 or window_rows == 0:
-        return at_once * read_bytes
-    reading = min(at_once, window_rows // unit + 1)
-    kept = min(2 * at_once, window_rows // unit + 2 - reading)
-    return reading * read_bytes + kept * unit_bytes
 
 
 _WHILE_READING = ("accumulators", "panels", "reading", "rows", "checkpoint", "groups")

@@ -119,8 +119,10 @@ class Plan:
         return max(self.row_start, segments.start * rows), min(self.row_stop, segments.stop * rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON types."""
+        """Return the plan as JSON types, without the seed of probes where there are none."""
         record = {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        if not self.probe_seed:
+            del record["probe_seed"]
         grid: dict[str, Any] = record.pop("grid")
         return record | grid
 

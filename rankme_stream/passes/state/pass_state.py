@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
-from rankme_stream.errors import StateError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, RankMeError, StateError, UsageError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
@@ -103,8 +104,9 @@ class State:
     def merge_tree(self, device: Device = HOST) -> MergeTree[PartialResult]:
         """Return the tree of the partial results, on a device, ready to take more; the tail is merged last."""
         tree = MergeTree[PartialResult](self.tail_segment)
-        for node, partial in self.nodes.items():
-            tree.add_node(node, partial.on(device, self.arithmetic))
+        with impossible_numbers(self.source["uri"]):
+            for node, partial in self.nodes.items():
+                tree.add_node(node, partial.on(device, self.arithmetic))
         return tree
 
     @property
@@ -285,7 +287,8 @@ def merge_states(states: Iterable[State], names: Sequence[str] = ()) -> State:
                 continue
             if whole is None:
                 tree.tail = state.tail_segment
-            _add_nodes(tree, state, name)
+            with impossible_numbers(state.source["uri"]):
+                _add_nodes(tree, state, name)
             whole = state if whole is None else _join(whole, state)
     if whole is None:
         raise UsageError("no state was given")
@@ -341,6 +344,27 @@ def _join(whole: State, state: State) -> State:
         rules=joined_rules(whole.rules, state.rules),
         workers=joined_workers(whole.workers, state.workers),
         source=dict(whole.source) | {"chunks_missing": missing},
+    )
+
+
+@contextmanager
+def impossible_numbers(uri: str) -> Iterator[None]:
+    """Raise ``StateError`` where numbers from a file cannot be computed with: no rows of ``uri`` give them."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except ArithmeticCheckError as error:
+        raise _no_rows_give(uri, error) from error
+    except RankMeError:
+        raise
+    except (ArithmeticError, ValueError) as error:
+        raise _no_rows_give(uri, error) from error
+
+
+def _no_rows_give(uri: str, error: Exception) -> StateError:
+    return StateError(
+        f"the state of a pass over {uri} holds numbers that no rows give, or this machine computes wrongly: "
+        f"{' '.join(str(error).split())}"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.rounding import U
+from rankme_stream.passes.state.typed_json import Signed
 
 _SMALL_SQUARE = 2.0**-900  # below it squares lose digits to underflow
 _LARGE_EXPONENT = 200
@@ -22,7 +23,7 @@ class RowNorms:
 
     squares: float = 0.0
     fourth_powers: float = 0.0
-    exponent: int = 0
+    exponent: Signed = 0
 
     @classmethod
     def of(cls, panel: Any, device: Device = HOST) -> RowNorms:

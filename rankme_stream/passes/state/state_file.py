@@ -266,11 +266,12 @@ class StateFile:
                 n_values = math.prod(length or 1 for length in array["shape"])
                 if not re.fullmatch(_DTYPES, array["dtype"]) or n_values >= _MOST_VALUES:
                     raise StateError(f"an array has a type or shape that is never written: {name[:40]!a}")
-                if array["start"] < free:
-                    raise StateError(f"two arrays overlap, or one the head: {name[:40]!a}")
-                free = array["start"] + math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
-                if free > start:
-                    raise StateError(f"an array reaches past the end: {name[:40]!a}")
+                free += -free % _ALIGNMENT
+                if array["start"] != free:
+                    raise StateError(f"an array is not behind the one before it: {name[:40]!a}")
+                free += math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
+        if free != start:
+            raise StateError("its arrays do not end where their description begins")
         return description
 
     @contextmanager

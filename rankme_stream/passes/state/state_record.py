@@ -25,7 +25,8 @@ from rankme_stream.passes.planning.plan import Plan, fields_of
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import IntervalSet, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.typed_json import Signed, check
+from rankme_stream.passes.state.row_norms import RowNorms
+from rankme_stream.passes.state.typed_json import check
 
 _MOST_LEVEL = 62
 _MOST_STRETCHES = 1000
@@ -78,12 +79,6 @@ class _State(TypedDict):
     workers: list[_Worker]
 
 
-class _Lengths(TypedDict):
-    squares: float
-    fourth_powers: float
-    exponent: Signed
-
-
 class _Groups(TypedDict):
     n_features: int
     unit_roundoff: float
@@ -96,7 +91,7 @@ class _Groups(TypedDict):
 class _Node(TypedDict):
     node: tuple[int, int]
     audit: Audit
-    lengths: _Lengths
+    lengths: RowNorms
     witnesses: NotRequired[list[tuple[int, str]]]
     groups: NotRequired[_Groups]
 
@@ -196,7 +191,7 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
             found in size if isinstance(size, range) else found == size
             for size, found in zip(shape, array.shape, strict=True)
         )
-        if not sizes_agree or array.dtype.kind not in kind or (name in shapes and array.dtype.itemsize not in (1, 8)):
+        if not sizes_agree or array.dtype.kind not in kind or array.dtype.itemsize != (1 if kind == "b" else 8):
             raise StateError(f"the array {name} is of type {array.dtype} and shape {array.shape}")
     needed = (shapes.keys() | kinds.keys()) - {FILE_KEYS["pass_number"]}
     if "probes_seed" not in arrays:  # an earlier version, whose probes are not used any more
@@ -204,7 +199,8 @@ def _check_accumulator(plan: Plan, arrays: Mapping[str, Array]) -> None:
     if absent := sorted(needed - arrays.keys()):
         raise StateError(f"the array {absent[0]} is absent")
     given = {"n_features": plan.n_features, "sketch_size": plan.sketch_size, "seed": plan.seed}
-    wanted = {FILE_KEYS.get(name, name): value for name, value in (given | {"pass_number": plan.pass_number}).items()}
+    given |= {"pass_number": plan.pass_number, "probes_seed": plan.probe_seed}
+    wanted = {FILE_KEYS.get(name, name): value for name, value in given.items()}
     for name, kind in kinds.items():
         value = arrays[name].item() if name in arrays else 0
         if name in wanted:

@@ -13,7 +13,7 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain
-from rankme_stream.sources.zarr.unpack import BYTES_CODECS, WORKING_BYTES, BytesCodec, put
+from rankme_stream.sources.zarr.unpack import BYTES_CODECS, BytesCodec, put
 
 _MOST_CODECS = 16
 _LONGEST_TEXT = 4096  # bytes of a text of variable length, on average over a chunk
@@ -76,8 +76,8 @@ class ChunkDecoder:
                 break
             self._n_exact += 1
         self.longest = self._sizes[-1]
-        scratch = sum(codec.scratch * size for codec, size in zip(self._codecs, self._sizes, strict=False))
-        self.scratch_bytes = sum(self._sizes[1:-1]) + scratch + (WORKING_BYTES if self._codecs else 0)
+        sizes = zip(self._codecs, self._sizes, strict=False)
+        self.scratch_bytes = sum(self._sizes[1:-1]) + sum(one.scratch * size + one.working for one, size in sizes)
         self.is_plain = not (self._codecs or self._is_text)
 
     def decode(self, encoded: Array, values: Array) -> None:

@@ -83,12 +83,21 @@ class ChunkReader:
         """
         grid = self._grid
         for batch in _batches(product(grid.outer_rows(start, stop), range(grid.n_outer_columns)), self._values.at_once):
-            try:
-                self._read_keys(batch, start, out)
-            except (CorruptChunkError, StorageError) as error:
-                if isinstance(error, StorageError) and not self._values.has_loose_bytes:
-                    raise  # a server was asked for as long as is stated
-                self._read_keys(batch, start, out)  # a read that failed once says nothing about what is stored
+            if not self._can_read(batch, start, out):
+                for place in batch:
+                    self._read_keys([place], start, out)
+
+    def _can_read(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> bool:
+        """Read what some keys hold; return False where once more may help: faults of disks and memory may pass."""
+        try:
+            self._read_keys(places, start, out)
+        except CorruptChunkError:
+            return False
+        except StorageError:
+            if not self._values.has_loose_bytes:
+                raise  # a server was asked for as long as is stated
+            return False
+        return True
 
     def _read_keys(self, places: Sequence[tuple[int, int]], start: int, out: Array) -> None:
         """Read what some keys hold of the rows."""

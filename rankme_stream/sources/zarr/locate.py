@@ -65,7 +65,10 @@ def locate(source: object) -> tuple[Store, str, str]:
             return LocalStore(location, read_only=True), path, uri
         with regular_file(location) as file:
             if not zipfile.is_zipfile(file):
-                raise SourceFormatError(f"{location} is neither a zarr store nor a .npy file: convert it first")
+                is_npy = location.endswith(".npy")
+                one = "holds one array: leave '::' and what follows out"
+                other = "is neither a zarr store nor a .npy file: convert it first"
+                raise SourceFormatError(f"{location} {one if is_npy else other}")
         return ZipStore(location, mode="r", read_only=True), path, uri
     except RankMeError:
         raise
@@ -117,7 +120,8 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
     except (FileNotFoundError, NodeNotFoundError) as error:
         if store.denied is not None:
             raise store.denied from error
-        raise SourceNotFoundError(f"there is no zarr array at {uri}: check the path after '::'") from error
+        check = "check the path after '::'" if path else "no metadata of zarr is there"
+        raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
     except METADATA_ERRORS as error:
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):

@@ -193,7 +193,7 @@ def document_of(array: zarr.Array[Any], path: str) -> str:
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
     """Return the attributes of an array; raise TypeError if they are no object."""
-    attributes = array.attrs.asdict()
+    attributes: object = array.metadata.attributes
     if not isinstance(attributes, Mapping):
         raise TypeError(f"attributes are a {type(attributes).__name__}, not an object")
     return attributes

@@ -20,22 +20,23 @@ from rankme_stream.numerics.dtypes import Array
 
 Unpack = Callable[[Array, Array], int]  # flat uint8: writes to the start of the second; returns the bytes written
 _BLOSC_HEADER_BYTES = 16
-WORKING_BYTES = 2**19  # that any codec may take
 _PIECE_BYTES = 2**16  # of input; output comes in new memory, of at most four times as many
+_WORKING_BYTES = 8 * _PIECE_BYTES
 
 
 class BytesCodec(NamedTuple):
     """Codec of bytes to bytes.
 
     ``unpack`` raises ValueError where there is more than fits, or an error of its library. ``longest`` returns the most
-    bytes that so many are stored in, and their exact number where ``is_exact``. ``scratch`` is the memory that it takes
-    beside both and `WORKING_BYTES`, as a multiple of the decoded bytes.
+    bytes that so many are stored in, and their exact number where ``is_exact``. Beside both, it takes ``scratch`` times
+    the decoded bytes, and ``working`` bytes.
     """
 
     unpack: Unpack
     longest: Callable[[int], int]
     is_exact: bool = False
     scratch: int = 0
+    working: int = 0
 
 
 def longest_packed(n_bytes: int) -> int:
@@ -178,20 +179,22 @@ def _base64(configuration: Mapping[str, Any]) -> BytesCodec:
 
 def _lzma(configuration: Mapping[str, Any]) -> BytesCodec:
     settings = {"format": configuration.get("format", lzma.FORMAT_XZ), "filters": configuration.get("filters")}
-    return BytesCodec(_unpack_file(lambda file: lzma.LZMAFile(file, **settings)), longest_packed, scratch=3)
+    return BytesCodec(
+        _unpack_file(lambda file: lzma.LZMAFile(file, **settings)), longest_packed, scratch=3, working=_WORKING_BYTES
+    )
 
 
-def _always(unpack: Unpack, scratch: int = 0) -> Callable[[Mapping[str, Any]], BytesCodec]:
-    return lambda configuration: BytesCodec(unpack, longest_packed, scratch=scratch)
+def _always(unpack: Unpack, scratch: int = 0, working: int = 0) -> Callable[[Mapping[str, Any]], BytesCodec]:
+    return lambda configuration: BytesCodec(unpack, longest_packed, scratch=scratch, working=working)
 
 
 BYTES_CODECS: Mapping[str, Callable[[Mapping[str, Any]], BytesCodec]] = {
     "zstd": _always(_unpack_zstd),
     "blosc": _always(_unpack_blosc),
     "lz4": _always(_unpack_lz4),
-    "zlib": _always(_inflate(15, is_file=False)),
-    "gzip": _always(_inflate(31, is_file=True)),
-    "bz2": _always(_unpack_file(bz2.BZ2File), scratch=2),
+    "zlib": _always(_inflate(15, is_file=False), working=_WORKING_BYTES),
+    "gzip": _always(_inflate(31, is_file=True), working=_WORKING_BYTES),
+    "bz2": _always(_unpack_file(bz2.BZ2File), scratch=2, working=_WORKING_BYTES),
     "lzma": _lzma,
     "base64": _base64,
     "shuffle": _shuffle,

@@ -298,10 +298,10 @@ def test_a_second_pass_that_finds_no_memory_leaves_the_first(monkeypatch):
     whole = rs.measure(rows, **SKETCH | {"passes": 1})
     plan = pass_runner.PassRunner._plan
 
-    def short(self, engine, workload, rows):
+    def short(self, engine, workload, rows, held_bytes):
         if workload.pass_number and self.passes:
             raise LimitError("the pass needs more")
-        return plan(self, engine, workload, rows)
+        return plan(self, engine, workload, rows, held_bytes)
 
     monkeypatch.setattr(pass_runner.PassRunner, "_plan", short)
     with pytest.warns(rs.ToleranceWarning, match="the next arithmetic was not tried: the pass needs more"):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from rankme_stream.errors import (
 )
 from rankme_stream.passes.state import checkpoint
 from rankme_stream.passes.state.partial_result import PartialResult
+from tests.command_line import refused
 from tests.dumps import PASSES, rows_like, same_bits, store
 from tests.interruptions import Stop, stopped
 
@@ -260,6 +262,7 @@ def test_rows_counted_twice_or_not_at_all_are_found(source, tmp_path):
 
 KILLED = """
 import sys
+import threading
 import rankme_stream as rs
 from rankme_stream.passes.state import checkpoint
 checkpoint._PERIOD_S = checkpoint._PERIODS_A_WRITE = 0.0
@@ -396,3 +399,134 @@ def test_chunks_of_a_file_system_are_found_listed_or_asked_for(tmp_path, monkeyp
     chunk.unlink()
     with pytest.raises(rs.RankMeError, match=r"rows 700-799\) is missing, 1 in all"):
         rs.measure(f"file://{folder}")
+
+
+RESIZES = {
+    "within the last chunk": (201_000, 202_500),
+    "to the end of the last chunk": (202_500, 204_000),
+    "by whole chunks": (198_000, 240_000),
+    "from the end of a segment": (196_608, 200_000),
+    "to the end of a segment": (190_000, 196_608),
+    "across segments": (120_000, 320_001),
+    "from less than a chunk": (1000, 70_000),
+    "shrunk": (300_000, 200_000),
+}
+
+
+def resized(kind: str, path: Path, rows: np.ndarray, n_rows: int) -> None:
+    """Give a dump of the first rows another number of them, as a writer does."""
+    if kind == "npy":
+        np.save(path, rows[:n_rows])
+        return
+    array = zarr.open_array(path)
+    before = array.shape[0]
+    array.resize((n_rows, array.shape[1]))
+    if n_rows > before:
+        array[before:] = rows[before:n_rows]
+
+
+@pytest.mark.parametrize("kind", ["npy", "v2", "v3", "shards", "narrow"])
+@pytest.mark.parametrize(("before", "after"), RESIZES.values(), ids=RESIZES)
+def test_a_pass_goes_on_over_a_dump_of_another_number_of_rows(tmp_path, kind, before, after):
+    """Stopped or ended, over all rows or the first ones; a dump without rows that the pass is over is refused."""
+    rows = rows_like(320_001, 4)
+    layouts = {"v2": {"zarr_format": 2}, "shards": {"shards": (12_000, 4)}, "narrow": {"chunks": (3000, 3)}}
+    path = tmp_path / ("a.npy" if kind == "npy" else "a.zarr")
+    if kind == "npy":
+        np.save(path, rows[:before])
+    else:
+        options = {"chunks": (3000, 4)} | layouts.get(kind, {})
+        zarr.create_array(path, shape=(before, 4), dtype="f4", **options)[:] = rows[:before]
+    first = (0, min(before, 100_000))
+    rs.measure(path, checkpoint=tmp_path / "ended")
+    rs.measure(path, checkpoint=tmp_path / "first", rows=first)
+    stopped(path, tmp_path / "stopped", 1, workers=1)
+    resized(kind, path, rows, after)
+    assert same_bits(rs.measure(path, checkpoint=tmp_path / "first", rows=first), rs.measure(path, rows=first))
+    wanted = rs.measure(path)
+    for name in ("ended", "stopped"):
+        if after < before:
+            with pytest.raises(UsageError, match=f"holds a pass over rows up to {before:,}, and {after:,} are"):
+                rs.measure(path, checkpoint=tmp_path / name)
+        else:
+            assert same_bits(rs.measure(path, checkpoint=tmp_path / name), wanted)
+
+
+def test_passes_of_several_threads_and_processes_share_a_file(tmp_path, monkeypatch):
+    """All write all the time; none is lost, none ends with an error, and nothing is left beside the file."""
+    monkeypatch.setattr(checkpoint, "_PERIOD_S", 0.0)
+    monkeypatch.setattr(checkpoint, "_PERIODS_A_WRITE", 0.0)
+    source = store(tmp_path / "a.zarr", rows_like(400_000, 4), chunk=20_000)
+    wanted, found = rs.measure(source), []
+
+    def run():
+        found.append(rs.measure(source, checkpoint=tmp_path / "kept", workers=1))
+
+    for _ in range(3):
+        (tmp_path / "kept").unlink(missing_ok=True)
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        other = subprocess.Popen([sys.executable, "-c", KILLED, source, tmp_path / "kept"], stdout=subprocess.DEVNULL)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert other.wait() == 0
+    assert len(found) == 9
+    assert all(same_bits(one, wanted) for one in found)
+    assert same_bits(rs.measure(source, checkpoint=tmp_path / "kept"), wanted)
+    assert sorted(os.listdir(tmp_path)) == ["a.zarr", "kept"]
+
+
+def test_two_parts_of_a_job_array_cannot_share_a_file(tmp_path):
+    """Whichever begins first; the other is refused before it reads, also while the first has no rows yet."""
+    source = store(tmp_path / "a.zarr", rows_like(300_000, 4))
+    refusals = []
+
+    def begin_other(done):
+        with pytest.raises(
+            UsageError, match=r"kept is for rows 0-131,071, and this part is rows 131,072-299,999: give"
+        ):
+            rs.segment(source, part=(1, 2), state=tmp_path / "kept")
+        refusals.append(done)
+
+    first = rs.segment(source, part=(0, 2), state=tmp_path / "kept", progress=begin_other)
+    assert refusals
+    with pytest.raises(UsageError, match="give each part a file of its own"):
+        rs.segment(source, part=(1, 2), state=tmp_path / "kept")
+    assert rs.load_state(tmp_path / "kept").results_digest() == first.results_digest()
+    results = []
+
+    def run(number):
+        try:
+            results.append(rs.segment(source, part=(number, 2), state=tmp_path / "race").part)
+        except UsageError as error:
+            results.append(type(error))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.count(UsageError) == 1
+    assert rs.load_state(tmp_path / "race").part in results
+
+
+@pytest.mark.parametrize("place", [".", "states", "kept.state"])
+def test_nothing_is_written_into_a_store(tmp_path, place):
+    source = store(tmp_path / "a.zarr", rows_like(1000, 4))
+    before = sorted(source.rglob("*"))
+    with pytest.raises(UsageError, match=r"a\.zarr is a zarr store, and .* would be written into it"):
+        rs.measure(source, checkpoint=source / place)
+    with pytest.raises(UsageError, match="is a zarr store"):
+        rs.segment(source, part=(0, 1), state=source / place)
+    ((_, error),) = rs.measure_each([str(source)], checkpoint=source / place)
+    assert isinstance(error, UsageError)
+    refused(2, "is a zarr store", "score", source, "--checkpoint", source / place)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_a_file_without_a_name_is_a_usage_error(source, tmp_path):
+    refused(2, "has an empty name", "score", source, "--checkpoint", "")
+    refused(2, "has an empty name", "segment", source, "--part", "0/1", "--state", "")
+    with pytest.raises(UsageError, match="has an empty name"):
+        rs.measure(source, checkpoint="")

@@ -1,0 +1,51 @@
+"""Signals: one line, the right code, and the checkpoint kept, whenever they arrive."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+import rankme_stream as rs
+from tests.command_line import RANKME
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    path = tmp_path_factory.mktemp("signals") / "big.npy"
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(2_000_000, 512))
+    rows[::4096] = 1.0
+    return path
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGHUP], [signal.SIGINT] * 3, [signal.SIGTERM, signal.SIGINT]])
+def test_signals_in_quick_succession_end_the_pass_once(numbers, big, tmp_path):
+    command = [*RANKME, "score", big, "--checkpoint", tmp_path / "kept"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "kept").exists():  # made when the pass begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.003)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == CODES[numbers[0]]
+    assert re.fullmatch(r"rankme: error: [^\n]+ the same command goes on from there\n", stderr), stderr
+    assert rs.load_state(tmp_path / "kept").missing
+
+
+@pytest.mark.parametrize("delay_s", [0.06, 0.12, 0.2])
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(delay_s, big):
+    process = subprocess.Popen([*RANKME, "score", big], stderr=subprocess.PIPE, text=True)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in stderr or "rankme_stream" not in stderr, stderr  # Python itself may still be starting
