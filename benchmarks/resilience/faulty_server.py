@@ -58,7 +58,8 @@ class Draw(NamedTuple):
     @property
     def passes(self) -> bool:
         """Whether another attempt gets what was requested, and the server's statements show that it must be made."""
-        is_seen = self.fault not in _UNSEEN or (self.states_checksums and self.rows == (0, 600))
+        is_part = self.name == "shards"  # no checksum of a part is stated, and its length always is
+        is_seen = self.fault not in _UNSEEN or (self.fault != "flipped" if is_part else self.states_checksums)
         is_passing = self.fault not in (403, 404, "changed")
         return (self.times is not None and is_passing and is_seen and self.methods == ("GET",)) or self.fault == "slow"
 
@@ -195,10 +196,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run, print and write the page; return 1 if a promise was broken."""
-    experiment = Experiment("faulty_server", __doc__, {"quick": "30 s", "default": "25 minutes"})
+    experiment = Experiment("faulty_server", __doc__, {"quick": "30 s", "default": "10 minutes"})
     experiment.parser.add_argument("--seed", type=int, default=0, help="of the faults that are drawn")
     seed = experiment.start().seed
-    n_parts, n_runs = (1, 6) if experiment.size == "quick" else (10, 20)
+    n_parts, n_runs = (1, 6) if experiment.size == "quick" else (3, 20)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(processes.ROOT), os.environ.get("PYTHONPATH", "")])
     parts = {}
     with stores() as root:
