@@ -108,7 +108,14 @@ def limits(mean_square: float, top_square: float, count: int, chance: float) -> 
         Square of the largest singular value of the matrix of all E w.
     chance
         Probability that one of the limits is wrong, half of it for each.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If a square is not finite, as of a state of numbers that no rows give: there would be no limit.
     """
+    if not (math.isfinite(mean_square) and math.isfinite(top_square)):
+        raise ArithmeticCheckError("images of probes are not finite: BLAS or the machine is at fault")
     largest_square = top_square / (2.0 * float(gammaincinv(count / 2.0, chance / 2.0)))
     if mean_square == 0.0 or largest_square == 0.0:
         return math.sqrt(largest_square), mean_square

@@ -14,7 +14,7 @@ from rankme_stream.accumulators.nystrom import complement_bounds
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, LaterPass, OrthonormalBasis, TestVectors
 from rankme_stream.cli.commands import cli
-from rankme_stream.errors import LimitError, UsageError
+from rankme_stream.errors import ArithmeticCheckError, LimitError, UsageError
 from rankme_stream.measuring import pass_runner
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.engines.engine import Progress
@@ -110,6 +110,11 @@ class TestLimits:
 
     def test_images_of_zero_give_limits_of_zero(self):
         assert complement_bounds.limits(0.0, 0.0, PROBES, complement_bounds.CHANCE) == (0.0, 0.0)
+
+    @pytest.mark.parametrize("squares", [(np.inf, 1.0), (1.0, np.inf), (np.nan, 1.0), (1.0, np.nan)])
+    def test_squares_that_are_not_finite_have_no_limit_and_are_not_searched_for_one(self, squares):
+        with pytest.raises(ArithmeticCheckError, match="images of probes are not finite"):
+            complement_bounds.limits(*squares, PROBES, complement_bounds.CHANCE)
 
 
 def tail_set(generator: np.random.Generator, m: int) -> tuple[np.ndarray, ConsistentSet]:
