@@ -49,8 +49,9 @@ _PATHS = (
     "a.npy", "dump.zarr", "dump.zarr::", "dump.zarr::x", "dump.zarr/inside.json", "labels.npy", "labels.npy::x",
     "flat.npy", "kept.state", "old.json", "broken.json", "deep.json", "plan.json", "empty.json", "notes.txt",
     "scores.csv", "folder", "folder/new.json", "folder.npy", "pipe", "pipe.npy", "loop", "no/such/file", "new.json",
-    "new.state", "a" * 300, "", ".", "..", "-", "/dev/null", "x\udcff.npy", "\x1b]0;title\x07.npy", "line\nend.json", "rows:10",
-    "rows:0", "rows:" + "9" * 30, "rows:999999999999999999", "column:x", "nosuch://x.zarr", "::", "a.npy::x", "./a.npy",
+    "new.state", "a" * 300, "", ".", "..", "-", "/dev/null", "x\udcff.npy", "\x1b]0;title\x07.npy", "line\nend.json",
+    "rows:10", "rows:0", "rows:" + "9" * 30, "rows:999999999999999999", "column:x", "nosuch://x.zarr", "::", "a.npy::x",
+    "./a.npy",
 )  # fmt: skip
 _RANGES = (
     "0:10", ":", "5:", ":7", "10:5", "0:0", "0:999999999999999999", "-1:5", f"{'9' * 5000}:", "a:b", "1/2", "0/1",

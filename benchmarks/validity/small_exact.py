@@ -26,8 +26,9 @@ import rankme_stream as rs
 from benchmarks.harness.experiment import Experiment, Size, table
 from benchmarks.validity import ball_arithmetic, exact_groups
 from rankme_stream.accumulators.error_probes import CONFIDENCE
+from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.frequent_directions import FrequentDirectionsAccumulator
-from rankme_stream.accumulators.gram import Float32GramAccumulator, GramAccumulator
+from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.row_sketch.accumulator import RowSketchAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
@@ -172,7 +173,7 @@ def _makers(case: Case) -> Iterator[tuple[str, Callable[[int], Any]]]:
     """Yield each method that takes the matrix, and the function that makes its accumulator."""
     yield "gram", GramAccumulator
     yield "tsqr", TsqrAccumulator
-    yield "gram float32", Float32GramAccumulator
+    yield "gram float32", partial(Float32GramAccumulator, seed=case.facts["seed"])
     yield "row-sketch", partial(RowSketchAccumulator, sketch_size=32, seed=case.facts["seed"])
     if (n_features := case.rows.shape[1]) > 1:
         size = 1 + case.facts["seed"] % (n_features // 2)

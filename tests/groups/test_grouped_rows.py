@@ -256,7 +256,7 @@ def test_labels_of_chunks_that_are_missing_are_refused(layout, tmp_path):
         (np.zeros(1000), SourceFormatError, "float64; integers or strings"),
         ([None] * 1000, SourceFormatError, "integers or strings"),
         ("column:label", UsageError, "no source here has columns"),
-        ("rows:0", UsageError, "not a number of rows"),
+        ("rows:0", UsageError, "no number of rows"),
         ("rows:1", UsageError, "more than 500 groups"),
         (np.arange(1000), UsageError, "more than 500 groups"),
         ("nowhere.npy", rs.RankMeError, "no file nowhere.npy"),

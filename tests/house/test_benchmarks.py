@@ -31,6 +31,7 @@ NAMES = [
     "hostile_results",
     "hostile_states",
     "intervals",
+    "memory_peaks",
     "row_sketch",
     "sampled",
     "scaling",

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,7 +209,7 @@ def test_a_death_before_the_file_takes_its_place_leaves_the_one_before(tmp_path,
     if step == "fsync":
         monkeypatch.setattr(state_file.os, "fsync", die)
     else:
-        monkeypatch.setattr(Path, "replace", die)
+        monkeypatch.setattr(state_file.os, "replace", die)
     with pytest.raises(Torn):
         rs.measure(source, checkpoint=kept)
     monkeypatch.undo()

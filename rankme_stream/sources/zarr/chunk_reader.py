@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError
+from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError, StorageError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import reason
@@ -93,6 +93,10 @@ class ChunkReader:
         try:
             self._read_keys(places, start, out)
         except CorruptChunkError:
+            return False
+        except StorageError:
+            if not self._values.has_loose_bytes:
+                raise  # a server was asked for as long as is stated
             return False
         return True
 

@@ -70,7 +70,7 @@ def test_less_memory_means_smaller_blocks_then_fewer_workers():
 def test_too_little_memory_is_refused_with_what_would_fit():
     with pytest.raises(LimitError, match="give memory_limit") as caught:
         planned(limit=2**20)
-    wanted = int(str(caught.value).split("--memory ")[1].split("MiB")[0])
+    wanted = int(str(caught.value).split("memory_limit ")[1].split("MiB")[0])
     assert planned(limit=wanted * 2**20).predicted_peak_bytes <= wanted * 2**20
 
 
