@@ -58,7 +58,8 @@ class Draw(NamedTuple):
     @property
     def passes(self) -> bool:
         """Whether another attempt gets what was requested, and the server's statements show that it must be made."""
-        is_seen = self.fault not in _UNSEEN or (self.states_checksums and self.rows == (0, 600))
+        is_part = self.name == "shards"  # no checksum of a part is stated, and its length always is
+        is_seen = self.fault not in _UNSEEN or (self.fault != "flipped" if is_part else self.states_checksums)
         is_passing = self.fault not in (403, 404, "changed")
         return (self.times is not None and is_passing and is_seen and self.methods == ("GET",)) or self.fault == "slow"
 
@@ -132,7 +133,8 @@ def score(uri: str, draw: Draw, environment: Mapping[str, str]) -> tuple[int, st
 def broken_promise(draw: Draw, found: tuple[int, str, str, float], wanted: str, *, is_storm: bool) -> str | None:
     """Return which promise a run broke; None if it kept all."""
     code, numbers, errors, elapsed_s = found
-    if code == 0 and numbers != wanted and not (draw.missing != "error" and draw.fault == 404):
+    is_gone = draw.fault == 404 and draw.methods == ("GET", "HEAD") and draw.times is None and not is_storm
+    if code == 0 and numbers != wanted and not (is_gone and draw.missing != "error"):
         return "another number"
     if code not in (0, 3, 5):
         return f"exit code {code}"
@@ -195,10 +197,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run, print and write the page; return 1 if a promise was broken."""
-    experiment = Experiment("faulty_server", __doc__, {"quick": "30 s", "default": "25 minutes"})
+    experiment = Experiment("faulty_server", __doc__, {"quick": "30 s", "default": "10 minutes"})
     experiment.parser.add_argument("--seed", type=int, default=0, help="of the faults that are drawn")
     seed = experiment.start().seed
-    n_parts, n_runs = (1, 6) if experiment.size == "quick" else (10, 20)
+    n_parts, n_runs = (1, 6) if experiment.size == "quick" else (3, 20)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(processes.ROOT), os.environ.get("PYTHONPATH", "")])
     parts = {}
     with stores() as root:

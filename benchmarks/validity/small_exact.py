@@ -361,11 +361,13 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run, print and write the page; return 1 if a method missed more often than it may."""
-    minutes: dict[Size, str] = {"quick": "15 s", "default": "35 minutes"}
+    minutes: dict[Size, str] = {"quick": "15 s", "default": "30 minutes"}
     experiment = Experiment("small_exact", __doc__, minutes)
     experiment.parser.add_argument("--seed", type=int, default=_FIRST_SEED, help="first seed of the matrices")
-    first = experiment.start().seed
-    count = 40 if experiment.size == "quick" else 10_000
+    experiment.parser.add_argument("--matrices", type=int, default=10_000, help="number of matrices")
+    arguments = experiment.start()
+    first = arguments.seed
+    count = 40 if experiment.size == "quick" else arguments.matrices
     blocks = []
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():  # as measure() does
         warnings.simplefilter("ignore", rs.ToleranceWarning)

@@ -17,7 +17,12 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file, which the caller closes; never wait for a pipe's other end.
+    """Return a descriptor of a regular file, which the caller closes; see `open_sized`."""
+    return open_sized(path)[0]
+
+
+def open_sized(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return descriptor and size of a regular file, which the caller closes; never wait for a pipe's other end.
 
     Raises
     ------
@@ -33,14 +38,15 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         if error.errno == errno.ENXIO:  # a socket, or a device without a driver
             raise OSError(errno.EINVAL, "it is a socket or a device; copy its content to a file first") from None
         raise
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    status = os.fstat(descriptor)
+    kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFDIR:
         os.close(descriptor)
         raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
     if kind != stat.S_IFREG:
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'no regular file')}; copy its content to a file first")
-    return descriptor
+    return descriptor, status.st_size
 
 
 def regular_file(path: str | os.PathLike[str]) -> BufferedReader:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
-from rankme_stream.sources.zarr.remote_faults import AnswerError
+from rankme_stream.sources.zarr.remote_faults import AnswerError, Kind
 from rankme_stream.sources.zarr.remote_requests import Answer, get_by_http
 
 BODY = bytes(range(100))
@@ -111,6 +111,9 @@ def test_a_web_page_is_no_chunk_and_a_chunk_of_that_type_is():
     assert get(Session(BODY, Content_Type="text/html")) == Answer(BODY, "")
     with pytest.raises(AnswerError, match="web page"):
         get(Session(b"<!DOCTYPE html><html>log in</html>", Content_Type="text/html; charset=utf-8"))
+    with pytest.raises(AnswerError, match="web page") as caught:
+        get(Session(b"<html>log in</html>", Content_Type="text/html"), RangeByteRequest(10, 30))
+    assert caught.value.kind is Kind.PASSING
 
 
 @pytest.mark.parametrize("headers", [{"Content_Length": "100"}, {}])

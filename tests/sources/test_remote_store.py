@@ -124,7 +124,7 @@ def test_a_fault_that_passes_changes_nothing(serve, protocol, fault, patient):
     assert np.array_equal(source.read(0, 600), ROWS)
 
 
-@pytest.mark.parametrize("fault", ["cut", "short", "empty", 500])
+@pytest.mark.parametrize("fault", ["cut", "short", "empty", "page", 500])
 def test_a_fault_that_passes_changes_nothing_in_a_part_of_a_shard(serve, protocol, fault, patient):
     source = ZarrSource(uri(serve(first(2, fault)), protocol, "shards.zarr"))
     assert np.array_equal(source.read(230, 250), ROWS[230:250])

@@ -12,8 +12,9 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain
-from rankme_stream.sources.zarr.unpack import BYTES_CODECS, BytesCodec, put
+from rankme_stream.sources.zarr.array_codecs import ARRAY_CODECS, array_codec, fill_value
+from rankme_stream.sources.zarr.codecs import REWRITE, chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.unpack import BYTES_CODECS, BytesCodec, pcodec, put
 
 _MOST_CODECS = 16
 _LONGEST_TEXT = 4096  # bytes of a text of variable length, on average over a chunk
@@ -61,12 +62,15 @@ class ChunkDecoder:
             raise SourceFormatError(f"{uri} names {len(fields):,} codecs; at most {_MOST_CODECS} are read: rewrite it")
         try:
             self._codecs = (
-                _v2(metadata, fields, shape, dtype) if metadata["zarr_format"] == 2 else _v3(fields, shape, dtype)
+                _v2(metadata, fields, shape, dtype)
+                if metadata["zarr_format"] == 2
+                else _v3(metadata, fields, shape, dtype)
             )
+        except ImportError as error:
+            raise SourceFormatError(f"{uri} has a codec whose package is not installed: {error}") from None
         except _UnknownCodecError as error:
             raise SourceFormatError(
-                f"{uri} has the codec {error}, which is not read here for its values: write it again with zstd, blosc, "
-                "gzip or without compression"
+                f"{uri} has the codec {error}, which is not read here for its values: {REWRITE}"
             ) from None
         self.n_bytes = self._n_values * (_LONGEST_TEXT if self._is_text else dtype.itemsize)
         self._sizes = list(accumulate(self._codecs, lambda size, codec: codec.longest(size), initial=self.n_bytes))
@@ -121,14 +125,17 @@ def _v2(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dt
     elif not dtype.isnative:
         codecs.append(_swap(dtype))
     for name, configuration in fields:
-        codecs += (
-            _filter(name, configuration, dtype) if name in _FILTERS else [_bytes_codec(name, configuration, dtype)]
-        )
+        if name in _FILTERS:
+            codecs += _filter(name, configuration, dtype)
+            dtype = _stored_as(name, configuration, dtype)
+        else:
+            codecs.append(_bytes_codec(name, configuration, dtype))
     return codecs
 
 
-def _v3(fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[BytesCodec]:
+def _v3(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[BytesCodec]:
     codecs: list[BytesCodec] = []
+    fill = fill_value(metadata, dtype) if any(name in ARRAY_CODECS for name, _ in fields) else None
     for name, configuration in fields:
         if name == "transpose":
             order = tuple(configuration["order"])
@@ -137,6 +144,11 @@ def _v3(fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[B
         elif name in _FILTERS:
             codecs += _filter(name, configuration, dtype)
             dtype = _stored_as(name, configuration, dtype)
+        elif name in ARRAY_CODECS:
+            codec, stored, fill = array_codec(name, configuration, prod(shape), dtype, fill)
+            _check_numbers(name, dtype, stored)
+            codecs.append(codec)
+            dtype = stored
         elif name in ("bytes", "endian") and dtype.kind not in "OT":
             codecs += [_swap(dtype)] if configuration.get("endian") == "big" and _unit(dtype) > 1 else []
         elif name != "vlen-utf8" or dtype.kind not in "OT":
@@ -145,9 +157,13 @@ def _v3(fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[B
 
 
 def _bytes_codec(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec:
+    if name == "pcodec":
+        _check_numbers(name, dtype)
+        return pcodec(configuration, dtype)
     if name not in BYTES_CODECS:
         raise _UnknownCodecError(repr(name))
-    defaults = {"elementsize": dtype.itemsize} if name == "shuffle" else {}
+    # of zarr v3, which takes it from the dtype; numcodecs has a default of its own, and v2 keeps to that
+    defaults = {"elementsize": dtype.itemsize} if name == "shuffle" and "id" not in configuration else {}
     return BYTES_CODECS[name](defaults | dict(configuration) | {"id": name})
 
 
@@ -199,15 +215,19 @@ def _filter(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -
     }
     codec = numcodecs.get_codec(settings)
     decoded, stored = np.dtype(settings[decoded_name]), _stored_as(name, settings, dtype)
-    for one in (decoded, stored):
-        if one.kind not in "iuf" or one.itemsize > _FLOAT64_BYTES:
-            raise _UnknownCodecError(f"{name!r} of values of dtype {one}")
+    _check_numbers(name, decoded, stored)
     longest = lambda n: n // decoded.itemsize * stored.itemsize  # noqa: E731 - the size, beside the codec
     return [
         BytesCodec(
             lambda encoded, out: put(codec.decode(encoded), out), longest, True, 3 * _FLOAT64_BYTES // decoded.itemsize
         )
     ]
+
+
+def _check_numbers(name: str, *dtypes: np.dtype[Any]) -> None:
+    for dtype in dtypes:
+        if dtype.kind not in "iuf" or dtype.itemsize > _FLOAT64_BYTES:
+            raise _UnknownCodecError(f"{name!r} of values of dtype {dtype}")
 
 
 def _stored_as(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> np.dtype[Any]:

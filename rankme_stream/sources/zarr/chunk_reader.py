@@ -45,6 +45,11 @@ class ChunkReader:
         Value of missing chunks.
     uri
         Name for errors.
+
+    Attributes
+    ----------
+    has_loose_rows
+        Whether rows are read without the rest of their chunk: in a file, uncoded, all features side by side.
     """
 
     def __init__(
@@ -53,11 +58,7 @@ class ChunkReader:
         self._values, self._grid, self._decoder = values, grid, decoder
         self._missing, self._fill, self._uri = missing, fill, uri
         self._buffers = threading.local()
-
-    @property
-    def has_loose_rows(self) -> bool:
-        """Whether rows are read without the rest of their chunk: in a file, uncoded, all features side by side."""
-        return self._values.has_loose_bytes and self._decoder.is_plain and self._grid.inner[1] == self._grid.shape[1]
+        self.has_loose_rows = values.has_loose_bytes and decoder.is_plain and grid.inner[1] == grid.shape[1]
 
     def read_memory(self, n_rows: int, itemsize: int) -> int:
         """Return the peak bytes of reading ``n_rows`` rows: the rows, stored bytes, and a chunk that is decoded."""
@@ -196,16 +197,13 @@ class ChunkReader:
 
     def _encoded(self, stored: StoredValue, chunk: _StoredChunk) -> Array:
         """Return the stored bytes of a chunk."""
-        if chunk.n_bytes is not None:
-            encoded = self._buffer("encoded", chunk.n_bytes)
-            _read_all(stored, chunk.offset, encoded)
-            return encoded
-        # A buffer longer than any encoded chunk makes a query of the file's size unnecessary.
-        encoded = self._buffer("encoded", self._decoder.longest + 1)
-        n_bytes = stored.read_into(0, encoded)
+        n_bytes = stored.n_bytes if chunk.n_bytes is None else chunk.n_bytes
+        assert n_bytes is not None  # only of shards, whose index gives the length of a chunk
         if n_bytes > self._decoder.longest:
-            raise ValueError(f"more than the {self._decoder.longest:,} bytes that it can be stored in")
-        return encoded[:n_bytes]
+            raise ValueError(f"{n_bytes:,} bytes, more than the {self._decoder.longest:,} that it can be stored in")
+        encoded = self._buffer("encoded", n_bytes)
+        _read_all(stored, chunk.offset, encoded)
+        return encoded
 
     def _chunk_buffer(self, dtype: np.dtype[Any]) -> Array:
         if dtype.hasobject:

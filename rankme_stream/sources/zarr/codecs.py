@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CHECKSUMS = ("crc32c", "crc32", "adler32", "fletcher32")
+REWRITE = "write it again with zstd, blosc, gzip or without compression"
+CODEC_PACKAGES = {
+    "cast_value": "'zarr>=3.2' 'cast-value-rs>=0.4.2'",
+    "pcodec": "'pcodec>=1'",
+    "scale_offset": "'zarr>=3.2'",
+}  # that codecs need beside the packages that are always there
 
 
 def codec_fields(codec: Any) -> tuple[str, Mapping[str, Any]]:

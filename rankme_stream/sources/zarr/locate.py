@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 import zipfile
@@ -18,8 +19,10 @@ from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, So
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
 from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.remote_store import open_url
+from rankme_stream.sources.zarr.unpack import BYTES_CODECS
 
 METADATA_ERRORS = (
     BaseZarrError,
@@ -122,11 +125,28 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
         raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
-    except METADATA_ERRORS as error:
+    except (*METADATA_ERRORS, ImportError) as error:
+        _refuse_codec(store, path, uri, error)
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
         return node
     raise SourceFormatError(_group_message(node, path, uri))
+
+
+def _refuse_codec(store: AuditingStore, path: str, uri: str, error: Exception) -> None:
+    """Raise a ``SourceFormatError`` if the error is that of a codec in the metadata that zarr does not know."""
+    for document in ("zarr.json", ".zarray"):
+        try:
+            metadata = json.loads(store.fetch(f"{path}/{document}" if path else document))
+            names = [name.removeprefix("numcodecs.") for name, _ in chunk_codecs(codec_chain(metadata))]
+        except METADATA_ERRORS:
+            continue
+        for name in names:
+            is_named = f"'{name}'" in str(error) or (isinstance(error, ImportError) and name in str(error))
+            if is_named and name not in ("bytes", "transpose", *BYTES_CODECS):
+                package = CODEC_PACKAGES.get(name)
+                remedy = f"pip install {package}" if package else REWRITE
+                raise SourceFormatError(f"{uri} has the codec {name!r}, which is not read here: {remedy}") from error
 
 
 def _group_message(group: Any, path: str, uri: str) -> str:

@@ -14,6 +14,7 @@ from rankme_stream.sources.zarr.remote_faults import AnswerError, Kind
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _DIGESTS = {"md5": hashlib.md5, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
+_PAGE = "the server answers with a web page, as for a login or an error"
 _NO_RANGES = (
     "the server answers with the whole object where a part is requested, as shards need: serve the store by a server "
     "that knows ranges, or copy it to a disk"
@@ -48,7 +49,7 @@ async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None, longest
             return Answer(b"", "")
         response.raise_for_status()
         if byte_range is not None and response.status != 206:
-            raise AnswerError(_NO_RANGES, Kind.LASTING)
+            raise _no_part(response.headers.get("Content-Type", ""))
         body = await _read_body(response, _longest(byte_range, longest))
         _refuse_page(body, response.headers.get("Content-Type", ""))
         is_whole = byte_range is None and "Content-Encoding" not in response.headers
@@ -84,7 +85,7 @@ async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None, longest:
     stated = response.get("ContentRange")
     try:
         if byte_range is not None and not stated:
-            raise AnswerError(_NO_RANGES, Kind.LASTING)
+            raise _no_part(response.get("ContentType", ""))
         _check_size(response["ContentLength"], _longest(byte_range, longest))
         body = await response["Body"].read()
     finally:
@@ -140,7 +141,12 @@ async def _read_body(response: Any, longest: int) -> bytes:
 def _refuse_page(body: bytes, content_type: str) -> None:
     """Raise AnswerError if a body is a web page: proxies send one, for a login or an error, as if all were well."""
     if content_type.startswith("text/html") and body[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise AnswerError("the server answers with a web page, as for a login or an error")
+        raise AnswerError(_PAGE)
+
+
+def _no_part(content_type: str) -> AnswerError:
+    """Return the error of an answer that is no part of an object; its body, which may be long, is not read."""
+    return AnswerError(_PAGE) if content_type.startswith("text/html") else AnswerError(_NO_RANGES, Kind.LASTING)
 
 
 def _check_length(body: bytes, byte_range: ByteRequest | None, stated: str | None) -> int:

@@ -21,7 +21,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.regular_file import open_regular
+from rankme_stream.sources.regular_file import open_sized
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.shard_index import ShardIndex
 
@@ -82,17 +82,13 @@ class StoredValues(Protocol):
 
 
 class _File:
-    """File that is open."""
+    """File that is open; its size is that when it was opened."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @property
-    def n_bytes(self) -> int:
-        return os.fstat(self._descriptor).st_size
+    def __init__(self, descriptor: int, n_bytes: int) -> None:
+        self._descriptor, self.n_bytes = descriptor, n_bytes
 
     def read_into(self, offset: int, out: Array) -> int:
-        n_done = 0
+        n_done = os.preadv(self._descriptor, [out.data], offset)
         while n_done < len(out) and (n_read := os.preadv(self._descriptor, [out[n_done:].data], offset + n_done)):
             n_done += n_read
         return n_done
@@ -105,7 +101,7 @@ class FolderValues:
     has_loose_bytes = True
 
     def __init__(self, root: str, uri: str) -> None:
-        self._root, self._uri = root, uri
+        self._folder, self._uri = os.path.join(root, ""), uri
 
     def open(self, keys: Sequence[str], stack: ExitStack) -> list[Opened]:
         """Open the files of some keys."""
@@ -113,7 +109,7 @@ class FolderValues:
 
     def _open(self, key: str, stack: ExitStack) -> Opened:
         try:
-            descriptor = open_regular(os.path.join(self._root, key))
+            descriptor, n_bytes = open_sized(self._folder + key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError:
@@ -121,7 +117,7 @@ class FolderValues:
         except OSError as error:
             return error
         stack.callback(os.close, descriptor)
-        return _File(descriptor)
+        return _File(descriptor, n_bytes)
 
     def fetch(self, wanted: Sequence[tuple[StoredValue, Ranges]]) -> None:
         """Do nothing: parts of a file are read where it lies."""

@@ -7,6 +7,8 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -17,11 +19,15 @@ import numcodecs.zstd
 import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES
 
 Unpack = Callable[[Array, Array], int]  # flat uint8: writes to the start of the second; returns the bytes written
 _BLOSC_HEADER_BYTES = 16
 _PIECE_BYTES = 2**16  # of input; output comes in new memory, of at most four times as many
 _WORKING_BYTES = 8 * _PIECE_BYTES
+_PCODEC_VALUES = 2**18  # of a page, unless the configuration says otherwise
+_PCODEC_HEADER_BYTES = 64  # of a page
+_PCODEC_BYTES = 2**22  # of tables that its decoder makes
 
 
 class BytesCodec(NamedTuple):
@@ -182,6 +188,34 @@ def _lzma(configuration: Mapping[str, Any]) -> BytesCodec:
     return BytesCodec(
         _unpack_file(lambda file: lzma.LZMAFile(file, **settings)), longest_packed, scratch=3, working=_WORKING_BYTES
     )
+
+
+def pcodec(configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec:
+    """Return the codec of numbers, whose decoder takes memory by a window of at most 2^24 values as far as it is used.
+
+    Raises
+    ------
+    ImportError
+        If the package is not installed, or is a release whose window has no bound.
+    """
+    try:
+        if version("pcodec").startswith("0.4."):
+            raise PackageNotFoundError
+        standalone = import_module("pcodec.standalone")
+    except (PackageNotFoundError, ImportError):
+        raise ImportError(f"'pcodec' is needed: pip install {CODEC_PACKAGES['pcodec']}") from None
+    per_page = max(1, int(configuration.get("equal_pages_up_to") or _PCODEC_VALUES))
+
+    def unpack(encoded: Array, out: Array) -> int:
+        progress = standalone.simple_decompress_into(encoded.tobytes(), out.view(dtype))
+        if not progress.finished or progress.n_processed != len(out) // dtype.itemsize:
+            raise ValueError(f"{progress.n_processed:,} values, of which more follow or are missing")
+        return len(out)
+
+    def longest(n_bytes: int) -> int:
+        return longest_packed(n_bytes) + _PCODEC_HEADER_BYTES * (n_bytes // dtype.itemsize // per_page)
+
+    return BytesCodec(unpack, longest, scratch=2, working=_PCODEC_BYTES)
 
 
 def _always(unpack: Unpack, scratch: int = 0, working: int = 0) -> Callable[[Mapping[str, Any]], BytesCodec]:
