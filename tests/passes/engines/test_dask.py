@@ -149,7 +149,7 @@ def test_a_cluster_refuses_sources_that_live_in_this_process(client, source):
         rs.measure(iter([rows_like(100, 4)]), engine="dask", client=client)
     with pytest.raises(UsageError, match="sampling runs in this process"):
         rs.measure(source, engine="dask", client=client, sample=True)
-    with pytest.raises(UsageError, match="pass engine dask as well"):
+    with pytest.raises(UsageError, match='pass engine="dask" as well'):
         rs.measure(source, client=client)
 
 

@@ -527,6 +527,6 @@ def test_nothing_is_written_into_a_store(tmp_path, place):
 
 def test_a_file_without_a_name_is_a_usage_error(source, tmp_path):
     refused(2, "is called '', which is no name", "score", source, "--checkpoint", "")
-    refused(2, "is called '', which is no name", "segment", source, "--part", "0/1", "--state", "")
+    refused(2, "is '' and must name a file", "segment", source, "--part", "0/1", "--state", "")
     with pytest.raises(UsageError, match="is called '', which is no name"):
         rs.measure(source, checkpoint="")
