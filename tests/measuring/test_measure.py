@@ -248,21 +248,14 @@ def test_magnitudes_beyond_float64_arithmetic_are_refused_with_the_place():
         rs.measure(np.where(np.arange(20)[:, None] == 7, 2**53 + 1, 1))
 
 
-def test_values_whose_squares_underflow_widen_the_gram_interval_and_auto_takes_qr():
+def test_values_whose_squares_would_underflow_have_the_interval_of_larger_ones():
     rows = np.random.default_rng(0).standard_normal((90, 3))
-    wanted = rs.measure(rows, method="tsqr").rankme
-    for exponent in (-500, -520, -530):
-        gram = rs.measure(rows * 2.0**exponent, method="gram", tolerance=1e9).rankme
-        assert gram.lower <= wanted.value <= gram.upper
-    with pytest.warns(rs.ToleranceWarning):
-        by_gram = rs.measure(rows * 2.0**-900, method="gram")
-    assert (by_gram.rankme.value, by_gram.tolerance_met) == (None, False)
-    assert "to within the arithmetic" in by_gram.rankme.reason
-    tiny = rs.measure(rows * 2.0**-900)
-    assert tiny.method == "tsqr"
-    assert [attempt["method"] for attempt in tiny.passes] == ["gram", "tsqr"]
-    assert tiny.tolerance_met
-    assert tiny.rankme.value == pytest.approx(wanted.value, rel=1e-12)
+    wanted = rs.measure(rows, method="gram").rankme
+    for exponent in (-500, -520, -530, -900):
+        found = rs.measure(rows * 2.0**exponent)
+        assert (found.method, found.tolerance_met) == ("gram", True)
+        assert found.rankme.lower <= wanted.value <= found.rankme.upper
+        assert found.rankme.half_width <= 2.0 * wanted.half_width
 
 
 def test_an_arithmetic_that_does_not_fit_the_memory_limit_is_passed_over(monkeypatch):

@@ -89,7 +89,7 @@ def test_blocks_refuse_options_that_need_rows_out_of_order(options):
 
 def test_blocks_cannot_be_read_again_and_it_is_said():
     rows = np.random.default_rng(0).standard_normal((500, 6)) * np.array([1, 1, 1, 1e-8, 1e-8, 1e-8])
-    with pytest.warns(ToleranceWarning, match="a stream is read once; pass method='tsqr'"):
+    with pytest.warns(ToleranceWarning, match='a stream is read once; pass method="tsqr"'):
         found = rs.measure(iter([rows]), tolerance=1e-9)
     assert found.method == "gram"
     assert rs.measure(iter([rows]), tolerance=1e-9, method="tsqr").tolerance_met

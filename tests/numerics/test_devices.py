@@ -466,7 +466,7 @@ def test_what_a_card_holds_is_predicted(options, normalize, named):
 
 
 def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monkeypatch, tmp_path, capsys):
-    path = store(tmp_path / "a.zarr", rows_of(20_000, 30))
+    path = store(tmp_path / "a.zarr", rows_of(70_000, 30))  # two segments
     one, two = (rs.measure(path, method="gram", device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
     assert one < two
     monkeypatch.setattr(TOY, "free_bytes", lambda: two)
@@ -485,7 +485,7 @@ def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monk
     with pytest.raises(SystemExit, match="4"):
         main(["score", str(path), "--device", "toy"])
     assert "on the card at least" in capsys.readouterr().err
-    blocks = iter(np.array_split(rows_of(20_000, 30), 3))
+    blocks = iter(np.array_split(rows_of(70_000, 30), 3))
     with pytest.raises(LimitError, match="are free there; leave device out"):
         rs.measure(blocks, device="toy", workers=1)
 

@@ -330,9 +330,9 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--sample", "--tolerance", "0"], "leave sample out"),
+        (["--sample", "--tolerance", "0"], "leave --sample out"),
         (["--sample", "--max-rows", "100"], "an interval needs 768 rows"),
-        (["--max-rows", "100"], "pass sample as well"),
+        (["--max-rows", "100"], "pass --sample as well"),
     ],
 )
 def test_the_command_answers_the_impossible_in_one_line(rows, options, text, tmp_path):
