@@ -200,7 +200,7 @@ def main() -> int:
     experiment = Experiment("faulty_server", __doc__, {"quick": "30 s", "default": "10 minutes"})
     experiment.parser.add_argument("--seed", type=int, default=0, help="of the faults that are drawn")
     seed = experiment.start().seed
-    n_parts, n_runs = (1, 6) if experiment.size == "quick" else (3, 20)
+    n_parts, n_runs = (1, 3) if experiment.size == "quick" else (3, 20)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(processes.ROOT), os.environ.get("PYTHONPATH", "")])
     parts = {}
     with stores() as root:
