@@ -101,7 +101,7 @@ def format_estimate(estimate: Mapping[str, Any]) -> tuple[str, str]:
         return f"<= {rounded_up(upper, 3)}", ""
     if isinstance(estimate["value"], int):
         return (str(estimate["value"]), "") if lower == upper else (f"{math.floor(lower)} to {math.ceil(upper)}", "")
-    if max(upper - value, value - lower) >= abs(value) / 2:
+    if 2.0 * max(upper - value, value - lower) >= abs(value):
         return ("0", "") if lower == upper else (f"{rounded_down(lower, 2)} to {rounded_up(upper, 2)}", "")
     return with_error(value, lower, upper, _MOST_DIGITS)
 

@@ -42,9 +42,9 @@ def test_an_error_is_rounded_up_to_two_digits(error, text):
 @given(FINITE, st.integers(1, 12))
 def test_ends_are_rounded_outward(end, digits):
     assert Fraction(rounded_down(end, digits)) <= Fraction(end) <= Fraction(rounded_up(end, digits))
-    assert abs(Fraction(rounded_up(end, digits)) - Fraction(rounded_down(end, digits))) <= 10 ** (1 - digits) * abs(
-        Fraction(end)
-    )
+    assert abs(Fraction(rounded_up(end, digits)) - Fraction(rounded_down(end, digits))) <= Fraction(10) ** (
+        1 - digits
+    ) * abs(Fraction(end))
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))
