@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in ``typing``, which takes longer to import than the rest of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     __version__: str
     from rankme_stream.errors import CheckpointWarning as CheckpointWarning
     from rankme_stream.errors import RankMeError as RankMeError
