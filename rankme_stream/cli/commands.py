@@ -14,7 +14,7 @@ from rankme_stream.cli import console
 from rankme_stream.cli import options as shared
 from rankme_stream.cli.group import Group, print_version
 from rankme_stream.cli.output_files import Documents, check_json, check_state, in_turn, write
-from rankme_stream.cli.scoring import Check, deliver, score_entries, score_sources, shortfalls_as_errors
+from rankme_stream.cli.scoring import Check, deliver, opened, score_entries, score_sources, shortfalls_as_errors
 from rankme_stream.cli.signals import Signal, Signals
 from rankme_stream.cli.streams import UNREAD, UnreadError, prepare, print_error, print_out
 from rankme_stream.cli.tables import plan_table, state_table
@@ -49,6 +49,7 @@ def cli(ctx: click.Context) -> None:
 @shared.nonfinite_option
 @shared.engine_options
 @shared.checkpoint_option
+@shared.array_options
 @shared.json_option
 @shared.quiet_option
 @click.option("--verbose", is_flag=True, help="Print the plan on stderr before the pass.")
@@ -70,6 +71,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.device_option
 @shared.group_option
 @shared.checkpoint_option
+@shared.array_options
 @click.option(
     "--tasks-for",
     "threads",
@@ -86,7 +88,8 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
     check_json(json_file, (source, options["groups"], options["checkpoint"]))
     if threads is not None:
         options["workers"] = 1
-    planned = make_plan(source, **options)
+    array = shared.taken(options, shared.ARRAY_OPTIONS)
+    planned = make_plan(opened(source, array), **options)
     document = planned.to_dict()
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
@@ -106,6 +109,7 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 @shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.array_options
 @shared.quiet_option
 @click.pass_obj
 def segment(
@@ -117,7 +121,8 @@ def segment(
 
     check_state(state_file, "state", (source, options["groups"]))
     with console.Reporter(quiet, check) as progress:
-        state = read_segment(source, part=part, state=state_file, progress=progress, **options)
+        array = shared.taken(options, shared.ARRAY_OPTIONS)
+        state = read_segment(opened(source, array), part=part, state=state_file, progress=progress, **options)
     if not quiet:
         rows = ", ".join(f"rows {start:,} to {stop - 1:,}" for start, stop in state.covered)
         rows = rows or "no rows: there are fewer segments than parts"
@@ -202,6 +207,7 @@ def _show_documents(documents: list[dict[str, Any]]) -> None:
 @shared.dims_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.array_options
 @shared.json_option
 @shared.quiet_option
 @click.pass_obj
@@ -217,9 +223,10 @@ def compare(
     from rankme_stream.results.downstream_scores import match_scores, read_scores
 
     check_metric(metric)
+    array = shared.taken(options, shared.ARRAY_OPTIONS)
     check_json(json_file, (*sources, scores_file, options["groups"]))
     Request(**options_for(metric, options)).check()  # once, not for each source
-    named = entries(sources)
+    named = entries(sources, **array)
     lines = None
     if scores_file is not None:  # before hours are spent on dumps that it does not name
         lines = match_scores(read_scores(scores_file), [(entry.uri, entry.origin) for entry in named])

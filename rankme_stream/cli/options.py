@@ -96,6 +96,12 @@ def _add(options: list[Any]) -> Decorator:
     return decorate
 
 
+def taken(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Take the options of these names out of others; return those that were given."""
+    found = {name: options.pop(name) for name in names if name in options}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 pass_options = _add(
     [
         click.option("--method", default="auto", show_default=True,
@@ -172,6 +178,19 @@ missing_option = click.option(
 nonfinite_option = click.option(
     "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
     help="Rows with NaN or infinity: refuse them, or leave them out and count them.",
+)  # fmt: skip
+ARRAY_OPTIONS = ("path", "features_axis", "dtype", "nodata", "scales", "decode")
+array_options = _add(
+    [
+        click.option("--path", metavar="PATH", help="Path of the array in its store, as after '::'."),
+        click.option("--features-axis", metavar="NAME|N",
+                     help="Axis of the features, by name or number from 0; the other axes are flattened to rows."),
+        click.option("--dtype", metavar="TYPE", help="Number type that the stored bytes hold, for example bfloat16."),
+        click.option("--nodata", type=float, metavar="V", help="Stored number that means no data."),
+        click.option("--scales", metavar="STORE::PATH",
+                     help="Array of scales of quantised rows: one a row, or one a row and group of features."),
+        click.option("--decode", metavar="RULE", help="How codes become values: linear, power:P:DIVISOR, or bits."),
+    ]
 )  # fmt: skip
 comparison_options = _add(
     [

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from rankme_stream.cli import console
-from rankme_stream.cli.options import on_command_line
+from rankme_stream.cli.options import ARRAY_OPTIONS, on_command_line, taken
 from rankme_stream.cli.output_files import Documents, check_json, in_turn
 from rankme_stream.cli.streams import UnreadError, print_error, print_out
 from rankme_stream.cli.tables import plan_table
@@ -32,6 +32,7 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
     from rankme_stream.measuring.request import Request
 
     quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
+    array = taken(options, ARRAY_OPTIONS)
     is_many, worst = len(sources) > 1, 0
     check_json(json_file, (*sources, checkpoint, options.get("groups")))
     Request(**options, checkpoint=checkpoint).check()  # once, not for each source
@@ -45,9 +46,9 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
             try:
                 file = _checkpoint_of(source, checkpoint, is_many=is_many)
                 if verbose:
-                    print_error(_plan_of(source, file, options))
+                    print_error(_plan_of(source, array, file, options))
                 with console.Reporter(quiet, check) as progress, shortfalls_as_errors():
-                    measurement = _measure(source, progress=progress, checkpoint=file, **options)
+                    measurement = _measure(opened(source, array), progress=progress, checkpoint=file, **options)
             except RankMeError as error:
                 if not is_many:
                     raise
@@ -93,7 +94,14 @@ def deliver(measurement: Measurement, output: Documents, *, is_shown: bool) -> i
     return worst
 
 
-def _measure(source: str, **options: Any) -> Measurement:
+def opened(source: str, array: Mapping[str, Any]) -> Any:
+    """Return a source with the options of its array; without any, the path, which is opened later."""
+    from rankme_stream.sources import open_source
+
+    return open_source(source, **array) if array else source
+
+
+def _measure(source: Any, **options: Any) -> Measurement:
     from rankme_stream.measuring.api import measure
 
     return measure(source, **options)
@@ -108,14 +116,16 @@ def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str
     return checkpoint
 
 
-def _plan_of(source: str, checkpoint: str | None, options: dict[str, Any]) -> str:
+def _plan_of(source: str, array: Mapping[str, Any], checkpoint: str | None, options: dict[str, Any]) -> str:
     from rankme_stream.measuring.api import plan as make_plan
 
     names = (
         "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
         "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
-    planned = make_plan(source, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
+    planned = make_plan(
+        opened(source, array), checkpoint=checkpoint, **{name: options[name] for name in names if name in options}
+    )
     return plan_table(source, planned.to_dict())
 
 

@@ -13,6 +13,7 @@ from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.document import parse_results
+from rankme_stream.sources import open_source
 from rankme_stream.sources.regular_file import reason, regular_file
 
 
@@ -65,11 +66,14 @@ class Entry:
         Origin of the result: the dump itself, a file, or ``FILE:N`` of several results.
     content
         Result in its JSON form, or the error in place of one; a state; None if the dump is still to be measured.
+    array
+        Options of ``open_source`` for the dump.
     """
 
     uri: str
     origin: str
     content: State | Mapping[str, Any] | None = field(repr=False)
+    array: Mapping[str, Any] = field(default_factory=dict)
 
     def document(
         self, *, tolerance: float, dims: tuple[int, ...], **options: Any
@@ -82,7 +86,7 @@ class Entry:
             If the dump is refused, or was refused when it was scored.
         """
         if self.content is None:
-            measurement = measure(self.uri, tolerance=tolerance, dims=dims, **options)
+            measurement = measure(open_source(self.uri, **self.array), tolerance=tolerance, dims=dims, **options)
         elif isinstance(self.content, State):
             measurement = measure_state(self.content, tolerance=tolerance, dims=dims)
         elif "error" in self.content:
@@ -99,8 +103,10 @@ def _stored_error(error: Mapping[str, Any]) -> RankMeError:
     return SourceError(error["message"])
 
 
-def entries(sources: Sequence[str]) -> list[Entry]:
+def entries(sources: Sequence[str], **array: Any) -> list[Entry]:
     """Return the runs that arguments name: all in a file of results, a state file, or else a dump.
+
+    ``array`` holds options of ``open_source`` for the dumps.
 
     Raises
     ------
@@ -113,7 +119,7 @@ def entries(sources: Sequence[str]) -> list[Entry]:
     for source in sources:
         if (other := first.setdefault(_canonical(source), source)) is not source:
             raise UsageError(f"{source} is given twice, the other time as {other}: name every run once")
-    return [entry for source in sources for entry in _entries(source)]
+    return [entry for source in sources for entry in _entries(source, array)]
 
 
 def _canonical(source: str) -> str:
@@ -122,9 +128,9 @@ def _canonical(source: str) -> str:
     return source if "://" in location else f"{os.path.realpath(location)}{separator}{path.strip('/')}"
 
 
-def _entries(source: str) -> list[Entry]:
+def _entries(source: str, array: Mapping[str, Any]) -> list[Entry]:
     if not _has_results(source):
-        return [Entry(source, source, None)]
+        return [Entry(source, source, None, array)]
     content = read_results(source)
     if isinstance(content, State):
         return [Entry(content.source["uri"], source, content)]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rankme_stream.errors import SourceFormatError
+from rankme_stream.numerics.decoding import Decoding
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -36,10 +37,13 @@ class StoredType:
     dtype
         Dtype of its numpy arrays, native byte order. ``bfloat16`` is held as ``uint16`` bit patterns, which needs no
         extra package.
+    decoding
+        How its numbers become values; None where they are the values.
     """
 
     name: str
     dtype: np.dtype[Any]
+    decoding: Decoding | None = None
 
     @property
     def is_float(self) -> bool:

@@ -1,6 +1,7 @@
 """Sources of rows and labels: zarr arrays, ``.npy`` files, arrays in memory, streams of blocks."""
 
 from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.block_stream import BlockStream, Window
 from rankme_stream.sources.content import content_digest, row_digest, row_digests
 from rankme_stream.sources.npy import NpySource
@@ -9,6 +10,6 @@ from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
-    "ArraySource", "BlockStream", "NpySource", "Source", "Window", "ZarrSource", "content_digest", "is_blocks",
-    "open_source", "row_digest", "row_digests",
+    "ArrayOptions", "ArraySource", "BlockStream", "NpySource", "Opening", "Source", "Window", "ZarrSource",
+    "content_digest", "is_blocks", "open_source", "row_digest", "row_digests",
 ]  # fmt: skip

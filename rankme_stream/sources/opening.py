@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
-from rankme_stream.errors import SourceFormatError
+from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
 
 
-def open_source(source: object) -> Source:
+def open_source(source: object, **options: Any) -> Source:
     """Open rows for reading.
 
     Parameters
@@ -22,19 +25,30 @@ def open_source(source: object) -> Source:
         ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged.
+    options
+        The fields of `ArrayOptions`, for what is stored.
 
     Raises
     ------
+    UsageError
+        If an option does not apply to such a source.
     SourceError
         If nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
     """
+    if isinstance(source, Opening):
+        return open_source(source.source, **asdict(source.options) | options)
+    chosen = ArrayOptions(**options)
     if isinstance(source, str | os.PathLike):
         uri = os.fspath(source)
         if not isinstance(uri, str):
             raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
-        return NpySource(uri) if uri.endswith(".npy") else ZarrSource(uri)
+        if not uri.endswith(".npy"):
+            return ZarrSource(uri, chosen)
+        _refuse_options(chosen)
+        return NpySource(uri)
     if is_zarr_node(source):
-        return ZarrSource(source)
+        return ZarrSource(source, chosen)
+    _refuse_options(chosen)
     if isinstance(source, Source):
         return source
     if is_array(source):
@@ -42,6 +56,13 @@ def open_source(source: object) -> Source:
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )
+
+
+def _refuse_options(options: ArrayOptions) -> None:
+    """Refuse options of arrays for a source that has none."""
+    for name, value in asdict(options).items():
+        if value is not None:
+            raise UsageError(f"{argument(name)} is for an array that is stored, and these rows are not")
 
 
 def is_blocks(source: object) -> bool:

@@ -13,6 +13,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
@@ -38,6 +39,8 @@ class ZarrSource:
     ----------
     source
         ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+    options
+        What the caller says about the array.
 
     Raises
     ------
@@ -48,8 +51,9 @@ class ZarrSource:
         numbers.
     """
 
-    def __init__(self, source: object) -> None:
+    def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
         store, path, self.uri = locate(source)
+        self._options = options
         self._reopening_argument = reopening_argument(source, store, path)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
@@ -130,7 +134,8 @@ class ZarrSource:
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
-        return self._reopening_argument
+        argument = self._reopening_argument
+        return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
