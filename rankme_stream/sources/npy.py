@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
-from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.numerics.dtypes import Array, StoredType
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
+from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
@@ -103,9 +105,20 @@ class NpySource:
     ----------
     path
         Path of the file.
+    options
+        What the caller says about its numbers.
+    takes_line
+        Whether an array of one dimension is taken as one feature.
+
+    Attributes
+    ----------
+    scales
+        Array of scales that the options name; None without.
 
     Raises
     ------
+    UsageError
+        If an option is not understood.
     SourceError
         As `NpyFile`; also if its array is not a non-empty two-dimensional array of numbers.
     """
@@ -114,12 +127,17 @@ class NpySource:
     chunks_missing = 0
     first_missing: str | None = None
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = NpyFile(path)
+    def __init__(
+        self, path: str | os.PathLike[str], options: ArrayOptions = NO_OPTIONS, *, takes_line: bool = False
+    ) -> None:
+        self._file, self._options = NpyFile(path), options
         self.uri, shape, dtype = self._file.uri, self._file.shape, self._file.dtype
+        if takes_line and len(shape) == 1:
+            shape = (*shape, 1)
         if len(shape) != 2 or 0 in shape:
             raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
-        self.stored: StoredType = stored_type(dtype, uri=self.uri)
+        self.stored: StoredType = meaning_by_options(dtype, options, self.uri)
+        self.scales = chosen_scales(options)
         self.shape: tuple[int, int] = (shape[0], shape[1])
         self._swaps = not dtype.isnative
 
@@ -164,13 +182,14 @@ class NpySource:
         """First row that is written again when rows are added: row 0, because the file is one unit."""
         return 0
 
-    def reopen(self) -> str:
-        """Return the absolute path."""
-        return os.path.abspath(self.uri)
+    def reopen(self) -> Any:
+        """Return the absolute path, with the options where there are some."""
+        path = os.path.abspath(self.uri)
+        return path if self._options == NO_OPTIONS else Opening(path, self._options)
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
-        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
+        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None, **identity_of(self.stored)}
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of size, modification time and header of the file."""

@@ -11,8 +11,11 @@ from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
+from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.scaled_rows import ScaledRows
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node
 
 
@@ -38,16 +41,9 @@ def open_source(source: object, **options: Any) -> Source:
     if isinstance(source, Opening):
         return open_source(source.source, **asdict(source.options) | options)
     chosen = ArrayOptions(**options)
-    if isinstance(source, str | os.PathLike):
-        uri = os.fspath(source)
-        if not isinstance(uri, str):
-            raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
-        if not uri.endswith(".npy"):
-            return ZarrSource(uri, chosen)
-        _refuse_options(chosen)
-        return NpySource(uri)
-    if is_zarr_node(source):
-        return ZarrSource(source, chosen)
+    stored = _open_stored(source, chosen)
+    if stored is not None:
+        return _decoded(stored, chosen)
     _refuse_options(chosen)
     if isinstance(source, Source):
         return source
@@ -56,6 +52,33 @@ def open_source(source: object, **options: Any) -> Source:
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )
+
+
+def _open_stored(source: object, options: ArrayOptions, *, takes_line: bool = False) -> ZarrSource | NpySource | None:
+    """Open an array that is stored; return None for other things."""
+    if is_zarr_node(source):
+        return ZarrSource(source, options, takes_line=takes_line)
+    if not isinstance(source, str | os.PathLike):
+        return None
+    uri = os.fspath(source)
+    if not isinstance(uri, str):
+        raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
+    kind = NpySource if uri.endswith(".npy") else ZarrSource
+    return kind(uri, options, takes_line=takes_line)
+
+
+def _decoded(source: ZarrSource | NpySource, options: ArrayOptions) -> Source:
+    """Return the rows of an array whose numbers are packed bits, or are scaled by another array."""
+    rule = checked_rule(options)
+    if rule is not None and rule.kind == "bits":
+        return BitRows(source, rule.width)
+    if (scales := source.scales) is None:
+        return source
+    is_elsewhere = "::" in scales.path or "://" in scales.path or scales.path.endswith(".npy")
+    where = scales.path if is_elsewhere or isinstance(source, NpySource) else source.argument_of(scales.path)
+    opened = _open_stored(where, ArrayOptions(nodata=scales.nodata), takes_line=True)
+    assert opened is not None
+    return ScaledRows(source, opened, scales.named_by)
 
 
 def _refuse_options(options: ArrayOptions) -> None:

@@ -18,6 +18,7 @@ from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, So
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.float_types import is_document, shown
 from rankme_stream.sources.zarr.folder_scan import is_sparse
 from rankme_stream.sources.zarr.remote_store import RemoteStore, with_retries
 
@@ -89,9 +90,20 @@ class AuditingStore(WrapperStore[Store]):
 
     def fetch(self, key: str) -> bytes:
         """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
-        value = sync(self.get(key, default_buffer_prototype()))
+        value = sync(self._stored(key, default_buffer_prototype(), None))
         if value is None and self.denied is not None:
             raise self.denied
+        return b"" if value is None else value.to_bytes()
+
+    def fetch_if_allowed(self, key: str) -> bytes:
+        """Return the bytes stored under ``key``; empty where there are none, or they may not be read.
+
+        Of a folder, ``key`` may also be the absolute path of a document.
+        """
+        try:
+            value = sync(self._stored(key, default_buffer_prototype(), None))
+        except SourcePermissionError:
+            return b""
         return b"" if value is None else value.to_bytes()
 
     def check_length(self, key: str, n_bytes: int) -> None:
@@ -176,7 +188,15 @@ class AuditingStore(WrapperStore[Store]):
         return _stamp(described)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the value under ``key`` as the wrapped store does; of a folder, only regular files are read."""
+        """Return the value under ``key`` as the wrapped store does, in number types that zarr-python knows."""
+        value = await self._stored(key, prototype, byte_range)
+        if value is None or byte_range is not None or not is_document(key):
+            return value
+        document = value.to_bytes()
+        return value if (readable := shown(document)) is document else prototype.buffer.from_bytes(readable)
+
+    async def _stored(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """Return the value under ``key``; of a folder, only regular files are read."""
         try:
             if self.root is not None and byte_range is None:
                 return _read_document(os.path.join(self.root, key), prototype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -12,10 +13,11 @@ import zarr
 from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
-from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.file_errors import file_error
+from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
@@ -29,7 +31,9 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+from rankme_stream.sources.zarr.surroundings import Surroundings
 
 
 class ZarrSource:
@@ -41,6 +45,13 @@ class ZarrSource:
         ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
     options
         What the caller says about the array.
+    takes_line
+        Whether an array of one dimension is taken as one feature.
+
+    Attributes
+    ----------
+    scales
+        Array of scales that an option or the metadata name; None without.
 
     Raises
     ------
@@ -51,30 +62,34 @@ class ZarrSource:
         numbers.
     """
 
-    def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
+    def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS, *, takes_line: bool = False) -> None:
         store, path, self.uri = locate(source)
-        self._options = options
+        self._source, self._options = source, options
         self._reopening_argument = reopening_argument(source, store, path)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
-        if array.ndim != 2:
+        is_line = takes_line and array.ndim == 1
+        if array.ndim != 2 and not is_line:
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"
             )
-        n_rows, n_features = (int(n) for n in array.shape)
+        n_rows, n_features = (int(n) for n in (*array.shape, *([1] if is_line else [])))
         if n_rows == 0 or n_features == 0:
             raise SourceFormatError(f"{self.uri} has shape {array.shape}, so holds no values: write rows first")
         self.shape: tuple[int, int] = n_rows, n_features
         self._document = document_of(array, path)
         try:
             dtype = np.dtype(array.dtype)
-            self.stored: StoredType = stored_type(dtype, uri=self.uri, declared=_attributes(array).get("dtype"))
             metadata = json.loads(self._store.fetch(self._document))
+            around = Surroundings(self._store, path, array.metadata.zarr_format)
+            name = os.path.basename(around.path)
+            declared = DeclaredArray(metadata, _attributes(array), dtype, self.shape, name, around, self.uri)
+            self.stored, self.scales = meaning_of(declared, options)
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
             self._grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, self._grid.inner, dtype, self.uri)
-            fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype).astype(self.stored.dtype)
+            decoder = ChunkDecoder(metadata, self._grid.inner[:1] if is_line else self._grid.inner, dtype, self.uri)
+            fill = _fill(array.fill_value, dtype).view(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
@@ -137,9 +152,18 @@ class ZarrSource:
         argument = self._reopening_argument
         return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
 
+    def argument_of(self, path: str) -> Any:
+        """Return an argument that opens another array of the store, by its path in it, or by its folder."""
+        if self._store.root is not None:
+            return os.path.abspath(os.path.join(self._store.root, path))
+        if isinstance(self._source, zarr.Array):
+            return zarr.open_array(self._source.store_path.store, path=path, mode="r")
+        return f"{os.fspath(self._source).partition('::')[0]}::{path}"  # type: ignore[call-overload]
+
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
-        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
+        properties = {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
+        return properties | identity_of(self.stored)
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of the layout and of coordinates, size and time of each stored chunk of rows ``[start, stop)``.
@@ -176,7 +200,7 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         metadata.pop("attributes", None)
-        return json.dumps([metadata, self.stored.name], sort_keys=True).encode()
+        return json.dumps([metadata, self.stored.name, *identity_of(self.stored).values()], sort_keys=True).encode()
 
     def _values(self) -> StoredValues:
         """Return what is stored under the keys: files where the store is a folder."""
@@ -194,6 +218,13 @@ def document_of(array: zarr.Array[Any], path: str) -> str:
     """Return the key of the metadata document of an array."""
     name = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
     return f"{path}/{name}" if path else name
+
+
+def _fill(value: Any, dtype: np.dtype[Any]) -> Array:
+    """Return the fill value, shape ``(1,)``, in native byte order; zero where there is none."""
+    if value is None:
+        return np.zeros(1, dtype.newbyteorder("="))
+    return np.array([value], dtype).astype(dtype.newbyteorder("="))
 
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:
