@@ -55,7 +55,7 @@ class ArraySource:
             self._array, self._is_view = array, True
             return
         self.stored = stored_type(array.dtype, uri=uri, declared=declared)
-        self._array = array.view(self.stored.dtype) if array.dtype.kind == "V" else array
+        self._array = array if array.dtype.name == self.stored.dtype.name else array.view(self.stored.dtype)
         self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:

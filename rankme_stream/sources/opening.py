@@ -40,7 +40,7 @@ def open_source(source: object, **options: Any) -> Source:
     """
     if isinstance(source, Opening):
         return open_source(source.source, **asdict(source.options) | options)
-    chosen = ArrayOptions(**options)
+    chosen = ArrayOptions(**options).absolute()
     stored = _open_stored(source, chosen)
     if stored is not None:
         return _decoded(stored, chosen)
@@ -74,8 +74,10 @@ def _decoded(source: ZarrSource | NpySource, options: ArrayOptions) -> Source:
         return BitRows(source, rule.width)
     if (scales := source.scales) is None:
         return source
-    is_elsewhere = "::" in scales.path or "://" in scales.path or scales.path.endswith(".npy")
-    where = scales.path if is_elsewhere or isinstance(source, NpySource) else source.argument_of(scales.path)
+    if isinstance(source, NpySource) or options.names_scales_elsewhere:
+        where = scales.path
+    else:
+        where = source.argument_of(scales.path)
     opened = _open_stored(where, ArrayOptions(nodata=scales.nodata), takes_line=True)
     assert opened is not None
     return ScaledRows(source, opened, scales.named_by)

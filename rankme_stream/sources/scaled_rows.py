@@ -56,8 +56,10 @@ class ScaledRows:
 
     @property
     def first_missing(self) -> str | None:
-        """Key of the first of these chunks."""
-        return self._rows.first_missing or self._scales.first_missing
+        """Key of the first of these chunks; with the name of its array, if it is one of scales."""
+        if self._rows.first_missing is not None or self._scales.first_missing is None:
+            return self._rows.first_missing
+        return f"{self._scales.first_missing} of {self._scales.uri}"
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk of the quantised rows begins."""

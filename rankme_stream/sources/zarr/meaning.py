@@ -107,7 +107,7 @@ def meaning_of(array: DeclaredArray, options: ArrayOptions) -> Meaning:
         )
     if not kind.is_float and rule is None and options.scales is None:
         is_decoded = _is_scaled(declared) or scales is not None
-        _refuse_undecoded(array, attributes, kind, is_decoded=is_decoded)
+        _refuse_undecoded(array, attributes, kind, is_decoded=is_decoded, is_typed=options.dtype is not None)
     if rule is not None and rule.kind == "bits":
         return Meaning(_packed_bits(kind, declared, array.uri), None)
     stored = with_options(kind, declared, rule, options)
@@ -189,12 +189,15 @@ def _scales(quantization: Quantization | None, options: ArrayOptions, around: Su
     return ScalesAt(path, quantization.scales_nodata, GEOEMB)
 
 
-def _refuse_undecoded(array: DeclaredArray, attributes: Attributes, kind: StoredType, *, is_decoded: bool) -> None:
+def _refuse_undecoded(
+    array: DeclaredArray, attributes: Attributes, kind: StoredType, *, is_decoded: bool, is_typed: bool
+) -> None:
     """Refuse integers that some metadata say to be other numbers, in a way that is not understood."""
-    refuse_unknown_rules(kind, attributes, array.around, is_decoded=is_decoded)
+    refuse_unknown_rules(kind, attributes, array.around, is_of_integers=is_decoded or is_typed)
     if is_decoded:
         return
-    if (spelling := array.attributes.get("dtype")) is not None and type_named(spelling) not in (None, array.dtype.name):
+    spelling = array.attributes.get("dtype")
+    if spelling is not None and not is_typed and type_named(spelling) != array.dtype.name:
         raise attributes.refusal(
             "dtype", spelling, f"holds {kind.name} and declares no scale",
             f"give {argument('scales')} or {argument('decode')}, or {argument('dtype', kind.name)} for the integers",

@@ -130,13 +130,13 @@ def _remedy() -> str:
     )
 
 
-def refuse_unknown_rules(kind: StoredType, attributes: Attributes, around: Surroundings, *, is_decoded: bool) -> None:
+def refuse_unknown_rules(kind: StoredType, attributes: Attributes, around: Surroundings, *, is_of_integers: bool) -> None:
     """Refuse integers whose metadata declare a rule of decoding, or a type of floats, that is not understood.
 
     Parameters
     ----------
-    is_decoded
-        Whether a scale is known; a type of floats is then that of the values.
+    is_of_integers
+        Whether it is known that integers are stored; a type of floats is then that of the values.
     """
     for where, values in _declarations(attributes, around):
         for name, value in values.items():
@@ -149,7 +149,7 @@ def refuse_unknown_rules(kind: StoredType, attributes: Attributes, around: Surro
                     f"{attributes.uri} declares {name} = {shortened(value)}{place}, a rule of decoding that is not "
                     f"understood: {_remedy()}"
                 )
-            if where is None and name != "dtype" and not is_decoded and _is_float_type(value):
+            if where is None and name != "dtype" and not is_of_integers and _is_float_type(value):
                 raise SourceFormatError(
                     f"{attributes.uri} declares {name} = {shortened(value)} and holds {kind.name}: give "
                     f"{argument('dtype')}, {type_named(value)} if its bytes are such numbers or {kind.name} if they "
