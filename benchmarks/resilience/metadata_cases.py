@@ -35,8 +35,9 @@ _VALUES: tuple[Any, ...] = (
     1e308, True, False, None, "", "x", "f4", "<f8", ">f8", "float64", "uint16", "bfloat16", "NaN", "Infinity",
     "0x7fc00000", "zstd", "gzip", "big", "little", "F", "C", "/", ".", "::", "\x00", "\ud800", "a" * 5000, [], [[]], {},
     [1], [4, 120], [10**12, 4], [120, 10**9], [0, 4], [1, 1], [20], [20, 4, 1], {"name": "bytes"}, {"id": "zlib"},
-    "true", "false", "int8", "bf16", "float8_e5m2", "linear", "+inf", "AAAAAICHw8A=", -128, -9999.0, [-127, 127], [1e20, -128],
-    {"type": "scalar", "scale": 0.5}, {"type": "array", "array_name": "scales"}, {"id": "pickle"}, {"name": "gzip", "configuration": {"level": 1}}, {"id": "lzma", "filters": [{"id": 33}]},
+    "true", "false", "int8", "bf16", "float8_e5m2", "linear", "+inf", "AAAAAICHw8A=", -128, -9999.0, [-127, 127],
+    [1e20, -128], {"type": "scalar", "scale": 0.5}, {"type": "array", "array_name": "scales"},
+    {"id": "pickle"}, {"name": "gzip", "configuration": {"level": 1}}, {"id": "lzma", "filters": [{"id": 33}]},
 )  # fmt: skip
 _V2: dict[str, Any] = {"zarr_format": 2}
 LAYOUTS: dict[str, dict[str, Any]] = {

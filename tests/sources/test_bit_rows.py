@@ -44,8 +44,15 @@ def test_packed_bits_have_the_numbers_of_their_signs(tmp_path):
     ).fingerprint(0, 9)
 
 
-@pytest.mark.parametrize(("dtype", "rule", "match"), [("f4", "bits", "holds float32"), ("i2", "bits", "holds int16"),
-                                                      ("u1", "bits:40", "40 bits take 5"), ("u1", "bits:49", "49 bits take 7")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "rule", "match"),
+    [
+        ("f4", "bits", "holds float32"),
+        ("i2", "bits", "holds int16"),
+        ("u1", "bits:40", "40 bits take 5"),
+        ("u1", "bits:49", "49 bits take 7"),
+    ],
+)
 def test_what_is_not_packed_bits_is_refused(tmp_path, dtype, rule, match):
     np.save(tmp_path / "a.npy", PACKED.astype(dtype))
     with pytest.raises(SourceFormatError, match=match):

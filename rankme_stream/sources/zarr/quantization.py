@@ -130,7 +130,9 @@ def _remedy() -> str:
     )
 
 
-def refuse_unknown_rules(kind: StoredType, attributes: Attributes, around: Surroundings, *, is_of_integers: bool) -> None:
+def refuse_unknown_rules(
+    kind: StoredType, attributes: Attributes, around: Surroundings, *, is_of_integers: bool
+) -> None:
     """Refuse integers whose metadata declare a rule of decoding, or a type of floats, that is not understood.
 
     Parameters
