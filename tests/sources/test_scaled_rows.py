@@ -168,7 +168,7 @@ def test_a_scale_that_the_convention_names_as_no_data_is_one(tmp_path):
         {"method": "tsqr"},
         {"workers": 2, "groups": "rows:500"},
         {"normalize": True},
-        {"method": "rsvd", "rank": 8, "oversampling": 2},
+        {"method": "rsvd", "rank": 4, "oversampling": 2},
         {"sample": True, "max_rows": 1400, "tolerance": 0.5},
     ],
     ids=str,
