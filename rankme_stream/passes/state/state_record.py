@@ -56,6 +56,7 @@ class _Worker(TypedDict):
     blas: str
     python: str
     count: int
+    blas_checked: NotRequired[bool]
 
 
 class _Pass(TypedDict):
