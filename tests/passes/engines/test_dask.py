@@ -41,7 +41,6 @@ from rankme_stream.errors import (
     ToleranceWarning,
     UsageError,
 )
-from rankme_stream.measuring import batch
 from rankme_stream.numerics.devices import host, registry
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.engines.dask import engine
@@ -479,7 +478,7 @@ def test_a_cluster_of_several_sources_gets_the_device(monkeypatch, each):
         asked.append(arguments)
         raise EngineError("enough")
 
-    monkeypatch.setattr(batch, "connected", connected)
+    monkeypatch.setattr(engine, "connected", connected)
     if each is None:
         with pytest.raises(SystemExit, match="5"):
             main(["score", "a", "b", "--engine", "dask", "--device", "cuda", "--workers", "3", "--memory", "1GiB"])
