@@ -280,7 +280,7 @@ class PassRunner:
             self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)
         else:
             tree = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
-        self.machines = joined_workers(self.machines, self._machines(plan))
+        self.machines = joined_workers(self.machines, self._machines(plan, self.engine))
         with self.guarding():
             whole = tree.total().on_basis(self.basis)
             del tree  # frees the nodes that the total was merged from
@@ -303,7 +303,7 @@ class PassRunner:
         state = self._first_state(plan, segments, fingerprint, self.checkpoint)
         tree = state.merge_tree(self.device)
         rows_before = sum(stop - start for start, stop in state.covered)
-        checkpoint = Checkpoint(self.checkpoint, state, tree, lambda: self._machines(plan))
+        checkpoint = Checkpoint(self.checkpoint, state, tree, lambda: self._machines(plan, self.engine))
 
         def report(now: Progress) -> None:
             checkpoint.tick()
@@ -367,13 +367,15 @@ class PassRunner:
         spec = self._spec(plan, records_norms=True)
         n_rows = sum(block.n_used for block in blocks)
         self.bytes_read += local.run_segments(spec, units, blocks, check_and_add, n_rows, progress)
+        self.machines = joined_workers(self.machines, self._machines(plan, local.LocalEngine()))
 
     def read_into(self, tree: MergeTree[PartialResult], plan: Plan) -> None:
         """Read the rows of a plan into a merge tree."""
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments)
+        self.machines = joined_workers(self.machines, self._machines(plan, local.LocalEngine()))
 
-    def _machines(self, plan: Plan) -> list[dict[str, Any]]:
-        return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
+    def _machines(self, plan: Plan, engine: Engine) -> list[dict[str, Any]]:
+        return [one | self.device.describe() for one in engine.machines(plan.workers)]
 
     def _spec(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
         return PassSpec(

@@ -286,7 +286,7 @@ _PARTS = _record(
         "measured": _record(
             {"elapsed_s": _number(0.0), "cpu_s": _number(0.0), "bytes_read": _count(), "peak_bytes": _count()}
         ),
-        "provenance": _record({"rankme_stream": _text}),
+        "provenance": _record({"rankme_stream": _text}, {"blas_checked": _boolean}),
     },
     {"groups": _table(_of_metrics), "remarks": _list(_text), "rules": _table(_text)},
 )  # fmt: skip

@@ -58,6 +58,7 @@ class _Worker(TypedDict):
     blas: str
     python: str
     count: int
+    blas_checked: NotRequired[bool]
 
 
 class _Pass(TypedDict):

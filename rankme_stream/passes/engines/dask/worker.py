@@ -197,4 +197,4 @@ def _describe_worker(device: Device) -> tuple[str, dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def _machine_facts(n_threads: int, device: Device) -> dict[str, Any]:
-    return machine.worker(n_threads) | device.describe()
+    return machine.worker(n_threads) | device.describe() | machine.BLAS_CHECKED
