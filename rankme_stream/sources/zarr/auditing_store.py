@@ -17,8 +17,9 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.folder_scan import is_sparse
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.remote_store import RemoteStore, with_retries
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata

@@ -18,10 +18,10 @@ from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs import codec_chain, integrity
 from rankme_stream.sources.zarr.folder_scan import scan_folder
+from rankme_stream.sources.zarr.grid_metadata import chunk_grid
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
     locate,
@@ -29,6 +29,7 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
 
 
@@ -72,8 +73,8 @@ class ZarrSource:
             metadata = json.loads(self._store.fetch(self._document))
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
-            self._grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, self._grid.inner, dtype, self.uri)
+            self._grid = chunk_grid(metadata, 1, path=path, uri=self.uri)
+            decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri)
             fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype).astype(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
@@ -93,8 +94,7 @@ class ZarrSource:
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk, or any loose row, begins."""
-        n_rows = 1 if self._reader.has_loose_rows else self._grid.inner[0]
-        return range((start // n_rows + 1) * n_rows, stop, n_rows)
+        return range(start + 1, stop) if self._reader.has_loose_rows else self._grid.bounds(start, stop)
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Return rows ``[start, stop)``, native byte order, C order, in ``out`` when given.
@@ -130,7 +130,7 @@ class ZarrSource:
     @property
     def tail_start(self) -> int:
         """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
-        return 0 if self._store.is_archive else self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
+        return 0 if self._store.is_archive else self._grid.tail_start
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
