@@ -47,7 +47,7 @@ class ChunkGrid:
     """Chunk grid of a zarr array: one axis is that of the features, the others make up the rows, in storage order.
 
     Rows are numbered key by key, under a key chunk by chunk, in a chunk in C order, so that a pass over the rows
-    decodes each chunk once. The rows of a chunk are a **unit**, which chunks beside each other along the features share.
+    decodes each chunk once. The rows of a chunk are a **unit**, which chunks side by side along the features share.
 
     Parameters
     ----------
@@ -138,8 +138,9 @@ class ChunkGrid:
 
     @cached_property
     def most_rows(self) -> int:
-        """Rows of the largest unit, as they are stored."""
-        return prod(self._of_rows(self.inner or tuple(axis.longest for axis in self.axes)))
+        """Most rows that a unit can hold of the array."""
+        longest = self._of_rows(self.inner or tuple(axis.longest for axis in self.axes))
+        return prod(min(axis.length, n) for axis, n in zip(self.keys.axes, longest, strict=True))
 
     @cached_property
     def has_features_last(self) -> bool:
@@ -192,7 +193,9 @@ class ChunkGrid:
         if self.is_line:
             return f"{self.prefix}{i}"
         if len(self.axes) == 2:  # nearly always, and asked for every key
-            return f"{self.prefix}{i}{self.separator}{j}" if self.features_axis else f"{self.prefix}{j}{self.separator}{i}"
+            return (
+                f"{self.prefix}{i}{self.separator}{j}" if self.features_axis else f"{self.prefix}{j}{self.separator}{i}"
+            )
         return self.prefix + self.separator.join(map(str, self._with_column(self.keys.coordinates(i), j)))
 
     def coordinates(self, key: str) -> tuple[int, int] | None:

@@ -23,7 +23,6 @@ from rankme_stream.sources.zarr.shard_index import ShardIndex
 from rankme_stream.sources.zarr.storage_order import boxes
 from rankme_stream.sources.zarr.stored_values import READ_ERRORS, StoredValue, StoredValues
 
-
 _FEATURES_AT_ONCE = 16  # copied together where the features do not come last: more would push each other out of caches
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -55,6 +56,44 @@ def chunk_grid(metadata: Mapping[str, Any], features_axis: int, *, path: str, ur
     return _grid(axes, features_axis, codecs[0][1] if shards else None, names, uri)
 
 
+def drop_growth(metadata: Mapping[str, Any], grid: ChunkGrid, stop: int, uri: str) -> None:
+    """Take out of a metadata document what changes when an array grows along the first axis of its rows.
+
+    Parameters
+    ----------
+    grid
+        Grid of the array when it was opened.
+    stop
+        Chunks before this row are compared.
+    uri
+        Name for errors.
+    """
+    axis = 1 if grid.features_axis == 0 else 0
+    length = metadata["shape"].pop(axis)
+    edges = metadata.get("chunk_grid", {}).get("configuration", {}).get("chunk_shapes", ())
+    if edges and isinstance(edges[axis], list):
+        last = grid.keys.coordinates(grid.keys.find(stop - 1))[0]
+        edges[axis] = Axis(length, _runs(length, edges[axis], uri)).runs(last + 1)
+
+
+def with_regular_grid(document: bytes) -> bytes:
+    """Return a metadata document in which a regular grid stands for a rectilinear one.
+
+    zarr-python reads a rectilinear grid from release 3.2 on, if a setting allows it. Here it opens the array, and its
+    chunks are found by the grid in the document as it is stored.
+    """
+    if b"rectilinear" not in document:
+        return document
+    metadata = json.loads(document)
+    grid = metadata.get("chunk_grid") if isinstance(metadata, dict) else None
+    if not isinstance(grid, dict) or grid.get("name") != "rectilinear":
+        return document
+    edges = grid["configuration"]["chunk_shapes"]
+    firsts = [edge[0] if isinstance(edge, list) else edge for edge in edges]
+    shape = [first[0] if isinstance(first, list) else first for first in firsts]
+    return json.dumps(metadata | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}}}).encode()
+
+
 def _axes(shape: tuple[int, ...], grid: Mapping[str, Any], uri: str) -> list[Axis]:
     """Return the axes of an array of zarr v3, cut at its keys."""
     name, configuration = codec_fields(grid)
@@ -77,7 +116,7 @@ def _runs(length: int, edges: Any, uri: str) -> list[tuple[int, int]]:
         If they are no positive numbers, or do not reach to the end of the axis.
     """
     if not isinstance(edges, list):
-        return [(*_lengths([edges], 1, uri), 1)]
+        return [(_lengths([edges], 1, uri)[0], 1)]
     runs = [_lengths(edge if isinstance(edge, list) else [edge, 1], 2, uri) for edge in edges]
     if not runs or not length <= sum(size * count for size, count in runs) < _MOST:
         raise SourceFormatError(f"{uri} declares chunks that do not cover an axis of length {length:,}: rewrite it")

@@ -151,7 +151,7 @@ class StorageOrder:
 
 
 def boxes(lengths: Sequence[int], start: int, stop: int) -> Iterator[tuple[slice, ...]]:
-    """Yield boxes, as slices, that make up cells ``[start, stop)`` in C order of an array of some lengths, ascending."""
+    """Yield boxes, as slices, that make up cells ``[start, stop)``, in C order, of an array of some lengths."""
     if len(lengths) == 1:
         yield (slice(start, stop),)
         return
