@@ -194,7 +194,8 @@ class PassRunner:
         limits = replace(limits, base_bytes=base + held_bytes)
         workload = replace(workload, has_checkpoint=workload.has_checkpoint and limits.keeps_state)
         layout = RowLayout(
-            rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory
+            rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory,
+            self.source.shape[0],
         )  # fmt: skip
         has_card = self.device is not HOST or engine.device not in (None, "cpu")
         card = CardLimits(self.device.free_bytes(), has_host=self.device is HOST) if has_card else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError, UsageError, argument
@@ -22,7 +22,7 @@ def open_source(source: object, **options: Any) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; an array of two dimensions of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged.
     options
@@ -44,15 +44,16 @@ def open_source(source: object, **options: Any) -> Source:
             raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
         if not uri.endswith(".npy"):
             return ZarrSource(uri, chosen)
-        _refuse_options(chosen)
-        return NpySource(uri)
+        _refuse_options(replace(chosen, features_axis=None))
+        return NpySource(uri, chosen)
     if is_zarr_node(source):
         return ZarrSource(source, chosen)
+    if is_array(source) and not isinstance(source, Source):
+        _refuse_options(replace(chosen, features_axis=None))
+        return ArraySource(source, features_axis=chosen.features_axis)
     _refuse_options(chosen)
     if isinstance(source, Source):
         return source
-    if is_array(source):
-        return ArraySource(source)
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )

@@ -10,9 +10,10 @@ from rankme_stream.errors import MissingChunksError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
+from rankme_stream.sources.zarr.grid_metadata import chunk_grid
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.source import document_of
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoreValues
 
@@ -55,8 +56,8 @@ class ZarrLabels:
         try:
             metadata = json.loads(audited.fetch(document_of(array, path)))
             dtype = np.dtype(array.dtype)
-            grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, grid.inner[:1], dtype, self.uri)
+            grid = chunk_grid(metadata, 1, path=path, uri=self.uri)
+            decoder = ChunkDecoder(metadata, grid.chunk_shape, dtype, self.uri)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(grid)
