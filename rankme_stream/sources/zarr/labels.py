@@ -13,6 +13,7 @@ from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate, open_array, refuse_metadata
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
 from rankme_stream.sources.zarr.source import document_of
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoreValues
 
@@ -60,6 +61,7 @@ class ZarrLabels:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(grid)
+        MisplacedChunks(audited, self.uri, metadata, path).check_first(grid.key(0, 0))
         audited.audit(grid, self._missing, grid.longest_value(decoder.longest))
         root = audited.root
         values = StoreValues(audited, grid.index) if root is None else FolderValues(root, self.uri)

@@ -29,7 +29,10 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+
+_KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 
 
 class ZarrSource:
@@ -78,6 +81,8 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
+        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
+        self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
 
@@ -111,6 +116,7 @@ class ZarrSource:
         if stop > start:
             self._missing.request(start, stop)
             self._reader.read(start, stop, out)
+            self._check_missing()
         return out
 
     def read_memory(self, n_rows: int) -> int:
@@ -164,9 +170,21 @@ class ZarrSource:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        self._check_missing()
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
+
+    def _check_missing(self) -> None:
+        """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
+        misplaced = self._misplaced
+        if misplaced is None or not self._missing.count:
+            return
+        first_row, _ = self._missing.ranges(0, self.shape[0])[0]
+        rows = self._grid.outer_rows(0, self.shape[0])
+        tried = [self._grid.outer_rows(first_row, first_row + 1)[0], *rows[:: -(-len(rows) // _KEYS_TRIED)]]
+        misplaced.check(self._grid.key(i, 0) for i in tried)
+        self._misplaced = None
 
     def _layout(self) -> bytes:
         """Return the current metadata without the number of rows and the attributes."""
