@@ -37,7 +37,7 @@ from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.planning.plan import with_largest_memory
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.pass_state import State, check_complete, impossible_numbers
-from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.sources import BlockStream, describe_parts, is_blocks, open_source
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     if sample is not None:
         runner.check_unchanged(fingerprint)
     return Execution(
-        source=_describe(source.uri, source.shape, source.stored, fingerprint),
+        source=_describe(source.uri, source.shape, source.stored, fingerprint) | describe_parts(source),
         tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
         passes=runner.passes,
         bytes_read=runner.bytes_read,
@@ -175,6 +175,7 @@ def execute_state(state: State, request: Request) -> Execution:
         remedy = f"read the rows again ({again}) and merge again"
     return Execution(
         source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
+        | {name: state.source[name] for name in ("parts",) if name in state.source}
         | {"fingerprint": state.fingerprint},
         tables=tables,
         passes=[*state.passes, done.describe()],

@@ -11,7 +11,7 @@ from rankme_stream.errors import MagnitudeError, NonFiniteError, argument
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.state.audit import Audit
-from rankme_stream.sources import Source
+from rankme_stream.sources import Source, row_place
 
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays within the range of float64
 
@@ -70,7 +70,7 @@ class PanelWriter:
             if magnitude > LARGEST_MAGNITUDE:
                 large = row + int(np.argmax((np.abs(device.download(kept)) > LARGEST_MAGNITUDE).any(axis=1)))
                 raise MagnitudeError(
-                    f"{self.source.uri}: row {large:,} holds values beyond 2^480, whose squares overflow; scale the "
+                    f"{row_place(self.source, large)} holds values beyond 2^480, whose squares overflow; scale the "
                     "embeddings by a power of two, which changes no rank"
                 )
             piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
@@ -79,7 +79,7 @@ class PanelWriter:
             raise
         except OverflowError as error:
             raise MagnitudeError(
-                f"{self.source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold "
+                f"{row_place(self.source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold "
                 "exactly"
             ) from None
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
@@ -105,7 +105,7 @@ class PanelWriter:
         n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
         if self.nonfinite == "error":
             raise NonFiniteError(
-                f"{self.source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
+                f"{row_place(self.source, first)} is not finite ({n_bad:,} such rows among rows "
                 f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
                 f"{argument('nonfinite', 'skip')} to leave them out and have them counted"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -85,6 +86,10 @@ class ZarrSource:
         self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+
+    def use_buffers(self, buffers: threading.local) -> None:
+        """Decode chunks in memory that several sources share, which each thread keeps once."""
+        self._reader.buffers = buffers
 
     @property
     def chunks_missing(self) -> int:
