@@ -39,7 +39,7 @@ from rankme_stream.passes.planning.plan import with_largest_memory
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.audit import DEFAULT_RULES, Rules
 from rankme_stream.passes.state.pass_state import State, check_complete, impossible_numbers
-from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.sources import BlockStream, describe_parts, is_blocks, open_source
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Execution:
     rules: Rules = DEFAULT_RULES
 
 
-_DESCRIBED = ("uri", "n_rows", "n_features", "dtype", "decoding")  # earlier versions wrote no decoding
+_DESCRIBED = ("uri", "n_rows", "n_features", "dtype", "decoding", "parts")  # earlier versions wrote no decoding
 
 
 def execute(source: Any, request: Request, progress: Report | None) -> Execution:
@@ -124,7 +124,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     if sample is not None:
         runner.check_unchanged(fingerprint)
     return Execution(
-        source=_describe(source.uri, source.shape, source.stored, fingerprint),
+        source=_describe(source.uri, source.shape, source.stored, fingerprint) | describe_parts(source),
         tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
         passes=runner.passes,
         bytes_read=runner.bytes_read,

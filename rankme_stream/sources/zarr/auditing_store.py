@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from asyncio import gather
 from collections.abc import AsyncIterator, Mapping
@@ -91,10 +92,37 @@ class AuditingStore(WrapperStore[Store]):
 
     def fetch(self, key: str) -> bytes:
         """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
-        value = sync(self._stored(key, default_buffer_prototype(), None))
+        value = sync(self._opened_get(key))
         if value is None and self.denied is not None:
             raise self.denied
         return b"" if value is None else value.to_bytes()
+
+    async def _opened_get(self, key: str) -> Buffer | None:
+        await self._ensure_open()  # a zip file is not before it is asked for an array
+        return await self._stored(key, default_buffer_prototype(), None)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder of the store, sorted; none if there is no such folder."""
+
+        async def listed() -> list[str]:
+            await self._ensure_open()
+            return [key.strip("/").rpartition("/")[2] async for key in self.list_dir(folder)]
+
+        try:
+            return sorted({*sync(listed())})
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def holds_array(self, path: str) -> bool:
+        """Return whether metadata of an array, broken ones too, lie at a path."""
+        folder = f"{path}/" if path else ""
+        if self.fetch(f"{folder}.zarray"):
+            return True
+        document = self.fetch(f"{folder}zarr.json")
+        try:
+            return bool(document) and json.loads(document)["node_type"] != "group"
+        except (ValueError, LookupError, TypeError):
+            return True
 
     def check_length(self, key: str, n_bytes: int) -> None:
         """Raise StorageError if a server states another length for an object than that of the bytes that it sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -30,8 +31,11 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
 from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+
+_KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 
 
 class ZarrSource:
@@ -83,8 +87,14 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
+        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
+        self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+
+    def use_buffers(self, buffers: threading.local) -> None:
+        """Decode chunks in memory that several sources share, which each thread keeps once."""
+        self._reader.buffers = buffers
 
     @property
     def chunks_missing(self) -> int:
@@ -115,6 +125,7 @@ class ZarrSource:
         if stop > start:
             self._missing.request(start, stop)
             self._reader.read(start, stop, out)
+            self._check_missing()
         return out
 
     def read_memory(self, n_rows: int) -> int:
@@ -168,9 +179,21 @@ class ZarrSource:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        self._check_missing()
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
+
+    def _check_missing(self) -> None:
+        """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
+        misplaced = self._misplaced
+        if misplaced is None or not self._missing.count:
+            return
+        first_row, _ = self._missing.ranges(0, self.shape[0])[0]
+        rows = self._grid.outer_rows(0, self.shape[0])
+        tried = [self._grid.outer_rows(first_row, first_row + 1)[0], *rows[:: -(-len(rows) // _KEYS_TRIED)]]
+        misplaced.check(self._grid.key(i, 0) for i in tried)
+        self._misplaced = None
 
     def _layout(self, stop: int) -> bytes:
         """Return the current metadata without the attributes and what changes when rows are added after ``stop``."""
