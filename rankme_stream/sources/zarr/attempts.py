@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rankme_stream.errors import RankMeError, SourceError, SourcePermissionError, StorageError, UsageError
 from rankme_stream.sources.zarr.remote_faults import Fault, Kind, fault_of
+from rankme_stream.sources.zarr.turns import turn
 
 T = TypeVar("T")
 SECONDS = "RANKME_REQUEST_SECONDS"
@@ -57,10 +58,13 @@ class Attempts:
         Name of the store in messages.
     is_remote
         Whether a request that fails is tried again; files and memory fail as they will fail again.
+    takes_turns
+        Whether a request waits until the one before it has ended; then it is never given up, since its thread goes on.
     """
 
-    def __init__(self, uri: str, *, is_remote: bool = True) -> None:
-        self.uri, self._is_remote, self._seconds = uri, is_remote, request_seconds()
+    def __init__(self, uri: str, *, is_remote: bool = True, takes_turns: bool = False) -> None:
+        self.uri, self._is_remote, self._takes_turns = uri, is_remote, takes_turns
+        self._seconds = request_seconds()
         self._has_answered = False
 
     async def ask(self, key: str, request: Callable[[], Coroutine[Any, Any, T]], *, is_bounded: bool = True) -> T:
@@ -77,9 +81,10 @@ class Attempts:
         """
         began, n_attempts = time.monotonic(), 0
         longest_s = self._seconds * _LONGEST_ATTEMPT
+        is_bounded = is_bounded and not self._takes_turns
         while True:
             n_attempts += 1
-            attempt = asyncio.ensure_future(_called(request))
+            attempt = asyncio.ensure_future(self._called(request))
             attempt.add_done_callback(_take_error)
             try:
                 await asyncio.wait({attempt}, timeout=longest_s if is_bounded else None)
@@ -102,6 +107,13 @@ class Attempts:
             if not can_pass or spent_s + wait_s > self._limit_s(fault):
                 raise self._told(key, fault, n_attempts, spent_s) from error
             await asyncio.sleep(wait_s)
+
+    async def _called(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what a request returns; one that fails before it is awaited fails here, too."""
+        if not self._takes_turns:
+            return await request()
+        async with turn():
+            return await request()
 
     def _limit_s(self, fault: Fault) -> float:
         is_first_contact = fault.kind is Kind.UNREACHABLE and not self._has_answered
@@ -139,11 +151,6 @@ class Attempts:
             f"{place} cannot be read: {fault.text} ({tried}{wanted}); the server fails, not the data: run again later, "
             f"or set {SECONDS} (now {self._seconds:g}) to wait longer"
         )
-
-
-async def _called(request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return what a request returns; one that fails before it is awaited fails here, too."""
-    return await request()
 
 
 def _take_error(attempt: asyncio.Future[Any]) -> None:

@@ -18,22 +18,13 @@ from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, So
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.descriptions import stamp_of
 from rankme_stream.sources.zarr.folder_scan import is_sparse
 from rankme_stream.sources.zarr.guarded_store import GuardedStore
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
 _AT_ONCE = 32
-_STAMPS = (
-    "ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "blob_id", "CRC", "mtime", "LastModified", "last_modified",
-    "Last-Modified", "updated", "created",
-)  # fmt: skip
-
-
-def _stamp(described: Mapping[str, Any]) -> str:
-    """Return size and tag or time of a file, under any of the names that file systems use; "" without the latter."""
-    when = next((described[name] for name in _STAMPS if described.get(name) is not None), None)
-    return "" if when is None else f"{described.get('size')} {when}"
 
 
 def _read_document(path: str, prototype: BufferPrototype) -> Buffer | None:
@@ -171,7 +162,7 @@ class AuditingStore(WrapperStore[Store]):
                 f"chunk {key} of {self._uri} is stored in {size:,} bytes, and its metadata allow {self._longest:,}; "
                 "write it again, or leave these rows out"
             )
-        return _stamp(described)
+        return stamp_of(described)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return the value under ``key`` as the wrapped store does; of a folder, only regular files are read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Protocol
 
 from zarr.abc.store import RangeByteRequest, Store
@@ -14,7 +15,17 @@ from rankme_stream.sources.zarr.remote_faults import Kind, fault_of
 
 Description = Mapping[str, Any]  # by the names that file systems of fsspec use; empty where only presence is known
 _FIRST_BYTE = RangeByteRequest(0, 1)
+_STAMPS = (
+    "ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "blob_id", "CRC", "mtime", "LastModified", "last_modified",
+    "Last-Modified", "updated", "created",
+)  # fmt: skip
 _WITH_COMPLETE_LISTINGS = {"s3", "s3a", "gs", "gcs"}
+
+
+def stamp_of(described: Description) -> str:
+    """Return size and tag or time of an object, under any of the names that libraries use; "" without the latter."""
+    when = next((described[name] for name in _STAMPS if described.get(name) is not None), None)
+    return "" if when is None else f"{described.get('size')} {when}"
 
 
 class Descriptions(Protocol):
@@ -141,8 +152,8 @@ class FsspecDescriptions:
             # fsspec calls any failed request for a description by HTTP a file that is not found.
             if error.__cause__ is not None and fault_of(error.__cause__).kind is not Kind.ABSENT:
                 raise error.__cause__ from None
-            # The index of an archive may be incomplete while another thread fills it.
-            return None if error.__cause__ is not None or self.lists_all else await first_byte(self._store, key)
+            is_sure = error.__cause__ is not None or self.lists_all  # of other file systems, reading alone decides
+            return None if is_sure else await first_byte(self._store, key)
         return None if described.get("type") == "directory" else described
 
     async def listing(self, prefix: str) -> dict[str, Description]:
@@ -152,13 +163,48 @@ class FsspecDescriptions:
         return {name.lstrip("/").removeprefix(root): described for name, described in found.items()}
 
 
+class ReferenceDescriptions(FsspecDescriptions):
+    """Parts of files that references name, as kerchunk writes them: the tag or time of a part is that of its file."""
+
+    def __init__(self, store: FsspecStore) -> None:
+        super().__init__(store)
+        self._files: dict[str, Description] = {}
+
+    def forget(self) -> None:
+        """Forget what was said of the files."""
+        super().forget()
+        self._files.clear()
+
+    async def describe(self, key: str) -> Description | None:
+        """Return size and tag, which names the file, the part, and the tag or time of the file."""
+        described = await super().describe(key)
+        return None if described is None else await self._with_tag(key, described)
+
+    async def listing(self, prefix: str) -> dict[str, Description]:
+        """Return size and tag of the parts whose keys begin with a prefix."""
+        found = await super().listing(prefix)
+        return {key: await self._with_tag(key, described) for key, described in found.items()}
+
+    async def _with_tag(self, key: str, described: Description) -> Description:
+        reference: Any = self._fs.references[self.prefix + key]
+        if not isinstance(reference, list | tuple):  # the bytes, or their base64, whose length fsspec takes for theirs
+            inlined = reference if isinstance(reference, bytes) else str(reference).encode()
+            return {"ETag": sha256(inlined).hexdigest()}
+        url = reference[0] or self._fs.target
+        if url not in self._files:
+            self._files[url] = await self._fs.fss[url.partition("://")[0] if "://" in url else None]._info(url)
+        stamp = stamp_of(self._files[url])
+        return {**described, "ETag": f"{reference} {stamp}"} if stamp else described
+
+
 def descriptions_of(store: Store) -> Descriptions:
     """Return what a store can say of its objects."""
     if isinstance(store, FsspecStore):
-        return FsspecDescriptions(store)
+        refers = "reference" in store.fs.protocol and hasattr(store.fs, "references")
+        return ReferenceDescriptions(store) if refers else FsspecDescriptions(store)
     if isinstance(store, ObjectStore):
         return ObjectDescriptions(store)
-    if _is_icechunk(store):
+    if is_icechunk(store):
         return IcechunkDescriptions(store)
     return LocalDescriptions(store) if is_local(store) else KeyDescriptions(store)
 
@@ -170,7 +216,7 @@ def is_local(store: Store) -> bool:
 
 def changes_as_a_whole(store: Store) -> bool:
     """Return whether one version stands for all objects of a store."""
-    return isinstance(store, ZipStore) or _is_icechunk(store)
+    return isinstance(store, ZipStore) or is_icechunk(store)
 
 
 def version_of(store: Store) -> str:
@@ -178,11 +224,12 @@ def version_of(store: Store) -> str:
     if isinstance(store, ZipStore):
         status = os.stat(store.path)
         return f"{status.st_size} {status.st_mtime_ns}"
-    if _is_icechunk(store):
+    if is_icechunk(store):
         session: Any = getattr(store, "session", None)
         return "" if session.has_uncommitted_changes else f"snapshot {session.snapshot_id}"
     return ""
 
 
-def _is_icechunk(store: Store) -> bool:
+def is_icechunk(store: Store) -> bool:
+    """Return whether a store is a session of icechunk, which need not be installed."""
     return any(cls.__name__ == "IcechunkStore" for cls in type(store).__mro__)

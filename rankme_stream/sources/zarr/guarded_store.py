@@ -27,6 +27,7 @@ from rankme_stream.sources.zarr.descriptions import (
 )
 from rankme_stream.sources.zarr.remote_faults import AnswerError
 from rankme_stream.sources.zarr.remote_requests import Answer, get_by_http, get_by_s3
+from rankme_stream.sources.zarr.turns import needs_turns
 
 _EXIT_S = 2.0  # for requests that are cancelled when the process exits
 _VERSIONS = 1024  # objects whose version is remembered
@@ -73,7 +74,7 @@ class GuardedStore(WrapperStore[Store]):
     def __init__(self, store: Store, uri: str) -> None:
         super().__init__(store)
         self.uri, self._is_local = uri, is_local(store)
-        self._attempts = Attempts(uri, is_remote=not self._is_local)
+        self._attempts = Attempts(uri, is_remote=not self._is_local, takes_turns=needs_turns(store))
         self._ask = self._attempts.ask
         self._versions: OrderedDict[str, str] = OrderedDict()
         self.longest = _LONGEST_DOCUMENT

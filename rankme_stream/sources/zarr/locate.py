@@ -16,13 +16,15 @@ from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.descriptions import is_icechunk, version_of
 from rankme_stream.sources.zarr.remote_faults import in_one_line, without_secrets
-from rankme_stream.sources.zarr.store_urls import open_url, split_address
+from rankme_stream.sources.zarr.store_urls import open_url
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS
 from rankme_stream.sources.zarr.zip_contents import arrays_inside, is_cut_zip
 
@@ -109,6 +111,8 @@ def _name_of(store: Store) -> str:
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol if isinstance(store.fs.protocol, str) else store.fs.protocol[0]
         return without_secrets(store.path if "://" in store.path else f"{protocol}://{store.path}")
+    if is_icechunk(store):
+        return f"<{type(store).__name__}, {version_of(store) or 'with uncommitted changes'}>"
     text = str(store)
     is_name = " at 0x" not in text and "\n" not in text and len(text) <= _LONGEST_NAME
     return without_secrets(text) if is_name else f"<{type(store).__name__}>"

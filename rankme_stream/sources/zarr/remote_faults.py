@@ -28,6 +28,10 @@ class Kind(Enum):
     UNABLE = auto()  # a server that cannot do what was requested
 
 
+class ForeignError(ValueError):
+    """Error of a class that only its library knows, by name and text."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """Fault of a store: its kind, its text, and the seconds after which the server wants another attempt."""
@@ -61,6 +65,7 @@ _UNREACHABLE = {
 _LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError", "InvalidURL", "TooManyRedirects"}
 _LASTING |= {"ParamValidationError", "InvalidRegionError", "NoRegionError", "UnknownServiceError"}
 _LASTING |= {"InvalidPathError", "NotSupportedError", "PreconditionError", "UnknownConfigurationKeyError"}  # obstore
+_LASTING |= {"JSONDecodeError"}  # of references
 _DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore
 _PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://)[^\s/@]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.-]*://(?:(?!::)[^\s?#])*)[?#](?:(?!::)\S)*")  # up to the next link of a chain
@@ -105,6 +110,8 @@ def in_one_line(error: BaseException) -> str:
     """Return type and text of an error, on one line and without secrets; of an error of the system, its text alone."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, ForeignError):
+        return str(error)
     text = str(error).partition("\n  | context:")[0]  # what follows is a trace of icechunk
     text = without_secrets(" ".join(text.split()).removeprefix("x "))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

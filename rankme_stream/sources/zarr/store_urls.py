@@ -19,24 +19,6 @@ _SILENCE = 1 / 3  # of the time of a request: without a byte, an attempt is over
 _NEED_A_FILE = ("reference", "zip", "tar", "libarchive")  # schemes that read what another URL names
 
 
-def split_address(address: str) -> tuple[str, str]:
-    """Return the store and the path in it: what follows the last ``::``, unless a scheme stands behind that.
-
-    Examples
-    --------
-    >>> split_address("dump.zarr::group/array")
-    ('dump.zarr', 'group/array')
-    >>> split_address("simplecache::s3://bucket/dump.zarr::array")
-    ('simplecache::s3://bucket/dump.zarr', 'array')
-    >>> split_address("zip://::file:///data/dump.zip")
-    ('zip://::file:///data/dump.zip', '')
-    """
-    location, separator, path = address.rpartition("::")
-    if not separator or "://" in path:
-        return address, ""
-    return location, path
-
-
 def open_url(url: str) -> FsspecStore:
     """Open a URL by fsspec, with the time limits of `GuardedStore` where a protocol is HTTP or S3.
 
@@ -69,7 +51,7 @@ def open_url(url: str) -> FsspecStore:
     if isinstance(opened, ImportError):
         raise opened
     fs, path = opened
-    if not fs.async_impl:
+    if not (fs.async_impl and fs.asynchronous):  # a cache has the former of the file system that it caches
         from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
         fs = AsyncFileSystemWrapper(fs, asynchronous=True)

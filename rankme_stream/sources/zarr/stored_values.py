@@ -23,7 +23,7 @@ from rankme_stream.errors import RankMeError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.regular_file import open_sized
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.remote_faults import in_one_line
+from rankme_stream.sources.zarr.remote_faults import ForeignError, in_one_line
 from rankme_stream.sources.zarr.shard_index import ShardIndex
 
 READ_ERRORS = (
@@ -231,7 +231,7 @@ def _known(error: BaseException) -> Exception:
     """Return an error that readers know: of a library of its own class, one that has its name and text."""
     if isinstance(error, (*READ_ERRORS, RankMeError, MemoryError)):
         return error
-    return ValueError(in_one_line(error))
+    return ForeignError(in_one_line(error))
 
 
 def _joined(ranges: Ranges) -> list[tuple[int, int]]:
