@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
-from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
@@ -44,7 +44,7 @@ class ZarrSource:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
     options
         What the caller says about the array.
 
@@ -60,9 +60,8 @@ class ZarrSource:
     """
 
     def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
-        store, path, self.uri = locate(source)
-        self._options = options
-        self._reopening_argument = reopening_argument(source, store, path)
+        store, path, self.uri = locate(source, options.path)
+        self._reopening_argument = reopening_argument(source, store, path, options)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
         if array.ndim < 2:
@@ -144,13 +143,15 @@ class ZarrSource:
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
-        return 0 if self._store.is_archive else self._grid.tail_start
+        """First row of the last chunk or shard, or the number of rows if that one is full.
+
+        0 where one version stands for all rows: in a zip file, and in a commit of icechunk.
+        """
+        return 0 if self._store.changes_as_a_whole else self._grid.tail_start
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
-        argument = self._reopening_argument
-        return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
+        return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
@@ -172,7 +173,7 @@ class ZarrSource:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
                 is_stamped = True
-            elif self._store.supports_listing:
+            else:
                 found, is_stamped = sync(self._store.scan(start, stop))
                 digest.update(found.encode())
         except RankMeError:
