@@ -109,12 +109,14 @@ class AuditingStore(WrapperStore[Store]):
     def holds_array(self, path: str) -> bool:
         """Return whether metadata of an array, broken ones too, lie at a path."""
         folder = f"{path}/" if path else ""
-        if self.fetch(f"{folder}.zarray"):
-            return True
-        document = self.fetch(f"{folder}zarr.json")
         try:
+            if self.fetch(f"{folder}.zarray"):
+                return True
+            document = self.fetch(f"{folder}zarr.json")
             return bool(document) and json.loads(document)["node_type"] != "group"
-        except (ValueError, LookupError, TypeError):
+        except RankMeError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError):
             return True
 
     def check_length(self, key: str, n_bytes: int) -> None:
