@@ -44,8 +44,9 @@ class ScaledRows:
             )
         self.uri, self.shape = rows.uri, rows.shape
         self._rows, self._scales, self._held = rows, scales, threading.local()
-        each = "one a row" if n_groups == 1 else f"{n_groups:,} a row"
-        note = f"{rows.stored.description} * {each} of {scales.uri}, by {named_by}"
+        code = rows.stored.name if rows.stored.decoding is None else f"({rows.stored.description})"
+        each = "one" if n_groups == 1 else f"{n_groups:,}"
+        note = f"{code} * scales, {each} a row, by {named_by}"
         self.stored = replace(named_type("float64"), note=note)
         self.integrity = rows.integrity if rows.integrity == scales.integrity else "none"
 

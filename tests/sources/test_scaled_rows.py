@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream.errors import MissingChunksError, NonFiniteError, RankMeError, SourceFormatError
+from rankme_stream.errors import MissingChunksError, NonFiniteError, RankMeError, SourceFormatError, UsageError
 from rankme_stream.sources import ArraySource, Source, open_source
 from rankme_stream.sources.scaled_rows import ScaledRows
 from rankme_stream.testing import SourceLaws
@@ -230,3 +230,43 @@ def test_blocks_of_rows_decode_a_large_chunk_of_scales_once(tmp_path):
     assert scales.n_read <= N_ROWS
     assert source.read_memory(100) >= source.read(0, 100).nbytes + 700 * 3 * 8
     assert json.loads(json.dumps(source.identity())) == source.identity()
+
+
+@pytest.mark.parametrize("layout", ["one chunk", "chunks", "shards", "bands first"])
+@pytest.mark.parametrize("n_groups", [1, 3])
+def test_a_grid_is_scaled_place_by_place(tmp_path, layout, n_groups):
+    codes, scales = CODES.reshape(2, 25, 30, 12), SCALES[:, :n_groups].reshape(2, 25, 30, n_groups)
+    cut = {"one chunk": ((2, 25, 30), None), "chunks": ((1, 10, 8), None), "shards": ((1, 5, 8), (1, 10, 16)),
+           "bands first": ((1, 10, 30), None)}[layout]  # fmt: skip
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", attributes={"geoemb:quantization": DECLARED})
+    names = ["time", "y", "x", "band"]
+    for name, numbers, is_band in (("embeddings", codes, True), ("scales", scales, n_groups > 1)):
+        lengths, shards = ([*one] if one else None for one in cut)
+        width = numbers.shape[-1:] if is_band else ()
+        held, dimensions = (numbers if is_band else numbers[..., 0]), names if is_band else names[:3]
+        lengths, shards = [*lengths, *width], [*shards, *width] if shards else None
+        if layout == "bands first" and is_band:
+            held = np.moveaxis(held, -1, 1)
+            lengths.insert(1, lengths.pop())
+            dimensions = ["time", "band", "y", "x"]
+        array = group.create_array(
+            name, shape=held.shape, dtype=held.dtype, chunks=lengths, shards=shards, dimension_names=dimensions
+        )
+        array[:] = held
+    source = open_source(f"{tmp_path / 'a.zarr'}::embeddings", features_axis="band")
+    found, wanted = source.read(0, N_ROWS), values(CODES, SCALES[:, :n_groups])
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
+
+
+def test_scales_in_another_order_than_the_rows_are_refused(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", attributes={"geoemb:quantization": DECLARED})
+    group.create_array("embeddings", shape=(50, 30, 12), dtype="i1", chunks=(10, 8, 12))
+    group.create_array("scales", shape=(50, 30), dtype="f4", chunks=(50, 30))
+    with pytest.raises(SourceFormatError, match="comes in another order"):
+        open_source(f"{tmp_path / 'a.zarr'}::embeddings", features_axis=2)
+
+
+def test_one_array_of_scales_does_not_scale_several_arrays(tmp_path):
+    path = write(tmp_path)
+    with pytest.raises(UsageError, match="scales names the scales of one array"):
+        open_source([f"{path}::utm30/embeddings"] * 2, scales="utm30/scales")

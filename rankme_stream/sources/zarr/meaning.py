@@ -50,8 +50,6 @@ class DeclaredArray:
         Type of its values as numpy reads them.
     shape
         Rows and features.
-    name
-        Last part of its path.
     around
         Groups and arrays around it.
     """
@@ -60,7 +58,6 @@ class DeclaredArray:
     attributes: Mapping[str, Any]
     dtype: np.dtype[Any]
     shape: tuple[int, int]
-    name: str
     around: Surroundings
     uri: str
 
@@ -203,7 +200,7 @@ def _refuse_undecoded(
             f"give {argument('scales')} or {argument('decode')}, or {argument('dtype', kind.name)} for the integers",
         )  # fmt: skip
     if kind.dtype.itemsize == 1:
-        refuse_likely_scales(array.name, array.shape, array.around, array.uri)
+        refuse_likely_scales(array.shape, array.around, array.uri)
 
 
 def _packed_bits(kind: StoredType, declared: Decoding | None, uri: str) -> StoredType:

@@ -164,8 +164,9 @@ def _is_float_type(value: object) -> bool:
     return name is not None and _FLOAT.fullmatch(name) is not None
 
 
-def refuse_likely_scales(name: str, shape: tuple[int, int], around: Surroundings, uri: str) -> None:
+def refuse_likely_scales(shape: tuple[int, int], around: Surroundings, uri: str) -> None:
     """Refuse integers without a declaration beside an array of one number a row that is called their scales."""
+    name = around.name
     for sibling in ("scales", "scale", f"{name}_scales", f"{name}_scale"):
         document = around.array(sibling)
         if document is None or not _is_float_type(document.get("data_type", document.get("dtype"))):

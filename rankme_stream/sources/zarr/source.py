@@ -1,9 +1,10 @@
-"""Rows of a zarr array, v2 or v3, sharded or not."""
+"""Rows of a zarr array of two dimensions or more, v2 or v3, sharded or not."""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -16,14 +17,15 @@ from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
+from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs import codec_chain, integrity
 from rankme_stream.sources.zarr.folder_scan import scan_folder
+from rankme_stream.sources.zarr.grid_metadata import chunk_grid, drop_growth
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
     locate,
@@ -32,24 +34,31 @@ from rankme_stream.sources.zarr.locate import (
     reopening_argument,
 )
 from rankme_stream.sources.zarr.meaning import DeclaredArray, meaning_of
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
 from rankme_stream.sources.zarr.surroundings import Surroundings
 
+_KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
+
 
 class ZarrSource:
-    """Two-dimensional zarr array.
+    """Zarr array, one axis of which is the features; the other axes are flattened to rows in storage order.
 
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
     options
         What the caller says about the array.
-    takes_line
-        Whether an array of one dimension is taken as one feature.
+    scaled
+        Of an array of scales, the number of axes of the rows that it scales, and the axis of their features. It has
+        the same axis of features, or none, which is taken as one feature.
 
     Attributes
     ----------
+    axis, n_axes
+        Number of the axis of the features, and of all axes.
     scales
         Array of scales that an option or the metadata name; None without.
 
@@ -58,43 +67,57 @@ class ZarrSource:
     SourceNotFoundError, SourcePermissionError
         If nothing is there, or it may not be read.
     SourceFormatError
-        If it is a group, its metadata are broken, a codec is unknown, or it is not a non-empty two-dimensional array of
-        numbers.
+        If it is a group, its metadata are broken, a codec is unknown, it is not a non-empty array of numbers of two
+        dimensions or more, or it is not clear which axis is the features.
+    UsageError
+        If there is no such axis as the options name.
     """
 
-    def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS, *, takes_line: bool = False) -> None:
-        store, path, self.uri = locate(source)
-        self._source, self._options = source, options
-        self._reopening_argument = reopening_argument(source, store, path)
+    def __init__(
+        self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
+    ) -> None:
+        store, path, self.uri = locate(source, options.path)
+        self._located = store
+        self._reopening_argument = reopening_argument(source, store, path, options)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
-        is_line = takes_line and array.ndim == 1
-        if array.ndim != 2 and not is_line:
+        if array.ndim < (2 if scaled is None else 1):
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"
             )
-        n_rows, n_features = (int(n) for n in (*array.shape, *([1] if is_line else [])))
-        if n_rows == 0 or n_features == 0:
+        if 0 in array.shape:
             raise SourceFormatError(f"{self.uri} has shape {array.shape}, so holds no values: write rows first")
-        self.shape: tuple[int, int] = n_rows, n_features
-        self._document = document_of(array, path)
+        self.n_axes, self._document = array.ndim, document_of(array, path)
         try:
             dtype = np.dtype(array.dtype)
             metadata = json.loads(self._store.fetch(self._document))
-            around = Surroundings(self._store, path, array.metadata.zarr_format)
-            name = os.path.basename(around.path)
-            declared = DeclaredArray(metadata, _attributes(array), dtype, self.shape, name, around, self.uri)
-            self.stored, self.scales = meaning_of(declared, options)
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
-            self._grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, self._grid.inner[:1] if is_line else self._grid.inner, dtype, self.uri)
+            attributes = _attributes(array)
+            if scaled is not None:
+                self.axis = scaled[1] if array.ndim == scaled[0] else array.ndim
+            else:
+                names = _axis_names(metadata, attributes)
+                self.axis = axis_of_features(options.features_axis, array.shape, names, self.uri)
+            self._grid = chunk_grid(metadata, self.axis, path=path, uri=self.uri)
+            self.shape: tuple[int, int] = self._grid.shape
+            around = Surroundings(self._store, path, array.metadata.zarr_format)
+            self.stored, self.scales = meaning_of(
+                DeclaredArray(metadata, attributes, dtype, self.shape, around, self.uri), options
+            )
+            decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri)
             fill = _fill(array.fill_value, dtype).view(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
+        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
+        self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+
+    def use_buffers(self, buffers: threading.local) -> None:
+        """Decode chunks in memory that several sources share, which each thread keeps once."""
+        self._reader.buffers = buffers
 
     @property
     def chunks_missing(self) -> int:
@@ -108,8 +131,7 @@ class ZarrSource:
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk, or any loose row, begins."""
-        n_rows = 1 if self._reader.has_loose_rows else self._grid.inner[0]
-        return range((start // n_rows + 1) * n_rows, stop, n_rows)
+        return range(start + 1, stop) if self._reader.has_loose_rows else self._grid.bounds(start, stop)
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Return rows ``[start, stop)``, native byte order, C order, in ``out`` when given.
@@ -126,6 +148,7 @@ class ZarrSource:
         if stop > start:
             self._missing.request(start, stop)
             self._reader.read(start, stop, out)
+            self._check_missing()
         return out
 
     def read_memory(self, n_rows: int) -> int:
@@ -144,21 +167,26 @@ class ZarrSource:
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
-        return 0 if self._store.is_archive else self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
+        """First row of the last chunk or shard, or the number of rows if that one is full.
+
+        0 where one version stands for all rows: in a zip file, and in a commit of icechunk.
+        """
+        return 0 if self._store.changes_as_a_whole else self._grid.tail_start
+
+    @property
+    def row_order(self) -> tuple[object, ...] | None:
+        """What the order of the rows depends on, beside their number; None where it is that of C."""
+        return self._grid.row_order
+
+    def argument_of(self, path: str) -> Opening:
+        """Return what opens another array of the store in this process, by its path in the store, or by its folder."""
+        if self._store.root is not None:
+            return Opening(os.path.abspath(os.path.join(self._store.root, path)), NO_OPTIONS)
+        return Opening(self._located, ArrayOptions(path=path))
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
-        argument = self._reopening_argument
-        return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
-
-    def argument_of(self, path: str) -> Any:
-        """Return an argument that opens another array of the store, by its path in it, or by its folder."""
-        if self._store.root is not None:
-            return os.path.abspath(os.path.join(self._store.root, path))
-        if isinstance(self._source, zarr.Array):
-            return zarr.open_array(self._source.store_path.store, path=path, mode="r")
-        return f"{os.fspath(self._source).partition('::')[0]}::{path}"  # type: ignore[call-overload]
+        return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
@@ -175,32 +203,47 @@ class ZarrSource:
         """
         self._missing.request(start, stop)
         digest = blake2b(digest_size=16)
-        digest.update(self._layout())
+        digest.update(self._layout(stop))
         is_stamped = False
         try:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
                 is_stamped = True
-            elif self._store.supports_listing:
+            else:
                 found, is_stamped = sync(self._store.scan(start, stop))
                 digest.update(found.encode())
         except RankMeError:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        self._check_missing()
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
 
-    def _layout(self) -> bytes:
-        """Return the current metadata without the number of rows and the attributes."""
+    def _check_missing(self) -> None:
+        """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
+        misplaced = self._misplaced
+        if misplaced is None or not self._missing.count:
+            return
+        first_row, _ = self._missing.ranges(0, self.shape[0])[0]
+        rows = self._grid.outer_rows(0, self.shape[0])
+        tried = [self._grid.outer_rows(first_row, first_row + 1)[0], *rows[:: -(-len(rows) // _KEYS_TRIED)]]
+        misplaced.check(self._grid.key(i, 0) for i in tried)
+        self._misplaced = None
+
+    def _layout(self, stop: int) -> bytes:
+        """Return the current metadata without the attributes and what changes when rows are added after ``stop``."""
         try:
             metadata = json.loads(self._store.fetch(self._document))
-            del metadata["shape"][0]
+            drop_growth(metadata, self._grid, stop, self.uri)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         metadata.pop("attributes", None)
-        return json.dumps([metadata, self.stored.name, *identity_of(self.stored).values()], sort_keys=True).encode()
+        axis = () if self._grid.has_features_last else (self.axis,)
+        return json.dumps(
+            [metadata, self.stored.name, *axis, *identity_of(self.stored).values()], sort_keys=True
+        ).encode()
 
     def _values(self) -> StoredValues:
         """Return what is stored under the keys: files where the store is a folder."""
@@ -218,6 +261,14 @@ def document_of(array: zarr.Array[Any], path: str) -> str:
     """Return the key of the metadata document of an array."""
     name = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
     return f"{path}/{name}" if path else name
+
+
+def _axis_names(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[str | None] | None:
+    """Return the names of the axes, of zarr v3 or by the convention of xarray; None where there are none."""
+    names = metadata.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS")
+    if not isinstance(names, list):
+        return None
+    return [name if isinstance(name, str) else None for name in names]
 
 
 def _fill(value: Any, dtype: np.dtype[Any]) -> Array:

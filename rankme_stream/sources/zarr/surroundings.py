@@ -42,6 +42,11 @@ class Surroundings:
         self._root = store.root
         self.path = path if self._root is None else os.path.abspath(os.path.join(self._root, path))
 
+    @property
+    def name(self) -> str:
+        """Last part of the path of the array."""
+        return os.path.basename(self.path)
+
     def groups(self) -> Iterator[Group]:
         """Yield the groups above the array, the nearest first.
 
