@@ -54,6 +54,35 @@ def test_a_packed_dump_has_the_numbers_of_its_values(tmp_path, case):
         assert estimate.lower - 1e-12 <= wanted <= estimate.upper + 1e-12
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "tsqr"}, {"workers": 2, "groups": "rows:500"}, {"normalize": True, "dims": (5,)}, {"rows": (100, 1300)},
+     {"method": "rsvd", "rank": 4, "oversampling": 2}, {"precision": "float32"},
+     {"sample": True, "max_rows": 1400, "tolerance": 0.5}],
+    ids=lambda options: ",".join(map(str, options.values())),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
+def test_every_kind_of_pass_is_of_the_values(tmp_path, options):
+    numbers = np.random.default_rng(2).integers(-127, 128, (1500, 12)).astype("i1")
+    path = write(tmp_path / "a", numbers, {"scale_factor": 0.05, "add_offset": 2.0}, chunks=(100, 12), shards=(300, 12))
+    found, wanted = rs.measure(path, **options), rs.measure(numbers * 0.05 + 2.0, **options)
+    for name in ("rankme", "centered_rankme"):
+        assert found[name].lower <= wanted[name].upper and wanted[name].lower <= found[name].upper
+    for name, group in found.groups.items():
+        assert abs(group["rankme"].value - wanted.groups[name]["rankme"].value) <= 1e-9 * group["rankme"].value
+    assert found.measured["peak_bytes"] > 0 < rs.plan(path).to_dict()["predicted_peak_bytes"]
+
+
+@pytest.mark.skipif(not hasattr(zarr.codecs, "ScaleOffset"), reason="zarr >= 3.2")
+def test_numbers_that_codecs_of_zarr_decode_are_said_to_be(tmp_path):
+    pytest.importorskip("cast_value_rs")
+    from zarr.codecs import CastValue, ScaleOffset
+
+    filters = [ScaleOffset(offset=1.0, scale=50.0), CastValue(data_type="int8", rounding="nearest-even")]
+    source = open_source(write(tmp_path / "a", FLOATS.astype("f4") / 4, filters=filters))
+    assert source.stored.description == "float32, decoded from int8 by scale_offset and cast_value"
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_fill_values_are_no_data_only_where_xarray_or_cf_say_so(tmp_path, zarr_format):
     def found(name: str, fill: float | None, attributes: dict[str, Any], dtype: str = "f4") -> tuple[float, ...]:

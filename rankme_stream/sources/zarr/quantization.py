@@ -126,7 +126,7 @@ def _not_understood(uri: str, field: str, value: object) -> SourceFormatError:
 def _remedy() -> str:
     return (
         f"name the rule by {argument('decode')}, linear or power:P:DIVISOR (power:2:127.5 for AlphaEarth), or the "
-        f"array of scales by {argument('scales')}"
+        f"array of scales by {argument('scales')}, or write scale_factor and add_offset"
     )
 
 
