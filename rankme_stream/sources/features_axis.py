@@ -90,4 +90,4 @@ def _option(names: list[str | None], axis: int) -> str | int:
 
 def _is(pattern: re.Pattern[str], name: str | None) -> bool:
     """Return whether a name is one of a pattern, in any case and with any separators."""
-    return name is not None and pattern.fullmatch(re.sub("[^a-z]", "", name.lower())) is not None
+    return name is not None and pattern.fullmatch(re.sub("[^a-z0-9]", "", name.lower())) is not None
