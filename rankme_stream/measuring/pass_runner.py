@@ -29,6 +29,7 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
@@ -140,9 +141,9 @@ class PassRunner:
         )  # fmt: skip
 
     @property
-    def rules(self) -> dict[str, str]:
-        """Treatment of missing and of non-finite rows."""
-        return {"missing": self.request.missing, "nonfinite": self.request.nonfinite}
+    def rules(self) -> Rules:
+        """Treatment of missing rows, of non-finite rows and of rows of zeros."""
+        return Rules(self.request.missing, self.request.nonfinite, self.request.zeros)
 
     def plan(
         self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None,
@@ -267,7 +268,7 @@ class PassRunner:
         tree, plan = MergeTree[PartialResult](), self.with_probes(plan)
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments, progress)
         return CompletedPass.of(
-            tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+            tree.total(), plan, self.source.stored.unit_roundoff, self.rules, self.request.confidence
         )
 
     def read_pass(
@@ -284,9 +285,7 @@ class PassRunner:
         with self.guarding():
             whole = tree.total().on_basis(self.basis)
             del tree  # frees the nodes that the total was merged from
-            return CompletedPass.of(
-                whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
-            )
+            return CompletedPass.of(whole, plan, self.source.stored.unit_roundoff, self.rules, self.request.confidence)
 
     def guarding(self) -> AbstractContextManager[None]:
         """Return a context for computing with rows that may come from a file: impossible numbers are its fault."""
@@ -335,7 +334,7 @@ class PassRunner:
 
     def _first_state(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
         """Return the state to begin with: that of the checkpoint, or an empty one, written to it."""
-        wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
+        wanted = new_state(self.source, plan, segments, fingerprint, self.rules._asdict(), self.basis)
         wanted = replace(wanted, passes=self.passes)
         if self._has_begun or (self._stored_arithmetic is None and create_state(path, wanted)):
             # created now, so that a file that cannot be written is refused before hours are spent
@@ -363,7 +362,7 @@ class PassRunner:
 
         def check_and_add(unit: int, partial: PartialResult) -> None:
             start, stop = plan.rows_of(range(unit, unit + 1))
-            check_count(partial, stop - start, self.request.missing)
+            check_count(partial, stop - start, self.rules)
             add(unit, partial)
 
         spec = self._spec(plan, records_norms=True)
@@ -383,8 +382,7 @@ class PassRunner:
             plan=plan,
             make_accumulator=accumulator_of(plan, self.basis),
             normalize=plan.normalize,
-            missing=self.request.missing,
-            nonfinite=self.request.nonfinite,
+            rules=self.rules,
             records_norms=records_norms,
             device=self.device,
             basis=self.basis,

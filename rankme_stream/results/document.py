@@ -253,7 +253,8 @@ _PARTS = _record(
     {
         "schema_version": _one_of(SCHEMA_VERSION),
         "source": _record(
-            {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text}
+            {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text},
+            {"decoding": _text},
         ),
         "rows_read": _count(), "method": _text, "precision": _text, "engine": _text, "device": _text,
         "definition": _table(_text),
@@ -276,7 +277,8 @@ _PARTS = _record(
                 **{f"rows_{name}": _count() for name in _ROWS},
                 **{f"first_{name}": _optional(_count()) for name in _ROWS},
                 "chunks_missing": _count(), "integrity": _text,
-            }
+            },
+            {"rows_constant": _count(), "first_constant": _optional(_count())},
         ),
         "plan": _record(
             {"segments": _count(), "predicted_peak_bytes": _count()}, {"row_start": _count(), "row_stop": _count()}
@@ -286,7 +288,7 @@ _PARTS = _record(
         ),
         "provenance": _record({"rankme_stream": _text}),
     },
-    {"groups": _table(_of_metrics)},
+    {"groups": _table(_of_metrics), "remarks": _list(_text), "rules": _table(_text)},
 )  # fmt: skip
 
 
