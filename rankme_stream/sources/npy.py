@@ -16,7 +16,7 @@ import numpy as np
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, reshaped
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
 
@@ -124,7 +124,9 @@ class NpySource:
         self._file, self._options = NpyFile(path), options
         self.uri, shape, dtype = self._file.uri, self._file.shape, self._file.dtype
         if len(shape) != 2 or 0 in shape:
-            raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
+            raise SourceFormatError(
+                f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed{reshaped(shape)}"
+            )
         self._is_turned = axis_of_features(options.features_axis, shape, None, self.uri) == 0
         self.stored: StoredType = stored_type(dtype, uri=self.uri)
         self.shape: tuple[int, int] = (shape[1], shape[0]) if self._is_turned else (shape[0], shape[1])

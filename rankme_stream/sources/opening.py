@@ -22,7 +22,7 @@ def open_source(source: object, **options: Any) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; an array of two dimensions of
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged.
     options
@@ -33,7 +33,8 @@ def open_source(source: object, **options: Any) -> Source:
     UsageError
         If an option does not apply to such a source.
     SourceError
-        If nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
+        If nothing is there, it may not be read, it is not an array of numbers, or it is not clear which axis is the
+        features.
     """
     if isinstance(source, Opening):
         return open_source(source.source, **asdict(source.options) | options)

@@ -104,6 +104,13 @@ def test_npy_files_and_arrays_are_read_features_first(tmp_path: Path, order: Any
         open_source(tmp_path / "a.npy", features_axis="sample")
 
 
+def test_more_axes_are_for_zarr_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
+    for source in (np.zeros((3, 4, 5)), tmp_path / "a.npy"):
+        with pytest.raises(SourceFormatError, match=r"shape \(3, 4, 5\).*reshape it, or store it in a zarr array"):
+            open_source(source, features_axis=0)
+
+
 def test_one_axis_and_another_of_a_square_array_have_other_fingerprints(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", ROWS[:7])
     zarr.create_array(tmp_path / "a.zarr", data=ROWS[:7], chunks=(7, 7))

@@ -162,8 +162,9 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     store = uri.partition("::")[0]
     listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
-    fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]
-    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is a two-dimensional array of numbers"
+    by_rank = sorted(members, key=lambda member: member.ndim)
+    fit = [member.path for member in by_rank if member.ndim >= 2 and np.dtype(member.dtype).kind in "iuf"]
+    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is an array of numbers of two dimensions or more"
     return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
 
 
