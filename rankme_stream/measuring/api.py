@@ -20,7 +20,7 @@ from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Reque
 from rankme_stream.measuring.steps import plan_steps
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
-from rankme_stream.numerics.machine import are_alike
+from rankme_stream.numerics.machine import are_alike, was_checked
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.plan import Plan, with_largest_memory
 from rankme_stream.passes.state.pass_state import State
@@ -246,9 +246,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         rules=execution.rules._asdict(),
         plan=tables.plan,
         measured=measured,
-        provenance=_provenance(
-            execution.machines or [machine.worker(tables.plan.workers) | dict(execution.card)], seed
-        ),
+        provenance=_provenance(execution.machines, seed),
         groups=tables.groups,
         remedy=execution.remedy,
         checkpoint_failure=execution.checkpoint_failure,
@@ -260,6 +258,7 @@ def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, An
         "rankme_stream": version("rankme-stream"),
         "seed": seed,
         "bits_reproducible": are_alike(workers),
+        "blas_checked": all(map(was_checked, workers)),
         "workers": [dict(one) for one in workers],
     }
 

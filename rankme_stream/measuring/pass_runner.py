@@ -14,7 +14,7 @@ from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
-from rankme_stream.groups.partition import partition_of
+from rankme_stream.groups.partition import Partition, partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
 from rankme_stream.measuring.placement import device_for
 from rankme_stream.measuring.request import Request
@@ -34,7 +34,7 @@ from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows,
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, create_state, impossible_numbers, load_state, read_basis
-from rankme_stream.sources import Source, content_digest
+from rankme_stream.sources import ConcatSource, Source, content_digest
 
 
 class PassRunner:
@@ -90,7 +90,7 @@ class PassRunner:
         self.device = device
         self.rows = request.row_range(n_rows)
         self.sketch_size = request.sketch_size(n_features)
-        self.groups = None if request.groups is None else partition_of(request.groups, n_rows, self.rows)
+        self.groups = self._partition()
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
                 f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
@@ -108,6 +108,15 @@ class PassRunner:
         self._has_begun = self._has_loaded = False  # to write the checkpoint; and rows from it
         if self.checkpoint is not None:
             self._note_stored_pass(self.checkpoint)
+
+    def _partition(self) -> Partition | None:
+        """Return the partition of the rows into the requested groups."""
+        if self.request.groups is None:
+            return None
+        parts = self.source.parts if isinstance(self.source, ConcatSource) else ()
+        return partition_of(
+            self.request.groups, self.source.shape[0], self.rows, parts=parts, missing=self.request.missing
+        )
 
     def _note_stored_pass(self, checkpoint: Path) -> None:
         """Note which pass the checkpoint holds, if it exists."""
@@ -281,7 +290,7 @@ class PassRunner:
             self.bytes_read += self.engine(tree, self._spec(plan), plan.all_segments, progress)
         else:
             tree = self.read_segments(plan, plan.all_segments, fingerprint, progress).merge_tree()
-        self.machines = joined_workers(self.machines, self._machines(plan))
+        self.machines = joined_workers(self.machines, self._machines(plan, self.engine))
         with self.guarding():
             whole = tree.total().on_basis(self.basis)
             del tree  # frees the nodes that the total was merged from
@@ -304,7 +313,7 @@ class PassRunner:
         state = self._first_state(plan, segments, fingerprint, self.checkpoint)
         tree = state.merge_tree(self.device)
         rows_before = sum(stop - start for start, stop in state.covered)
-        checkpoint = Checkpoint(self.checkpoint, state, tree, lambda: self._machines(plan))
+        checkpoint = Checkpoint(self.checkpoint, state, tree, lambda: self._machines(plan, self.engine))
 
         def report(now: Progress) -> None:
             checkpoint.tick()
@@ -368,13 +377,15 @@ class PassRunner:
         spec = self._spec(plan, records_norms=True)
         n_rows = sum(block.n_used for block in blocks)
         self.bytes_read += local.run_segments(spec, units, blocks, check_and_add, n_rows, progress)
+        self.machines = joined_workers(self.machines, self._machines(plan, local.LocalEngine()))
 
     def read_into(self, tree: MergeTree[PartialResult], plan: Plan) -> None:
         """Read the rows of a plan into a merge tree."""
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments)
+        self.machines = joined_workers(self.machines, self._machines(plan, local.LocalEngine()))
 
-    def _machines(self, plan: Plan) -> list[dict[str, Any]]:
-        return [one | self.device.describe() for one in self.engine.machines(plan.workers)]
+    def _machines(self, plan: Plan, engine: Engine) -> list[dict[str, Any]]:
+        return [one | self.device.describe() for one in engine.machines(plan.workers)]
 
     def _spec(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
         return PassSpec(

@@ -22,6 +22,7 @@ from rankme_stream.sources.regular_file import open_regular, reason
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
+_MAGIC = np.lib.format.MAGIC_PREFIX
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -42,7 +43,7 @@ class NpyFile:
     StorageError
         If the disk or the network file system fails.
     CorruptChunkError
-        If the file is shorter than its header says.
+        If the file is shorter or longer than its header says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -53,15 +54,31 @@ class NpyFile:
             beginning = io.BytesIO(os.pread(descriptor, _LONGEST_HEADER, 0))
             self.shape, self.is_fortran, self.dtype = _header(beginning, self.uri)
             self.offset = beginning.tell()
-            n_bytes_found = os.fstat(descriptor).st_size
-        if self.dtype.hasobject:
-            raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
-        if not all(type(n) is int and n >= 0 for n in self.shape) or self.dtype.itemsize == 0:
-            raise SourceFormatError(f"{self.uri} has shape {self.shape} and dtype {self.dtype}, which no file can hold")
-        n_bytes = self.offset + prod(self.shape) * self.dtype.itemsize
-        if n_bytes_found < n_bytes:
+            if self.dtype.hasobject:
+                raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
+            if not all(type(n) is int and n >= 0 for n in self.shape) or self.dtype.itemsize == 0:
+                raise SourceFormatError(
+                    f"{self.uri} has shape {self.shape} and dtype {self.dtype}, which no file can hold"
+                )
+            self._check_size(descriptor)
+
+    def _check_size(self, descriptor: int) -> None:
+        """Refuse a file that is shorter or longer than its header says."""
+        expected, found = self.offset + prod(self.shape) * self.dtype.itemsize, os.fstat(descriptor).st_size
+        if found < expected:
             raise CorruptChunkError(
-                f"{self.uri} is truncated: {n_bytes:,} bytes expected, {n_bytes_found:,} found; copy or write it again"
+                f"{self.uri} is truncated: {expected:,} bytes expected, {found:,} found; copy or write it again"
+            )
+        if found > expected:
+            remedy = "copy or write it again"
+            if os.pread(descriptor, len(_MAGIC), expected) == _MAGIC:
+                remedy = (
+                    "another array begins there, as after several np.save into one file: call np.load on the opened "
+                    "file once for each, and save them joined or to a file each"
+                )
+            raise CorruptChunkError(
+                f"{self.uri} has bytes behind its array of shape {self.shape}: {expected:,} bytes expected, {found:,} "
+                f"found; {remedy}"
             )
 
     @contextmanager

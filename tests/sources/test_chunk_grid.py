@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rankme_stream as rs
-from rankme_stream.errors import CorruptChunkError, MissingChunksError, UsageError
+from rankme_stream.errors import CorruptChunkError, MissingChunksError, NonFiniteError, UsageError
+from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.sources import Source, ZarrSource, open_source
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.stored_values import StoreValues
@@ -238,6 +239,25 @@ def test_a_missing_and_a_damaged_chunk_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingChunksError, match=rf"c/1/2/0/1 \(rows {start}-{start + 8 * 14 - 1}\)"):
         rs.measure(source)
     assert rs.measure(source, missing="skip").audit.rows_missing == 8 * 14
+
+
+def test_a_row_in_a_message_has_its_place_along_the_axes(tmp_path: Path) -> None:
+    array, _ = create(tmp_path / "a.zarr", SPLIT)
+    array[1, 3, 17, 20] = np.nan
+    with pytest.raises(NonFiniteError, match=r"row 1,162 \(1, 17, 20 along the other axes\)"):
+        rs.measure(open_source(tmp_path / "a.zarr", features_axis=1))
+
+
+def test_arrays_of_any_rank_are_read_as_one(tmp_path: Path) -> None:
+    rows = []
+    for name in ("a", "b"):
+        _, values = create(tmp_path / f"{name}.zarr", SPLIT)
+        rows.append(expected(SPLIT, values)[0])
+    source = open_source([str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")], features_axis=1)
+    np.testing.assert_array_equal(source.read(1000, 1500), np.concatenate(rows)[1000:1500])
+    bounds = open_source(tmp_path / "a.zarr", features_axis=1).bounds(0, 1200)
+    assert list(source.bounds(0, 2400)) == [*bounds, 1200, *(1200 + bound for bound in bounds)]
+    assert largest_unit(source.bounds(0, 2400), 0, 2400) == 8 * 16
 
 
 def test_reads_of_turned_chunks_stay_within_the_memory_predicted(tmp_path: Path) -> None:

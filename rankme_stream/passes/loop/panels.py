@@ -12,7 +12,7 @@ from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, StoredType, named_type
 from rankme_stream.passes.state.audit import DEFAULT_RULES, Audit, Rules
-from rankme_stream.sources import Source
+from rankme_stream.sources import Source, row_place
 
 _FLOAT64 = named_type("float64")
 
@@ -62,7 +62,7 @@ class PanelWriter:
                 values = kind.values(device.download(kept))
                 large = row + int(np.argmax((np.abs(values) > LARGEST_MAGNITUDE).any(axis=1)))
                 raise MagnitudeError(
-                    f"{self.source.uri}: row {large:,} holds values beyond 2^480, whose squares overflow; scale the "
+                    f"{row_place(self.source, large)} holds values beyond 2^480, whose squares overflow; scale the "
                     "embeddings by a power of two, which changes no rank"
                 )
             piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
@@ -73,7 +73,7 @@ class PanelWriter:
             raise
         except OverflowError as error:
             raise MagnitudeError(
-                f"{self.source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold "
+                f"{row_place(self.source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold "
                 "exactly"
             ) from None
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
@@ -102,7 +102,7 @@ class PanelWriter:
         """Return the audit of rows, by their offsets, that hold one number, or zeros, throughout; or refuse zeros."""
         if zero.size and self.rules.zeros == "error":
             raise ZeroRowError(
-                f"{self.source.uri}: row {row + int(zero[0]):,} is zero throughout ({zero.size:,} such rows where "
+                f"{row_place(self.source, row + int(zero[0]))} is zero throughout ({zero.size:,} such rows where "
                 f"reading stopped); pass {argument('zeros', 'skip')} to leave them out and have them counted"
             )
         return Audit(
@@ -133,7 +133,7 @@ class PanelWriter:
             decoding = self.source.stored.decoding
             what = "is not finite" if decoding is None or not decoding.absence else f"holds no data {decoding.absence}"
             raise NonFiniteError(
-                f"{self.source.uri}: row {first:,} {what} ({n_bad:,} such rows among rows "
+                f"{row_place(self.source, first)} {what} ({n_bad:,} such rows among rows "
                 f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
                 f"{argument('nonfinite', 'skip')} to leave them out and have them counted"
             )

@@ -11,6 +11,7 @@ from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import SegmentGrouper
 from rankme_stream.groups.partition import Partition
+from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.loop.block_reader import BlockReader
@@ -89,6 +90,11 @@ def run_segment(
         Checked between slabs, which are whole panels filled together; if set, ``Interrupted`` is raised.
     progress
         Called with the number of rows after each slab, from the calling thread.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If other code gave BLAS more threads meanwhile.
     """
     plan, workspace = spec.plan, feed.workspace
     n_features, grid, device = plan.n_features, plan.grid, workspace.device
@@ -124,6 +130,7 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
+    blas_threads.check_one_thread(first, last)
     for accumulator in accumulators.values():
         accumulator.check(first, last)
     return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)

@@ -34,6 +34,11 @@ _MOST_ROWS = 2**53
 _TINY = {"n_features": 8, "sketch_size": 4}  # of an accumulator that shows which numbers there are
 
 
+class _Part(TypedDict):
+    name: str
+    n_rows: int
+
+
 class _Source(TypedDict):
     uri: str
     n_rows: int
@@ -45,6 +50,7 @@ class _Source(TypedDict):
     unit_roundoff: float
     chunks_missing: int
     decoding: NotRequired[str]
+    parts: NotRequired[list[_Part]]
 
 
 class _Rules(TypedDict):
@@ -58,6 +64,7 @@ class _Worker(TypedDict):
     blas: str
     python: str
     count: int
+    blas_checked: NotRequired[bool]
 
 
 class _Pass(TypedDict):

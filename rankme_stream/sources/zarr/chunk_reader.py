@@ -58,6 +58,8 @@ class ChunkReader:
     ----------
     has_loose_rows
         Whether rows are read without the rest of their chunk: in a file, uncoded, all features side by side.
+    buffers
+        Memory that each thread keeps from one chunk to the next.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class ChunkReader:
     ) -> None:
         self._values, self._grid, self._decoder = values, grid, decoder
         self._missing, self._fill, self._uri = missing, fill, uri
-        self._buffers = threading.local()
+        self.buffers = threading.local()
         self.has_loose_rows = values.has_loose_bytes and decoder.is_plain and grid.has_whole_rows
 
     def read_memory(self, n_rows: int, itemsize: int) -> int:
@@ -234,10 +236,10 @@ class ChunkReader:
 
     def _buffer(self, name: str, n_bytes: int) -> Array:
         """Return a buffer of this thread; it is replaced only when a larger one is needed."""
-        buffer: Array | None = getattr(self._buffers, name, None)
+        buffer: Array | None = getattr(self.buffers, name, None)
         if buffer is None or buffer.size < n_bytes:
             buffer = np.empty(n_bytes, np.uint8)
-            setattr(self._buffers, name, buffer)
+            setattr(self.buffers, name, buffer)
         return buffer[:n_bytes]
 
     def _refuse(self, unit: int, column: int, start: int, out: Array, error: BaseException) -> NoReturn:

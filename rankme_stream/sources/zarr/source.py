@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -13,7 +14,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
-from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
@@ -30,8 +31,11 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
 from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+
+_KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 
 
 class ZarrSource:
@@ -40,7 +44,7 @@ class ZarrSource:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
     options
         What the caller says about the array.
 
@@ -56,9 +60,8 @@ class ZarrSource:
     """
 
     def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
-        store, path, self.uri = locate(source)
-        self._options = options
-        self._reopening_argument = reopening_argument(source, store, path)
+        store, path, self.uri = locate(source, options.path)
+        self._reopening_argument = reopening_argument(source, store, path, options)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
         if array.ndim < 2:
@@ -83,8 +86,14 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
+        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
+        self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+
+    def use_buffers(self, buffers: threading.local) -> None:
+        """Decode chunks in memory that several sources share, which each thread keeps once."""
+        self._reader.buffers = buffers
 
     @property
     def chunks_missing(self) -> int:
@@ -115,6 +124,7 @@ class ZarrSource:
         if stop > start:
             self._missing.request(start, stop)
             self._reader.read(start, stop, out)
+            self._check_missing()
         return out
 
     def coordinates(self, start: int, stop: int) -> Array:
@@ -144,13 +154,15 @@ class ZarrSource:
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
-        return 0 if self._store.is_archive else self._grid.tail_start
+        """First row of the last chunk or shard, or the number of rows if that one is full.
+
+        0 where one version stands for all rows: in a zip file, and in a commit of icechunk.
+        """
+        return 0 if self._store.changes_as_a_whole else self._grid.tail_start
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
-        argument = self._reopening_argument
-        return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
+        return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
@@ -172,16 +184,28 @@ class ZarrSource:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
                 is_stamped = True
-            elif self._store.supports_listing:
+            else:
                 found, is_stamped = sync(self._store.scan(start, stop))
                 digest.update(found.encode())
         except RankMeError:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        self._check_missing()
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
+
+    def _check_missing(self) -> None:
+        """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
+        misplaced = self._misplaced
+        if misplaced is None or not self._missing.count:
+            return
+        first_row, _ = self._missing.ranges(0, self.shape[0])[0]
+        rows = self._grid.outer_rows(0, self.shape[0])
+        tried = [self._grid.outer_rows(first_row, first_row + 1)[0], *rows[:: -(-len(rows) // _KEYS_TRIED)]]
+        misplaced.check(self._grid.key(i, 0) for i in tried)
+        self._misplaced = None
 
     def _layout(self, stop: int) -> bytes:
         """Return the current metadata without the attributes and what changes when rows are added after ``stop``."""

@@ -87,8 +87,11 @@ class WorkerPass:
             )
         try:
             pickled = pickle.dumps(reopened)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise UsageError(f"{source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{source.uri} cannot be sent to workers: {reason}; pass its path or URL, or a session that only reads"
+            ) from error
         run_id = f"{time.time_ns():x}"
         return cls(
             pickled, run_id, source.uri, source.identity(), _content_here(source, plan.row_start, plan.row_stop), plan,
@@ -197,4 +200,4 @@ def _describe_worker(device: Device) -> tuple[str, dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def _machine_facts(n_threads: int, device: Device) -> dict[str, Any]:
-    return machine.worker(n_threads) | device.describe()
+    return machine.worker(n_threads) | device.describe() | machine.BLAS_CHECKED
