@@ -12,9 +12,11 @@ import zarr
 
 import rankme_stream as rs
 from rankme_stream.errors import LimitError, SourceFormatError, UsageError
-from rankme_stream.sources import open_source
+from rankme_stream.numerics.devices.device import Adopted
+from rankme_stream.sources import ArraySource, open_source
 from rankme_stream.sources.features_axis import axis_of_features
 from tests.command_line import rankme, refused
+from tests.toy_device import TOY
 
 ROWS = np.random.default_rng(5).standard_normal((300, 7)).astype(np.float32)
 
@@ -102,6 +104,13 @@ def test_npy_files_and_arrays_are_read_features_first(tmp_path: Path, order: Any
     assert open_source(tmp_path / "a.npy", features_axis="1").shape == (7, 300)
     with pytest.raises(UsageError, match="names none of them: sample"):
         open_source(tmp_path / "a.npy", features_axis="sample")
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_rows_on_a_device_are_read_features_first(method: Any) -> None:
+    source = ArraySource(Adopted(TOY, TOY.upload(np.ascontiguousarray(ROWS.T))), features_axis=0)
+    found, wanted = rs.measure(source, method=method).rankme, rs.measure(ROWS, method=method).rankme
+    assert source.device is TOY and found.lower <= wanted.value <= found.upper
 
 
 def test_more_axes_are_for_zarr_arrays(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     assert found.provenance["bits_reproducible"]
 
 
+def test_workers_read_the_same_axis_of_the_features(client, tmp_path):
+    values = np.random.default_rng(0).standard_normal((6, 9, 50, 40))
+    zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(1, 4, 20, 20), dimension_names=("t", "band", "y", "x"))
+    grid = rs.open_source(tmp_path / "a.zarr", features_axis="band")
+    assert same_bits(rs.measure(grid, engine="dask", client=client), rs.measure(grid))
+
+
 def test_a_worker_with_a_faulty_blas_ends_the_pass(client, source):
     def break_product():
         right = host.cross_product
