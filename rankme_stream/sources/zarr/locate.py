@@ -200,7 +200,8 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
     fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]
-    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is a two-dimensional array of numbers"
+    proposed = f"path={fit[0]!r}" if fit and store.startswith("<") else f"'{store}::{fit[0]}'" if fit else ""
+    remedy = f"use e.g. {proposed}" if fit else "none of them is a two-dimensional array of numbers"
     return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
 
 
