@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from asyncio import gather
 from collections.abc import AsyncIterator, Mapping
@@ -17,10 +18,12 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.descriptions import stamp_of
 from rankme_stream.sources.zarr.folder_scan import is_sparse
+from rankme_stream.sources.zarr.grid_metadata import with_regular_grid
 from rankme_stream.sources.zarr.guarded_store import GuardedStore
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
@@ -82,10 +85,39 @@ class AuditingStore(WrapperStore[Store]):
 
     def fetch(self, key: str) -> bytes:
         """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
-        value = sync(self.get(key, default_buffer_prototype()))
+        value = sync(self._opened_get(key))
         if value is None and self.denied is not None:
             raise self.denied
         return b"" if value is None else value.to_bytes()
+
+    async def _opened_get(self, key: str) -> Buffer | None:
+        await self._ensure_open()  # a zip file is not before it is asked for an array
+        return await self._stored(key, default_buffer_prototype(), None)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder of the store, sorted; none if there is no such folder."""
+
+        async def listed() -> list[str]:
+            await self._ensure_open()
+            return [key.strip("/").rpartition("/")[2] async for key in self.list_dir(folder)]
+
+        try:
+            return sorted({*sync(listed())})
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def holds_array(self, path: str) -> bool:
+        """Return whether metadata of an array, broken ones too, lie at a path."""
+        folder = f"{path}/" if path else ""
+        try:
+            if self.fetch(f"{folder}.zarray"):
+                return True
+            document = self.fetch(f"{folder}zarr.json")
+            return bool(document) and json.loads(document)["node_type"] != "group"
+        except RankMeError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError):
+            return True
 
     def check_length(self, key: str, n_bytes: int) -> None:
         """Raise StorageError if a server states another length for an object than that of the bytes that it sent."""
@@ -165,7 +197,16 @@ class AuditingStore(WrapperStore[Store]):
         return stamp_of(described)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the value under ``key`` as the wrapped store does; of a folder, only regular files are read."""
+        """Return the value under ``key`` as the wrapped store does, but with a chunk grid that every zarr opens."""
+        value = await self._stored(key, prototype, byte_range)
+        if value is None or byte_range is not None or not key.endswith("zarr.json"):
+            return value
+        document = value.to_bytes()
+        readable = with_regular_grid(document)
+        return value if readable is document else prototype.buffer.from_bytes(readable)
+
+    async def _stored(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """Return the value under ``key``; of a folder, only regular files are read."""
         try:
             if self.root is not None and byte_range is None:
                 return _read_document(os.path.join(self.root, key), prototype)

@@ -53,7 +53,10 @@ class StoredValue(Protocol):
         """Their number; None where parts of a shard alone are fetched."""
 
     def read_into(self, offset: int, out: Array) -> int:
-        """Copy the bytes from ``offset`` on into ``out``, flat uint8; return how many there were, up to its length."""
+        """Copy the bytes from ``offset`` on into ``out``, flat uint8; return how many there were, up to its length.
+
+        Where ``n_bytes`` is None, a negative offset counts from the end of the index that was fetched.
+        """
 
 
 Opened = StoredValue | Exception | None  # None where nothing is stored
@@ -142,7 +145,7 @@ class _Content:
         return len(self._content)
 
     def read_into(self, offset: int, out: Array) -> int:
-        found = self._content[offset : offset + len(out)]
+        found = self._content[offset:][: len(out)]
         out[: len(found)] = found
         return len(found)
 
