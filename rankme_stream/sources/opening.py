@@ -11,6 +11,7 @@ from typing import Any
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
+from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.concat import ConcatSource, natural_key
@@ -42,7 +43,8 @@ def open_source(source: object, **options: Any) -> Source:
         features.
     """
     if isinstance(source, Opening):
-        return open_source(source.source, **asdict(source.options) | options)
+        given = {name: value for name, value in options.items() if value is not None}
+        return open_source(source.source, **asdict(source.options) | given)
     chosen = ArrayOptions(**options)
     if isinstance(source, list | tuple):
         return _joined(source, chosen)
@@ -92,17 +94,19 @@ def matching_files(source: object) -> list[str] | None:
     uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     if not isinstance(uri, str) or not is_pattern(uri):
         return None
-    location, separator, path = uri.partition("::")
+    location, path = split_address(uri)
     if "://" in uri or not is_pattern(location) or os.path.lexists(location):
         return None
     found = sorted(glob.glob(location), key=natural_key)
     if not found:
         raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
-    return [one + separator + path for one in found]
+    return [f"{one}::{path}" if path else one for one in found]
 
 
 def _natural(part: Any) -> tuple[tuple[bool, int, str], ...]:
-    return natural_key(part if isinstance(part, str) else part.path)
+    return natural_key(
+        part if isinstance(part, str) else str(part.options.path) if isinstance(part, Opening) else part.path
+    )
 
 
 def _refuse_options(options: ArrayOptions) -> None:

@@ -8,8 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import zarr
+from zarr.abc.store import Store
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.address import split_address
+from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate
 from rankme_stream.sources.zarr.remote_faults import in_one_line
@@ -40,7 +43,7 @@ def matching_arrays(source: object, path: str | None = None) -> list[Any] | None
         If a group matches the first names of the pattern and holds no array for the rest, or the store cannot list.
     """
     text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    if not is_pattern(path) and not (isinstance(text, str) and is_pattern(text.partition("::")[2])):
+    if not is_pattern(path) and not (isinstance(text, str) and is_pattern(split_address(text)[1])):
         return None
     store, inside, uri = locate(source)
     pattern = "/".join(one for one in (inside, (path or "").strip("/")) if one)
@@ -61,6 +64,8 @@ def matching_arrays(source: object, path: str | None = None) -> list[Any] | None
         raise SourceNotFoundError(f"no zarr array matches {base}::{pattern}: '*' stands for characters of one name")
     if isinstance(source, zarr.Group):
         return [source[one.removeprefix(f"{inside}/")] for one in found]
+    if isinstance(source, Store):
+        return [Opening(source, ArrayOptions(path=one)) for one in found]
     location = text.removesuffix(f"::{inside}") if inside else text
     return [f"{location}::{one}" for one in found]
 

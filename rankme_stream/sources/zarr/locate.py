@@ -201,7 +201,8 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
     by_rank = sorted(members, key=lambda member: member.ndim)
     fit = [member.path for member in by_rank if member.ndim >= 2 and np.dtype(member.dtype).kind in "iuf"]
-    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is an array of numbers of two dimensions or more"
+    proposed = f"path={fit[0]!r}" if fit and store.startswith("<") else f"'{store}::{fit[0]}'" if fit else ""
+    remedy = f"use e.g. {proposed}" if fit else "none of them is an array of numbers of two dimensions or more"
     return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
 
 
