@@ -74,6 +74,8 @@ class ArrayLabels:
         if hasattr(categorical, "codes") and hasattr(categorical, "categories"):
             self.names = [str(name) for name in plain(np.asarray(categorical.categories), uri).tolist()]
             array = np.ma.masked_less(np.asarray(categorical.codes), 0)
+        elif hasattr(array, "isna") and not isinstance(array.dtype, np.dtype):  # pandas makes floats of its integers
+            array = np.ma.MaskedArray(array.to_numpy(dtype=object), np.asarray(array.isna()))
         elif isinstance(array, list | tuple) and any(isinstance(label, str) for label in array):
             array = np.array(array, dtype=object)  # in which None and NaN stay what they are
         try:

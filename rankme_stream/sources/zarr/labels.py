@@ -57,7 +57,7 @@ class ZarrLabels:
 
     def __init__(self, store: AuditingStore, path: str, uri: str, missing: str = "error") -> None:
         self.uri, self._rule = uri, missing
-        array = open_array(store, path, uri)
+        array = open_array(store, path, uri, ndim=1)
         if array.ndim != 1:
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; labels are an array of one dimension, one for each row"
@@ -91,7 +91,10 @@ class ZarrLabels:
         if dtype.kind not in "iu":
             return np.empty(0, dtype)
         attributes = self.attributes
-        declared = [one for name in ("_FillValue", "missing_value") for one in np.ravel(attributes.get(name, []))]
+        declared: list[Any] = []
+        for name in ("_FillValue", "missing_value"):
+            value = attributes.get(name, [])
+            declared += value if isinstance(value, list) else [value]
         if metadata["zarr_format"] == 2 and "_ARRAY_DIMENSIONS" in attributes and metadata["fill_value"] is not None:
             declared.append(metadata["fill_value"])
         try:
@@ -156,12 +159,11 @@ class CategoricalLabels:
         if codes.dtype.kind not in "iu":
             raise SourceFormatError(f"{self.uri} holds codes of dtype {codes.dtype}, not integers: write them again")
         numbers = np.ma.getdata(codes)
-        if numbers.size and not -1 <= (largest := int(numbers.max())) < len(self.names):
-            raise SourceFormatError(
-                f"{self.uri} holds the code {largest}, and there are {len(self.names):,} categories: write it again"
-            )
-        if numbers.size and int(numbers.min()) < -1:
-            raise SourceFormatError(f"{self.uri} holds the code {int(numbers.min())}: -1 alone is no label")
+        for code in [int(numbers.min()), int(numbers.max())] if numbers.size else ():
+            if not -1 <= code < len(self.names):
+                raise SourceFormatError(
+                    f"{self.uri} holds the code {code}, and there are {len(self.names):,} categories: write it again"
+                )
         is_none = np.ma.getmaskarray(codes) | (numbers == -1)
         return np.ma.MaskedArray(numbers, is_none) if is_none.any() else numbers
 

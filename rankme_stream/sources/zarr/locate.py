@@ -9,7 +9,6 @@ import zipfile
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
@@ -23,6 +22,7 @@ from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_cod
 from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.remote_store import open_url
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.whats_there import file_content, group_content, store_content
 
 METADATA_ERRORS = (
     BaseZarrError,
@@ -68,10 +68,8 @@ def locate(source: object) -> tuple[Store, str, str]:
             return LocalStore(location, read_only=True), path, uri
         with regular_file(location) as file:
             if not zipfile.is_zipfile(file):
-                is_npy = location.endswith(".npy")
                 one = "holds one array: leave '::' and what follows out"
-                other = "is neither a zarr store nor a .npy file: convert it first"
-                raise SourceFormatError(f"{location} {one if is_npy else other}")
+                raise SourceFormatError(f"{location} {one if location.endswith('.npy') else file_content(location)}")
         return ZipStore(location, mode="r", read_only=True), path, uri
     except RankMeError:
         raise
@@ -113,8 +111,11 @@ def reopening_argument(source: object, store: Store, path: str) -> Any:
     return None if isinstance(store, MemoryStore) else source
 
 
-def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
-    """Return the array at a path of a store; raise an error that says what is there instead."""
+def open_array(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> zarr.Array[Any]:
+    """Return the array at a path of a store; raise an error that says what is there instead.
+
+    ``ndim`` is the number of dimensions that the message looks for in a group.
+    """
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
             node = zarr.open(store=store, path=path, mode="r")
@@ -124,13 +125,15 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
         if store.denied is not None:
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
-        raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
+        found = store_content(store, path, uri)
+        hint = f"{check}; {found}" if path and found else found or check
+        raise SourceNotFoundError(f"there is no zarr array at {uri}: {hint}") from error
     except (*METADATA_ERRORS, ImportError) as error:
         _refuse_codec(store, path, uri, error)
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
         return node
-    raise SourceFormatError(_group_message(node, path, uri))
+    raise SourceFormatError(_group_message(node, uri, ndim))
 
 
 def _refuse_codec(store: AuditingStore, path: str, uri: str, error: Exception) -> None:
@@ -149,7 +152,7 @@ def _refuse_codec(store: AuditingStore, path: str, uri: str, error: Exception) -
                 raise SourceFormatError(f"{uri} has the codec {name!r}, which is not read here: {remedy}") from error
 
 
-def _group_message(group: Any, path: str, uri: str) -> str:
+def _group_message(group: Any, uri: str, ndim: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
@@ -162,9 +165,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     store = uri.partition("::")[0]
     listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
-    fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]
-    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is a two-dimensional array of numbers"
-    return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
+    return f"{uri} is a group of arrays, not an array: {listed}{more}; {group_content(group, members, store, ndim)}"
 
 
 def refuse_metadata(uri: str, error: BaseException) -> NoReturn:
