@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError, argument
+from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
-from rankme_stream.sources.concat import ConcatSource, natural_key
+from rankme_stream.sources.concat import ConcatSource
+from rankme_stream.sources.file_pattern import matching_files
 from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.zarr import ZarrSource, is_pattern, is_zarr_node, matching_arrays
+from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
 
 
 def open_source(source: object, **options: Any) -> Source:
@@ -49,7 +49,7 @@ def open_source(source: object, **options: Any) -> Source:
         return _joined(found, chosen, str(source))
     if (found := matching_arrays(source, chosen.path)) is not None:
         uri = str(source) if chosen.path is None else f"{source}::{chosen.path}"
-        return _joined(sorted(found, key=_natural), replace(chosen, path=None), uri)
+        return _joined(found, replace(chosen, path=None), uri)
     if isinstance(source, str | os.PathLike):
         uri = os.fspath(source)
         if not isinstance(uri, str):
@@ -77,30 +77,6 @@ def _joined(parts: Sequence[Any], options: ArrayOptions, uri: str | None = None)
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)
     return ConcatSource(opened, uri)
-
-
-def matching_files(source: object) -> list[str] | None:
-    """Return the paths that a pattern of files or stores on this machine matches, in natural order; None for others.
-
-    Raises
-    ------
-    SourceNotFoundError
-        If there are none.
-    """
-    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    if not isinstance(uri, str) or not is_pattern(uri):
-        return None
-    location, separator, path = uri.partition("::")
-    if "://" in uri or not is_pattern(location) or os.path.lexists(location):
-        return None
-    found = sorted(glob.glob(location), key=natural_key)
-    if not found:
-        raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
-    return [one + separator + path for one in found]
-
-
-def _natural(part: Any) -> tuple[tuple[bool, int, str], ...]:
-    return natural_key(part if isinstance(part, str) else part.path)
 
 
 def _refuse_options(options: ArrayOptions) -> None:

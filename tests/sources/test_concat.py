@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rankme_stream.errors import (
     SourceNotFoundError,
     UsageError,
 )
+from rankme_stream.groups.partition import partition_of
 from rankme_stream.passes.planning.block_layout import block_ranges, largest_unit
 from rankme_stream.sources import ConcatSource, JoinedBounds, NpySource, Source, absent_numbers, natural_key
 from rankme_stream.testing import SourceLaws
@@ -250,6 +252,31 @@ def test_parts_are_groups(tmp_path, results):
     }  # fmt: skip
     with pytest.raises(UsageError, match="'parts', and this source is one array"):
         rs.measure(WHOLE, groups="parts")
+
+
+def test_labels_of_the_parts_follow_one_another(tmp_path):
+    store = write_store(tmp_path / "s.zarr")
+    group, kinds = zarr.open_group(store, mode="a"), np.arange(2251) % 3
+    edges = np.cumsum([0, *map(len, PARTS.values())])
+    for (first, last), (number, name) in zip(pairwise(edges), enumerate(PARTS), strict=True):
+        group.create_array(f"{name}/kind", shape=(last - first,), dtype="i4", fill_value=9)[:] = kinds[first:last]
+        np.save(tmp_path / f"kind_{name}.npy", kinds[first:last])
+        order = np.roll(np.arange(3), number)  # each part has an order of categories of its own
+        codes = np.where(kinds[first:last] == 2, -1, np.argsort(order)[kinds[first:last]])
+        group.create_array(f"{name}/type/codes", shape=(last - first,), dtype="i1", fill_value=9)[:] = codes
+        group.create_array(f"{name}/type/categories", shape=(3,), dtype="i4", fill_value=9)[:] = order
+    source = f"{store}::utm*/embeddings"
+    wanted = partition_of(kinds, 2251, (0, 2251))
+    for spec in (f"{store}::utm*/kind", f"{tmp_path}/kind_utm*.npy"):
+        found = partition_of(spec, 2251, (0, 2251), parts=rs.open_source(source).parts)
+        assert found.digest == wanted.digest
+    found = rs.measure(source, groups=f"{store}::utm*/type/codes")
+    assert {name: one["rankme"].details["n_rows"] for name, one in found.groups.items()} == {"0": 751, "1": 750}
+    assert found["lidar"].details["rows_unlabelled"] == 750
+    np.save(tmp_path / "kind_utm2.npy", kinds[:299])
+    np.save(tmp_path / "kind_utm10.npy", kinds[:701])
+    with pytest.raises(SourceFormatError, match=r"kind_utm2.npy holds 299 labels, and utm2/embeddings 300 rows"):
+        rs.measure(source, groups=f"{tmp_path}/kind_utm*.npy")
 
 
 def test_a_sample_of_parts_holds_the_number_of_all(tmp_path):

@@ -10,21 +10,17 @@ from typing import Any
 import zarr
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.file_pattern import is_pattern, natural_key
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate
 from rankme_stream.sources.zarr.remote_faults import in_one_line
+from rankme_stream.sources.zarr.whats_there import store_content
 
-_MAGIC = set("*?[")
 _NAMED = 8
 
 
-def is_pattern(text: str | None) -> bool:
-    """Return whether a path holds characters that stand for others in a shell."""
-    return text is not None and not _MAGIC.isdisjoint(text)
-
-
 def matching_arrays(source: object, path: str | None = None) -> list[Any] | None:
-    """Return arguments that open the arrays of a pattern, in any order; None if the path is no pattern.
+    """Return arguments that open the arrays of a pattern, in natural order; None if the path is no pattern.
 
     Parameters
     ----------
@@ -50,7 +46,7 @@ def matching_arrays(source: object, path: str | None = None) -> list[Any] | None
     if listed.holds_array(pattern):
         return None  # an array of just that name
     search = _Search(listed, f"{base}::{pattern}")
-    found = list(search.arrays("", pattern.split("/")))
+    found = sorted(search.arrays("", pattern.split("/")), key=natural_key)
     if search.lacking and found:
         named = ", ".join(sorted(search.lacking)[:_NAMED]) + (", ..." if len(search.lacking) > _NAMED else "")
         raise SourceFormatError(
@@ -58,7 +54,10 @@ def matching_arrays(source: object, path: str | None = None) -> list[Any] | None
             "a narrower pattern, or name every array and pass --concat"
         )
     if not found:
-        raise SourceNotFoundError(f"no zarr array matches {base}::{pattern}: '*' stands for characters of one name")
+        content = store_content(listed, "", base) or "no metadata of zarr is there"
+        raise SourceNotFoundError(
+            f"no zarr array matches {base}::{pattern}, where '*' stands for characters of one name: {content}"
+        )
     if isinstance(source, zarr.Group):
         return [source[one.removeprefix(f"{inside}/")] for one in found]
     location = text.removesuffix(f"::{inside}") if inside else text

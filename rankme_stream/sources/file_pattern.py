@@ -1,0 +1,45 @@
+"""Names with numbers in their natural order, and shell-style patterns over the files and stores of this machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from rankme_stream.errors import SourceNotFoundError
+
+_MAGIC = set("*?[")
+_NUMBER = re.compile(r"(\d+)")
+
+
+def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
+    """Return a key that sorts names as people number them: ``a_2`` before ``a_10``."""
+    pieces = _NUMBER.split(text)
+    return tuple((piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces)
+
+
+def is_pattern(text: str | None) -> bool:
+    """Return whether a path holds characters that stand for others in a shell."""
+    return text is not None and not _MAGIC.isdisjoint(text)
+
+
+def matching_files(source: object) -> list[str] | None:
+    """Return the paths that a pattern of files or stores matches, with what stands behind ``::``, in natural order.
+
+    None for a URL, for what is no pattern before ``::``, and for a file of just that name.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If there are none.
+    """
+    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    if not isinstance(uri, str) or "://" in uri:
+        return None
+    location, separator, path = uri.partition("::")
+    if not is_pattern(location) or os.path.lexists(location):
+        return None
+    found = sorted(glob.glob(location), key=natural_key)
+    if not found:
+        raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
+    return [one + separator + path for one in found]
