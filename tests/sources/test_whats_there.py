@@ -90,6 +90,22 @@ def test_a_zip_of_a_named_folder_says_what_is_inside(tmp_path):
     np.testing.assert_array_equal(rs.open_source(f"{archive}::named.zarr/emb").read(0, 60), ROWS)
 
 
+@pytest.mark.parametrize("zip64", [False, True])
+def test_zip_files_joined_into_one_are_refused(tmp_path, zip64, monkeypatch):
+    if zip64:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    for number in range(2):
+        with zarr.storage.ZipStore(tmp_path / f"{number}.zip", mode="w") as store:
+            zarr.create_array(store, shape=ROWS.shape, dtype="f4", chunks=(20, 4))[:] = ROWS + number
+        np.testing.assert_array_equal(rs.open_source(tmp_path / f"{number}.zip").read(0, 60), ROWS + number)
+    first, second = ((tmp_path / f"{number}.zip").read_bytes() for number in range(2))
+    (tmp_path / "both.zip").write_bytes(first + second)
+    assert f"both.zip has {len(first):,} bytes before the zip file that it ends with" in message(tmp_path / "both.zip")
+    with zipfile.ZipFile(tmp_path / "0.zip", "a") as archive:
+        archive.comment = b"PK\x05 a comment"
+    assert rs.open_source(tmp_path / "0.zip").shape == ROWS.shape
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [

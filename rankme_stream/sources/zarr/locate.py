@@ -19,6 +19,7 @@ from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.joined_archives import bytes_before_archive
 from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.remote_store import open_url
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS
@@ -70,6 +71,11 @@ def locate(source: object) -> tuple[Store, str, str]:
             if not zipfile.is_zipfile(file):
                 one = "holds one array: leave '::' and what follows out"
                 raise SourceFormatError(f"{location} {one if location.endswith('.npy') else file_content(location)}")
+            if n_bytes := bytes_before_archive(file):
+                raise SourceFormatError(
+                    f"{location} has {n_bytes:,} bytes before the zip file that it ends with, as after two were joined "
+                    "into one: only the last would be read; give each by itself, and --concat for one number of them"
+                )
         return ZipStore(location, mode="r", read_only=True), path, uri
     except RankMeError:
         raise
