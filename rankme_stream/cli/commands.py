@@ -56,6 +56,7 @@ def cli(ctx: click.Context) -> None:
 @shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.engine_options
 @shared.checkpoint_option
 @shared.concat_option
@@ -124,6 +125,7 @@ def plan(
 @shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.array_options
 @shared.quiet_option
 @click.pass_obj
@@ -223,6 +225,7 @@ def _show_documents(documents: list[dict[str, Any]]) -> None:
 @shared.dims_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.array_options
 @shared.json_option
 @shared.quiet_option
@@ -281,7 +284,7 @@ def _print_comparison(comparison: Comparison, quiet: bool) -> None:
 def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     """Score the bundled dump: 4,096 real sentence embeddings."""
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
-    options |= {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
+    options |= {"missing": "error", "nonfinite": "error", "zeros": "count", "engine": "local", "client": None}
     options |= {"checkpoint": None, "verbose": False}
     if worst := score_sources(check, (f"{bundled}::embeddings",), json_file, options):
         raise click.exceptions.Exit(worst)

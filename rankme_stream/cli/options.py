@@ -178,7 +178,7 @@ missing_option = click.option(
 )  # fmt: skip
 nonfinite_option = click.option(
     "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-    help="Rows with NaN or infinity: refuse them, or leave them out and count them.",
+    help="Rows with NaN, infinity or no data: refuse them, or leave them out and count them.",
 )  # fmt: skip
 ARRAY_OPTIONS = ("path", "features_axis", "dtype", "nodata", "scales", "decode")
 array_options = _add(
@@ -192,6 +192,10 @@ array_options = _add(
                      help="Array of scales of quantised rows: one a row, or one a row and group of features."),
         click.option("--decode", metavar="RULE", help="How codes become values: linear, power:P:DIVISOR, or bits."),
     ]
+)  # fmt: skip
+zeros_option = click.option(
+    "--zeros", type=click.Choice(["error", "skip", "count"]), default="count", show_default=True,
+    help="Rows that are zero throughout: keep and count them, refuse them, or leave them out and count them.",
 )  # fmt: skip
 concat_option = click.option(
     "--concat", is_flag=True, help="Take all SOURCEs as one dump, in natural order of their names: one number."

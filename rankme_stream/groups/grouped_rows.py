@@ -29,9 +29,9 @@ _Build = Callable[[Workspace], OpenGroup]  # builds a group only when it is abou
 
 def kept_dtype(stored: StoredType) -> np.dtype[Any]:
     """Return the smallest type that keeps rows exactly: the stored type, or float32, or float64."""
-    if stored.is_float and stored.name != "bfloat16":
+    if stored.decoding is None and stored.dtype.kind == "f":
         return stored.dtype
-    return np.dtype(np.float32 if stored.name == "bfloat16" or stored.dtype.itemsize <= 2 else np.float64)
+    return np.dtype(np.float32 if stored.fits_float32 else np.float64)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def table(result: Mapping[str, Any]) -> str:
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
         + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
+        *_decoding_lines(source),
         *_part_lines(source.get("parts", [])),
         "",
     ]
@@ -49,10 +50,18 @@ def table(result: Mapping[str, Any]) -> str:
     lines += _lidar_lines(result["estimates"].get("lidar")) + _group_lines(result.get("groups", {}))
     lines += [
         "",
-        *_audit_lines(result["audit"], result["rows_read"] < result["source"]["n_rows"]),
+        *_audit_lines(result),
         *_interval_lines(result),
+        *(f"  {printable(remark)}" for remark in result.get("remarks", ())),
     ]
     return "\n".join(lines)
+
+
+def _decoding_lines(source: Mapping[str, Any]) -> list[str]:
+    """Return what the stored numbers mean; nothing for floats that are the values."""
+    words = source.get("decoding", "")
+    is_plain = words == f"{source['dtype']} as stored"
+    return [f"values: {printable(words)}"] if words and not is_plain else []
 
 
 def _part_lines(parts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -177,9 +186,12 @@ def _duration(measured: Mapping[str, float]) -> str:
     return f"{seconds:.1f} s, {peak / 2**20:,.0f} MiB at most"
 
 
-def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
+def _audit_lines(result: Mapping[str, Any]) -> list[str]:
+    audit, is_part = result["audit"], result["rows_read"] < result["source"]["n_rows"]
+    left_out = "without data or not finite" if "no data" in result["source"].get("decoding", "") else "not finite"
+    zero = "zero throughout" + (", left out" if result.get("rules", {}).get("zeros") == "skip" else "")
     faults = []
-    for key, what in (("nonfinite", "not finite, left out"), ("zero", "zero throughout"), ("missing", "never written")):
+    for key, what in (("nonfinite", f"{left_out}, left out"), ("zero", zero), ("missing", "never written")):
         if audit[f"rows_{key}"]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
             faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")

@@ -7,6 +7,7 @@ import os
 import re
 
 from rankme_stream.errors import SourceNotFoundError
+from rankme_stream.sources.address import split_address
 
 _MAGIC = set("*?[")
 _NUMBER = re.compile(r"(\d+)")
@@ -36,10 +37,10 @@ def matching_files(source: object) -> list[str] | None:
     uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     if not isinstance(uri, str) or "://" in uri:
         return None
-    location, separator, path = uri.partition("::")
+    location, path = split_address(uri)
     if not is_pattern(location) or os.path.lexists(location):
         return None
     found = sorted(glob.glob(location), key=natural_key)
     if not found:
         raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
-    return [one + separator + path for one in found]
+    return [f"{one}::{path}" if path else one for one in found]

@@ -165,10 +165,10 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     if not isinstance(source, str | os.PathLike):
         return ArrayLabels(source)
     uri = os.fspath(source)
-    found = matching_files(uri)
-    found = matching_arrays(uri) if found is None else found
-    if found is not None:
-        return ConcatLabels([open_labels(part, missing) for part in found], uri)
+    if (files := matching_files(uri)) is not None:
+        return ConcatLabels([open_labels(file, missing) for file in files], uri)
+    if (found := matching_arrays(uri)) is not None:
+        return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
     return NpyLabels(uri) if uri.endswith(".npy") else open_zarr_labels(uri, missing)
 
 

@@ -25,7 +25,7 @@ def open_source(source: object, **options: Any) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; an array of two dimensions of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; or a
         shell-style pattern in a path on this machine or behind ``::``, such as ``store.zarr::utm*/embeddings``, whose
@@ -44,35 +44,35 @@ def open_source(source: object, **options: Any) -> Source:
         return open_source(source.source, **asdict(source.options) | options)
     chosen = ArrayOptions(**options)
     if isinstance(source, list | tuple):
-        return _joined(source, chosen)
-    if (found := matching_files(source)) is not None:
-        return _joined(found, chosen, str(source))
+        return _joined([(part, chosen) for part in source])
+    if (files := matching_files(source)) is not None:
+        return _joined([(file, chosen) for file in files], str(source))
     if (found := matching_arrays(source, chosen.path)) is not None:
-        uri = str(source) if chosen.path is None else f"{source}::{chosen.path}"
-        return _joined(found, replace(chosen, path=None), uri)
+        return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike):
         uri = os.fspath(source)
         if not isinstance(uri, str):
             raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
         if not uri.endswith(".npy"):
             return ZarrSource(uri, chosen)
-        _refuse_options(chosen)
-        return NpySource(uri)
+        _refuse_options(replace(chosen, features_axis=None))
+        return NpySource(uri, chosen)
     if is_zarr_node(source):
         return ZarrSource(source, chosen)
+    if is_array(source) and not isinstance(source, Source):
+        _refuse_options(replace(chosen, features_axis=None))
+        return ArraySource(source, features_axis=chosen.features_axis)
     _refuse_options(chosen)
     if isinstance(source, Source):
         return source
-    if is_array(source):
-        return ArraySource(source)
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )
 
 
-def _joined(parts: Sequence[Any], options: ArrayOptions, uri: str | None = None) -> ConcatSource:
-    """Return sources, each opened with the options, as one; they share the memory that chunks are decoded in."""
-    opened, buffers = [open_source(part, **asdict(options)) for part in parts], threading.local()
+def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -> ConcatSource:
+    """Return sources, each opened with its options, as one; they share the memory that chunks are decoded in."""
+    opened, buffers = [open_source(part, **asdict(options)) for part, options in parts], threading.local()
     for one in opened:
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)

@@ -125,7 +125,7 @@ def test_a_pattern_is_one_number_of_all_parts_in_natural_order_with_the_same_bit
     assert "4 arrays as one, utm2/embeddings to utm33/embeddings; there is none of number 3-9, 12-32" in str(found)
 
 
-@pytest.mark.parametrize("kind", ["zip", "memory", "group", "path", "one star", "v2"])
+@pytest.mark.parametrize("kind", ["zip", "memory", "store", "group", "path", "one star", "v2"])
 def test_patterns_reach_every_store(tmp_path, kind):
     store = write_store(tmp_path / "s.zarr")
     source: Any = f"{store}::utm*/embeddings"
@@ -138,6 +138,8 @@ def test_patterns_reach_every_store(tmp_path, kind):
         memory = MemoryStore()
         write_store(memory)
         source, options = zarr.open_group(memory, mode="r"), {"path": "utm*/embeddings"}
+    elif kind == "store":
+        source, options = zarr.storage.LocalStore(store), {"path": "utm*/embeddings"}
     elif kind == "group":
         source, options = zarr.open_group(store, mode="r"), {"path": "utm?*/emb*"}
     elif kind == "path":
@@ -366,12 +368,15 @@ def test_a_list_of_paths_is_no_stream_of_blocks(tmp_path):
     assert rs.measure(list(PARTS.values())).rankme.value == rs.measure(WHOLE).rankme.value
 
 
-def test_a_pattern_of_stores_names_an_array_in_each(tmp_path):
+def test_a_pattern_of_stores_names_an_array_in_each(tmp_path, results):
     for name, rows in PARTS.items():
         zarr.create_array(tmp_path / f"{name}.zarr", name="inner/emb", shape=rows.shape, dtype="f4")[:] = rows
     source = rs.open_source(f"{tmp_path}/utm*.zarr::inner/emb")
     np.testing.assert_array_equal(source.read(0, 2251), WHOLE)
     assert source.parts[0].name == "utm2.zarr::inner/emb"
+    stores = [str(tmp_path / f"{name}.zarr") for name in PARTS]
+    (found,) = results("score", "--concat", *stores, "--path", "inner/emb")
+    assert found["estimates"]["rankme"]["value"] == rs.measure(WHOLE).rankme.value
 
 
 def test_workers_of_a_cluster_read_parts(tmp_path):

@@ -570,7 +570,7 @@ def test_a_shape_beyond_all_files_takes_the_time_of_the_files_that_are_there(
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
     assert time.monotonic() - began < 5
-    n_rows, n_columns = source._grid.inner
+    n_rows, n_columns = source._grid.chunk_shape
     n_chunks = -(-shape[0] // n_rows) * -(-shape[1] // n_columns)
     n_present = -(-103 // n_rows) * -(-12 // n_columns)
     if layout == "v3-sharded":  # in whole shards, whose index says that the chunks past the rows are empty

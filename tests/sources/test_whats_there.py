@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ def test_a_folder_of_npy_files_is_named_with_the_pattern_that_reads_them(tmp_pat
         (b"PAR1\x15\x04", "is a parquet file"),
         (b"ARROW1\0\0", "is an Arrow file"),
         (b"\x93NUMPY\x01\0", "is a .npy file by another name"),
-        (b"PK\x03\x04\x14\0\0", "is a zip file without its end"),
+        (b"PK\x03\x04\x14\0\0", "is a zip file whose end is missing"),
         (b"\x1f\x8b\x08\0", "is compressed by gzip: unpack it first"),
         (b"\x80\x04\x95", "is a pickle, which could run code"),
         (b"\x40\0\0\0\0\0\0\0" + b'{"emb":{"dtype":"F32"}}', "is a safetensors file"),
@@ -63,6 +64,22 @@ def test_a_file_is_known_by_its_first_bytes(tmp_path, beginning, said):
     (tmp_path / "dump").write_bytes(beginning)
     assert f"dump {said}" in message(tmp_path / "dump")
     assert f"dump {said}" in message(f"{tmp_path}/dump::emb")
+
+
+def test_references_of_kerchunk_are_read_as_the_message_says(tmp_path):
+    pytest.importorskip("fsspec")
+    array = zarr.create_array(tmp_path / "s.zarr", name="emb", shape=ROWS.shape, dtype="f4", zarr_format=2)
+    array[:] = ROWS
+    references = {
+        path.relative_to(tmp_path / "s.zarr").as_posix(): path.read_text()
+        if path.name.startswith(".")
+        else "base64:" + base64.b64encode(path.read_bytes()).decode()
+        for path in (tmp_path / "s.zarr").rglob("*")
+        if path.is_file()
+    }
+    (tmp_path / "refs.json").write_text(json.dumps({"version": 1, "refs": references}))
+    address = message(tmp_path / "refs.json").partition("give '")[2].partition("'")[0]
+    np.testing.assert_array_equal(rs.open_source(address.replace("::array", "::emb")).read(0, 60), ROWS)
 
 
 def test_raw_numbers_are_read_through_memmap(tmp_path):
@@ -84,9 +101,8 @@ def test_archives_of_numpy_and_torch_are_named(tmp_path):
 def test_a_zip_of_a_named_folder_says_what_is_inside(tmp_path):
     zarr.create_array(tmp_path / "named.zarr", name="emb", shape=ROWS.shape, dtype="f4")[:] = ROWS
     archive = shutil.make_archive(str(tmp_path / "dump"), "zip", tmp_path, "named.zarr")
-    assert f"it holds named.zarr: use e.g. '{archive}::named.zarr'" in message(archive)
-    said = message(f"{archive}::emb")
-    assert f"it lies in the folder named.zarr there: use '{archive}::named.zarr/emb'" in said
+    for given in (archive, f"{archive}::emb"):
+        assert f"the zip file holds named.zarr/emb: use e.g. '{archive}::named.zarr/emb'" in message(given)
     np.testing.assert_array_equal(rs.open_source(f"{archive}::named.zarr/emb").read(0, 60), ROWS)
 
 

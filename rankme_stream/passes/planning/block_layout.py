@@ -40,9 +40,9 @@ def block_ranges(
 
 
 def largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
-    """Return the largest number of rows between neighbouring bounds or ends."""
-    if isinstance(bounds, range):
-        return min(stop - start, abs(bounds.step)) if bounds else stop - start
+    """Return the largest number of rows between neighbouring bounds or ends; at once where bounds have a ``step``."""
+    if (step := getattr(bounds, "step", None)) is not None:
+        return min(stop - start, step) if bounds else stop - start
     if isinstance(bounds, JoinedBounds):
         return max(largest_unit(inner, low, high) for low, high, inner in bounds.pieces)
     edges = [start, *bounds, stop]

@@ -62,6 +62,7 @@ def new_state(
             "uri": source.uri, "n_rows": n_rows, "n_features": n_features, "dtype": source.stored.name,
             "fingerprint": fingerprint, "identity": _plain(source.identity()), "integrity": source.integrity,
             "unit_roundoff": source.stored.unit_roundoff, "chunks_missing": source.chunks_missing,
+            "decoding": source.stored.description,
             **describe_parts(source),
         },
         plan=plan,

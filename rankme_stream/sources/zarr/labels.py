@@ -12,10 +12,11 @@ from rankme_stream.errors import MissingChunksError, SourceFormatError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
+from rankme_stream.sources.zarr.grid_metadata import chunk_grid
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate, open_array, refuse_metadata
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.source import document_of
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoreValues
 
@@ -66,8 +67,8 @@ class ZarrLabels:
         try:
             metadata = json.loads(store.fetch(document_of(array, path)))
             dtype = np.dtype(array.dtype)
-            grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, grid.inner[:1], dtype, self.uri)
+            grid = chunk_grid(metadata, 1, path=path, uri=self.uri)
+            decoder = ChunkDecoder(metadata, grid.chunk_shape, dtype, self.uri)
             self.attributes: Mapping[str, Any] = dict(array.metadata.attributes)
             self._is_unsigned = str(self.attributes.get("_Unsigned", "")).lower()
             fill = np.asarray(array.fill_value if array.fill_value is not None else _zero(dtype), dtype)
@@ -184,7 +185,9 @@ class NullableLabels:
         return np.ma.MaskedArray(np.ma.getdata(values), np.ma.getmaskarray(values) | mask.astype(bool))
 
 
-def open_zarr_labels(source: object, missing: str = "error") -> ZarrLabels | CategoricalLabels | NullableLabels:
+def open_zarr_labels(
+    source: object, missing: str = "error", path: str | None = None
+) -> ZarrLabels | CategoricalLabels | NullableLabels:
     """Open labels of a zarr store: an array, or a group of arrays that holds a column of AnnData.
 
     The ``codes`` of a categorical and the ``values`` of a nullable array are read with what stands beside them.
@@ -194,7 +197,7 @@ def open_zarr_labels(source: object, missing: str = "error") -> ZarrLabels | Cat
     SourceError
         As `ZarrLabels`.
     """
-    store, path, uri = locate(source)
+    store, path, uri = locate(source, path)
     search = AuditingStore(store, uri)
     folder, _, name = path.rpartition("/")
     beside = next((columns[1] for columns in _COLUMNS if columns[0] == name), None)

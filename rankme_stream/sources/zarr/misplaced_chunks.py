@@ -38,7 +38,7 @@ class MisplacedChunks:
 
     def check_first(self, key: str) -> None:
         """Refuse an array whose first chunk lies under another key, where to look costs no request to a server."""
-        if (self._store.root is not None or self._store.is_archive) and not self._exists([key]):
+        if (self._store.root is not None or self._store.archive is not None) and not self._exists([key]):
             self.check([key])
 
     def check(self, keys: Iterable[str]) -> None:

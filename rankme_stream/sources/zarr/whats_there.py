@@ -27,7 +27,6 @@ _MAGIC = (
     (b"PAR1", f"a parquet file, {_CONVERT}"),
     (b"ARROW1", f"an Arrow file, {_CONVERT}"),
     (b"\x93NUMPY", "a .npy file by another name: let its name end in .npy"),
-    (b"PK\x03\x04", "a zip file without its end, which lists what is in it: copy it again"),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
     (b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK}"),
     (b"BZh", f"compressed by bzip2: {_UNPACK}"),
@@ -77,7 +76,7 @@ def file_content(path: str) -> str:
         return f"is a tar archive: {_UNPACK}"
     if beginning.lstrip().startswith(b"{"):
         if b'"refs"' in beginning or b'"version": 1' in beginning or b".zarray" in beginning:
-            return f"holds references of kerchunk: give 'reference://::{path}'"
+            return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
         if b'"schema_version"' in beginning:
             return "is a result of rankme: rankme show prints it"
     if os.path.splitext(path)[1] in (".bin", ".raw", ".dat", ".fbin"):
@@ -119,7 +118,7 @@ def _icechunk(names: Sequence[str]) -> str | None:
 
 def _archive(store: AuditingStore, names: Sequence[str]) -> str | None:
     """Return what a zip file is that holds arrays of numpy or torch."""
-    if not store.is_archive:
+    if store.archive is None:
         return None
     if all(name.endswith(".npy") for name in names):
         listed = ", ".join(name.removesuffix(".npy") for name in names[:_NAMED])
