@@ -32,12 +32,6 @@ class Part(NamedTuple):
     stop: int
 
 
-def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return a key that sorts names as people number them: ``a_2`` before ``a_10``."""
-    pieces = _NUMBER.split(text)
-    return tuple((piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces)
-
-
 def joined_name(names: Sequence[str]) -> str:
     """Return a name for several parts together, for messages and results."""
     if len(names) <= 2:

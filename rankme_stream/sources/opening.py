@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError, argument
+from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
-from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
-from rankme_stream.sources.concat import ConcatSource, natural_key
+from rankme_stream.sources.concat import ConcatSource
+from rankme_stream.sources.file_pattern import matching_files
 from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.zarr import ZarrSource, is_pattern, is_zarr_node, matching_arrays
+from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
 
 
 def open_source(source: object, **options: Any) -> Source:
@@ -47,12 +46,11 @@ def open_source(source: object, **options: Any) -> Source:
         return open_source(source.source, **asdict(source.options) | given)
     chosen = ArrayOptions(**options)
     if isinstance(source, list | tuple):
-        return _joined(source, chosen)
-    if (found := matching_files(source)) is not None:
-        return _joined(found, chosen, str(source))
+        return _joined([(part, chosen) for part in source])
+    if (files := matching_files(source)) is not None:
+        return _joined([(file, chosen) for file in files], str(source))
     if (found := matching_arrays(source, chosen.path)) is not None:
-        uri = str(source) if chosen.path is None else f"{source}::{chosen.path}"
-        return _joined(sorted(found, key=_natural), replace(chosen, path=None), uri)
+        return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike):
         uri = os.fspath(source)
         if not isinstance(uri, str):
@@ -74,39 +72,13 @@ def open_source(source: object, **options: Any) -> Source:
     )
 
 
-def _joined(parts: Sequence[Any], options: ArrayOptions, uri: str | None = None) -> ConcatSource:
-    """Return sources, each opened with the options, as one; they share the memory that chunks are decoded in."""
-    opened, buffers = [open_source(part, **asdict(options)) for part in parts], threading.local()
+def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -> ConcatSource:
+    """Return sources, each opened with its options, as one; they share the memory that chunks are decoded in."""
+    opened, buffers = [open_source(part, **asdict(options)) for part, options in parts], threading.local()
     for one in opened:
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)
     return ConcatSource(opened, uri)
-
-
-def matching_files(source: object) -> list[str] | None:
-    """Return the paths that a pattern of files or stores on this machine matches, in natural order; None for others.
-
-    Raises
-    ------
-    SourceNotFoundError
-        If there are none.
-    """
-    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    if not isinstance(uri, str) or not is_pattern(uri):
-        return None
-    location, path = split_address(uri)
-    if "://" in uri or not is_pattern(location) or os.path.lexists(location):
-        return None
-    found = sorted(glob.glob(location), key=natural_key)
-    if not found:
-        raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
-    return [f"{one}::{path}" if path else one for one in found]
-
-
-def _natural(part: Any) -> tuple[tuple[bool, int, str], ...]:
-    return natural_key(
-        part if isinstance(part, str) else str(part.options.path) if isinstance(part, Opening) else part.path
-    )
 
 
 def _refuse_options(options: ArrayOptions) -> None:
