@@ -8,12 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, Literal
 
 from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError, argument
 from rankme_stream.groups import lidar
-from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
+from rankme_stream.measuring.escalation import choices_for, first_in_float64
 from rankme_stream.measuring.execute import Execution, execute, execute_state
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request, widths
@@ -250,7 +249,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
 
 def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     return {
-        "rankme_stream": version("rankme-stream"),
+        "rankme_stream": machine.installed_version("rankme-stream"),
         "seed": seed,
         "bits_reproducible": are_alike(workers),
         "workers": [dict(one) for one in workers],
@@ -344,7 +343,7 @@ def plan(
     ).check()
     runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # so that the file is not opened
     runner.check_rows()
-    steps = plan_steps(runner, arithmetics_for(request), runner.design(), has_checkpoint=checkpoint is not None)
+    steps = plan_steps(runner, choices_for(runner)[0], runner.design(), has_checkpoint=checkpoint is not None)
     return with_largest_memory(steps[0], steps)
 
 
@@ -413,8 +412,8 @@ def segment(
     ).check()
     runner = PassRunner(open_source(source), request)
     runner.check_rows()
-    arithmetic = first_in_float64(arithmetics_for(request))
-    planned = runner.plan(runner.arithmetics_left([arithmetic])[0])
+    firsts = [[first_in_float64(one)] for one in choices_for(runner)]
+    planned = runner.plan(runner.arithmetics_left(firsts)[0])
     segments = planned.all_segments
     segments = segments[len(segments) * number // count : len(segments) * (number + 1) // count]
     fingerprint = runner.fingerprint(planned.rows_of(segments)) if segments else ""

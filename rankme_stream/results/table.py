@@ -120,7 +120,7 @@ def _double(value: float | str | None) -> float | None:
 def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] != "box"
     errors = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
-    lines = [f"  Intervals cover {errors}, {printable(result['spectrum']['grounds'])}."]
+    lines = [*_row_bound_lines(result), f"  Intervals cover {errors}, {printable(result['spectrum']['grounds'])}."]
     value = result["estimates"]["rankme"]["value"]
     if is_sketch and value is not None:
         lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
@@ -140,6 +140,16 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     if not result["tolerance_met"]:
         lines.append(f"  RankMe's interval is wider than the tolerance {result['tolerance']:g}.")
     return lines
+
+
+def _row_bound_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return what bounds RankMe where it is the number of rows."""
+    n_rows = result["estimates"]["rankme"].get("details", {}).get("n_rows")
+    if n_rows is None:
+        return []
+    return [
+        f"  There are fewer rows than features: RankMe, but for its epsilon, is at most {n_rows:,}, the number of rows."
+    ]
 
 
 def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[str]:
