@@ -117,7 +117,7 @@ class TurnedRows:
         energy, centered_energy
             Upper bounds on the sum of the squares of the computed ones, all and without the last.
         """
-        g = gamma(_SUMMED + -(-self.n_rows // _SUMMED) + 8)
+        g = gamma(min(self.n_rows, _SUMMED) + -(-self.n_rows // _SUMMED) + 8)
         norm = math.sqrt(energy) * (1.0 + 4.0 * g + 2.0 * self._rows_error)  # |Z|_F, at most
         lost = 4.0 * math.sqrt(self.n_rows * self.n_features) * SMALLEST
         centered = (2.0 * g + self._rows_error) * norm + U * math.sqrt(centered_energy) + lost

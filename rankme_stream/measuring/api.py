@@ -80,7 +80,8 @@ def measure(
         probes that measure the error of float32. The same seed gives the same rows, and the same bits, for any number
         of workers.
     dims
-        Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading.
+        Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading; with
+        N rows, fewer than features, N^2 d + N^3.
     groups
         Also return every metric of each group of rows: ``rows:N`` for groups of N consecutive rows, a path of labels
         (``labels.npy``, ``store.zarr::labels``), or an array of them; one label per row, integers or strings. Also
@@ -132,7 +133,7 @@ def measure(
 
     Notes
     -----
-    N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
+    N D^2 flops for ``gram`` (N^2 D with fewer rows than features), 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
     r, 6 N D for ``row-sketch``, twice that with ``normalize``. During a pass BLAS uses one thread in the whole process.
 
     Examples
@@ -287,7 +288,8 @@ def plan(
     source
         A path or URI, an array, or anything that satisfies ``Source``.
     method
-        ``gram``; ``tsqr``, which never squares; ``auto``, which is ``gram``, then ``tsqr`` if the interval is too wide;
+        ``gram``; ``tsqr``, which never squares; ``auto``, which is ``gram``, then ``tsqr`` if the interval is too wide,
+        or, with fewer rows than features, ``row-gram`` and ``row-qr``, which keep the rows and multiply rows with rows;
         ``rsvd`` or ``frequent-directions``, sketches for so many features that a D x D matrix does not fit in memory;
         or ``row-sketch``, for so many rows that there is no time to multiply them.
     precision
@@ -377,7 +379,7 @@ def segment(
     state
         Path of the state file; if it exists, reading goes on from it.
     method, precision
-        As in ``measure``, but ``auto`` is the Gram matrix in float64: a part does not know the results of the others.
+        As in ``measure``, but ``auto`` is the Gram matrix, of features or of rows, in float64: a part does not know the results of the others.
     source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
         As in ``measure``.
     rank, oversampling, seed, groups
