@@ -5,7 +5,7 @@ one after another in each of several rounds, in one process and with one BLAS th
 
 - ``measure``: ``rankme_stream.measure``, every metric with its interval, the CPU time of all threads;
 - its spectrum alone: raw and centred singular values with their boxes;
-- numpy: ``linalg.svd`` without vectors, and ``linalg.eigvalsh`` of the products of rows with rows, formed as ``X @ X.T``;
+- numpy: ``linalg.svd`` without vectors, and ``linalg.eigvalsh`` of the products of rows with rows, ``X @ X.T``;
 - a floor: ``measure`` of 4 x 6 numbers, which is what any measurement costs before it computes.
 
 The ratio of a round is that of its own times; stated is the median. The memory of a process that does nothing else is
@@ -104,8 +104,8 @@ def markdown(result: dict[str, Any]) -> str:
         memory.append([name, *(f"{one[key] / 2**20:,.0f}" for key in ("peak_bytes", "predicted_bytes"))])
     lines += table(
         "CPU time",
-        ["rows x features", "measure", "floor", "its spectrum", "numpy eigvalsh(X X')", "numpy svd", "measure / eigvalsh",
-         "spectrum / eigvalsh", "measure / svd", "relative half-width of RankMe"],
+        ["rows x features", "measure", "floor", "its spectrum", "numpy eigvalsh(X X')", "numpy svd",
+         "measure / eigvalsh", "spectrum / eigvalsh", "measure / svd", "relative half-width of RankMe"],
         shown,
     )  # fmt: skip
     lines += table("Memory, MiB, of a process that measures float32 rows", ["rows x features", "peak", "plan"], memory)

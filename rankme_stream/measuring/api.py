@@ -133,8 +133,9 @@ def measure(
 
     Notes
     -----
-    N D^2 flops for ``gram`` (N^2 D with fewer rows than features), 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
-    r, 6 N D for ``row-sketch``, twice that with ``normalize``. During a pass BLAS uses one thread in the whole process.
+    N D^2 flops for ``gram`` (N^2 D with fewer rows than features), 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and
+    8 N D r for ``frequent-directions`` of rank r, 6 N D for ``row-sketch``, twice that with ``normalize``.
+    During a pass BLAS uses one thread in the whole process.
 
     Examples
     --------
@@ -379,7 +380,8 @@ def segment(
     state
         Path of the state file; if it exists, reading goes on from it.
     method, precision
-        As in ``measure``, but ``auto`` is the Gram matrix, of features or of rows, in float64: a part does not know the results of the others.
+        As in ``measure``, but ``auto`` is the Gram matrix, of features or of rows, in float64: a part does not know the
+        results of the others.
     source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
         As in ``measure``.
     rank, oversampling, seed, groups
