@@ -24,6 +24,8 @@ PACKAGE_STAMP := $(PACKAGE_VENV)/.checked
 PACKAGE_FILES := $(shell find rankme_stream -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty: the tests start the package hundreds of times, and compiling it each time is a fifth of each start.
+export PYTHONDONTWRITEBYTECODE :=
 # Both names: pip before 25.3 reads only the first for build requirements, later ones only the second.
 CONSTRAINED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 UNCONSTRAINED := PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT=

@@ -61,6 +61,8 @@ class Method(ABC):
     is_sketch: ClassVar[bool] = True
     is_offered: ClassVar[bool] = True
     """Whether users may ask for it by name."""
+    uses_qr: ClassVar[bool] = False
+    """Whether it rests on QR decompositions, which are tried before a pass as well as products."""
     keeps_rows: ClassVar[bool] = False
     """Whether accumulators hold the rows themselves: then all of them together are as large as that of the pass."""
     takes_passes: ClassVar[bool] = False

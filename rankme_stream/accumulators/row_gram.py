@@ -81,6 +81,7 @@ def _products(rows: TurnedRows, device: Device, threads: int) -> tuple[Triangle,
     def add(share: int, chunk: Any) -> None:
         for index in indices[share::count]:
             products.add_product(index, chunk.T, scratch[share])
+        blas_threads.check_one_thread(0, rows.n_rows)
 
     if count == 1:
         for chunk in chunks:

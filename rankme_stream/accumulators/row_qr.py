@@ -72,6 +72,7 @@ class RowQrMethod(KeptRowsMethod):
     """QR of the rows as columns."""
 
     name = "row-qr"
+    uses_qr = True
     remedy = f"pass a larger {argument('tolerance')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., Accumulator]:

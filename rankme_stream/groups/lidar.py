@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.special import stdtrit
 
 from rankme_stream.errors import SpectrumError
 from rankme_stream.groups.grouped_rows import GroupedRows
@@ -31,6 +30,7 @@ from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
+from rankme_stream.numerics.quantiles import student_quantile
 from rankme_stream.numerics.rounding import SMALLEST, U, gamma
 from rankme_stream.numerics.scaling import exponent_of, scaled
 from rankme_stream.spectra import intervals, metrics
@@ -186,7 +186,7 @@ def _interval_over_groups(means: _GroupMeans, value: float, confidence: float, w
     except SpectrumError as error:
         return {"over_groups": None, "over_groups_reason": f"without some of the groups {error}"}
     spread = standard_error(value, without, (counts / counts.sum()).tolist())
-    half_width = float(stdtrit(len(batches) - 1, (1.0 + confidence) / 2.0)) * spread
+    half_width = student_quantile(len(batches) - 1, confidence) * spread
     return {
         "over_groups": [max(0.0, value - half_width), value + half_width],
         "over_groups_confidence": confidence,

@@ -19,7 +19,7 @@ from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Reque
 from rankme_stream.measuring.steps import plan_steps
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
-from rankme_stream.numerics.machine import are_alike
+from rankme_stream.numerics.machine import are_alike, was_checked
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.plan import Plan, with_largest_memory
 from rankme_stream.passes.state.pass_state import State
@@ -47,6 +47,7 @@ def measure(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    zeros: Literal["error", "skip", "count"] = "count",
     engine: Literal["local", "dask"] = "local",
     client: Any = None,
     device: str = "cpu",
@@ -90,7 +91,11 @@ def measure(
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` uses the
         array's fill value; the last two count them.
     nonfinite
-        Rows with NaN or infinity: ``error`` refuses them, ``skip`` leaves them out and counts them.
+        Rows with NaN, infinity or a number that means no data: ``error`` refuses them, ``skip`` leaves them out and
+        counts them.
+    zeros
+        Rows that are zero throughout: ``count`` keeps and counts them, ``error`` refuses them, ``skip`` leaves them
+        out and counts them.
     engine
         ``local`` threads, or the workers of a ``dask`` cluster: the same bits.
     client
@@ -161,6 +166,7 @@ def measure(
         memory_limit=memory_limit,
         missing=missing,
         nonfinite=nonfinite,
+        zeros=zeros,
         engine=engine,
         client=client,
         device=device,
@@ -238,11 +244,10 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         audit=tables.audit,
         chunks_missing=execution.chunks_missing,
         integrity=execution.integrity,
+        rules=execution.rules._asdict(),
         plan=tables.plan,
         measured=measured,
-        provenance=_provenance(
-            execution.machines or [machine.worker(tables.plan.workers) | dict(execution.card)], seed
-        ),
+        provenance=_provenance(execution.machines, seed),
         groups=tables.groups,
         remedy=execution.remedy,
         checkpoint_failure=execution.checkpoint_failure,
@@ -254,6 +259,7 @@ def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, An
         "rankme_stream": machine.installed_version("rankme-stream"),
         "seed": seed,
         "bits_reproducible": are_alike(workers),
+        "blas_checked": all(map(was_checked, workers)),
         "workers": [dict(one) for one in workers],
     }
 
@@ -363,6 +369,7 @@ def segment(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    zeros: Literal["error", "skip", "count"] = "count",
     device: str = "cpu",
     rank: int | None = None,
     oversampling: int = 10,
@@ -382,7 +389,7 @@ def segment(
     method, precision
         As in ``measure``, but ``auto`` is the Gram matrix, of features or of rows, in float64: a part does not know the
         results of the others.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, zeros, device, progress
         As in ``measure``.
     rank, oversampling, seed, groups
         As in ``measure``.
@@ -409,6 +416,7 @@ def segment(
         memory_limit=memory_limit,
         missing=missing,
         nonfinite=nonfinite,
+        zeros=zeros,
         device=device,
         rank=rank,
         oversampling=oversampling,

@@ -12,7 +12,6 @@ from typing import Any
 
 from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measuring.api import measure
-from rankme_stream.passes.engines.dask.engine import connected
 from rankme_stream.passes.state.checkpoint import check_place
 from rankme_stream.results.measurement import Measurement
 
@@ -52,6 +51,8 @@ def shared_client(
     if engine != "dask":
         yield client
         return
+    from rankme_stream.passes.engines.dask.engine import connected
+
     with connected(client, workers, memory_limit, device) as opened:
         yield opened.client
 

@@ -12,8 +12,10 @@ from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import MagnitudeError, UsageError
+from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.known_products import check_products
 from rankme_stream.numerics.devices.registry import adopted, is_array, on_host
 from rankme_stream.numerics.dtypes import FloatArray, stored_type
 from rankme_stream.numerics.rounding import U
@@ -75,6 +77,8 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         is_first = not hasattr(self, "_accumulator")
         rows = self._validated(X, reset=is_first)
         if is_first:
+            with blas_threads.threads(1, "rankme-check") as pool:
+                check_products(rows.device, pool)
             self._accumulator: Accumulator = self._empty(rows.device)
             self._roundoff = 0.0
         check_device(self._accumulator.device, rows.device)

@@ -11,7 +11,6 @@ from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.registry import device_named
 from rankme_stream.passes.engines import local
-from rankme_stream.passes.engines.dask.engine import connected
 from rankme_stream.passes.engines.engine import Engine
 from rankme_stream.sources import ArraySource, BlockStream, Source
 
@@ -22,6 +21,8 @@ def engine_for(request: Request) -> Iterator[Engine]:
     if request.engine == "local":
         yield local.LocalEngine()
         return
+    from rankme_stream.passes.engines.dask.engine import connected
+
     with connected(request.client, request.workers, request.memory_limit, request.device) as engine:
         yield engine
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from rankme_stream.errors import ArithmeticCheckError
+
 
 class _Hold:
     """Number of contexts that hold BLAS, and the thread count of each library before the first of them."""
@@ -87,12 +89,21 @@ def one_thread() -> Iterator[None]:
         _leave()
 
 
-def renew() -> None:
-    """Hold BLAS to one thread again, after other code in the process changed the setting."""
-    with _HOLD.lock:
-        for library, _ in _HOLD.before.values():
-            if library.num_threads != 1:
-                _set(library, 1)
+def check_one_thread(start: int, stop: int) -> None:
+    """Refuse what was computed of rows [start, stop) if other code changed the setting; asking takes a microsecond.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If BLAS, which is held in this thread, has another number of threads.
+    """
+    for library in _HOLD.libraries if _HOLD.count else ():
+        if (count := library.num_threads) != 1:
+            raise ArithmeticCheckError(
+                f"BLAS ({library.internal_api} {library.version}) was set to {count} threads by other code in this "
+                f"process while rows {start:,}-{stop - 1:,} were computed, which changes bits: run the pass in a "
+                "process of its own"
+            )
 
 
 def threads(count: int, name: str) -> ThreadPoolExecutor:

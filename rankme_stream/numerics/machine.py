@@ -22,6 +22,7 @@ _SAMPLE_PERIOD_S = 0.05  # a sample takes 60 us and locks the memory map: every 
 _MAPPED_BYTES = 2**22  # of an array that is mapped by itself; from 1 MiB on, faults of temporary arrays cost 5 %
 _KEPT_BYTES = 2**22  # free memory that a thread keeps for smaller ones
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+BLAS_CHECKED = {"blas_checked": True}  # of machines whose known products were right and whose BLAS kept to one thread
 _RESIDENT = re.compile(rb"^Rss(?:Anon|Shmem):\s*(\d+) kB", re.MULTILINE)
 
 
@@ -159,6 +160,8 @@ def joined_workers(*listed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     for worker in (worker for workers in listed for worker in workers):
         before = found.setdefault(_kind(worker), dict(worker))
         before["count"] = max(before["count"], worker["count"])
+        if was_checked(before) and not was_checked(worker):
+            del before["blas_checked"]
     return list(found.values())
 
 
@@ -168,4 +171,9 @@ def are_alike(workers: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _kind(worker: Mapping[str, Any]) -> str:
-    return repr(sorted((name, value) for name, value in worker.items() if name != "count"))
+    return repr(sorted((name, value) for name, value in worker.items() if name not in ("count", *BLAS_CHECKED)))
+
+
+def was_checked(worker: Mapping[str, Any]) -> bool:
+    """Return whether the BLAS of a machine was checked: in passes of earlier versions it was not."""
+    return bool(worker.get("blas_checked", False))

@@ -228,15 +228,12 @@ def definitions() -> dict[str, str]:
 
 def estimate_all(spectrum: Spectrum) -> dict[str, Estimate]:
     """Return every metric of a spectrum; one that cannot be stated has a reason in place of its value."""
-    return {name: _estimate(metric, spectrum) for name, metric in METRICS.items()} | {
-        "rankme": estimate_rankme(spectrum)
-    }
+    return {name: _estimate(metric, spectrum) for name, metric in METRICS.items()}
 
 
 def estimate_rankme(spectrum: Spectrum) -> Estimate:
-    """Return RankMe alone; where rows are fewer than features, and so the bound, details hold the number of rows."""
-    is_bounded = 0 < spectrum.n_rows < spectrum.n_features
-    return _estimate(METRICS["rankme"], spectrum, {"n_rows": spectrum.n_rows} if is_bounded else None)
+    """Return RankMe alone."""
+    return _estimate(METRICS["rankme"], spectrum)
 
 
 def is_within(estimate: Estimate, spectrum: Spectrum, tolerance: float) -> bool:

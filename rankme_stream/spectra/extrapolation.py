@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.quantiles import student_quantile
 
 FOLDING_PAIRS = 8  # pairs of foldings in two: by random signs of the rows, and by the opposite signs
 
@@ -119,6 +119,6 @@ class FoldedSketches:
         variance = float((((pairs[:, 0] - pairs[:, 1]) / 2.0) ** 2).mean())
         variance += _SECOND_ORDER * float(pairs.mean(axis=1).var(ddof=1))
         error = math.sqrt(variance * one / (two - one))
-        margin = float(stdtrit(FOLDING_PAIRS - 1, (1.0 + confidence) / 2.0)) * error
+        margin = student_quantile(FOLDING_PAIRS - 1, confidence) * error
         ends = [scale.inverse(end, n_features) for end in (min(value, line) - margin, max(value, line) + margin)]
         return scale.inverse(value, n_features), min(ends), max(ends), math.fsum(map(abs, weights))

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy.special import stdtrit
-
+from rankme_stream.numerics.quantiles import student_quantile
 from rankme_stream.spectra.estimates import Estimate
 
 
@@ -92,7 +91,7 @@ def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Est
         return replace(estimate, lower=None, upper=None, confidence=None, covers=())
     details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
     details |= {"sample": estimate.value, "standard_error": spread.standard_error}
-    half_width = float(stdtrit(spread.degrees_of_freedom, (1.0 + confidence) / 2.0)) * spread.standard_error
+    half_width = student_quantile(spread.degrees_of_freedom, confidence) * spread.standard_error
     first, second = -spread.bias, -spread.bias - spread.second_order_bias  # corrections to first and second order
     value, low, high = estimate.value + second, min(first, second), max(first, second)
     if estimate.lower is None or estimate.upper is None:

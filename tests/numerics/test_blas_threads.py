@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import rankme_stream as rs
+from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics import blas_threads
 from rankme_stream.sources import ArraySource
 
@@ -62,19 +63,10 @@ def test_a_measurement_in_another_thread_than_set_it_last_is_held_to_one():
     assert seen and all(counts == {1} for counts in seen)
 
 
-def test_a_setting_made_meanwhile_does_not_last():
-    with blas_threads.one_thread(), ThreadPoolExecutor(1) as other:
-        for library in blas_threads._libraries():
-            other.submit(blas_threads._set, library, 2).result()
-        assert found() == {2}
-        blas_threads.renew()
-        assert found() == {1}
-
-
 class OnOpenMP:
     """A library whose number of threads is that of each thread."""
 
-    internal_api, threading_layer, filepath = "openblas", "openmp", "libfake.so"
+    internal_api, threading_layer, filepath, version = "openblas", "openmp", "libfake.so", "1.2"
 
     def __init__(self):
         self._local = threading.local()
@@ -95,6 +87,9 @@ def test_a_setting_of_each_thread_is_made_in_each(monkeypatch):
         with blas_threads.threads(2, "held") as pool, ThreadPoolExecutor(1) as other:
             assert pool.submit(lambda: library.num_threads).result() == 1
             assert other.submit(lambda: library.num_threads).result() == 7
+            pool.submit(blas_threads.check_one_thread, 0, 1).result()
+            with pytest.raises(ArithmeticCheckError, match=r"BLAS \(openblas 1\.2\) was set to 7 threads"):
+                other.submit(blas_threads.check_one_thread, 0, 1).result()
     assert library.num_threads == 7
     with blas_threads.threads(1, "free") as pool:
         assert pool.submit(lambda: library.num_threads).result() == 7

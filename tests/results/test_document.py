@@ -86,6 +86,7 @@ LONG = "[" * 100_000
         (("schema_version",), 2, "is a result of version 2, newer than this program"),
         (("schema_version",), "1", "schema_version is '1'"),
         (("error",), 1, "error is 1 and must be an object"),
+        (("provenance", "blas_checked"), 1, "provenance.blas_checked is 1 and must be true or false"),
     ],
 )  # fmt: skip
 def test_a_part_that_does_not_suit_is_named(documents, path, value, message):

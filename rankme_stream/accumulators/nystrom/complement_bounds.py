@@ -24,13 +24,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import gammaincinv
 
 from rankme_stream.accumulators.sketch_spectrum import ComplementBounds
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.bisection import bisect
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.quantiles import chi_square_quantile
 from rankme_stream.numerics.rounding import U, gamma, solver_margin
 
 CHANCE = 1e-4  # probability that any bound after any of the passes is wrong
@@ -116,7 +116,7 @@ def limits(mean_square: float, top_square: float, count: int, chance: float) -> 
     """
     if not (math.isfinite(mean_square) and math.isfinite(top_square)):
         raise ArithmeticCheckError("images of probes are not finite: BLAS or the machine is at fault")
-    largest_square = top_square / (2.0 * float(gammaincinv(count / 2.0, chance / 2.0)))
+    largest_square = top_square / chi_square_quantile(count, chance / 2.0)
     if mean_square == 0.0 or largest_square == 0.0:
         return math.sqrt(largest_square), mean_square
     wanted = math.log(2.0 / chance)

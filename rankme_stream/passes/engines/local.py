@@ -10,8 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import chain
 from typing import Any
 
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics import blas_threads, machine
+from rankme_stream.numerics.devices.known_products import check_factor, check_products
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
@@ -31,7 +33,7 @@ class _Run:
         self, spec: PassSpec, block_ranges: Iterable[BlockRange], add: Callable[[int, PartialResult], None]
     ) -> None:
         self.spec, self._add = spec, add
-        self.blocks = BlockReader(spec.source, spec.plan, block_ranges, refuse_missing=spec.missing == "error")
+        self.blocks = BlockReader(spec.source, spec.plan, block_ranges, refuse_missing=spec.rules.missing == "error")
         self.stop = threading.Event()
         self.rows_done = 0
         self._lock = threading.Lock()
@@ -99,7 +101,8 @@ def run_segments(
     Raises
     ------
     RankMeError
-        The error of the first segment, in row order, that failed: the same for any number of workers.
+        The error of the first segment, in row order, that failed: the same for any number of workers. Before any of
+        them, ``ArithmeticCheckError`` if products or factors that are known come out wrong.
 
     Notes
     -----
@@ -123,6 +126,9 @@ def run_segments(
     pool = blas_threads.threads(plan.segments_at_once, "rankme")
     upcoming = next(waiting, None)
     try:
+        check_products(spec.device, pool, of_rows=METHODS[plan.method].keeps_rows)
+        if METHODS[plan.method].uses_qr:
+            pool.submit(check_factor, spec.device).result()
         while running or (upcoming is not None and not failures):
             while (
                 upcoming is not None and not failures and len(running) < plan.segments_at_once
@@ -132,7 +138,6 @@ def run_segments(
                 running[pool.submit(shared.run_segment, index)] = number
                 upcoming = next(waiting, None)
             done, _ = wait(running, timeout=_TICK_S, return_when=FIRST_COMPLETED)
-            blas_threads.renew()
             for future in done:
                 number = running.pop(future)
                 error = future.exception()
@@ -167,7 +172,7 @@ class LocalEngine:
 
     def machines(self, workers: int) -> list[dict[str, Any]]:
         """Return this machine, with that number of threads."""
-        return [machine.worker(workers)]
+        return [machine.worker(workers) | machine.BLAS_CHECKED]
 
     def __call__(
         self, tree: MergeTree[PartialResult], spec: PassSpec, segments: range, progress: Report | None, /

@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.groups.grouped_rows import SegmentGrouper
 from rankme_stream.groups.partition import Partition
+from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.audit import DEFAULT_RULES, Audit, Rules
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
 from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
@@ -35,8 +35,8 @@ class PassSpec:
         Called with the width and a workspace, and ``rows_error`` for unit rows.
     normalize
         Whether rows scaled to unit length are accumulated as well.
-    missing, nonfinite
-        As in ``measure``.
+    rules
+        Treatment of faulty rows.
     records_norms
         Whether the norms of the rows are summed.
     device
@@ -51,8 +51,7 @@ class PassSpec:
     plan: Plan
     make_accumulator: Callable[..., Accumulator]
     normalize: bool = False
-    missing: Literal["error", "skip", "fill"] = "error"
-    nonfinite: Literal["error", "skip"] = "error"
+    rules: Rules = DEFAULT_RULES
     records_norms: bool = False
     device: Device = HOST
     basis: OrthonormalBasis | None = None
@@ -65,7 +64,8 @@ class PassSpec:
         """
         is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
-        return self.device.panel_type(kind) if is_fast and is_alone else "float64"
+        is_as_stored = kind.decoding is None
+        return self.device.panel_type(kind) if is_fast and is_alone and is_as_stored else "float64"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -90,6 +90,11 @@ def run_segment(
         Checked between slabs, which are whole panels filled together; if set, ``Interrupted`` is raised.
     progress
         Called with the number of rows after each slab, from the calling thread.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If other code gave BLAS more threads meanwhile.
     """
     plan, workspace = spec.plan, feed.workspace
     n_features, grid, device = plan.n_features, plan.grid, workspace.device
@@ -102,7 +107,7 @@ def run_segment(
         grouper = SegmentGrouper(
             spec.groups, spec.source.stored, (first, last), n_features, workspace, plan.segments_at_once
         )
-    writer = PanelWriter(spec.source, workspace, spec.missing, spec.nonfinite)
+    writer = PanelWriter(spec.source, workspace, spec.rules)
     audit, row_norms = Audit(), RowNorms()
     wanted, witnesses = witness_rows(first, last), Witnesses()
     shape = (plan.slab_rows, n_features + 1)
@@ -125,6 +130,7 @@ def run_segment(
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)
         progress(end - start)
     feed.finish()
+    blas_threads.check_one_thread(first, last)
     for accumulator in accumulators.values():
         accumulator.check(first, last)
     return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)

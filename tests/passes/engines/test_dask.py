@@ -29,6 +29,7 @@ from rankme_stream import errors
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
+    ArithmeticCheckError,
     DeviceError,
     EngineError,
     LimitError,
@@ -40,8 +41,7 @@ from rankme_stream.errors import (
     ToleranceWarning,
     UsageError,
 )
-from rankme_stream.measuring import batch
-from rankme_stream.numerics.devices import registry
+from rankme_stream.numerics.devices import host, registry
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.engines.dask import engine
 from rankme_stream.passes.engines.dask import schedule as schedules
@@ -113,8 +113,29 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     assert (found.engine, found.rows_read, found.measured["bytes_read"]) == ("dask", N_ROWS, N_ROWS * 16)
     jsonschema.validate(json.loads(found.to_json()), SCHEMA)
     (worker,) = found.provenance["workers"]
-    assert worker["count"] == 2
+    assert (worker["count"], worker["blas_checked"], found.provenance["blas_checked"]) == (2, True, True)
     assert found.provenance["bits_reproducible"]
+
+
+def test_a_worker_with_a_faulty_blas_ends_the_pass(client, source):
+    def break_product():
+        right = host.cross_product
+
+        def wrong(left, right_columns, out):
+            right(left, right_columns, out)
+            out[0, 0] += 1.0
+
+        wrong.right, host.cross_product = right, wrong
+
+    def mend_product():
+        host.cross_product = host.cross_product.right
+
+    client.run(break_product)
+    try:
+        with pytest.raises(ArithmeticCheckError, match="computes wrongly"):
+            rs.measure(source, engine="dask", client=client)
+    finally:
+        client.run(mend_product)
 
 
 def test_a_cluster_reads_a_range_and_skips_bad_rows_to_the_same_bits(client, tmp_path):
@@ -466,7 +487,7 @@ def test_a_cluster_of_several_sources_gets_the_device(monkeypatch, each):
         asked.append(arguments)
         raise EngineError("enough")
 
-    monkeypatch.setattr(batch, "connected", connected)
+    monkeypatch.setattr(engine, "connected", connected)
     if each is None:
         with pytest.raises(SystemExit, match="5"):
             main(["score", "a", "b", "--engine", "dask", "--device", "cuda", "--workers", "3", "--memory", "1GiB"])
