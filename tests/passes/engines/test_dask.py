@@ -71,6 +71,15 @@ def source(tmp_path_factory) -> Path:
     return store(tmp_path_factory.mktemp("dask") / "a.zarr", rows_like(N_ROWS, 4), chunk=20_000)
 
 
+def test_workers_that_keep_rows_give_the_bits_of_one_process(client, tmp_path):
+    path = store(tmp_path / "a.zarr", rows_like(18, 250_000), chunk=9)  # segments of 16 rows
+    found = rs.measure(path, engine="dask", client=client, checkpoint=tmp_path / "kept")
+    wanted = rs.measure(path, workers=1)
+    assert (found.method, found.plan.segments) == ("row-gram", 2)
+    assert same_bits(found, wanted)
+    assert same_bits(rs.measure_state(rs.load_state(tmp_path / "kept")), wanted)
+
+
 class Flaky(Slow):
     """Every range fails once, in a way that says nothing of the rows."""
 
