@@ -62,7 +62,7 @@ class ChunkGrid:
     index
         Layout of the index of the largest shard; None without shards.
     is_line
-        Whether the array has one dimension: the last axis is a single feature, and keys omit it.
+        Whether no axis of the array is that of the features: the last axis is a single feature, and keys omit it.
     """
 
     axes: tuple[Axis, ...]
@@ -119,7 +119,7 @@ class ChunkGrid:
     def chunk_shape(self) -> tuple[int, ...]:
         """Shape of the largest chunk, along the axes of the array."""
         shape = self.inner or tuple(axis.longest for axis in self.axes)
-        return shape[:1] if self.is_line else shape
+        return shape[:-1] if self.is_line else shape
 
     @cached_property
     def chunks_per_key(self) -> int:
@@ -146,6 +146,20 @@ class ChunkGrid:
     def has_features_last(self) -> bool:
         """Whether the features are the last axis, so that the values of a row in a chunk lie side by side."""
         return self.features_axis == len(self.axes) - 1
+
+    @cached_property
+    def row_order(self) -> tuple[object, ...] | None:
+        """What the order of the rows depends on, beside their number; None where it is that of the values in C order.
+
+        Arrays that have it in common number the rows at the same places alike.
+        """
+        inner = self.inner or tuple(axis.longest for axis in self.axes)
+        cut = [one for one in zip(self.keys.axes, self._of_rows(inner), strict=True) if one[0].length > 1]
+        if all(axis.n_chunks == 1 and length >= axis.length for axis, length in cut[1:]):
+            return None
+        return tuple(
+            (axis.length, tuple(axis.runs(axis.n_chunks)), length if self.inner else 0) for axis, length in cut
+        )
 
     @cached_property
     def has_whole_rows(self) -> bool:
@@ -191,7 +205,7 @@ class ChunkGrid:
     def key(self, i: int, j: int) -> str:
         """Return the key with number ``i`` along the rows and ``j`` along the features."""
         if self.is_line:
-            return f"{self.prefix}{i}"
+            return self.prefix + self.separator.join(map(str, self.keys.coordinates(i)))
         if len(self.axes) == 2:  # nearly always, and asked for every key
             return (
                 f"{self.prefix}{i}{self.separator}{j}" if self.features_axis else f"{self.prefix}{j}{self.separator}{i}"

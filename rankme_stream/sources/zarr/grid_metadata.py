@@ -22,7 +22,7 @@ def chunk_grid(metadata: Mapping[str, Any], features_axis: int, *, path: str, ur
     Parameters
     ----------
     features_axis
-        Number of the axis of the features; of an array of one dimension, 1.
+        Number of the axis of the features; the number of axes where none is: each value is then a row of its own.
     path
         Path of the array in its store.
     uri
@@ -150,7 +150,7 @@ def _grid(
     """
     if names[1] not in ("/", "."):
         raise SourceFormatError(f"{uri} has chunk keys with the separator {names[1]!r}: rewrite its metadata")
-    is_line, inner, index = len(axes) == 1, None, None
+    is_line, inner, index = features_axis == len(axes), None, None
     if is_line:
         axes = [*axes, Axis.regular(1, 1)]
     if sharding is not None:

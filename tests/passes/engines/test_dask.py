@@ -80,6 +80,20 @@ def test_workers_that_keep_rows_give_the_bits_of_one_process(client, tmp_path):
     assert same_bits(rs.measure_state(rs.load_state(tmp_path / "kept")), wanted)
 
 
+@pytest.mark.parametrize("meaning", ["packed", "scaled", "bits"])
+def test_workers_decode_stored_numbers_as_one_process_does(client, tmp_path, monkeypatch, meaning):
+    numbers = np.random.default_rng(0).integers(0, 200, (70_000, 4)).astype(np.uint8)
+    store(tmp_path / "a.zarr", numbers, chunk=10_000, attributes={"scale_factor": 0.1} if meaning == "packed" else {})
+    np.save(tmp_path / "scales.npy", np.linspace(1, 2, len(numbers)))
+    options = {"packed": {"nodata": 7}, "scaled": {"scales": "scales.npy"}, "bits": {"decode": "bits:30"}}[meaning]
+    monkeypatch.chdir(tmp_path)  # the workers stand elsewhere
+    opened = rs.open_source("a.zarr", **options)
+    wanted = rs.measure(opened, nonfinite="skip")
+    found = rs.measure(opened, nonfinite="skip", engine="dask", client=client)
+    assert same_bits(found, wanted)
+    assert found.source["decoding"] == wanted.source["decoding"] != "uint8 as stored"
+
+
 class Flaky(Slow):
     """Every range fails once, in a way that says nothing of the rows."""
 
