@@ -106,7 +106,8 @@ def test_arithmetic_that_is_wrong_is_an_error(monkeypatch):
 
     def broken(left, right, out):
         honest(left, right, out)
-        out[2, 5] *= 1.001
+        if len(left) > 200:  # not in the products of 128 rows that are tried before a pass
+            out[2, 5] *= 1.001
 
     monkeypatch.setattr(host, "cross_product", broken)
     with pytest.raises(ArithmeticCheckError, match="from symmetric"):
