@@ -10,18 +10,18 @@ import json
 import os
 import socket
 import sys
+from importlib import import_module
 
 from rankme_stream import __main__ as command
-from rankme_stream.cli import commands as _commands
-from rankme_stream.measuring import batch as _batch
-from rankme_stream.measuring import saved_results as _saved_results
-from rankme_stream.results import compare as _compare
 
+FOR_ALL = ("cli.commands", "measuring.batch", "measuring.saved_results", "results.compare")  # modules that they import
 LONGEST = 2**20  # bytes of a request
 
 
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
+    for module in FOR_ALL:
+        import_module(f"rankme_stream.{module}")
     while True:
         text, files, _, _ = socket.recv_fds(requests, LONGEST, 2)
         if not text:
