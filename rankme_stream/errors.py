@@ -104,6 +104,10 @@ class NonFiniteError(SourceError, ValueError):
     """Rows that hold NaN or infinity."""
 
 
+class ZeroRowError(SourceError, ValueError):
+    """A row is zero throughout, which the caller refuses."""
+
+
 class MagnitudeError(SourceError, OverflowError):
     """Values whose squares are beyond the range of float64 arithmetic."""
 

@@ -14,7 +14,16 @@ from rankme_stream.cli import console
 from rankme_stream.cli import options as shared
 from rankme_stream.cli.group import Group, print_version
 from rankme_stream.cli.output_files import Documents, check_json, check_state, in_turn, write
-from rankme_stream.cli.scoring import Check, deliver, opened, score_entries, score_sources, shortfalls_as_errors
+from rankme_stream.cli.scoring import (
+    Check,
+    deliver,
+    name_of,
+    one_source,
+    opened,
+    score_entries,
+    score_sources,
+    shortfalls_as_errors,
+)
 from rankme_stream.cli.signals import Signal, Signals
 from rankme_stream.cli.streams import UNREAD, UnreadError, prepare, print_error, print_out
 from rankme_stream.cli.tables import plan_table, state_table
@@ -47,21 +56,24 @@ def cli(ctx: click.Context) -> None:
 @shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.engine_options
 @shared.checkpoint_option
+@shared.concat_option
 @shared.array_options
 @shared.json_option
 @shared.quiet_option
 @click.option("--verbose", is_flag=True, help="Print the plan on stderr before the pass.")
 @click.pass_obj
 def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
-    """Score each SOURCE: a zarr array (store.zarr::group/array) or an .npy file."""
+    """Score each SOURCE: a zarr array (store.zarr::group/array) or an .npy file; or a pattern of them, as one dump."""
     if worst := score_sources(check, sources, json_file, options):
         raise click.exceptions.Exit(worst)
 
 
 @cli.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
+@shared.concat_option
 @shared.pass_options
 @shared.passes_option
 @shared.seed_option
@@ -80,12 +92,15 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
     help="Also print the tasks for a Dask cluster of N threads, each with the given memory.",
 )
 @shared.json_option
-def plan(source: str, json_file: str | None, debug: bool, threads: int | None, **options: Any) -> None:
+def plan(
+    sources: tuple[str, ...], concat: bool, json_file: str | None, debug: bool, threads: int | None, **options: Any
+) -> None:
     """Print what scoring SOURCE would read, and how much memory it would hold; reads metadata only."""
     from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
 
-    check_json(json_file, (source, options["groups"], options["checkpoint"]))
+    check_json(json_file, (*sources, options["groups"], options["checkpoint"]))
+    source = one_source(sources, concat)
     if threads is not None:
         options["workers"] = 1
     array = shared.taken(options, shared.ARRAY_OPTIONS)
@@ -94,13 +109,14 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
-        print_out(plan_table(source, document))
+        print_out(plan_table(name_of(source), document))
     else:
         write(json_file, json.dumps(document, indent=2) + "\n")
 
 
 @cli.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
+@shared.concat_option
 @click.option("--part", type=shared.Part(), required=True, help="Read the I-th of N parts of the rows, counted from 0.")
 @click.option("--state", "state_file", required=True, type=click.Path(), help="File that keeps what was read.")
 @shared.pass_options
@@ -109,24 +125,26 @@ def plan(source: str, json_file: str | None, debug: bool, threads: int | None, *
 @shared.group_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.array_options
 @shared.quiet_option
 @click.pass_obj
 def segment(
-    check: Check | None, /, source: str, part: tuple[int, int], state_file: str, quiet: bool, debug: bool,
-    **options: Any,
+    check: Check | None, /, sources: tuple[str, ...], concat: bool, part: tuple[int, int], state_file: str, quiet: bool,
+    debug: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Read one part of SOURCE into a state file for `rankme merge`; if the file exists, go on from it."""
     from rankme_stream.measuring.api import segment as read_segment
 
-    check_state(state_file, "state", (source, options["groups"]))
+    check_state(state_file, "state", (*sources, options["groups"]))
+    source = one_source(sources, concat)
     with console.Reporter(quiet, check) as progress:
         array = shared.taken(options, shared.ARRAY_OPTIONS)
         state = read_segment(opened(source, array), part=part, state=state_file, progress=progress, **options)
     if not quiet:
         rows = ", ".join(f"rows {start:,} to {stop - 1:,}" for start, stop in state.covered)
         rows = rows or "no rows: there are fewer segments than parts"
-        print_out(f"{printable(state_file)}: part {part[0]}/{part[1]} of {printable(source)}, {rows}")
+        print_out(f"{printable(state_file)}: part {part[0]}/{part[1]} of {printable(name_of(source))}, {rows}")
 
 
 @cli.command()
@@ -207,6 +225,7 @@ def _show_documents(documents: list[dict[str, Any]]) -> None:
 @shared.dims_option
 @shared.missing_option
 @shared.nonfinite_option
+@shared.zeros_option
 @shared.array_options
 @shared.json_option
 @shared.quiet_option
@@ -265,7 +284,7 @@ def _print_comparison(comparison: Comparison, quiet: bool) -> None:
 def demo(check: Check | None, /, json_file: str | None, **options: Any) -> None:
     """Score the bundled dump: 4,096 real sentence embeddings."""
     bundled = Path(__file__).parent / "data" / "minilm-docstrings-4096.zarr"
-    options |= {"missing": "error", "nonfinite": "error", "engine": "local", "client": None}
+    options |= {"missing": "error", "nonfinite": "error", "zeros": "count", "engine": "local", "client": None}
     options |= {"checkpoint": None, "verbose": False}
     if worst := score_sources(check, (f"{bundled}::embeddings",), json_file, options):
         raise click.exceptions.Exit(worst)

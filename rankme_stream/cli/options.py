@@ -166,7 +166,8 @@ device_option = click.option(
 )
 group_option = click.option(
     "--group-by", "groups", metavar="SPEC",
-    help="Also score groups of rows: labels.npy or store.zarr::labels, one label per row; or rows:N, N rows per group.",
+    help="Also score groups of rows: labels.npy or store.zarr::labels, one label per row; rows:N, N rows per group; or "
+    "parts, the arrays of --concat or of a pattern.",
 )  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; for several sources, a folder."
@@ -177,7 +178,7 @@ missing_option = click.option(
 )  # fmt: skip
 nonfinite_option = click.option(
     "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
-    help="Rows with NaN or infinity: refuse them, or leave them out and count them.",
+    help="Rows with NaN, infinity or no data: refuse them, or leave them out and count them.",
 )  # fmt: skip
 ARRAY_OPTIONS = ("path", "features_axis", "dtype", "nodata", "scales", "decode")
 array_options = _add(
@@ -192,6 +193,13 @@ array_options = _add(
         click.option("--decode", metavar="RULE", help="How codes become values: linear, power:P:DIVISOR, or bits."),
     ]
 )  # fmt: skip
+zeros_option = click.option(
+    "--zeros", type=click.Choice(["error", "skip", "count"]), default="count", show_default=True,
+    help="Rows that are zero throughout: keep and count them, refuse them, or leave them out and count them.",
+)  # fmt: skip
+concat_option = click.option(
+    "--concat", is_flag=True, help="Take all SOURCEs as one dump, in natural order of their names: one number."
+)
 comparison_options = _add(
     [
         click.option("--metric", default="rankme", show_default=True, metavar="NAME",

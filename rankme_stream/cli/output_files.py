@@ -54,10 +54,12 @@ def check_state(file: str | None, option: str, inputs: Iterable[str | None]) -> 
 
 
 def _check_place(file: str, option: str, inputs: Iterable[str | None]) -> None:
+    from rankme_stream.sources.address import split_address
+
     if not file or "\0" in file:
         raise UsageError(f"{option} is {file!r} and must name a file")
     for given in inputs:
-        location = (given or "").partition("::")[0]
+        location = split_address(given or "")[0]
         if not location or "://" in location:
             continue
         if _is_same(file, location):

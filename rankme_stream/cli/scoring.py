@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Check = Callable[[], None]  # raises for a signal that arrived
 
 
+Named = str | list[str]  # a source, or the parts of one
+
+
 def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str | None, options: dict[str, Any]) -> int:
     """Score one source after another with the options of the command; return the exit code."""
     from rankme_stream.measuring.batch import shared_client
@@ -33,8 +36,9 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
 
     quiet, verbose, debug, checkpoint = (options.pop(name) for name in ("quiet", "verbose", "debug", "checkpoint"))
     array = taken(options, ARRAY_OPTIONS)
-    is_many, worst = len(sources) > 1, 0
     check_json(json_file, (*sources, checkpoint, options.get("groups")))
+    dumps: list[Named] = [as_one(sources)] if options.pop("concat", False) else list(sources)
+    is_many, worst = len(dumps) > 1, 0
     Request(**options, checkpoint=checkpoint).check()  # once, not for each source
     if not quiet:
         _note_unused(options)
@@ -42,7 +46,7 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
     unprinted: OutputError | UnreadError | None = None
     with shared_client(**options) if is_many else nullcontext(options["client"]) as client:
         options["client"] = client
-        for source in sources:
+        for source in dumps:
             try:
                 file = _checkpoint_of(source, checkpoint, is_many=is_many)
                 if verbose:
@@ -54,7 +58,7 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
                     raise
                 console.report(error, debug=debug)
                 worst = max(worst, error.exit_code)
-                output.add({"schema_version": 1, "source": {"uri": source}, "error": _describe(error)})
+                output.add({"schema_version": 1, "source": {"uri": name_of(source)}, "error": _describe(error)})
                 continue
             try:
                 worst = max(worst, deliver(measurement, output, is_shown=is_shown and unprinted is None))
@@ -94,11 +98,35 @@ def deliver(measurement: Measurement, output: Documents, *, is_shown: bool) -> i
     return worst
 
 
-def opened(source: str, array: Mapping[str, Any]) -> Any:
-    """Return a source with the options of its array; without any, the path, which is opened later."""
+def as_one(sources: Sequence[str]) -> list[str]:
+    """Return the parts of a dump, patterns of files expanded, in natural order of their names."""
+    from rankme_stream.sources import matching_files, natural_key
+
+    parts = [part for source in sources for part in matching_files(source) or [source]]
+    return sorted(parts, key=natural_key)
+
+
+def one_source(sources: Sequence[str], concat: bool) -> Named:
+    """Return the source of a command that takes one, or the parts of it."""
+    if concat:
+        return as_one(sources)
+    if len(sources) > 1:
+        raise click.UsageError(f"{len(sources):,} sources were given: pass --concat to take them as one dump")
+    return sources[0]
+
+
+def name_of(source: Named) -> str:
+    """Return the name of a source, or of its parts together."""
+    from rankme_stream.sources import joined_name
+
+    return source if isinstance(source, str) else joined_name(source)
+
+
+def opened(source: Named, array: Mapping[str, Any]) -> Any:
+    """Return a source with the options of its array, or the parts as one; else the path, which is opened later."""
     from rankme_stream.sources import open_source
 
-    return open_source(source, **array) if array else source
+    return open_source(source, **array) if array or not isinstance(source, str) else source
 
 
 def _measure(source: Any, **options: Any) -> Measurement:
@@ -107,16 +135,16 @@ def _measure(source: Any, **options: Any) -> Measurement:
     return measure(source, **options)
 
 
-def _checkpoint_of(source: str, checkpoint: str | None, *, is_many: bool) -> str | None:
+def _checkpoint_of(source: Named, checkpoint: str | None, *, is_many: bool) -> str | None:
     """Return the checkpoint of a source: the given file, or a file in the given folder."""
     from rankme_stream.measuring.batch import checkpoint_in
 
     if checkpoint is not None and (is_many or os.path.isdir(checkpoint)):
-        return str(checkpoint_in(checkpoint, source))
+        return str(checkpoint_in(checkpoint, source if isinstance(source, str) else " ".join(source)))
     return checkpoint
 
 
-def _plan_of(source: str, array: Mapping[str, Any], checkpoint: str | None, options: dict[str, Any]) -> str:
+def _plan_of(source: Named, array: Mapping[str, Any], checkpoint: str | None, options: dict[str, Any]) -> str:
     from rankme_stream.measuring.api import plan as make_plan
 
     names = (
@@ -126,7 +154,7 @@ def _plan_of(source: str, array: Mapping[str, Any], checkpoint: str | None, opti
     planned = make_plan(
         opened(source, array), checkpoint=checkpoint, **{name: options[name] for name in names if name in options}
     )
-    return plan_table(source, planned.to_dict())
+    return plan_table(name_of(source), planned.to_dict())
 
 
 @contextmanager

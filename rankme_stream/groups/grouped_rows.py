@@ -29,9 +29,9 @@ _Build = Callable[[Workspace], OpenGroup]  # builds a group only when it is abou
 
 def kept_dtype(stored: StoredType) -> np.dtype[Any]:
     """Return the smallest type that keeps rows exactly: the stored type, or float32, or float64."""
-    if stored.is_float and stored.name != "bfloat16":
+    if stored.decoding is None and stored.dtype.kind == "f":
         return stored.dtype
-    return np.dtype(np.float32 if stored.name == "bfloat16" or stored.dtype.itemsize <= 2 else np.float64)
+    return np.dtype(np.float32 if stored.fits_float32 else np.float64)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class SegmentGrouper:
         self._is_kept[offsets] = panel[:, 0] != 0.0
 
     def group(self) -> GroupedRows:
-        """Return the groups of all rows of the segment."""
+        """Return the groups of the rows of the segment that have a label."""
         n_rows, n_features = self._rows.shape
         codes = self._partition.group_indices(self._start, self._start + n_rows)
         order = np.argsort(codes, kind="stable")
@@ -233,6 +233,8 @@ class SegmentGrouper:
         builds: dict[str, tuple[int, _Build]] = {}
         for low, high in pairwise(edges):
             code = int(ordered[low])
+            if code >= len(self._partition):
+                break  # the rows without a label
             batch = int(self._partition.batches[code])
             builds[self._partition.names[code]] = batch, partial(self._open_group, code, order[low:high])
         n_all, unit_roundoff = len(self._partition), self._stored.unit_roundoff

@@ -13,7 +13,8 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.labels import Labels, open_labels, plain
+from rankme_stream.sources.concat import Part
+from rankme_stream.sources.labels import Labels, labels_and_rows, open_labels
 
 MOST_GROUPS = 100_000
 N_BATCHES = 16
@@ -22,7 +23,7 @@ _LABELS_AT_ONCE = 2**17  # read and sorted at once
 
 @dataclass(frozen=True)
 class Partition:
-    """Rows [row_start, row_stop) of a source, each in one group.
+    """Rows [row_start, row_stop) of a source, each in one group, or in none where it has no label.
 
     Attributes
     ----------
@@ -37,10 +38,11 @@ class Partition:
         their names. The jackknife over groups leaves out a batch at a time.
     digest
         Hash of the names and of every row's group.
-    run_rows
-        Rows of a group, if groups are runs of so many rows of the source; 0 if labels define them.
+    ends
+        Shape ``(groups,)``: row after the last of each group, if groups are runs of rows; empty if labels define them.
     codes
-        Shape ``(row_stop - row_start,)``: index in ``names`` of each row's group; empty if groups are runs.
+        Shape ``(row_stop - row_start,)``: index in ``names`` of each row's group, the largest number of its type for a
+        row without a label; empty if groups are runs.
     """
 
     row_start: int
@@ -51,7 +53,7 @@ class Partition:
     last: Array
     batches: Array
     digest: str
-    run_rows: int = 0
+    ends: Array = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     codes: Array = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
 
     def __len__(self) -> int:
@@ -59,25 +61,37 @@ class Partition:
         return len(self.names)
 
     def group_indices(self, start: int, stop: int) -> Array:
-        """Return the index in ``names`` of the group of each row in ``[start, stop)``, shape ``(stop - start,)``."""
-        if self.run_rows:
-            return np.arange(start, stop) // self.run_rows - self.row_start // self.run_rows
+        """Return the index in ``names`` of the group of each row in ``[start, stop)``, shape ``(stop - start,)``.
+
+        The index of a row without a label is ``len(names)`` or more.
+        """
+        if len(self.ends):
+            return np.searchsorted(self.ends, np.arange(start, stop), side="right")
         return self.codes[start - self.row_start : stop - self.row_start]
 
     def restrict(self, start: int, stop: int) -> Partition:
         """Return all groups, with the codes of rows ``[start, stop)`` alone: a worker needs no others."""
-        codes = self.codes if self.run_rows else self.group_indices(start, stop)
-        return replace(self, row_start=self.row_start if self.run_rows else start, codes=codes)
+        if len(self.ends):
+            return self
+        return replace(self, row_start=start, codes=self.group_indices(start, stop))
 
 
-def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
+def partition_of(
+    spec: Any, n_rows: int, rows: tuple[int, int], *, parts: Sequence[Part] = (), missing: str = "error"
+) -> Partition:
     """Return the groups that ``spec`` defines, of rows ``[A, B)`` of a source of ``n_rows``.
 
     Parameters
     ----------
     spec
-        ``rows:N`` for runs of N rows; ``labels.npy`` or ``store.zarr::labels``; or labels in memory, one for each row
-        of the source: integers or strings; or a partition of these rows, which is returned.
+        ``rows:N`` for runs of N rows; ``parts`` for the parts of the source; ``labels.npy`` or ``store.zarr::labels``;
+        or labels in memory, one for each row of the source: integers or strings, None or NaN for a row in no group; or
+        a partition of these rows, which is returned.
+    parts
+        Parts of the source, if it has any.
+    missing
+        Chunks of labels that were never written: ``error`` refuses them, ``skip`` leaves their rows without a label,
+        ``fill`` takes the fill value.
 
     Raises
     ------
@@ -102,7 +116,14 @@ def partition_of(spec: Any, n_rows: int, rows: tuple[int, int]) -> Partition:
                     "rows:10000"
                 )
             return _by_runs(int(match[1]), rows)
-    labels = open_labels(spec)
+        if text == "parts":
+            if not parts:
+                raise UsageError(
+                    f"{argument('groups')} is 'parts', and this source is one array: give several, by a pattern or "
+                    "with --concat"
+                )
+            return _by_parts(parts, rows)
+    labels = open_labels(spec, missing)
     if labels.n_rows != n_rows:
         raise SourceFormatError(f"{labels.uri} holds {labels.n_rows:,} labels, and the source {n_rows:,} rows")
     return _by_labels(labels, rows)
@@ -116,7 +137,18 @@ def _by_runs(run_rows: int, rows: tuple[int, int]) -> Partition:
     first, ends = np.maximum(runs * run_rows, start), np.minimum((runs + 1) * run_rows, stop)
     names = [f"{low}:{high}" for low, high in zip(first.tolist(), ends.tolist(), strict=True)]
     digest = _digest(names, np.empty(0, np.uint8))
-    return Partition(start, stop, names, ends - first, first, ends - 1, _deal_batches(names), digest, run_rows)
+    return Partition(start, stop, names, ends - first, first, ends - 1, _deal_batches(names), digest, ends)
+
+
+def _by_parts(parts: Sequence[Part], rows: tuple[int, int]) -> Partition:
+    start, stop = rows
+    within = [part for part in parts if part.start < stop and part.stop > start]
+    _check_count(len(within))
+    names = [part.name for part in within]
+    first = np.maximum([part.start for part in within], start)
+    ends = np.minimum([part.stop for part in within], stop)
+    digest = _digest(names, ends)
+    return Partition(start, stop, names, ends - first, first, ends - 1, _deal_batches(names), digest, ends)
 
 
 def _by_labels(labels: Labels, rows: tuple[int, int]) -> Partition:
@@ -126,33 +158,41 @@ def _by_labels(labels: Labels, rows: tuple[int, int]) -> Partition:
     first, last, counts = (np.zeros(0, np.int64) for _ in range(3))
     for low in range(start, stop, _LABELS_AT_ONCE):
         high = min(stop, low + _LABELS_AT_ONCE)
-        values, first_seen, inverse = np.unique(
-            plain(labels.read(low, high), labels.uri), return_index=True, return_inverse=True
-        )
+        held, labelled = labels_and_rows(labels, low, high)
+        values, first_seen, inverse = np.unique(held, return_index=True, return_inverse=True)
         listed: list[Any] = values.tolist()
         for index in np.argsort(first_seen).tolist():
             numbers.setdefault(listed[index], len(numbers))
         _check_count(len(numbers))
-        here = np.array([numbers[value] for value in listed])
+        here = np.array([numbers[value] for value in listed], np.int64)
         codes = _widen(codes, len(numbers), low - start)
-        codes[low - start : high - start] = here[inverse]
+        codes[low - start : high - start] = np.iinfo(codes.dtype).max
+        codes[labelled - start] = here[inverse]
         new = len(numbers) - len(first)
         first, last, counts = (np.concatenate([one, np.zeros(new, np.int64)]) for one in (first, last, counts))
         is_new = counts[here] == 0
-        first[here[is_new]] = low + first_seen[is_new]
-        last[here[inverse]] = np.arange(low, high)  # of several assignments to one group, the last one stays
+        first[here[is_new]] = labelled[first_seen[is_new]]
+        last[here[inverse]] = labelled  # of several assignments to one group, the last one stays
         counts[here] += np.bincount(inverse, minlength=len(listed))
-    names = [str(value) for value in numbers]
-    return Partition(start, stop, names, counts, first, last, _deal_batches(names), _digest(names, codes), 0, codes)
+    if not numbers:
+        raise SourceFormatError(f"{labels.uri} gives none of rows {start:,}-{stop - 1:,} a label: choose other labels")
+    names = [str(value) if labels.names is None else labels.names[value] for value in numbers]
+    return Partition(
+        start, stop, names, counts, first, last, _deal_batches(names), _digest(names, codes), codes=codes
+    )  # fmt: skip
 
 
 def _widen(codes: Array, n_groups: int, n_filled: int) -> Array:
-    """Return codes in the smallest type that holds so many groups; memory pages not filled yet stay untouched."""
+    """Return codes in the smallest type that holds so many groups and, as its largest number, none.
+
+    Memory pages not filled yet stay untouched.
+    """
     dtype = np.min_scalar_type(n_groups)
     if dtype.itemsize <= codes.dtype.itemsize:
         return codes
     widened = np.empty(len(codes), dtype)
-    widened[:n_filled] = codes[:n_filled]
+    filled = codes[:n_filled]
+    widened[:n_filled] = np.where(filled == np.iinfo(codes.dtype).max, np.iinfo(dtype).max, filled)
     return widened
 
 

@@ -48,6 +48,7 @@ def measure(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    zeros: Literal["error", "skip", "count"] = "count",
     engine: Literal["local", "dask"] = "local",
     client: Any = None,
     device: str = "cpu",
@@ -90,7 +91,11 @@ def measure(
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` uses the
         array's fill value; the last two count them.
     nonfinite
-        Rows with NaN or infinity: ``error`` refuses them, ``skip`` leaves them out and counts them.
+        Rows with NaN, infinity or a number that means no data: ``error`` refuses them, ``skip`` leaves them out and
+        counts them.
+    zeros
+        Rows that are zero throughout: ``count`` keeps and counts them, ``error`` refuses them, ``skip`` leaves them
+        out and counts them.
     engine
         ``local`` threads, or the workers of a ``dask`` cluster: the same bits.
     client
@@ -160,6 +165,7 @@ def measure(
         memory_limit=memory_limit,
         missing=missing,
         nonfinite=nonfinite,
+        zeros=zeros,
         engine=engine,
         client=client,
         device=device,
@@ -237,6 +243,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         audit=tables.audit,
         chunks_missing=execution.chunks_missing,
         integrity=execution.integrity,
+        rules=execution.rules._asdict(),
         plan=tables.plan,
         measured=measured,
         provenance=_provenance(execution.machines, seed),
@@ -360,6 +367,7 @@ def segment(
     memory_limit: int | None = None,
     missing: Literal["error", "skip", "fill"] = "error",
     nonfinite: Literal["error", "skip"] = "error",
+    zeros: Literal["error", "skip", "count"] = "count",
     device: str = "cpu",
     rank: int | None = None,
     oversampling: int = 10,
@@ -378,7 +386,7 @@ def segment(
         Path of the state file; if it exists, reading goes on from it.
     method, precision
         As in ``measure``, but ``auto`` is the Gram matrix in float64: a part does not know the results of the others.
-    source, normalize, rows, workers, memory_limit, missing, nonfinite, device, progress
+    source, normalize, rows, workers, memory_limit, missing, nonfinite, zeros, device, progress
         As in ``measure``.
     rank, oversampling, seed, groups
         As in ``measure``.
@@ -405,6 +413,7 @@ def segment(
         memory_limit=memory_limit,
         missing=missing,
         nonfinite=nonfinite,
+        zeros=zeros,
         device=device,
         rank=rank,
         oversampling=oversampling,

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import Estimate, estimate_rankme, is_within
 from rankme_stream.spectra.spectrum import Spectrum
@@ -24,10 +25,10 @@ class CompletedPass:
 
     @classmethod
     def of(
-        cls, partial: PartialResult, plan: Plan, unit_roundoff: float, missing: str, confidence: float
+        cls, partial: PartialResult, plan: Plan, unit_roundoff: float, rules: Rules, confidence: float
     ) -> CompletedPass:
         """Return the pass with that partial result; raise if it does not count every row of the plan."""
-        check_count(partial, plan.row_stop - plan.row_start, missing)
+        check_count(partial, plan.row_stop - plan.row_start, rules)
         spectrum = partial.spectrum("raw", unit_roundoff, confidence)
         return cls(plan, partial, spectrum, estimate_rankme(spectrum), confidence)
 
@@ -41,10 +42,9 @@ class CompletedPass:
         return record | ({"turn": self.plan.pass_number} if self.plan.pass_number else {})
 
 
-def check_count(partial: PartialResult, n_rows: int, missing: str) -> None:
+def check_count(partial: PartialResult, n_rows: int, rules: Rules) -> None:
     """Raise unless every row is accumulated or counted as left out."""
-    audit = partial.audit
-    left_out = audit.rows_nonfinite + (audit.rows_missing if missing == "skip" else 0)
+    left_out = partial.audit.rows_left_out(rules)
     n_kept = partial.accumulators["raw"].n_rows
     in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
     if n_kept + left_out != n_rows or in_groups != n_kept:

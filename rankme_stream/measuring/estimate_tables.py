@@ -44,7 +44,9 @@ def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, d
     accumulators, groups = done.partial.accumulators, done.partial.groups
     estimates = estimate_all(done.spectrum)
     if groups is not None:
-        estimates["lidar"] = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
+        lidar = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
+        n_unlabelled = accumulators["raw"].n_rows - sum(group.n_rows for group in groups.groups.values())
+        estimates["lidar"] = replace(lidar, details={**lidar.details, "rows_unlabelled": n_unlabelled})
     return EstimateTables(
         done.plan,
         accumulators["raw"].n_rows,

@@ -37,8 +37,9 @@ from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.engines.local import LocalEngine
 from rankme_stream.passes.planning.plan import with_largest_memory
 from rankme_stream.passes.planning.sample_design import SampleDesign
+from rankme_stream.passes.state.audit import DEFAULT_RULES, Rules
 from rankme_stream.passes.state.pass_state import State, check_complete, impossible_numbers
-from rankme_stream.sources import BlockStream, is_blocks, open_source
+from rankme_stream.sources import BlockStream, describe_parts, is_blocks, open_source
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Execution:
     checkpoint_failure: str | None = None
     engine: str = "local"
     device: str = HOST.name
+    rules: Rules = DEFAULT_RULES
+
+
+_DESCRIBED = ("uri", "n_rows", "n_features", "dtype", "decoding", "parts")  # earlier versions wrote no decoding
 
 
 def execute(source: Any, request: Request, progress: Report | None) -> Execution:
@@ -94,6 +99,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
         integrity=stream.integrity,
         machines=[one | device.describe() for one in LocalEngine().machines(done.plan.workers)],
         device=device.name,
+        rules=Rules("error", request.nonfinite, request.zeros),
     )
 
 
@@ -118,7 +124,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     if sample is not None:
         runner.check_unchanged(fingerprint)
     return Execution(
-        source=_describe(source.uri, source.shape, source.stored, fingerprint),
+        source=_describe(source.uri, source.shape, source.stored, fingerprint) | describe_parts(source),
         tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
         passes=runner.passes,
         bytes_read=runner.bytes_read,
@@ -131,6 +137,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
         machines=runner.machines,
         engine=engine.name,
         device=engine.device or runner.device.name,
+        rules=runner.rules,
     )
 
 
@@ -165,7 +172,7 @@ def execute_state(state: State, request: Request) -> Execution:
     uri = state.source["uri"]
     with impossible_numbers(uri):
         whole = state.merge_tree().total().on_basis(state.basis)
-        done = CompletedPass.of(whole, plan, unit_roundoff, state.rules["missing"], request.confidence)
+        done = CompletedPass.of(whole, plan, unit_roundoff, Rules(**state.rules), request.confidence)
         check_not_empty(done, uri)
         tables = tables_of_rows(done, unit_roundoff, plan.normalize, request.dims)
     better, remedy = METHODS[plan.method].better, f"pass a larger {argument('tolerance')}"
@@ -173,7 +180,7 @@ def execute_state(state: State, request: Request) -> Execution:
         again = f"rankme segment {shlex.quote(uri)} --method {better} --part I/N, other options as before"
         remedy = f"read the rows again ({again}) and merge again"
     return Execution(
-        source={name: state.source[name] for name in ("uri", "n_rows", "n_features", "dtype")}
+        source={name: state.source[name] for name in _DESCRIBED if name in state.source}
         | {"fingerprint": state.fingerprint},
         tables=tables,
         passes=[*state.passes, done.describe()],
@@ -182,13 +189,15 @@ def execute_state(state: State, request: Request) -> Execution:
         integrity=state.source["integrity"],
         chunks_missing=state.source["chunks_missing"],
         machines=state.workers,
+        rules=Rules(**state.rules),
     )
 
 
 def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint: str) -> dict[str, Any]:
     n_rows, n_features = shape
     return {
-        "uri": uri, "n_rows": n_rows, "n_features": n_features, "dtype": stored.name, "fingerprint": fingerprint,
+        "uri": uri, "n_rows": n_rows, "n_features": n_features, "dtype": stored.name, "decoding": stored.description,
+        "fingerprint": fingerprint,
     }  # fmt: skip
 
 

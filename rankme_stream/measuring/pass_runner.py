@@ -14,7 +14,7 @@ from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
 from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedError, UsageError, argument
 from rankme_stream.groups.grouped_rows import kept_dtype
-from rankme_stream.groups.partition import partition_of
+from rankme_stream.groups.partition import Partition, partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
 from rankme_stream.measuring.placement import device_for
 from rankme_stream.measuring.request import Request
@@ -29,11 +29,12 @@ from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, create_state, impossible_numbers, load_state, read_basis
-from rankme_stream.sources import Source, content_digest
+from rankme_stream.sources import ConcatSource, Source, content_digest
 
 
 class PassRunner:
@@ -89,7 +90,7 @@ class PassRunner:
         self.device = device
         self.rows = request.row_range(n_rows)
         self.sketch_size = request.sketch_size(n_features)
-        self.groups = None if request.groups is None else partition_of(request.groups, n_rows, self.rows)
+        self.groups = self._partition()
         if self.groups is not None and self.device is not HOST:
             raise UsageError(
                 f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
@@ -107,6 +108,15 @@ class PassRunner:
         self._has_begun = self._has_loaded = False  # to write the checkpoint; and rows from it
         if self.checkpoint is not None:
             self._note_stored_pass(self.checkpoint)
+
+    def _partition(self) -> Partition | None:
+        """Return the partition of the rows into the requested groups."""
+        if self.request.groups is None:
+            return None
+        parts = self.source.parts if isinstance(self.source, ConcatSource) else ()
+        return partition_of(
+            self.request.groups, self.source.shape[0], self.rows, parts=parts, missing=self.request.missing
+        )
 
     def _note_stored_pass(self, checkpoint: Path) -> None:
         """Note which pass the checkpoint holds, if it exists."""
@@ -140,9 +150,9 @@ class PassRunner:
         )  # fmt: skip
 
     @property
-    def rules(self) -> dict[str, str]:
-        """Treatment of missing and of non-finite rows."""
-        return {"missing": self.request.missing, "nonfinite": self.request.nonfinite}
+    def rules(self) -> Rules:
+        """Treatment of missing rows, of non-finite rows and of rows of zeros."""
+        return Rules(self.request.missing, self.request.nonfinite, self.request.zeros)
 
     def plan(
         self, arithmetic: Arithmetic, *, pass_number: int | None = None, has_checkpoint: bool | None = None,
@@ -193,7 +203,8 @@ class PassRunner:
         limits = replace(limits, base_bytes=base + held_bytes)
         workload = replace(workload, has_checkpoint=workload.has_checkpoint and limits.keeps_state)
         layout = RowLayout(
-            rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory
+            rows, self.source.stored.dtype.itemsize, self.source.bounds(*rows), self.source.read_memory,
+            self.source.shape[0],
         )  # fmt: skip
         has_card = self.device is not HOST or engine.device not in (None, "cpu")
         card = CardLimits(self.device.free_bytes(), has_host=self.device is HOST) if has_card else None
@@ -266,7 +277,7 @@ class PassRunner:
         tree, plan = MergeTree[PartialResult](), self.with_probes(plan)
         self.bytes_read += local.run_into(tree, self._spec(plan), plan.all_segments, progress)
         return CompletedPass.of(
-            tree.total(), plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
+            tree.total(), plan, self.source.stored.unit_roundoff, self.rules, self.request.confidence
         )
 
     def read_pass(
@@ -283,9 +294,7 @@ class PassRunner:
         with self.guarding():
             whole = tree.total().on_basis(self.basis)
             del tree  # frees the nodes that the total was merged from
-            return CompletedPass.of(
-                whole, plan, self.source.stored.unit_roundoff, self.request.missing, self.request.confidence
-            )
+            return CompletedPass.of(whole, plan, self.source.stored.unit_roundoff, self.rules, self.request.confidence)
 
     def guarding(self) -> AbstractContextManager[None]:
         """Return a context for computing with rows that may come from a file: impossible numbers are its fault."""
@@ -334,7 +343,7 @@ class PassRunner:
 
     def _first_state(self, plan: Plan, segments: range, fingerprint: str, path: Path) -> State:
         """Return the state to begin with: that of the checkpoint, or an empty one, written to it."""
-        wanted = new_state(self.source, plan, segments, fingerprint, self.rules, self.basis)
+        wanted = new_state(self.source, plan, segments, fingerprint, self.rules._asdict(), self.basis)
         wanted = replace(wanted, passes=self.passes)
         if self._has_begun or (self._stored_arithmetic is None and create_state(path, wanted)):
             # created now, so that a file that cannot be written is refused before hours are spent
@@ -362,7 +371,7 @@ class PassRunner:
 
         def check_and_add(unit: int, partial: PartialResult) -> None:
             start, stop = plan.rows_of(range(unit, unit + 1))
-            check_count(partial, stop - start, self.request.missing)
+            check_count(partial, stop - start, self.rules)
             add(unit, partial)
 
         spec = self._spec(plan, records_norms=True)
@@ -384,8 +393,7 @@ class PassRunner:
             plan=plan,
             make_accumulator=accumulator_of(plan, self.basis),
             normalize=plan.normalize,
-            missing=self.request.missing,
-            nonfinite=self.request.nonfinite,
+            rules=self.rules,
             records_norms=records_norms,
             device=self.device,
             basis=self.basis,

@@ -47,6 +47,7 @@ class Request:
     memory_limit: int | None = None
     missing: Literal["error", "skip", "fill"] = "error"
     nonfinite: Literal["error", "skip"] = "error"
+    zeros: Literal["error", "skip", "count"] = "count"
     engine: Literal["local", "dask"] = "local"
     client: Any = None
     device: str = "cpu"
@@ -67,6 +68,7 @@ class Request:
         _check_choice("precision", self.precision, ("float64", "float32", "auto"))
         _check_choice("missing", self.missing, ("error", "skip", "fill"))
         _check_choice("nonfinite", self.nonfinite, ("error", "skip"))
+        _check_choice("zeros", self.zeros, ("error", "skip", "count"))
         _check_choice("engine", self.engine, ("local", "dask"))
         check_device_name(self.device)
         self._check_interval()

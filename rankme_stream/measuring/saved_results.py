@@ -14,6 +14,7 @@ from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.document import parse_results
 from rankme_stream.sources import open_source
+from rankme_stream.sources.address import split_address
 from rankme_stream.sources.regular_file import reason, regular_file
 
 
@@ -124,8 +125,8 @@ def entries(sources: Sequence[str], **array: Any) -> list[Entry]:
 
 def _canonical(source: str) -> str:
     """Return the one name of a path, with the array in a store; a URL stays as it is."""
-    location, separator, path = source.partition("::")
-    return source if "://" in location else f"{os.path.realpath(location)}{separator}{path.strip('/')}"
+    location, path = split_address(source)
+    return source if "://" in location else f"{os.path.realpath(location)}::{path.strip('/')}"
 
 
 def _entries(source: str, array: Mapping[str, Any]) -> list[Entry]:

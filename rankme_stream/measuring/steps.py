@@ -10,7 +10,7 @@ from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.errors import LimitError
 from rankme_stream.measuring.escalation import first_in_float64, sketch_advice
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.planning.plan import Plan, looks_transposed
 from rankme_stream.passes.planning.sample_design import SampleDesign
 
 
@@ -33,6 +33,7 @@ def plan_steps(
         steps = [runner.plan(first, pass_number=last_pass, has_checkpoint=has_checkpoint)]
     except LimitError as error:
         is_open = request.chosen is None or request.chosen.better is not None
+        is_open = is_open and not looks_transposed(*runner.source.shape)
         is_plain = not (request.dims or request.sample or request.population or request.precision == "float32")
         raise LimitError(f"{error.message}{sketch_advice(runner) if is_open and is_plain else ''}") from None
     is_sampled = request.sample and any(design.looks(request.max_rows))

@@ -18,6 +18,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import Plan, extend_plan, make_plan
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.sources import BlockStream, Window
@@ -56,7 +57,8 @@ def read_stream(
             progress(Progress(stream.n_rows, stream.n_rows, bytes_read, time.perf_counter() - start_s))
     whole, tree = tree.total(), MergeTree[PartialResult]()  # frees the nodes that the total was merged from
     plan = replace(extend_plan(plan, stream.n_rows), probe_seed=probe_seed)
-    done = CompletedPass.of(whole, plan, stream.stored.unit_roundoff, "error", request.confidence)
+    rules = Rules("error", request.nonfinite, request.zeros)
+    done = CompletedPass.of(whole, plan, stream.stored.unit_roundoff, rules, request.confidence)
     check_not_empty(done, stream.uri)
     return done, bytes_read
 

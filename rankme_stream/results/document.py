@@ -227,7 +227,11 @@ _LIDAR = _record(
     {
         "details": _record(
             {"groups": _count(), "rows_per_group": _list(_count(), length=2), "delta": _number()},
-            {"over_groups": _optional(_list(_number(), length=2)), "over_groups_confidence": _number(0.0, 1.0)},
+            {
+                "over_groups": _optional(_list(_number(), length=2)),
+                "over_groups_confidence": _number(0.0, 1.0),
+                "rows_unlabelled": _count(),
+            },
         )
     }
 )
@@ -253,7 +257,8 @@ _PARTS = _record(
     {
         "schema_version": _one_of(SCHEMA_VERSION),
         "source": _record(
-            {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text}
+            {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text},
+            {"decoding": _text, "parts": _list(_record({"name": _text, "n_rows": _count(1)}))},
         ),
         "rows_read": _count(), "method": _text, "precision": _text, "engine": _text, "device": _text,
         "definition": _table(_text),
@@ -276,7 +281,8 @@ _PARTS = _record(
                 **{f"rows_{name}": _count() for name in _ROWS},
                 **{f"first_{name}": _optional(_count()) for name in _ROWS},
                 "chunks_missing": _count(), "integrity": _text,
-            }
+            },
+            {"rows_constant": _count(), "first_constant": _optional(_count())},
         ),
         "plan": _record(
             {"segments": _count(), "predicted_peak_bytes": _count()}, {"row_start": _count(), "row_stop": _count()}
@@ -286,7 +292,7 @@ _PARTS = _record(
         ),
         "provenance": _record({"rankme_stream": _text}, {"blas_checked": _boolean}),
     },
-    {"groups": _table(_of_metrics)},
+    {"groups": _table(_of_metrics), "remarks": _list(_text), "rules": _table(_text)},
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.address import split_address
 from rankme_stream.sources.regular_file import reason, regular_file
 
 _REQUIRED = ("source", "score")
@@ -158,6 +159,6 @@ def match_scores(scores: Iterable[Score], runs: Sequence[tuple[str, str]]) -> li
 
 
 def _names(source: str, label: str) -> bool:
-    store = label.split("::")[0]
+    store = split_address(label)[0]
     ends = any(f"/{one}".endswith(f"/{source}") for one in (label, store))
     return ends or os.path.abspath(source) in (os.path.abspath(label), os.path.abspath(store))

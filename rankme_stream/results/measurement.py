@@ -12,6 +12,7 @@ from typing import Any
 from rankme_stream.errors import LimitError, OutputError, RankMeError
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
+from rankme_stream.results.remarks import remarks
 from rankme_stream.results.table import table
 from rankme_stream.spectra.estimates import Estimate, is_within
 from rankme_stream.spectra.spectrum import SingularValues, Spectrum
@@ -26,7 +27,7 @@ class Measurement:
     Attributes
     ----------
     source
-        ``uri``, ``n_rows``, ``n_features``, ``dtype`` and ``fingerprint`` of the source.
+        ``uri``, ``n_rows``, ``n_features``, ``dtype``, ``decoding`` (in words) and ``fingerprint`` of the source.
     rows_read
         Number of rows behind the numbers; rows left out are not counted.
     definition
@@ -53,6 +54,8 @@ class Measurement:
         ``elapsed_s``, ``cpu_s``, ``bytes_read``, ``peak_bytes``.
     provenance
         Versions and machine.
+    rules
+        Treatment of ``missing``, ``nonfinite`` and ``zeros`` rows.
     groups
         Every metric of each group, by its name; empty unless requested. Computed when looked up.
     remedy
@@ -83,6 +86,7 @@ class Measurement:
     plan: Plan
     measured: Mapping[str, float]
     provenance: Mapping[str, Any]
+    rules: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     remedy: str = ""
     checkpoint_failure: str | None = None
@@ -118,7 +122,7 @@ class Measurement:
         """Return the result as JSON types, as ``docs/result.schema.json`` describes."""
         audit = asdict(self.audit)
         audit.pop("largest_magnitude")
-        return {
+        document = {
             "schema_version": SCHEMA_VERSION,
             "source": dict(self.source),
             "rows_read": self.rows_read,
@@ -145,11 +149,13 @@ class Measurement:
                 "confidence": self.spectrum.confidence,
                 "grounds": self.spectrum.grounds,
             },
+            "rules": dict(self.rules),
             "audit": audit | {"chunks_missing": self.chunks_missing, "integrity": self.integrity},
             "plan": self.plan.to_dict(),
             "measured": dict(self.measured),
             "provenance": dict(self.provenance),
         }
+        return document | {"remarks": remarks(document)}
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the result as JSON text; numbers read back as the same double."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankme_stream.errors import printable
 from rankme_stream.numerics.decimals import error_text, rounded_down, rounded_up, with_error
+from rankme_stream.sources import absent_numbers
 
 _LISTED_GROUPS = 20
+_LISTED_GAPS = 8
 _MOST_DIGITS = 10  # significant digits of a value
 
 
@@ -20,6 +22,8 @@ def table(result: Mapping[str, Any]) -> str:
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
         + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
+        *_decoding_lines(source),
+        *_part_lines(source.get("parts", [])),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
@@ -46,10 +50,29 @@ def table(result: Mapping[str, Any]) -> str:
     lines += _lidar_lines(result["estimates"].get("lidar")) + _group_lines(result.get("groups", {}))
     lines += [
         "",
-        *_audit_lines(result["audit"], result["rows_read"] < result["source"]["n_rows"]),
+        *_audit_lines(result),
         *_interval_lines(result),
+        *(f"  {printable(remark)}" for remark in result.get("remarks", ())),
     ]
     return "\n".join(lines)
+
+
+def _decoding_lines(source: Mapping[str, Any]) -> list[str]:
+    """Return what the stored numbers mean; nothing for floats that are the values."""
+    words = source.get("decoding", "")
+    is_plain = words == f"{source['dtype']} as stored"
+    return [f"values: {printable(words)}"] if words and not is_plain else []
+
+
+def _part_lines(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which arrays a dump is made of, and the numbers that their names skip."""
+    if len(parts) < 2:
+        return []
+    names = [part["name"] for part in parts]
+    runs = [f"{first}" if first == last else f"{first}-{last}" for first, last in absent_numbers(names)]
+    listed = ", ".join(runs[:_LISTED_GAPS]) + (", ..." if len(runs) > _LISTED_GAPS else "")
+    absent = f"; there is none of number {listed}" if runs else ""
+    return [f"{len(names):,} arrays as one, {printable(f'{names[0]} to {names[-1]}')}{absent}"]
 
 
 def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
@@ -60,6 +83,8 @@ def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
     least, most = details["rows_per_group"]
     sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     lines = ["", f"  LiDAR uses {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
+    if n_rows := details.get("rows_unlabelled"):
+        lines.append(f"  {n_rows:,} rows have no label: they are in no group, and in the numbers of all rows.")
     if over := details.get("over_groups"):
         lines.append(
             f"  With as many other groups like these it is between {rounded_down(over[0], 4)} and "
@@ -161,9 +186,12 @@ def _duration(measured: Mapping[str, float]) -> str:
     return f"{seconds:.1f} s, {peak / 2**20:,.0f} MiB at most"
 
 
-def _audit_lines(audit: Mapping[str, Any], is_part: bool) -> list[str]:
+def _audit_lines(result: Mapping[str, Any]) -> list[str]:
+    audit, is_part = result["audit"], result["rows_read"] < result["source"]["n_rows"]
+    left_out = "without data or not finite" if "no data" in result["source"].get("decoding", "") else "not finite"
+    zero = "zero throughout" + (", left out" if result.get("rules", {}).get("zeros") == "skip" else "")
     faults = []
-    for key, what in (("nonfinite", "not finite, left out"), ("zero", "zero throughout"), ("missing", "never written")):
+    for key, what in (("nonfinite", f"{left_out}, left out"), ("zero", zero), ("missing", "never written")):
         if audit[f"rows_{key}"]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
             faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")

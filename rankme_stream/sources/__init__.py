@@ -3,13 +3,23 @@
 from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.block_stream import BlockStream, Window
+from rankme_stream.sources.concat import (
+    ConcatSource,
+    JoinedBounds,
+    absent_numbers,
+    describe_parts,
+    joined_name,
+    natural_key,
+    row_place,
+)
 from rankme_stream.sources.content import content_digest, row_digest, row_digests
 from rankme_stream.sources.npy import NpySource
-from rankme_stream.sources.opening import is_blocks, open_source
+from rankme_stream.sources.opening import is_blocks, matching_files, open_source
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
-    "ArrayOptions", "ArraySource", "BlockStream", "NpySource", "Opening", "Source", "Window", "ZarrSource",
-    "content_digest", "is_blocks", "open_source", "row_digest", "row_digests",
+    "ArrayOptions", "ArraySource", "BlockStream", "ConcatSource", "JoinedBounds", "NpySource", "Opening", "Source",
+    "Window", "ZarrSource", "absent_numbers", "content_digest", "describe_parts", "is_blocks", "joined_name",
+    "matching_files", "natural_key", "open_source", "row_digest", "row_digests", "row_place",
 ]  # fmt: skip

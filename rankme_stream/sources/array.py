@@ -13,6 +13,7 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
 from rankme_stream.sources.content import content_digest
+from rankme_stream.sources.features_axis import axis_of_features
 
 
 class ArraySource:
@@ -24,6 +25,8 @@ class ArraySource:
         Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
     uri
         Name in errors and records.
+    features_axis
+        Number of the axis of the features; the last where it is None.
 
     Attributes
     ----------
@@ -40,7 +43,7 @@ class ArraySource:
     chunks_missing = 0
     first_missing: str | None = None
 
-    def __init__(self, array: Any, uri: str = "<array>") -> None:
+    def __init__(self, array: Any, uri: str = "<array>", *, features_axis: str | int | None = None) -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise SourceFormatError(f"{uri} is a masked array: fill it or leave the masked rows out first")
         self.device, array, declared = registry.adopted(array, uri)
@@ -48,6 +51,8 @@ class ArraySource:
             raise SourceFormatError(
                 f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
             )
+        if axis_of_features(features_axis, array.shape, None, uri) == 0:
+            array = array.T
         self.uri = uri
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         if self.device is not HOST:

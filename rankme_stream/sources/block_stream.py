@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.source import Source
 
 
 class Window(ArraySource):
@@ -91,6 +93,11 @@ class BlockStream:
             if isinstance(block, np.ma.MaskedArray):
                 raise SourceFormatError(
                     f"{self.uri}: block {number:,} is a masked array: leave the masked rows out first"
+                )
+            if isinstance(block, str | os.PathLike | Source):
+                raise SourceFormatError(
+                    f"{self.uri}: block {number:,} is a {type(block).__name__}, not an array: pass "
+                    "open_source([...]) to measure several paths or sources as one dump"
                 )
             adopted = registry.adopted(block, f"{self.uri}: block {number:,}")
             rows = adopted.rows.view(np.uint16) if adopted.rows.dtype == "bfloat16" else adopted.rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.npy import NpyFile
-from rankme_stream.sources.zarr import ZarrLabels, check_length, is_zarr_node
+from rankme_stream.sources.zarr import check_length, is_zarr_node, open_zarr_labels
+
+_NONE_TYPES = ("NAType", "NaTType")  # of pandas, which is not imported for them
 
 
 class Labels(Protocol):
@@ -20,8 +23,12 @@ class Labels(Protocol):
     uri: str
     n_rows: int
 
+    @property
+    def names(self) -> Sequence[str] | None:
+        """Names of the labels where these are numbers of categories; None where a label is its own name."""
+
     def read(self, start: int, stop: int) -> Array:
-        """Return the labels of rows ``[start, stop)`` as stored."""
+        """Return the labels of rows ``[start, stop)`` as stored; a masked array where rows have none."""
 
 
 class NpyLabels:
@@ -32,6 +39,8 @@ class NpyLabels:
     SourceError
         If the file cannot be read, or its array is not one-dimensional.
     """
+
+    names = None
 
     def __init__(self, path: str) -> None:
         self._file = NpyFile(path)
@@ -51,17 +60,24 @@ class NpyLabels:
 
 
 class ArrayLabels:
-    """Labels in memory.
+    """Labels in memory: an array or a sequence, or what pandas holds them in, categories too.
 
     Raises
     ------
     SourceFormatError
-        If the array is not one-dimensional.
+        If the array is not one-dimensional, or its categories are not integers or strings.
     """
 
     def __init__(self, array: Any, uri: str = "<labels>") -> None:
+        categorical = getattr(array, "cat", array)  # of a Series
+        self.names: Sequence[str] | None = None
+        if hasattr(categorical, "codes") and hasattr(categorical, "categories"):
+            self.names = [str(name) for name in plain(np.asarray(categorical.categories), uri).tolist()]
+            array = np.ma.masked_less(np.asarray(categorical.codes), 0)
+        elif isinstance(array, list | tuple) and any(isinstance(label, str) for label in array):
+            array = np.array(array, dtype=object)  # in which None and NaN stay what they are
         try:
-            self._array = np.asarray(array)
+            self._array = np.asanyarray(array)
         except (TypeError, ValueError) as error:
             raise SourceFormatError(f"{uri} is no array of labels: {error}") from error
         if self._array.ndim != 1:
@@ -70,15 +86,22 @@ class ArrayLabels:
 
     def read(self, start: int, stop: int) -> Array:
         """Return the labels of rows ``[start, stop)``."""
-        return self._array[start:stop]
+        labels: Array = self._array[start:stop]
+        return labels
 
 
 def _not_one_dimension(uri: str, shape: tuple[int, ...]) -> str:
     return f"{uri} has shape {shape}; labels are an array of one dimension, one for each row"
 
 
-def open_labels(source: object) -> Labels:
-    """Open labels: ``store.zarr::labels``, ``labels.npy``, a ``zarr.Array``, or an array or sequence in memory.
+def open_labels(source: object, missing: str = "error") -> Labels:
+    """Open labels: ``store.zarr::labels``, ``labels.npy``, something of zarr, or an array or sequence in memory.
+
+    Parameters
+    ----------
+    missing
+        Chunks that were never written: ``error`` refuses them, ``skip`` takes them for rows without a label, ``fill``
+        for the fill value.
 
     Raises
     ------
@@ -86,11 +109,37 @@ def open_labels(source: object) -> Labels:
         If nothing is there, it may not be read, or it is not a one-dimensional array.
     """
     if is_zarr_node(source):
-        return ZarrLabels(source)
+        return open_zarr_labels(source, missing)
     if not isinstance(source, str | os.PathLike):
         return ArrayLabels(source)
     uri = os.fspath(source)
-    return NpyLabels(uri) if uri.endswith(".npy") else ZarrLabels(uri)
+    return NpyLabels(uri) if uri.endswith(".npy") else open_zarr_labels(uri, missing)
+
+
+def labels_and_rows(labels: Labels, start: int, stop: int) -> tuple[Array, Array]:
+    """Return the labels, as integers or text, of those rows of ``[start, stop)`` that have one, and these rows.
+
+    Raises
+    ------
+    SourceError
+        As ``plain``, or if they cannot be read.
+    """
+    held, rows = labels.read(start, stop), np.arange(start, stop)
+    if isinstance(held, np.ma.MaskedArray):
+        held, rows = held.compressed(), rows[~np.ma.getmaskarray(held)]
+    if held.dtype.kind in "OT":
+        is_label = np.array([not _is_none(label) for label in held], bool)
+        held, rows = held[is_label], rows[is_label]
+    return plain(held, labels.uri), rows
+
+
+def _is_none(label: object) -> bool:
+    """Return whether an object stands for no label: None, NaN, or what pandas has for them."""
+    return (
+        label is None
+        or type(label).__name__ in _NONE_TYPES
+        or (isinstance(label, float | np.floating) and bool(label != label))
+    )
 
 
 def plain(labels: Array, uri: str) -> Array:
@@ -99,9 +148,15 @@ def plain(labels: Array, uri: str) -> Array:
     Raises
     ------
     SourceFormatError
-        For numbers other than integers, objects other than strings, and text that UTF-8 does not have.
+        For numbers other than integers, objects other than strings or integers, and text that UTF-8 does not have.
     """
     kind = labels.dtype.kind
+    if kind == "O" and len(labels) and not isinstance(labels[0], str):
+        if all(isinstance(label, bool | np.bool) for label in labels):
+            return labels.astype(bool).astype(str)
+        if all(isinstance(label, int | np.integer) and not isinstance(label, bool) for label in labels):
+            labels = np.array(labels.tolist())
+            kind = labels.dtype.kind
     if kind in "iu":
         return labels.astype(labels.dtype.newbyteorder("="), copy=False)
     if kind == "U":

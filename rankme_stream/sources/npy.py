@@ -15,11 +15,14 @@ import numpy as np
 
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
+_MAGIC = np.lib.format.MAGIC_PREFIX
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -40,7 +43,7 @@ class NpyFile:
     StorageError
         If the disk or the network file system fails.
     CorruptChunkError
-        If the file is shorter than its header says.
+        If the file is shorter or longer than its header says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -51,15 +54,31 @@ class NpyFile:
             beginning = io.BytesIO(os.pread(descriptor, _LONGEST_HEADER, 0))
             self.shape, self.is_fortran, self.dtype = _header(beginning, self.uri)
             self.offset = beginning.tell()
-            n_bytes_found = os.fstat(descriptor).st_size
-        if self.dtype.hasobject:
-            raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
-        if not all(type(n) is int and n >= 0 for n in self.shape) or self.dtype.itemsize == 0:
-            raise SourceFormatError(f"{self.uri} has shape {self.shape} and dtype {self.dtype}, which no file can hold")
-        n_bytes = self.offset + prod(self.shape) * self.dtype.itemsize
-        if n_bytes_found < n_bytes:
+            if self.dtype.hasobject:
+                raise SourceFormatError(f"{self.uri} holds pickled objects, which are not read: save numbers instead")
+            if not all(type(n) is int and n >= 0 for n in self.shape) or self.dtype.itemsize == 0:
+                raise SourceFormatError(
+                    f"{self.uri} has shape {self.shape} and dtype {self.dtype}, which no file can hold"
+                )
+            self._check_size(descriptor)
+
+    def _check_size(self, descriptor: int) -> None:
+        """Refuse a file that is shorter or longer than its header says."""
+        expected, found = self.offset + prod(self.shape) * self.dtype.itemsize, os.fstat(descriptor).st_size
+        if found < expected:
             raise CorruptChunkError(
-                f"{self.uri} is truncated: {n_bytes:,} bytes expected, {n_bytes_found:,} found; copy or write it again"
+                f"{self.uri} is truncated: {expected:,} bytes expected, {found:,} found; copy or write it again"
+            )
+        if found > expected:
+            remedy = "copy or write it again"
+            if os.pread(descriptor, len(_MAGIC), expected) == _MAGIC:
+                remedy = (
+                    "another array begins there, as after several np.save into one file: call np.load on the opened "
+                    "file once for each, and save them joined or to a file each"
+                )
+            raise CorruptChunkError(
+                f"{self.uri} has bytes behind its array of shape {self.shape}: {expected:,} bytes expected, {found:,} "
+                f"found; {remedy}"
             )
 
     @contextmanager
@@ -103,9 +122,13 @@ class NpySource:
     ----------
     path
         Path of the file.
+    options
+        What the caller says about the array.
 
     Raises
     ------
+    UsageError
+        If there is no such axis as the options name.
     SourceError
         As `NpyFile`; also if its array is not a non-empty two-dimensional array of numbers.
     """
@@ -114,13 +137,15 @@ class NpySource:
     chunks_missing = 0
     first_missing: str | None = None
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = NpyFile(path)
+    def __init__(self, path: str | os.PathLike[str], options: ArrayOptions = NO_OPTIONS) -> None:
+        self._file, self._options = NpyFile(path), options
         self.uri, shape, dtype = self._file.uri, self._file.shape, self._file.dtype
         if len(shape) != 2 or 0 in shape:
             raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
+        self._is_turned = axis_of_features(options.features_axis, shape, None, self.uri) == 0
         self.stored: StoredType = stored_type(dtype, uri=self.uri)
-        self.shape: tuple[int, int] = (shape[0], shape[1])
+        self.shape: tuple[int, int] = (shape[1], shape[0]) if self._is_turned else (shape[0], shape[1])
+        self._is_by_column = self._file.is_fortran != self._is_turned  # the values of a feature lie side by side
         self._swaps = not dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
@@ -140,7 +165,7 @@ class NpySource:
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
         with self._file.opened() as descriptor:
-            if self._file.is_fortran:
+            if self._is_by_column:
                 self._read_columns(descriptor, start, stop, out)
             else:
                 row_bytes = self.shape[1] * self.stored.dtype.itemsize
@@ -152,7 +177,7 @@ class NpySource:
     def read_memory(self, n_rows: int) -> int:
         """Return the peak bytes of reading ``n_rows`` rows, result included."""
         itemsize = self.stored.dtype.itemsize
-        extra = max(_FORTRAN_BUFFER_BYTES, n_rows * itemsize) if self._file.is_fortran else 0
+        extra = max(_FORTRAN_BUFFER_BYTES, n_rows * itemsize) if self._is_by_column else 0
         return n_rows * self.shape[1] * itemsize + extra
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -164,21 +189,23 @@ class NpySource:
         """First row that is written again when rows are added: row 0, because the file is one unit."""
         return 0
 
-    def reopen(self) -> str:
-        """Return the absolute path."""
-        return os.path.abspath(self.uri)
+    def reopen(self) -> Any:
+        """Return the absolute path, with the options if there are any."""
+        path = os.path.abspath(self.uri)
+        return path if self._options == NO_OPTIONS else Opening(path, self._options)
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
         return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:
-        """Return a hash of size, modification time and header of the file."""
+        """Return a hash of size, modification time and header of the file, and of the axis of the features."""
         with self._file.opened() as descriptor:
             status = os.fstat(descriptor)
             header = os.pread(descriptor, self._file.offset, 0)
         digest = blake2b(header, digest_size=16)
         digest.update(np.array([status.st_size, status.st_mtime_ns], dtype=np.int64).tobytes())
+        digest.update(b"features first" if self._is_turned else b"")
         return digest.hexdigest()
 
     def _read_columns(self, descriptor: int, start: int, stop: int, out: Array) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -33,12 +34,14 @@ from rankme_stream.errors import (
     SourceFormatError,
     UsageError,
 )
+from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices import cuda_settings, host, registry
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.cupy import CupyDevice
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST, Host
 from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.sources import ArraySource
 from rankme_stream.spectra import intervals
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.dumps import store
@@ -685,3 +688,19 @@ def test_a_card_multiplies_16_bit_rows_as_they_are():
     found = rs.measure(rows, device="cuda", precision="float32", tolerance=1.0).rankme
     true = rs.metrics.rankme(np.linalg.svd(rows.astype(float), compute_uv=False))
     assert found.lower <= true <= found.upper
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_numbers_are_decoded_before_a_device_gets_them(named, name):
+    device = named(name)
+    rows = np.random.default_rng(5).integers(-127, 128, (300, 5)).astype(np.int8)
+    rows[17, 3] = -128
+    rows[40:42] = 50
+    source = ArraySource(rows)
+    source.stored = replace(source.stored, decoding=Decoding(scale=0.1, offset=-5.0, nodata=(-128,)))
+    found = rs.measure(source, device=device, nonfinite="skip", tolerance=1.0)
+    wanted = rs.measure(np.delete(rows, 17, axis=0) * 0.1 - 5.0, tolerance=1.0)
+    assert overlap(found.rankme, wanted.rankme)
+    on_host = rs.measure(source, nonfinite="skip", tolerance=1.0).audit
+    assert replace(found.audit, largest_magnitude=0.0) == on_host
+    assert (found.audit.first_nonfinite, found.audit.rows_zero) == (17, 2)

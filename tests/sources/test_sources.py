@@ -39,6 +39,7 @@ from rankme_stream.errors import (
     StorageError,
 )
 from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
+from rankme_stream.sources.labels import open_labels
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.stored_values import StoreValues
 
@@ -569,7 +570,7 @@ def test_a_shape_beyond_all_files_takes_the_time_of_the_files_that_are_there(
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
     assert time.monotonic() - began < 5
-    n_rows, n_columns = source._grid.inner
+    n_rows, n_columns = source._grid.chunk_shape
     n_chunks = -(-shape[0] // n_rows) * -(-shape[1] // n_columns)
     n_present = -(-103 // n_rows) * -(-12 // n_columns)
     if layout == "v3-sharded":  # in whole shards, whose index says that the chunks past the rows are empty
@@ -872,6 +873,37 @@ def test_a_truncated_npy_file_is_refused_with_both_sizes(tmp_path: Path) -> None
     _cut(tmp_path / "a.npy")
     with pytest.raises(CorruptChunkError, match=r"5,072 bytes expected, 2,536 found"):
         open_source(tmp_path / "a.npy")
+
+
+def test_several_arrays_saved_into_one_npy_file_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    with open(tmp_path / "a.npy", "wb") as file:
+        for _ in range(3):
+            np.save(file, _rows("float32"))
+    with pytest.raises(CorruptChunkError, match=r"5,072 bytes expected, 15,216 found; another array begins there"):
+        open_source(tmp_path / "a.npy")
+    with open(tmp_path / "labels.npy", "wb") as file:
+        for _ in range(2):
+            np.save(file, np.arange(10))
+    with pytest.raises(CorruptChunkError, match=r"208 bytes expected, 416 found; another array"):
+        open_labels(str(tmp_path / "labels.npy"))
+
+
+def test_bytes_behind_the_array_of_an_npy_file_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(_rows("float32")))
+    with open(tmp_path / "a.npy", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CorruptChunkError, match=r"5,072 bytes expected, 5,073 found; copy or write it again"):
+        open_source(tmp_path / "a.npy")
+
+
+def test_an_npy_file_whose_header_has_room_to_grow_is_read(tmp_path: Path) -> None:
+    rows = _rows("float32")
+    header = {"descr": "<f4", "fortran_order": False, "shape": rows.shape}
+    with open(tmp_path / "a.npy", "wb") as file:  # as npy-append-array writes it
+        text = repr(header).encode() + b" " * 300
+        text += b" " * (-(len(text) + 11) % 64) + b"\n"
+        file.write(np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text + rows.tobytes())
+    np.testing.assert_array_equal(open_source(tmp_path / "a.npy").read(0, len(rows)), rows)
 
 
 def test_an_npy_file_cut_after_opening_is_refused(tmp_path: Path) -> None:

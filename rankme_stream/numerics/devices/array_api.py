@@ -103,6 +103,12 @@ class StandardDevice:
         """Return the indices, on the host, of the rows that are zero throughout."""
         return np.flatnonzero(self.download(self.xp.all(rows == 0, axis=1)))
 
+    def constant_rows(self, rows: Any, kind: StoredType) -> Array:
+        """Return the indices, on the host, of the rows that hold one number throughout."""
+        if rows.shape[1] < 2:
+            return np.arange(0)
+        return np.flatnonzero(self.download(self.xp.all(rows[:, 1:] == rows[:, :1], axis=1)))
+
     def largest_magnitude(self, rows: Any, kind: StoredType) -> float:
         """Return the largest absolute value of float64 data; 0.0 for every other type."""
         return float(self.xp.max(self.xp.abs(rows))) if kind.name == "float64" else 0.0

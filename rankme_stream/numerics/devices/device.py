@@ -82,6 +82,9 @@ class Device(Protocol):
     def zero_rows(self, rows: Any, kind: StoredType) -> Array:
         """Return the indices, on the host, of the rows that are zero throughout."""
 
+    def constant_rows(self, rows: Any, kind: StoredType) -> Array:
+        """Return the indices, on the host, of the rows that hold one number in all of two or more features."""
+
     def largest_magnitude(self, rows: Any, kind: StoredType) -> float:
         """Return the largest absolute value of float64 data; 0.0 for every other type."""
 

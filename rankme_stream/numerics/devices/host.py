@@ -163,6 +163,10 @@ class Host:
         """Return the indices of the rows that are zero throughout."""
         return kind.zero_rows(rows)
 
+    def constant_rows(self, rows: Array, kind: StoredType) -> Array:
+        """Return the indices of the rows that hold one number throughout."""
+        return kind.constant_rows(rows)
+
     def largest_magnitude(self, rows: Array, kind: StoredType) -> float:
         """Return the largest absolute value of float64 data; 0.0 for every other type."""
         return kind.largest_magnitude(rows)

@@ -32,7 +32,7 @@ class _Run:
         self, spec: PassSpec, block_ranges: Iterable[BlockRange], add: Callable[[int, PartialResult], None]
     ) -> None:
         self.spec, self._add = spec, add
-        self.blocks = BlockReader(spec.source, spec.plan, block_ranges, refuse_missing=spec.missing == "error")
+        self.blocks = BlockReader(spec.source, spec.plan, block_ranges, refuse_missing=spec.rules.missing == "error")
         self.stop = threading.Event()
         self.rows_done = 0
         self._lock = threading.Lock()

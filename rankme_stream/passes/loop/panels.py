@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import MagnitudeError, NonFiniteError, argument
+from rankme_stream.errors import MagnitudeError, NonFiniteError, ZeroRowError, argument
 from rankme_stream.numerics.devices.device import Workspace
-from rankme_stream.numerics.dtypes import Array
-from rankme_stream.passes.state.audit import Audit
-from rankme_stream.sources import Source
+from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, StoredType, named_type
+from rankme_stream.passes.state.audit import DEFAULT_RULES, Audit, Rules
+from rankme_stream.sources import Source, row_place
 
-LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays within the range of float64
+_FLOAT64 = named_type("float64")
 
 
 @dataclass(frozen=True)
 class PanelWriter:
-    """Audits stored rows of a source and writes them into panels.
+    """Audits stored rows of a source and writes their values into panels.
 
     Attributes
     ----------
     workspace
         Scratch memory on the device of the panels.
-    missing, nonfinite
-        As in ``measure``.
+    rules
+        Treatment of faulty rows.
     """
 
     source: Source
     workspace: Workspace
-    missing: Literal["error", "skip", "fill"] = "error"
-    nonfinite: Literal["error", "skip"] = "error"
+    rules: Rules = DEFAULT_RULES
 
     def write(self, row: int, stored: Any, piece: Any) -> Audit:
         """Audit rows and write them into a panel; rows left out become zeros.
@@ -47,42 +47,68 @@ class PanelWriter:
 
         Raises
         ------
-        NonFiniteError, MagnitudeError
+        NonFiniteError, ZeroRowError, MagnitudeError
             The message names the row.
         """
         device, kind = self.workspace.device, self.source.stored
-        audit, out = self._find_missing(row, stored.shape[0])
         try:
+            if kind.decoding is not None and device is not HOST:  # other devices are given values
+                stored, kind = kind.values(stored), _FLOAT64
             rows = device.rows(stored, kind)
-            bad = device.nonfinite_rows(rows, kind)
-            if bad is not None and out is not None:
-                bad &= ~out
-            if bad is not None and bad.any():
-                audit = audit.merge(self._count_nonfinite(row, bad))
-                out = bad if out is None else out | bad
-            zeros = device.zero_rows(rows, kind)
-            if out is not None:
-                zeros = zeros[~out[zeros]]
-            if zeros.size:
-                audit = audit.merge(Audit(rows_zero=int(zeros.size), first_zero=row + int(zeros[0])))
+            audit, out = self._find_faults(row, rows, kind)
             kept = rows if out is None else device.without(rows, out)
             magnitude = device.largest_magnitude(kept, kind)
             if magnitude > LARGEST_MAGNITUDE:
-                large = row + int(np.argmax((np.abs(device.download(kept)) > LARGEST_MAGNITUDE).any(axis=1)))
+                values = kind.values(device.download(kept))
+                large = row + int(np.argmax((np.abs(values) > LARGEST_MAGNITUDE).any(axis=1)))
                 raise MagnitudeError(
-                    f"{self.source.uri}: row {large:,} holds values beyond 2^480, whose squares overflow; scale the "
+                    f"{row_place(self.source, large)} holds values beyond 2^480, whose squares overflow; scale the "
                     "embeddings by a power of two, which changes no rank"
                 )
             piece[:, 0] = 1.0 if out is None else device.upload((~out).astype(np.float64))
             device.cast(kept, kind, piece[:, 1:], self.workspace)
+            if out is not None and kind.decoding is not None:
+                piece[out, 1:] = 0.0  # a stored zero may mean another value
         except MagnitudeError:
             raise
         except OverflowError as error:
             raise MagnitudeError(
-                f"{self.source.uri}: row {row + error.args[0]:,} holds integers beyond 2^53, which float64 cannot hold "
+                f"{row_place(self.source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold "
                 "exactly"
             ) from None
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
+
+    def _find_faults(self, row: int, rows: Any, kind: StoredType) -> tuple[Audit, Array | None]:
+        """Return the audit of rows on the device, and a mask of the rows to leave out; None if there is none."""
+        device = self.workspace.device
+        audit, out = self._find_missing(row, rows.shape[0])
+        bad = device.nonfinite_rows(rows, kind)
+        if bad is not None and out is not None:
+            bad &= ~out
+        if bad is not None and bad.any():
+            audit = audit.merge(self._count_nonfinite(row, bad))
+            out = bad if out is None else out | bad
+        constant, zero = device.constant_rows(rows, kind), device.zero_rows(rows, kind)
+        if out is not None:
+            constant, zero = constant[~out[constant]], zero[~out[zero]]
+        if constant.size or zero.size:
+            audit = audit.merge(self._count_alike(row, np.setdiff1d(constant, zero), zero))
+        if zero.size and self.rules.zeros == "skip":
+            out = np.zeros(rows.shape[0], dtype=bool) if out is None else out
+            out[zero] = True
+        return audit, out
+
+    def _count_alike(self, row: int, constant: Array, zero: Array) -> Audit:
+        """Return the audit of rows, by their offsets, that hold one number, or zeros, throughout; or refuse zeros."""
+        if zero.size and self.rules.zeros == "error":
+            raise ZeroRowError(
+                f"{row_place(self.source, row + int(zero[0]))} is zero throughout ({zero.size:,} such rows where "
+                f"reading stopped); pass {argument('zeros', 'skip')} to leave them out and have them counted"
+            )
+        return Audit(
+            rows_zero=int(zero.size), first_zero=row + int(zero[0]) if zero.size else None,
+            rows_constant=int(constant.size), first_constant=row + int(constant[0]) if constant.size else None,
+        )  # fmt: skip
 
     def _find_missing(self, row: int, n_rows: int) -> tuple[Audit, Array | None]:
         """Return the audit of missing rows, and a mask of the rows to leave out.
@@ -93,7 +119,7 @@ class PanelWriter:
         if not gaps:
             return Audit(), None
         audit = Audit(rows_missing=sum(end - start for start, end in gaps), first_missing=gaps[0][0])
-        if self.missing != "skip":
+        if self.rules.missing != "skip":
             return audit, None
         out = np.zeros(n_rows, dtype=bool)
         for start, end in gaps:
@@ -103,9 +129,11 @@ class PanelWriter:
     def _count_nonfinite(self, row: int, bad: Array) -> Audit:
         """Return the audit of non-finite rows, or refuse them."""
         n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
-        if self.nonfinite == "error":
+        if self.rules.nonfinite == "error":
+            decoding = self.source.stored.decoding
+            what = "is not finite" if decoding is None or not decoding.absence else f"holds no data {decoding.absence}"
             raise NonFiniteError(
-                f"{self.source.uri}: row {first:,} is not finite ({n_bad:,} such rows among rows "
+                f"{row_place(self.source, first)} {what} ({n_bad:,} such rows among rows "
                 f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
                 f"{argument('nonfinite', 'skip')} to leave them out and have them counted"
             )

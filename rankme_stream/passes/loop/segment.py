@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.methods import METHODS
@@ -19,7 +18,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.audit import DEFAULT_RULES, Audit, Rules
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
 from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
@@ -36,8 +35,8 @@ class PassSpec:
         Called with the width and a workspace, and ``rows_error`` for unit rows.
     normalize
         Whether rows scaled to unit length are accumulated as well.
-    missing, nonfinite
-        As in ``measure``.
+    rules
+        Treatment of faulty rows.
     records_norms
         Whether the norms of the rows are summed.
     device
@@ -52,8 +51,7 @@ class PassSpec:
     plan: Plan
     make_accumulator: Callable[..., Accumulator]
     normalize: bool = False
-    missing: Literal["error", "skip", "fill"] = "error"
-    nonfinite: Literal["error", "skip"] = "error"
+    rules: Rules = DEFAULT_RULES
     records_norms: bool = False
     device: Device = HOST
     basis: OrthonormalBasis | None = None
@@ -66,7 +64,8 @@ class PassSpec:
         """
         is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
         is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
-        return self.device.panel_type(kind) if is_fast and is_alone else "float64"
+        is_as_stored = kind.decoding is None
+        return self.device.panel_type(kind) if is_fast and is_alone and is_as_stored else "float64"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -108,7 +107,7 @@ def run_segment(
         grouper = SegmentGrouper(
             spec.groups, spec.source.stored, (first, last), n_features, workspace, plan.segments_at_once
         )
-    writer = PanelWriter(spec.source, workspace, spec.missing, spec.nonfinite)
+    writer = PanelWriter(spec.source, workspace, spec.rules)
     audit, row_norms = Audit(), RowNorms()
     wanted, witnesses = witness_rows(first, last), Witnesses()
     shape = (plan.slab_rows, n_features + 1)

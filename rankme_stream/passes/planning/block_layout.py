@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from rankme_stream.sources.concat import JoinedBounds
+
 
 class BlockRange(NamedTuple):
     """Block to read: rows [start, stop), of which ``n_used`` are used."""
@@ -38,8 +40,10 @@ def block_ranges(
 
 
 def largest_unit(bounds: Sequence[int], start: int, stop: int) -> int:
-    """Return the largest number of rows between neighbouring bounds or ends."""
-    if isinstance(bounds, range):
-        return min(stop - start, abs(bounds.step)) if bounds else stop - start
+    """Return the largest number of rows between neighbouring bounds or ends; at once where bounds have a ``step``."""
+    if (step := getattr(bounds, "step", None)) is not None:
+        return min(stop - start, step) if bounds else stop - start
+    if isinstance(bounds, JoinedBounds):
+        return max(largest_unit(inner, low, high) for low, high, inner in bounds.pieces)
     edges = [start, *bounds, stop]
     return max(later - earlier for earlier, later in pairwise(edges))

@@ -121,12 +121,15 @@ class RowLayout:
         Natural row offsets strictly inside ``rows``.
     read_memory
         Returns the peak bytes that reading a number of consecutive rows takes, result included.
+    n_stored
+        Rows that are stored in all; 0 if that is not known.
     """
 
     rows: tuple[int, int]
     itemsize: int
     bounds: Sequence[int]
     read_memory: Callable[[int], int]
+    n_stored: int = 0
 
     @property
     def n_rows(self) -> int:

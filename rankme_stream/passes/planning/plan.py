@@ -24,6 +24,8 @@ from rankme_stream.passes.planning.memory import (
 )
 from rankme_stream.passes.planning.sample_design import N_REPLICATES
 
+_FAR_WIDER = 16  # features per row
+_NO_MACHINE_BYTES = 2**40  # of memory, which it makes no sense to ask for
 _BLOCK_BYTES = (8 * 2**20, 2 * 2**20, 2**19)
 
 
@@ -230,12 +232,24 @@ def _too_little_memory(workload: Workload, layout: RowLayout, limits: Limits, me
     """Return the error that says what the smallest schedule needs."""
     peak, groups = peak_bytes(memory), workload.groups
     of_groups = "" if groups is None else f"{_size(memory['groups'])} for {len(groups):,} groups, "
+    remedy = f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
+    if looks_transposed(layout.n_stored, workload.size.n_features):
+        hint = (
+            f"{layout.n_stored:,} rows of {workload.size.n_features:,} features look transposed: name the axis of the "
+            f"features by {argument('features_axis')}, 0 for the first"
+        )
+        remedy = f"{hint}, or {remedy}" if peak < _NO_MACHINE_BYTES else hint
     return LimitError(
         f"the pass needs {_size(peak)} at least and the limit is {_size_below(limits.memory_limit_bytes)} "
         f"({_size(memory['reading'])} to read chunks of {layout.largest_unit:,} rows, {_size(memory['accumulators'])} "
         f"for accumulators of width {workload.size.n_features:,}, {of_groups}{_size(limits.base_bytes)} held already); "
-        f"give {argument('memory_limit')} {-(-_mebibytes(peak) // 16) * 16}MiB or more"
+        f"{remedy}"
     )
+
+
+def looks_transposed(n_rows: int, n_features: int) -> bool:
+    """Return whether so many features of so few rows are rather rows of features."""
+    return 0 < n_rows * _FAR_WIDER < n_features
 
 
 def with_largest_memory(plan: Plan, steps: Collection[Plan]) -> Plan:

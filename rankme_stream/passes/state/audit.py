@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+
+class Rules(NamedTuple):
+    """Treatment of missing rows, of non-finite rows and of rows of zeros, as in ``measure``."""
+
+    missing: Literal["error", "skip", "fill"] = "error"
+    nonfinite: Literal["error", "skip"] = "error"
+    zeros: Literal["error", "skip", "count"] = "count"
+
+
+DEFAULT_RULES = Rules()
 
 
 @dataclass(frozen=True)
 class Audit:
     """Counts of faulty rows and the first of each kind; audits of different rows merge.
 
-    ``first_...`` are row numbers of the source. ``largest_magnitude`` is the largest absolute value of float64 data;
-    0.0 for other types, whose range needs no check.
+    ``first_...`` are row numbers of the source. A constant row holds one number, not zero, in all of two or more
+    features. ``largest_magnitude`` is the largest absolute value of float64 data, and of decoded data that may be
+    beyond 2^480; 0.0 for other types, whose range needs no check.
     """
 
     rows_nonfinite: int = 0
     first_nonfinite: int | None = None
     rows_zero: int = 0
     first_zero: int | None = None
+    rows_constant: int = 0
+    first_constant: int | None = None
     rows_missing: int = 0
     first_missing: int | None = None
     largest_magnitude: float = 0.0
+
+    def rows_left_out(self, rules: Rules) -> int:
+        """Return the number of rows that were left out by the rules of the pass."""
+        left_out = self.rows_nonfinite + (self.rows_missing if rules.missing == "skip" else 0)
+        return left_out + (self.rows_zero if rules.zeros == "skip" else 0)
 
     def merge(self, other: Audit) -> Audit:
         """Return the audit of both sets of rows; neither argument changes."""

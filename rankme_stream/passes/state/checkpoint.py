@@ -22,7 +22,7 @@ from rankme_stream.passes.state.merge_tree import MergeTree, span
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.pass_state import State, Stretch, difference, read_plan, save_state
 from rankme_stream.passes.state.witnesses import changed_row
-from rankme_stream.sources import Source, content_digest
+from rankme_stream.sources import Source, content_digest, describe_parts
 
 _PERIOD_S = 60.0
 _PERIODS_A_WRITE = 50.0  # times the duration of the last write: writes slow the pass down by 2 % at most
@@ -62,6 +62,8 @@ def new_state(
             "uri": source.uri, "n_rows": n_rows, "n_features": n_features, "dtype": source.stored.name,
             "fingerprint": fingerprint, "identity": _plain(source.identity()), "integrity": source.integrity,
             "unit_roundoff": source.stored.unit_roundoff, "chunks_missing": source.chunks_missing,
+            "decoding": source.stored.description,
+            **describe_parts(source),
         },
         plan=plan,
         tail_start=tail_start,

@@ -22,6 +22,7 @@ from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.machine import joined_workers
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state import state_file
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import IntervalSet, MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.state_record import check_node, check_nodes, checked_basis, checked_plan
@@ -85,7 +86,7 @@ class State:
     content: str
     part: tuple[int, int]
     is_checked: bool
-    rules: Mapping[str, str]
+    rules: Mapping[str, Any]
     passes: Sequence[Mapping[str, Any]]
     workers: Sequence[Mapping[str, Any]]
     nodes: Mapping[Node, PartialResult] = field(repr=False)
@@ -235,11 +236,12 @@ def load_state(path: str | os.PathLike[str]) -> State:
                 continue
             node = check_node(plan, fields, arrays)
             nodes[node] = PartialResult.from_record(plan.arithmetic, fields, arrays)
-        check_nodes(plan, nodes, plain["rules"], basis)
+        rules = Rules(**plain["rules"])  # with the default of those that an earlier version did not know
+        check_nodes(plan, nodes, rules, basis)
     return State(
         plain["source"], plan, plain["tail_start"], [Stretch(*one) for one in plain["stretches"]], plain["anchor"],
         plain.get("content", ""), tuple(plain.get("part", (plan.row_start, plan.row_stop))), plain["is_checked"],
-        plain["rules"], plain["passes"], plain["workers"], nodes, basis,
+        rules._asdict(), plain["passes"], plain["workers"], nodes, basis,
     )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from rankme_stream.accumulators.accumulator import FILE_KEYS
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import ARITHMETICS, METHODS
 from rankme_stream.accumulators.nystrom.test_vectors import PROBES, OrthonormalBasis
-from rankme_stream.errors import SourceFormatError, StateError
+from rankme_stream.errors import StateError
 from rankme_stream.groups.packing import check_packed
-from rankme_stream.numerics.dtypes import Array, stored_type
+from rankme_stream.numerics.dtypes import Array, named_type
 from rankme_stream.numerics.scaling import EXPONENTS
 from rankme_stream.passes.planning.plan import Plan, fields_of
-from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.audit import Audit, Rules
 from rankme_stream.passes.state.merge_tree import IntervalSet, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms
@@ -32,6 +32,11 @@ _MOST_LEVEL = 62
 _MOST_STRETCHES = 1000
 _MOST_ROWS = 2**53
 _TINY = {"n_features": 8, "sketch_size": 4}  # of an accumulator that shows which numbers there are
+
+
+class _Part(TypedDict):
+    name: str
+    n_rows: int
 
 
 class _Source(TypedDict):
@@ -44,11 +49,14 @@ class _Source(TypedDict):
     integrity: str
     unit_roundoff: float
     chunks_missing: int
+    decoding: NotRequired[str]
+    parts: NotRequired[list[_Part]]
 
 
 class _Rules(TypedDict):
     missing: Literal["error", "skip", "fill"]
     nonfinite: Literal["error", "skip"]
+    zeros: NotRequired[Literal["error", "skip", "count"]]
 
 
 class _Worker(TypedDict):
@@ -112,9 +120,8 @@ def checked_plan(plain: Mapping[str, Any]) -> Plan:
     stretches = [(start, stop) for start, stop, _ in plain["stretches"]]
     ends = [plan.row_start, *(stop for _, stop in stretches)]
     try:
-        dtype = "uint16" if source["dtype"] == "bfloat16" else source["dtype"]
-        stored = stored_type(np.dtype(dtype), uri="it", declared=source["dtype"])
-    except (TypeError, ValueError, SourceFormatError):
+        stored = named_type(source["dtype"])
+    except (TypeError, ValueError):
         raise StateError("its rows are of no type that is read") from None
     first, last = plain.get("part", (plan.row_start, plan.row_stop))
     _require(stored.name == source["dtype"] and stored.unit_roundoff == source["unit_roundoff"], "type of the rows")
@@ -223,9 +230,7 @@ def _number_kinds(arithmetic: Arithmetic) -> dict[str, str]:
     return {name: "iu" if kind in "iu" else kind for name, kind in kinds.items()}
 
 
-def check_nodes(
-    plan: Plan, nodes: Mapping[Node, PartialResult], rules: Mapping[str, str], basis: OrthonormalBasis | None
-) -> None:
+def check_nodes(plan: Plan, nodes: Mapping[Node, PartialResult], rules: Rules, basis: OrthonormalBasis | None) -> None:
     """Refuse partial results that share rows, or do not count all of theirs, and a pass without its basis."""
     _require((basis is not None) == (plan.pass_number > 0), "basis")
     intervals = IntervalSet()
@@ -234,7 +239,7 @@ def check_nodes(
             raise StateError("two of its partial results share rows")
         intervals.add(span(node))
         start, stop = plan.rows_of(span(node))
-        left_out = partial.audit.rows_nonfinite + (partial.audit.rows_missing if rules["missing"] == "skip" else 0)
+        left_out = partial.audit.rows_left_out(rules)
         if any(one.n_rows + left_out != stop - start for one in partial.accumulators.values()):
             raise StateError("rows counted and rows read do not agree")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from asyncio import gather
 from collections.abc import AsyncIterator, Mapping
@@ -17,31 +18,16 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
+from rankme_stream.sources.zarr.descriptions import stamp_of
 from rankme_stream.sources.zarr.folder_scan import is_sparse
-from rankme_stream.sources.zarr.remote_store import RemoteStore, with_retries
+from rankme_stream.sources.zarr.grid_metadata import with_regular_grid
+from rankme_stream.sources.zarr.guarded_store import GuardedStore
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each
 _AT_ONCE = 32
-_STAMPS = (
-    "ETag", "etag", "md5Hash", "Content-MD5", "blob_id", "mtime", "LastModified", "last_modified", "Last-Modified",
-    "updated", "created",
-)  # fmt: skip
-
-
-def _stamp(described: Mapping[str, Any]) -> str:
-    """Return size and tag or time of a file, under any of the names that file systems use; "" without the latter."""
-    when = next((described[name] for name in _STAMPS if described.get(name) is not None), None)
-    return "" if when is None else f"{described.get('size')} {when}"
-
-
-def _stamp_of_archive(store: Store) -> str:
-    """Return size and time of a zip file; the empty string for other stores."""
-    if not isinstance(store, ZipStore):
-        return ""
-    status = os.stat(store.path)
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _read_document(path: str, prototype: BufferPrototype) -> Buffer | None:
@@ -57,46 +43,85 @@ def _read_document(path: str, prototype: BufferPrototype) -> Buffer | None:
 
 
 class AuditingStore(WrapperStore[Store]):
-    """Store that finds missing chunks, and reads nothing but regular files where it is a folder."""
+    """Store that finds missing chunks, and reads nothing but regular files where it is a folder.
+
+    Attributes
+    ----------
+    root
+        Folder of a local store; None for a subclass of it, which may answer differently from its files.
+    archive
+        Path of a zip file; None for other stores.
+    """
 
     def __init__(self, store: Store, uri: str) -> None:
-        super().__init__(with_retries(store, uri))
+        self.root = os.fspath(store.root) if type(store) is LocalStore else None
+        self.archive = store.path if isinstance(store, ZipStore) else None
+        super().__init__(store if self.root is not None else GuardedStore(store, uri))
         self._uri = uri
         self._grid: ChunkGrid | None = None
         self._missing: MissingChunks | None = None
         self._longest = 0
 
     @property
-    def root(self) -> str | None:
-        """Folder of a local store; None for a subclass of it, which may answer differently from its files."""
-        return os.fspath(self._store.root) if type(self._store) is LocalStore else None
+    def read_only(self) -> bool:
+        """True: nothing is written, whatever the store allows."""
+        return True
 
     @property
-    def is_archive(self) -> bool:
-        """Whether all chunks are in one file."""
-        return isinstance(self._store, ZipStore)
+    def changes_as_a_whole(self) -> bool:
+        """Whether one version stands for all chunks, as in a zip file and in a commit."""
+        return isinstance(self._store, GuardedStore) and self._store.changes_as_a_whole
 
     @property
     def denied(self) -> SourcePermissionError | None:
         """Refusal of a server that was taken for the absence of a metadata document; None if there was none."""
-        return self._store.denied if isinstance(self._store, RemoteStore) else None
+        return self._store.denied if isinstance(self._store, GuardedStore) else None
 
     def audit(self, grid: ChunkGrid, missing: MissingChunks, longest: int) -> None:
         """Say which chunks `scan` looks for, where it records the missing ones, and how many bytes a key may hold."""
         self._grid, self._missing, self._longest = grid, missing, longest
-        if isinstance(self._store, RemoteStore):
+        if isinstance(self._store, GuardedStore):
             self._store.longest = longest
 
     def fetch(self, key: str) -> bytes:
         """Return the bytes stored under ``key``; empty when there are none; raise what a server refuses."""
-        value = sync(self.get(key, default_buffer_prototype()))
+        value = sync(self._opened_get(key))
         if value is None and self.denied is not None:
             raise self.denied
         return b"" if value is None else value.to_bytes()
 
+    async def _opened_get(self, key: str) -> Buffer | None:
+        await self._ensure_open()  # a zip file is not before it is asked for an array
+        return await self._stored(key, default_buffer_prototype(), None)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder of the store, sorted; none if there is no such folder."""
+
+        async def listed() -> list[str]:
+            await self._ensure_open()
+            return [key.strip("/").rpartition("/")[2] async for key in self.list_dir(folder)]
+
+        try:
+            return sorted({*sync(listed())})
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def holds_array(self, path: str) -> bool:
+        """Return whether metadata of an array, broken ones too, lie at a path."""
+        folder = f"{path}/" if path else ""
+        try:
+            if self.fetch(f"{folder}.zarray"):
+                return True
+            document = self.fetch(f"{folder}zarr.json")
+            return bool(document) and json.loads(document)["node_type"] != "group"
+        except RankMeError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError):
+            return True
+
     def check_length(self, key: str, n_bytes: int) -> None:
         """Raise StorageError if a server states another length for an object than that of the bytes that it sent."""
-        if isinstance(self._store, RemoteStore):
+        if isinstance(self._store, GuardedStore):
             sync(self._store.check_length(key, n_bytes))
 
     async def scan(self, start: int, stop: int) -> tuple[str, bool]:
@@ -118,34 +143,30 @@ class AuditingStore(WrapperStore[Store]):
 
     async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""
-        assert self._grid is not None
-        stamps: dict[tuple[int, int], str] = {}
-        if isinstance(self._store, RemoteStore):
-            self._store.forget()
-        if isinstance(self._store, RemoteStore) and self._store.describes:
-            stamps = await self._remote_stamps(self._store, rows)
-        else:
-            whole = _stamp_of_archive(self._store)
-            async for key in self._store.list_prefix(self._grid.prefix):
-                if (coordinates := self._grid.coordinates(key)) is not None:
-                    stamps[coordinates] = whole
+        assert self._grid is not None and isinstance(self._store, GuardedStore)
+        self._store.forget()
+        version = await self._store.version()
+        stamps = await self._described(self._store, rows)
         for coordinates in sorted(stamps):
             if coordinates[0] in rows and coordinates[1] < self._grid.n_outer_columns:
-                yield coordinates, stamps[coordinates]
+                yield coordinates, version or stamps[coordinates]
 
-    async def _remote_stamps(self, store: RemoteStore, rows: range) -> dict[tuple[int, int], str]:
-        """Return the stamps of chunks on a server: one request each if they are few, otherwise from a listing."""
+    async def _described(self, store: GuardedStore, rows: range) -> dict[tuple[int, int], str]:
+        """Return the stamps of the present chunks: one request each if they are few, otherwise from a listing."""
         assert self._grid is not None
-        grid, stamps = self._grid, {}
-        if len(rows) * grid.n_outer_columns > _STAT_ONE_BY_ONE:
+        grid, stamps = self._grid, dict[tuple[int, int], str]()
+        says = store.descriptions
+        if says.lists_fast or len(rows) * grid.n_outer_columns > _STAT_ONE_BY_ONE:
             try:
                 listed = await store.listing(grid.prefix)
             except SourceError:  # from a server that cannot list, or may not
+                if says.lists_fast:
+                    raise
                 listed = {}
             for key, described in listed.items():
                 if (coordinates := grid.coordinates(key)) is not None:
                     stamps[coordinates] = self._stamp(key, described)
-            if stamps and store.lists_all:
+            if says.lists_fast or (stamps and says.lists_all):
                 return stamps
 
         async def request(i: int, j: int) -> None:
@@ -173,10 +194,19 @@ class AuditingStore(WrapperStore[Store]):
                 f"chunk {key} of {self._uri} is stored in {size:,} bytes, and its metadata allow {self._longest:,}; "
                 "write it again, or leave these rows out"
             )
-        return _stamp(described)
+        return stamp_of(described)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the value under ``key`` as the wrapped store does; of a folder, only regular files are read."""
+        """Return the value under ``key`` as the wrapped store does, but with a chunk grid that every zarr opens."""
+        value = await self._stored(key, prototype, byte_range)
+        if value is None or byte_range is not None or not key.endswith("zarr.json"):
+            return value
+        document = value.to_bytes()
+        readable = with_regular_grid(document)
+        return value if readable is document else prototype.buffer.from_bytes(readable)
+
+    async def _stored(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """Return the value under ``key``; of a folder, only regular files are read."""
         try:
             if self.root is not None and byte_range is None:
                 return _read_document(os.path.join(self.root, key), prototype)

@@ -17,6 +17,7 @@ from rankme_stream.sources.zarr.codecs import REWRITE, chunk_codecs, codec_chain
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS, BytesCodec, pcodec, put
 
 _MOST_CODECS = 16
+_MOST_SHAPES = 256  # whose decoders are kept
 _LONGEST_TEXT = 4096  # bytes of a text of variable length, on average over a chunk
 _FLOAT64_BYTES = 8
 
@@ -40,6 +41,8 @@ class ChunkDecoder:
 
     Attributes
     ----------
+    shape, n_values
+        Shape of a chunk, and the number of its values.
     n_bytes
         Size of a decoded chunk; the largest one for text of variable length.
     longest
@@ -56,7 +59,9 @@ class ChunkDecoder:
     """
 
     def __init__(self, metadata: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], uri: str) -> None:
-        self._is_text, self._n_values = dtype.kind in "OT", prod(shape)
+        self.shape, self._arguments = shape, (metadata, dtype, uri)
+        self._others: dict[tuple[int, ...], ChunkDecoder] = {}
+        self._is_text, self.n_values = dtype.kind in "OT", prod(shape)
         fields = [(name.removeprefix("numcodecs."), conf) for name, conf in chunk_codecs(codec_chain(metadata))]
         if len(fields) > _MOST_CODECS:
             raise SourceFormatError(f"{uri} names {len(fields):,} codecs; at most {_MOST_CODECS} are read: rewrite it")
@@ -72,7 +77,7 @@ class ChunkDecoder:
             raise SourceFormatError(
                 f"{uri} has the codec {error}, which is not read here for its values: {REWRITE}"
             ) from None
-        self.n_bytes = self._n_values * (_LONGEST_TEXT if self._is_text else dtype.itemsize)
+        self.n_bytes = self.n_values * (_LONGEST_TEXT if self._is_text else dtype.itemsize)
         self._sizes = list(accumulate(self._codecs, lambda size, codec: codec.longest(size), initial=self.n_bytes))
         self._n_exact = 0 if self._is_text else 1  # sizes from the front that are exact
         for codec in self._codecs:
@@ -83,6 +88,18 @@ class ChunkDecoder:
         sizes = zip(self._codecs, self._sizes, strict=False)
         self.scratch_bytes = sum(self._sizes[1:-1]) + sum(one.scratch * size + one.working for one, size in sizes)
         self.is_plain = not (self._codecs or self._is_text)
+
+    def of_shape(self, shape: tuple[int, ...]) -> ChunkDecoder:
+        """Return the decoder of chunks of another shape in the same array."""
+        if shape == self.shape:
+            return self
+        found = self._others.get(shape)
+        if found is None:
+            metadata, dtype, uri = self._arguments
+            if len(self._others) >= _MOST_SHAPES:
+                self._others.clear()
+            found = self._others[shape] = ChunkDecoder(metadata, shape, dtype, uri)
+        return found
 
     def decode(self, encoded: Array, values: Array) -> None:
         """Write the values of a chunk, flat and in native byte order, into ``values``; ``encoded`` is flat uint8.

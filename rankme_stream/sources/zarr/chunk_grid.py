@@ -1,263 +1,332 @@
-"""Chunk grid of a zarr array, and which of its chunks are known to be unwritten."""
+"""Chunk grid of a zarr array of any rank, whose rows are numbered in storage order."""
 
 from __future__ import annotations
 
 import re
-import threading
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any, NamedTuple, TypeVar
 
-from rankme_stream.errors import SourceFormatError
+import numpy as np
+
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import codec_fields
-from rankme_stream.sources.zarr.shard_index import ShardIndex, shard_index
+from rankme_stream.sources.zarr.shard_index import ShardIndex
+from rankme_stream.sources.zarr.storage_order import Axis, StorageOrder
 
-_MOST = 2**60  # values or chunks
+_T = TypeVar("_T")
 _NUMBER = re.compile("0|[1-9][0-9]{0,18}")  # as keys hold it: "01" is another name
 
 
-@dataclass(frozen=True)
+class Box(NamedTuple):
+    """Part of an array in one chunk.
+
+    Attributes
+    ----------
+    row, n_rows
+        First row of its unit, and number of rows.
+    lengths
+        Lengths along the axes of the rows, cut to the array.
+    column, n_columns
+        First feature, and number of features.
+    shape
+        Lengths along all axes, in the order of the array, as they are stored: they may reach past the array.
+    """
+
+    row: int
+    n_rows: int
+    lengths: tuple[int, ...]
+    column: int
+    n_columns: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ChunkGrid:
-    """Regular chunk grid of a zarr array of two dimensions, or of one, taken as a single feature that keys omit.
+    """Chunk grid of a zarr array: one axis is that of the features, the others make up the rows, in storage order.
+
+    Rows are numbered key by key, under a key chunk by chunk, in a chunk in C order, so that a pass over the rows
+    decodes each chunk once. The rows of a chunk are a **unit**, which chunks side by side along the features share.
 
     Parameters
     ----------
-    shape
-        Rows and features of the array.
-    outer
-        Rows and features stored under one key: a chunk, or a shard.
+    axes
+        Axes of the array, cut at the keys: into chunks, or into shards.
+    features_axis
+        Number of the axis of the features.
     inner
-        Rows and features decoded at once; equals ``outer`` without shards.
+        Shape of the chunks in a shard; None without shards.
     prefix, separator
-        A key is ``f"{prefix}{i}{separator}{j}"``.
+        A key is ``prefix`` and the coordinates of a chunk, joined by ``separator``.
     index
-        Layout of the shard index; None without shards.
+        Layout of the index of the largest shard; None without shards.
     is_line
-        Whether the array has one dimension: a key is ``f"{prefix}{i}"``.
+        Whether the array has one dimension: the last axis is a single feature, and keys omit it.
     """
 
-    shape: tuple[int, int]
-    outer: tuple[int, int]
-    inner: tuple[int, int]
+    axes: tuple[Axis, ...]
+    features_axis: int
+    inner: tuple[int, ...] | None
     prefix: str
     separator: str
     index: ShardIndex | None
     is_line: bool = False
 
-    @property
+    @cached_property
+    def keys(self) -> StorageOrder:
+        """Rows by the keys that hold them; a key of this order may stand for several, side by side along features."""
+        return StorageOrder(self._of_rows(self.axes))
+
+    @cached_property
+    def _units(self) -> StorageOrder:
+        """Units by the keys that hold them."""
+        assert self.inner is not None
+        return StorageOrder(
+            [axis.divided(n) for axis, n in zip(self.keys.axes, self._of_rows(self.inner), strict=True)]
+        )
+
+    @cached_property
+    def _line(self) -> Axis | None:
+        """The axis of the rows, cut into units; None where several axes make up the rows."""
+        axis, *others = self.keys.axes
+        if others:
+            return None
+        return axis if self.inner is None else Axis.regular(axis.length, *self._of_rows(self.inner))
+
+    @cached_property
+    def _features(self) -> Axis:
+        """The axis of the features, cut into chunks."""
+        axis = self.axes[self.features_axis]
+        return axis if self.inner is None else Axis.regular(axis.length, self.inner[self.features_axis])
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features of the array."""
+        return self.keys.n_cells, self._features.length
+
+    @cached_property
     def n_outer_columns(self) -> int:
         """Number of keys along the features."""
-        return -(-self.shape[1] // self.outer[1])
+        return self.axes[self.features_axis].n_chunks
 
-    @property
+    @cached_property
     def n_inner_columns(self) -> int:
-        """Number of inner chunks along the features."""
-        return -(-self.shape[1] // self.inner[1])
+        """Number of chunks along the features."""
+        return self._features.n_chunks
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether a key holds chunks by an index."""
-        return self.index is not None
+    @cached_property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of the largest chunk, along the axes of the array."""
+        shape = self.inner or tuple(axis.longest for axis in self.axes)
+        return shape[:1] if self.is_line else shape
+
+    @cached_property
+    def chunks_per_key(self) -> int:
+        """Most chunks under a key."""
+        if self.inner is None:
+            return 1
+        return prod(axis.longest // n for axis, n in zip(self.axes, self.inner, strict=True))
+
+    @cached_property
+    def least_rows(self) -> int:
+        """Rows of the smallest unit, cut to the array."""
+        if self.inner is None:
+            return prod(axis.shortest for axis in self.keys.axes)
+        axes = zip(self.keys.axes, self._of_rows(self.inner), strict=True)
+        return prod(Axis.regular(axis.length, n).shortest for axis, n in axes)
+
+    @cached_property
+    def most_rows(self) -> int:
+        """Most rows that a unit can hold of the array."""
+        longest = self._of_rows(self.inner or tuple(axis.longest for axis in self.axes))
+        return prod(min(axis.length, n) for axis, n in zip(self.keys.axes, longest, strict=True))
+
+    @cached_property
+    def has_features_last(self) -> bool:
+        """Whether the features are the last axis, so that the values of a row in a chunk lie side by side."""
+        return self.features_axis == len(self.axes) - 1
+
+    @cached_property
+    def has_whole_rows(self) -> bool:
+        """Whether the chunks hold whole rows, one after another, and nothing else."""
+        return self._line is not None and self.has_features_last and self._features.longest == self.shape[1]
+
+    @cached_property
+    def tail_start(self) -> int:
+        """First row that is stored with rows that may be added along the first axis; the number of rows if none."""
+        axis = self.keys.axes[0]
+        last = axis.n_chunks - 1
+        is_full = axis.extent(last) == axis.stored(last)
+        return self.shape[0] if is_full else axis.start(last) * (self.shape[0] // axis.length)
 
     def longest_value(self, longest_chunk: int) -> int:
         """Return the most bytes under a key, of chunks of at most ``longest_chunk`` bytes each."""
-        n_chunks = (self.outer[0] // self.inner[0]) * (self.outer[1] // self.inner[1])
-        return n_chunks * longest_chunk + (self.index.n_bytes if self.index else 0)
+        return self.chunks_per_key * longest_chunk + (self.index.n_bytes if self.index else 0)
 
     def outer_rows(self, start: int, stop: int) -> range:
-        """Return the first coordinates of the keys that hold rows ``[start, stop)``."""
-        return range(start // self.outer[0], -(-stop // self.outer[0]))
+        """Return the numbers, along the rows, of the keys that hold rows ``[start, stop)``."""
+        return self.keys.chunks(start, stop)
+
+    def key_rows(self, i: int) -> tuple[int, int]:
+        """Return the rows ``[A, B)`` under keys with number ``i`` along the rows."""
+        return self.keys.start(i), self.keys.start(i + 1)
+
+    def key_columns(self, j: int) -> slice:
+        """Return the features under keys with number ``j`` along the features."""
+        axis = self.axes[self.features_axis]
+        return slice(axis.start(j), axis.start(j + 1))
+
+    def key_units(self, i: int) -> range:
+        """Return the units under keys with number ``i`` along the rows."""
+        return range(i, i + 1) if self.inner is None else range(self._units.start(i), self._units.start(i + 1))
+
+    def key_chunk_columns(self, j: int) -> range:
+        """Return the chunks, counted along the features, under keys with number ``j`` along the features."""
+        if self.inner is None:
+            return range(j, j + 1)
+        columns = self.key_columns(j)
+        return range(self._features.find(columns.start), self._features.find(columns.stop - 1) + 1)
 
     def key(self, i: int, j: int) -> str:
-        """Return the key at outer coordinates ``(i, j)``."""
-        return f"{self.prefix}{i}" if self.is_line else f"{self.prefix}{i}{self.separator}{j}"
-
-    def inner_key(self, i: int, j: int) -> str:
-        """Return the name of inner chunk ``(i, j)`` for a message: its key, and its coordinates in a shard."""
-        per_shard = self.outer[0] // self.inner[0], self.outer[1] // self.inner[1]
-        key = self.key(i // per_shard[0], j // per_shard[1])
-        if not self.is_sharded:
-            return key
-        return f"{key} (inner chunk {i % per_shard[0]},{j % per_shard[1]})"
+        """Return the key with number ``i`` along the rows and ``j`` along the features."""
+        if self.is_line:
+            return f"{self.prefix}{i}"
+        if len(self.axes) == 2:  # nearly always, and asked for every key
+            return (
+                f"{self.prefix}{i}{self.separator}{j}" if self.features_axis else f"{self.prefix}{j}{self.separator}{i}"
+            )
+        return self.prefix + self.separator.join(map(str, self._with_column(self.keys.coordinates(i), j)))
 
     def coordinates(self, key: str) -> tuple[int, int] | None:
-        """Return the outer coordinates of ``key``; None for a key that is no chunk."""
-        if not key.startswith(self.prefix):
+        """Return the numbers of ``key`` along rows and features; None for a key that is no chunk of the array."""
+        names = key.removeprefix(self.prefix).split(self.separator) + ["0"] * self.is_line
+        is_chunk = key.startswith(self.prefix) and len(names) == len(self.axes) and all(map(_NUMBER.fullmatch, names))
+        if not is_chunk:
             return None
-        suffix = key[len(self.prefix) :] + (f"{self.separator}0" if self.is_line else "")
-        first, separator, second = suffix.partition(self.separator)
-        if not (separator and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
+        places = [int(name) for name in names]
+        if any(place >= axis.n_chunks for place, axis in zip(places, self.axes, strict=True)):
             return None
-        return int(first), int(second)
+        return self.keys.number(self._of_rows(places)), places[self.features_axis]
 
+    def unit_at(self, row: int) -> int:
+        """Return the number of the unit that holds a row."""
+        if self._line is not None:
+            return self._line.find(row)
+        i = self.keys.find(row)
+        return i if self.inner is None else self._units.start(i) + self._within(i).find(row - self.keys.start(i))
 
-def chunk_grid(metadata: Mapping[str, Any], *, path: str, uri: str) -> ChunkGrid:
-    """Return the grid in the metadata document (``zarr.json`` or ``.zarray``) of an array of one or two dimensions.
+    def unit_start(self, unit: int) -> int:
+        """Return the first row of a unit; for the unit after the last, the number of rows."""
+        if self._line is not None:
+            return self._line.start(unit)
+        if self.inner is None:
+            return self.keys.start(unit)
+        i = self._units.find(unit) if unit < self._units.n_cells else self._units.n_chunks
+        within = self._within(i).start(unit - self._units.start(i)) if i < self._units.n_chunks else 0
+        return self.keys.start(i) + within
 
-    Raises
-    ------
-    SourceFormatError
-        For a grid that is not regular, or keys in an encoding that is not supported.
-    """
-    folder = f"{path}/" if path else ""
-    is_line = len(metadata["shape"]) == 1
-    shape = _pair(metadata["shape"], uri, least=0, is_line=is_line)
-    if metadata["zarr_format"] == 2:
-        outer = _pair(metadata["chunks"], uri, is_line=is_line)
-        separator = str(metadata.get("dimension_separator") or ".")
-        return _checked(ChunkGrid(shape, outer, outer, folder, separator, None, is_line), uri)
-    outer = _pair(metadata["chunk_grid"].get("configuration", {}).get("chunk_shape", ()), uri, is_line=is_line)
-    encoding = metadata.get("chunk_key_encoding", {"name": "default"})
-    name, configuration = codec_fields(encoding)
-    if metadata["chunk_grid"].get("name") != "regular" or name not in ("default", "v2"):
-        raise SourceFormatError(f"{uri} has a chunk grid or chunk keys of an unsupported kind: rewrite it")
-    separator = str(configuration.get("separator", "/" if name == "default" else "."))
-    prefix = folder + (f"c{separator}" if name == "default" else "")
-    codecs = [codec_fields(codec) for codec in metadata["codecs"]]
-    inner_codecs = [codec_fields(codec)[0] for name, conf in codecs for codec in conf.get("codecs", ())]
-    if (shards := [name for name, _ in codecs].count("sharding_indexed")) and (
-        len(codecs) > 1 or "sharding_indexed" in inner_codecs
-    ):
-        raise SourceFormatError(
-            f"{uri} has shards inside shards or other codecs, whose missing chunks cannot be detected: rewrite it"
+    def units(self, start: int, stop: int) -> range:
+        """Return the units that hold rows ``[start, stop)``."""
+        return range(self.unit_at(start), self.unit_at(stop - 1) + 1) if start < stop else range(0)
+
+    def bounds(self, start: int, stop: int) -> Sequence[int]:
+        """Return the rows strictly inside ``(start, stop)`` at which units begin; takes no memory for each."""
+        first, last = self.unit_at(start) + 1, self.unit_at(stop - 1) + 1
+        if self._line is not None and self._line.step:
+            return range(first * self._line.step, stop, self._line.step)
+        return UnitBounds(self, range(first, last))
+
+    def key_of(self, unit: int, column: int) -> tuple[int, int]:
+        """Return the numbers, along rows and features, of the key that holds a chunk."""
+        if self.inner is None:
+            return unit, column
+        return self._units.find(unit), self.axes[self.features_axis].find(self._features.start(column))
+
+    def by_unit(self, i: int, j: int, values: Array) -> Array:
+        """Return the values for the chunks of a shard, which has axes as the array, in shape ``(units, columns, ...)``.
+
+        Chunks of the shard that lie past the array are left out.
+        """
+        units, columns = self.key_units(i), self.key_chunk_columns(j)
+        cut = *(slice(axis.n_chunks) for axis in self._within(i).axes), slice(len(columns))
+        kept = np.moveaxis(values, self.features_axis, len(self.axes) - 1)[cut]
+        return kept.reshape(len(units), len(columns), *values.shape[len(self.axes) :])
+
+    def name(self, unit: int, column: int) -> str:
+        """Return the name of a chunk for a message: its key, and its coordinates in a shard."""
+        i, j = self.key_of(unit, column)
+        if self.inner is None:
+            return self.key(i, j)
+        within = self._within(i).coordinates(unit - self._units.start(i))
+        place = self._with_column(within, column - self.key_chunk_columns(j).start)
+        return f"{self.key(i, j)} (inner chunk {','.join(map(str, place))})"
+
+    def index_of(self, i: int, j: int) -> ShardIndex:
+        """Return the layout of the index of a shard."""
+        assert self.index is not None and self.inner is not None
+        places = self._with_column(self.keys.coordinates(i), j)
+        stored = (axis.stored(place) // n for axis, place, n in zip(self.axes, places, self.inner, strict=True))
+        return self.index.with_counts(tuple(stored))
+
+    def box(self, unit: int, column: int) -> Box:
+        """Return the part of the array that a chunk holds."""
+        if self._even_steps is not None:  # nearly always, and asked for every chunk
+            row_step, column_step, shape = self._even_steps
+            row, first = unit * row_step, column * column_step
+            n_rows = min(row_step, self.shape[0] - row)
+            return Box(row, n_rows, (n_rows,), first, min(column_step, self.shape[1] - first), shape)
+        if self.inner is None:
+            order, number, row = self.keys, unit, 0
+        else:
+            i = self._units.find(unit)
+            order, number, row = self._within(i), unit - self._units.start(i), self.keys.start(i)
+        lengths, first = order.extents(number), self._features.start(column)
+        shape = self.inner or tuple(
+            axis.stored(place)
+            for axis, place in zip(self.axes, self._with_column(order.coordinates(number), column), strict=True)
         )
-    if not shards:
-        return _checked(ChunkGrid(shape, outer, outer, prefix, separator, None, is_line), uri)
-    inner = _pair(codecs[0][1]["chunk_shape"], uri, is_line=is_line)
-    if outer[0] % inner[0] or outer[1] % inner[1]:
-        raise SourceFormatError(
-            f"{uri} declares shards of shape {outer}, which chunks of {inner} do not fill: rewrite it"
-        )
-    index = shard_index(outer, inner, codecs[0][1], uri)
-    return _checked(ChunkGrid(shape, outer, inner, prefix, separator, index, is_line), uri)
+        n_columns = self._features.start(column + 1) - first
+        return Box(row + order.start(number), prod(lengths), lengths, first, n_columns, shape)
+
+    @cached_property
+    def _even_steps(self) -> tuple[int, int, tuple[int, ...]] | None:
+        """Rows and features of a chunk, and its shape, where all chunks have one and the rows are one axis."""
+        shape = self.inner or tuple(axis.step for axis in self.axes)
+        if self._line is None or 0 in shape:
+            return None
+        return self._line.step, self._features.step, shape
+
+    def _within(self, i: int) -> StorageOrder:
+        """Return the rows of a shard by the chunks that hold them."""
+        assert self.inner is not None
+        return _regular_order(self.keys.extents(i), self._of_rows(self.inner))
+
+    def _of_rows(self, values: Sequence[_T]) -> tuple[_T, ...]:
+        """Return what belongs to the axes of the rows."""
+        return (*values[: self.features_axis], *values[self.features_axis + 1 :])
+
+    def _with_column(self, places: tuple[int, ...], column: int) -> tuple[int, ...]:
+        """Return coordinates along the axes of the array from those of the rows and that of the features."""
+        return (*places[: self.features_axis], column, *places[self.features_axis :])
 
 
-def _pair(lengths: Iterable[int], uri: str, *, least: int = 1, is_line: bool = False) -> tuple[int, int]:
-    chunks = (*lengths, *([1] if is_line else []))
-    if not all(type(n) is int for n in chunks) or len(chunks) != 2 or min(chunks) < least:
-        raise SourceFormatError(f"{uri} declares chunks of shape {chunks}, not two positive lengths: rewrite it")
-    return chunks[0], chunks[1]
+@lru_cache(maxsize=256)
+def _regular_order(lengths: tuple[int, ...], steps: tuple[int, ...]) -> StorageOrder:
+    return StorageOrder([Axis.regular(length, step) for length, step in zip(lengths, steps, strict=True)])
 
 
-def _checked(grid: ChunkGrid, uri: str) -> ChunkGrid:
-    """Return a grid whose numbers fit 64 bits, as arrays and chunks that exist do; refuse others."""
-    if grid.separator not in ("/", "."):
-        raise SourceFormatError(f"{uri} has chunk keys with the separator {grid.separator!r}: rewrite its metadata")
-    n_values, n_chunks = grid.shape[0] * grid.shape[1], -(-grid.shape[0] // grid.inner[0]) * grid.n_inner_columns
-    if max(n_values, n_chunks, grid.outer[0] * grid.outer[1]) >= _MOST:
-        raise SourceFormatError(
-            f"{uri} declares shape {grid.shape} in chunks of {grid.outer}, more than 2^60 values: rewrite its metadata"
-        )
-    return grid
+class UnitBounds(Sequence[int]):
+    """First rows of consecutive units, worked out when asked for; ``step`` is the most rows between two of them."""
 
+    def __init__(self, grid: ChunkGrid, units: range) -> None:
+        self._grid, self._units = grid, units
+        self.step = grid.most_rows
 
-class MissingChunks:
-    """Inner chunks known to be unwritten, as runs of their numbers in row order; thread-safe.
+    def __len__(self) -> int:
+        return len(self._units)
 
-    Parameters
-    ----------
-    grid
-        Grid of the chunks.
-
-    Notes
-    -----
-    Only chunks with rows requested so far (see `request`) are recorded, so a missing shard counts its inner chunks in
-    those rows and no others. A run takes 16 bytes, whatever its length.
-    """
-
-    def __init__(self, grid: ChunkGrid) -> None:
-        self._grid = grid
-        self._starts, self._stops = array("q"), array("q")  # of runs that neither overlap nor touch, ascending
-        self._lock = threading.Lock()
-        self._requested: tuple[int, int] | None = None
-        self._count = 0
-
-    @property
-    def count(self) -> int:
-        """Number of inner chunks known to be missing."""
-        return self._count
-
-    def request(self, start: int, stop: int) -> None:
-        """Extend the rows requested by ``[start, stop)``."""
-        with self._lock:
-            low, high = self._requested or (start, stop)
-            self._requested = min(low, start), max(high, stop)
-
-    def add_key(self, i: int, j: int) -> None:
-        """Record that nothing is stored at outer coordinates ``(i, j)``."""
-        self.add_keys(i * self._grid.n_outer_columns + j, i * self._grid.n_outer_columns + j + 1)
-
-    def add_keys(self, start: int, stop: int) -> None:
-        """Record that nothing is stored under the keys with numbers ``[start, stop)`` in row order."""
-        width, n_inner = self._grid.n_outer_columns, self._grid.n_inner_columns
-        while start < stop:
-            i, j = divmod(start, width)
-            if j == 0 and stop - start >= width:
-                n_rows = (stop - start) // width
-                low, high = self._inner(i, 0)[0].start, self._inner(i + n_rows - 1, 0)[0].stop
-                self._add(low * n_inner, high * n_inner)
-                start += n_rows * width
-                continue
-            last = min(width, j + stop - start) - 1
-            rows, columns = self._inner(i, j)
-            for row in rows:
-                self._add(row * n_inner + columns.start, row * n_inner + self._inner(i, last)[1].stop)
-            start += last + 1 - j
-
-    def add_index(self, i: int, j: int, entries: Array) -> None:
-        """Record the inner chunks that the index of the shard at ``(i, j)`` marks as empty."""
-        empty = ShardIndex.is_empty(entries)
-        if not empty.any():
-            return
-        rows, columns = self._inner(i, j)
-        n_rows, n_columns = empty.shape
-        for row in rows:
-            for column in columns:
-                if empty[row % n_rows, column % n_columns]:
-                    number = row * self._grid.n_inner_columns + column
-                    self._add(number, number + 1)
-
-    def ranges(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges within ``[start, stop)`` with a missing chunk, ascending, merged."""
-        merged: list[tuple[int, int]] = []
-        if not self._starts:  # nearly always, and asked for every block
-            return merged
-        n_rows, width = self._grid.inner[0], self._grid.n_inner_columns
-        with self._lock:
-            first = bisect_right(self._stops, start // n_rows * width)
-            last = bisect_left(self._starts, -(-stop // n_rows) * width)
-            runs = list(zip(self._starts[first:last], self._stops[first:last], strict=True))
-        for run_start, run_stop in runs:
-            low = max(start, run_start // width * n_rows)
-            high = min(stop, -(-run_stop // width) * n_rows, self._grid.shape[0])
-            if low >= high:
-                continue
-            if merged and merged[-1][1] >= low:
-                low = merged.pop()[0]
-            merged.append((low, high))
-        return merged
-
-    def first(self) -> str | None:
-        """Return the name of the first missing chunk; None when none is known."""
-        return self._grid.inner_key(*divmod(self._starts[0], self._grid.n_inner_columns)) if self._starts else None
-
-    def _inner(self, i: int, j: int) -> tuple[range, range]:
-        grid, (start, stop) = self._grid, self._requested or (0, self._grid.shape[0])
-        n_rows, n_columns = grid.outer[0] // grid.inner[0], grid.outer[1] // grid.inner[1]
-        rows = range(max(i * n_rows, start // grid.inner[0]), min((i + 1) * n_rows, -(-stop // grid.inner[0])))
-        return rows, range(j * n_columns, min((j + 1) * n_columns, grid.n_inner_columns))
-
-    def _add(self, start: int, stop: int) -> None:
-        """Record chunks by their numbers; a run that touches others takes them in."""
-        if start >= stop:
-            return
-        with self._lock:
-            first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
-            before = sum(self._stops[first:last]) - sum(self._starts[first:last])
-            if first < last:
-                start, stop = min(start, self._starts[first]), max(stop, self._stops[last - 1])
-            self._starts[first:last], self._stops[first:last] = array("q", [start]), array("q", [stop])
-            self._count += stop - start - before
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return UnitBounds(self._grid, self._units[index])
+        return self._grid.unit_start(self._units[index])

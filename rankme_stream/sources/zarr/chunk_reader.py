@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice, product
+from math import prod
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -15,16 +16,23 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import reason
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.chunk_grid import Box, ChunkGrid
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.remote_faults import in_one_line
 from rankme_stream.sources.zarr.shard_index import ShardIndex
+from rankme_stream.sources.zarr.storage_order import boxes
 from rankme_stream.sources.zarr.stored_values import READ_ERRORS, StoredValue, StoredValues
+
+_FEATURES_AT_ONCE = 16  # copied together where the features do not come last: more would push each other out of caches
 
 
 class _StoredChunk(NamedTuple):
-    """First row and column of a chunk, with its offset and length under its key; None is the length of the value."""
+    """Unit of a chunk and its number along the features, with its offset and length under its key.
 
-    row: int
+    The length None is that of the value.
+    """
+
+    unit: int
     column: int
     offset: int
     n_bytes: int | None
@@ -38,7 +46,7 @@ class ChunkReader:
     values
         What is stored under the keys.
     decoder
-        Decoder of a chunk.
+        Decoder of the largest chunk.
     missing
         Record of the chunks that are found missing.
     fill
@@ -50,6 +58,8 @@ class ChunkReader:
     ----------
     has_loose_rows
         Whether rows are read without the rest of their chunk: in a file, uncoded, all features side by side.
+    buffers
+        Memory that each thread keeps from one chunk to the next.
     """
 
     def __init__(
@@ -57,15 +67,14 @@ class ChunkReader:
     ) -> None:
         self._values, self._grid, self._decoder = values, grid, decoder
         self._missing, self._fill, self._uri = missing, fill, uri
-        self._buffers = threading.local()
-        self.has_loose_rows = values.has_loose_bytes and decoder.is_plain and grid.inner[1] == grid.shape[1]
+        self.buffers = threading.local()
+        self.has_loose_rows = values.has_loose_bytes and decoder.is_plain and grid.has_whole_rows
 
     def read_memory(self, n_rows: int, itemsize: int) -> int:
         """Return the peak bytes of reading ``n_rows`` rows: the rows, stored bytes, and a chunk that is decoded."""
         grid, longest = self._grid, self._decoder.longest
-        per_key = (grid.outer[0] // grid.inner[0]) * (grid.outer[1] // grid.inner[1])
-        touched = -(-n_rows // grid.inner[0]) * grid.n_inner_columns
-        held = self._values.memory(min(touched, self._values.at_once * per_key), longest)
+        touched = -(-n_rows // grid.least_rows) * grid.n_inner_columns
+        held = self._values.memory(min(touched, self._values.at_once * grid.chunks_per_key), longest)
         index = 3 * grid.index.n_bytes * min(touched, self._values.at_once) if grid.index else 0
         decoding = 0 if self.has_loose_rows else self._decoder.n_bytes + longest + self._decoder.scratch_bytes
         return n_rows * grid.shape[1] * itemsize + held + index + decoding
@@ -107,14 +116,15 @@ class ChunkReader:
         with ExitStack() as stack:
             opened = self._values.open([grid.key(i, j) for i, j in places], stack)
             for one, (i, j) in zip(opened, places, strict=True):
-                row, column = i * grid.outer[0], j * grid.outer[1]
                 if isinstance(one, Exception):
-                    self._refuse(max(row, start - start % grid.inner[0]), column, start, out, one)
+                    unit = grid.unit_at(max(start, grid.key_rows(i)[0]))
+                    self._refuse(unit, grid.key_chunk_columns(j).start, start, out, one)
                 if one is None:
                     self._missing.add_key(i, j)
-                    out[max(0, row - start) : row + grid.outer[0] - start, column : column + grid.outer[1]] = self._fill
+                    first, last = grid.key_rows(i)
+                    out[max(0, first - start) : last - start, grid.key_columns(j)] = self._fill
                 elif grid.index is None:
-                    found.append((one, [_StoredChunk(row, column, 0, None)]))
+                    found.append((one, [_StoredChunk(i, j, 0, None)]))
                 else:
                     found.append((one, self._inner_chunks(one, i, j, start, out)))
             if grid.index is not None:
@@ -130,24 +140,24 @@ class ChunkReader:
                         self._read_chunk(one, chunk, start, out)
                     except (*READ_ERRORS, MemoryError) as error:
                         if chunk.n_bytes is None:
-                            key = grid.key(chunk.row // grid.outer[0], chunk.column // grid.outer[1])
-                            self._values.check_length(key, one)
-                        self._refuse(chunk.row, chunk.column, start, out, error)
+                            self._values.check_length(grid.key(chunk.unit, chunk.column), one)
+                        self._refuse(chunk.unit, chunk.column, start, out, error)
 
     def _inner_chunks(self, shard: StoredValue, i: int, j: int, start: int, out: Array) -> list[_StoredChunk]:
         """Return the chunks of a shard that hold some of the rows; fill and record the missing ones."""
         grid, chunks = self._grid, []
-        first, last = i * grid.outer[0], min((i + 1) * grid.outer[0], start + len(out))
-        row, column = max(first, start - start % grid.inner[0]), j * grid.outer[1]
+        units, columns, rows = grid.key_units(i), grid.key_chunk_columns(j), grid.key_rows(i)
+        wanted = grid.units(max(start, rows[0]), min(start + len(out), rows[1]))
+        unit, column = wanted.start, columns.start
         try:
-            entries = self._index_entries(shard)
-            self._missing.add_index(i, j, entries)
-            for row in range(max(first, start - start % grid.inner[0]), last, grid.inner[0]):
-                for column in range(j * grid.outer[1], min((j + 1) * grid.outer[1], grid.shape[1]), grid.inner[1]):
-                    entry = entries[(row - first) // grid.inner[0], column % grid.outer[1] // grid.inner[1]]
+            entries = grid.by_unit(i, j, self._index_entries(shard, i, j))
+            for unit in wanted:
+                for column in columns:
+                    entry = entries[unit - units.start, column - columns.start]
                     if ShardIndex.is_empty(entry):
-                        rows = slice(max(0, row - start), row + grid.inner[0] - start)
-                        out[rows, column : column + grid.inner[1]] = self._fill
+                        box = grid.box(unit, column)
+                        empty = slice(max(0, box.row - start), box.row + box.n_rows - start)
+                        out[empty, box.column : box.column + box.n_columns] = self._fill
                         continue
                     offset, length = entry.tolist()
                     if not 0 < length <= self._decoder.longest or offset + length > (shard.n_bytes or 2**63):
@@ -155,76 +165,90 @@ class ChunkReader:
                             f"shard index points to {length:,} bytes from {offset:,}: outside the shard, or more than "
                             f"the {self._decoder.longest:,} that a chunk can take"
                         )
-                    chunks.append(_StoredChunk(row, column, offset, length))
+                    chunks.append(_StoredChunk(unit, column, offset, length))
         except (*READ_ERRORS, MemoryError) as error:
-            self._refuse(row, column, start, out, error)
+            self._refuse(unit, column, start, out, error)
         return chunks
 
-    def _index_entries(self, shard: StoredValue) -> Array:
-        """Return offset and length of every chunk of a shard."""
-        index, n_bytes = self._grid.index, shard.n_bytes
-        assert index is not None
+    def _index_entries(self, shard: StoredValue, i: int, j: int) -> Array:
+        """Return offset and length of every chunk of a shard; record the empty ones."""
+        index, n_bytes = self._grid.index_of(i, j), shard.n_bytes
         encoded = self._buffer("index", index.n_bytes)
-        is_all = index.is_at_start or n_bytes is None
-        n_found = shard.read_into(0 if is_all else max(0, (n_bytes or 0) - index.n_bytes), encoded)
-        index.check_length(n_found)
+        at_end = -index.n_bytes if n_bytes is None else max(0, n_bytes - index.n_bytes)
+        index.check_length(shard.read_into(0 if index.is_at_start else at_end, encoded))
         index.check_sum(encoded)
-        return index.entries(encoded)
+        entries = index.entries(encoded)
+        self._missing.add_index(i, j, entries)
+        return entries
 
     def _read_chunk(self, stored: StoredValue, chunk: _StoredChunk, start: int, out: Array) -> None:
-        """Decode one chunk; directly into ``out`` if all of its rows are requested and no chunk lies beside it."""
-        decoder, row, (n_rows, n_columns) = self._decoder, chunk.row, self._grid.inner
-        low, high = max(row, start), min(row + n_rows, start + len(out))
-        wanted = out[low - start : high - start, chunk.column : chunk.column + n_columns]
+        """Decode one chunk; directly into ``out`` if all of it is requested and it lies there as it is stored."""
+        box = self._grid.box(chunk.unit, chunk.column)
+        decoder = self._decoder.of_shape(box.shape[:1] if self._grid.is_line else box.shape)
+        low, high = max(box.row, start), min(box.row + box.n_rows, start + len(out))
+        wanted = out[low - start : high - start, box.column : box.column + box.n_columns]
         is_loose = self.has_loose_rows and out.flags.c_contiguous
-        is_whole = wanted.shape == (n_rows, n_columns) and wanted.flags.c_contiguous
-        target = wanted if is_whole or is_loose else self._chunk_buffer(out.dtype)
+        is_whole = wanted.size == decoder.n_values and wanted.flags.c_contiguous and self._grid.has_features_last
+        target = wanted if is_whole or is_loose else self._chunk_buffer(out.dtype, decoder)
         if decoder.is_plain:
             n_bytes = stored.n_bytes if chunk.n_bytes is None else chunk.n_bytes
             if n_bytes != decoder.n_bytes:
                 raise ValueError(f"{n_bytes:,} bytes where {decoder.n_bytes:,} were expected")
-            skipped = (low - row) * (decoder.n_bytes // n_rows) * is_loose
+            skipped = (low - box.row) * (decoder.n_bytes // box.shape[0]) * is_loose
             _read_all(stored, chunk.offset + skipped, target.reshape(-1).view(np.uint8))
         else:
-            decoder.decode(self._encoded(stored, chunk), target.reshape(-1))
+            decoder.decode(self._encoded(stored, chunk, decoder), target.reshape(-1))
         if target is not wanted:
-            rows = target.reshape(n_rows, n_columns)[low - row : high - row, : wanted.shape[1]]
-            if wanted.shape[1] == n_columns and out.flags.c_contiguous and not out.dtype.hasobject:
-                piece = np.dtype((np.void, n_columns * out.dtype.itemsize))
-                wanted.view(piece)[...] = rows.view(piece)  # whole rows, copied in half the time of single values
-            else:
-                wanted[...] = rows
+            self._copy(target.reshape(box.shape), box, slice(low - box.row, high - box.row), wanted)
 
-    def _encoded(self, stored: StoredValue, chunk: _StoredChunk) -> Array:
+    def _copy(self, decoded: Array, box: Box, rows: slice, out: Array) -> None:
+        """Copy some rows of a decoded chunk, in the order of their numbers, into ``out``."""
+        at_once = box.n_columns
+        if not self._grid.has_features_last:
+            decoded, at_once = np.moveaxis(decoded, self._grid.features_axis, -1), _FEATURES_AT_ONCE
+        elif at_once == box.shape[-1] and out.flags.c_contiguous and not out.dtype.hasobject:
+            piece = np.dtype((np.void, at_once * out.dtype.itemsize))
+            decoded, out = decoded.view(piece), out.view(piece)  # whole rows in half the time of single values
+        row = 0
+        for part in boxes(box.lengths, rows.start, rows.stop):
+            source = decoded[part]
+            n_rows = prod(source.shape[:-1])
+            target = out[row : row + n_rows].reshape(*source.shape[:-1], -1)
+            row += n_rows
+            for first in range(0, box.n_columns, at_once):
+                last = min(first + at_once, box.n_columns)
+                target[..., first:last] = source[..., first:last]
+
+    def _encoded(self, stored: StoredValue, chunk: _StoredChunk, decoder: ChunkDecoder) -> Array:
         """Return the stored bytes of a chunk."""
         n_bytes = stored.n_bytes if chunk.n_bytes is None else chunk.n_bytes
         assert n_bytes is not None  # only of shards, whose index gives the length of a chunk
-        if n_bytes > self._decoder.longest:
-            raise ValueError(f"{n_bytes:,} bytes, more than the {self._decoder.longest:,} that it can be stored in")
+        if n_bytes > decoder.longest:
+            raise ValueError(f"{n_bytes:,} bytes, more than the {decoder.longest:,} that it can be stored in")
         encoded = self._buffer("encoded", n_bytes)
         _read_all(stored, chunk.offset, encoded)
         return encoded
 
-    def _chunk_buffer(self, dtype: np.dtype[Any]) -> Array:
+    def _chunk_buffer(self, dtype: np.dtype[Any], decoder: ChunkDecoder) -> Array:
         if dtype.hasobject:
-            return np.empty(self._grid.inner, dtype)
-        return self._buffer("chunk", self._decoder.n_bytes).view(dtype)
+            return np.empty(decoder.n_values, dtype)
+        return self._buffer("chunk", decoder.n_bytes).view(dtype)
 
     def _buffer(self, name: str, n_bytes: int) -> Array:
         """Return a buffer of this thread; it is replaced only when a larger one is needed."""
-        buffer: Array | None = getattr(self._buffers, name, None)
+        buffer: Array | None = getattr(self.buffers, name, None)
         if buffer is None or buffer.size < n_bytes:
             buffer = np.empty(n_bytes, np.uint8)
-            setattr(self._buffers, name, buffer)
+            setattr(self.buffers, name, buffer)
         return buffer[:n_bytes]
 
-    def _refuse(self, row: int, column: int, start: int, out: Array, error: BaseException) -> NoReturn:
+    def _refuse(self, unit: int, column: int, start: int, out: Array, error: BaseException) -> NoReturn:
         """Raise the error of the source that says which chunk it is."""
         if isinstance(error, RankMeError):
             raise error
-        n_rows, n_columns = self._grid.inner
-        key = self._grid.inner_key(row // n_rows, column // n_columns)
-        place = f"chunk {key} of {self._uri} (rows {max(start, row):,}-{min(start + len(out), row + n_rows):,})"
+        box = self._grid.box(unit, column)
+        rows = f"rows {max(start, box.row):,}-{min(start + len(out), box.row + box.n_rows):,}"
+        place = f"chunk {self._grid.name(unit, column)} of {self._uri} ({rows})"
         if isinstance(error, OSError) and is_storage_fault(error):
             raise file_error(place, error) from error
         if isinstance(error, MemoryError):

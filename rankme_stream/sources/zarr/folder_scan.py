@@ -12,7 +12,8 @@ from hashlib import blake2b
 import numpy as np
 
 from rankme_stream.sources.regular_file import regular_file
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid, MissingChunks
+from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.shard_index import ShardIndex
 
 _BATCH_ENTRIES = 8192
@@ -45,10 +46,12 @@ def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, 
         missing.add_keys(expected, number)
         expected = number + 1
         records += (number, status.st_size, status.st_mtime_ns)
-        if grid.index is not None and status.st_size >= grid.index.n_bytes and stat.S_ISREG(status.st_mode):
+        if grid.index is not None and stat.S_ISREG(status.st_mode):
             i, j = divmod(number, width)
-            entries = _read_index(os.path.join(root, grid.key(i, j)), grid.index, status.st_size)
-            missing.add_index(i, j, grid.index.entries(entries))
+            index = grid.index_of(i, j)
+            if status.st_size >= index.n_bytes:
+                encoded = _read_index(os.path.join(root, grid.key(i, j)), index, status.st_size)
+                missing.add_index(i, j, index.entries(encoded))
         if len(records) >= 3 * _BATCH_ENTRIES:
             digest.update(np.array(records, dtype=np.int64).tobytes())
             records.clear()
@@ -85,16 +88,23 @@ def _listed(root: str, grid: ChunkGrid, keys: range) -> list[int]:
     """Return the numbers, ascending, of the keys whose names a folder lists."""
     numbers = array("q")
     folder = grid.prefix.rpartition("/")[0]
-    is_nested = grid.separator == "/" and not grid.is_line
+    depth = 1 if grid.separator == "." or grid.is_line else len(grid.axes)
+    for key in _paths(root, folder, depth):
+        if (coordinates := grid.coordinates(key)) is not None:
+            number = coordinates[0] * grid.n_outer_columns + coordinates[1]
+            if number in keys:
+                numbers.append(number)
+    return sorted(numbers)
+
+
+def _paths(root: str, folder: str, depth: int) -> Iterator[str]:
+    """Yield the paths that lie ``depth`` levels below a folder."""
     for name in _names(os.path.join(root, folder)):
         path = f"{folder}/{name}" if folder else name
-        for key in (f"{path}/{inner}" for inner in _names(os.path.join(root, path))) if is_nested else (path,):
-            coordinates = grid.coordinates(key)
-            if coordinates is not None and coordinates[1] < grid.n_outer_columns:
-                number = coordinates[0] * grid.n_outer_columns + coordinates[1]
-                if number in keys:
-                    numbers.append(number)
-    return sorted(numbers)
+        if depth == 1:
+            yield path
+        else:
+            yield from _paths(root, path, depth - 1)
 
 
 def _names(folder: str) -> list[str]:

@@ -6,23 +6,27 @@ import json
 import os
 import warnings
 import zipfile
+from dataclasses import replace
 from typing import Any, NoReturn
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
-from zarr.storage import LocalStore, MemoryStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.address import split_address
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
-from rankme_stream.sources.zarr.remote_faults import in_one_line
-from rankme_stream.sources.zarr.remote_store import open_url
+from rankme_stream.sources.zarr.descriptions import is_icechunk, version_of
+from rankme_stream.sources.zarr.remote_faults import in_one_line, without_secrets
+from rankme_stream.sources.zarr.store_urls import open_url
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.zip_contents import arrays_inside, is_cut_zip
 
 METADATA_ERRORS = (
     BaseZarrError,
@@ -37,42 +41,47 @@ METADATA_ERRORS = (
     MemoryError,
 )
 _LISTED = 20
+_LONGEST_NAME = 200  # characters: some stores name all that they hold
 _DEEPEST = 4  # levels of groups: links may lead around in circles
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
 def is_zarr_node(source: object) -> bool:
-    """Return whether ``source`` is an opened zarr array or group."""
-    return isinstance(source, zarr.Array | zarr.Group)
+    """Return whether ``source`` is an opened zarr array or group, or a store."""
+    return isinstance(source, zarr.Array | zarr.Group | Store)
 
 
-def locate(source: object) -> tuple[Store, str, str]:
-    """Return the store, the path of the array in it, and the URI of both."""
-    if isinstance(source, zarr.Array | zarr.Group):
-        store = source.store_path.store
-        if not store.read_only:
-            store = store.with_read_only(True)
-        return store, source.path, f"{source.store}::{source.path}" if source.path else str(source.store)
+def locate(source: object, path: str | None = None) -> tuple[Store, str, str]:
+    """Return the store, the path of the array in it, and the URI of both.
+
+    With a ``path``, a URI names the store alone, and the path of a group or a store is taken from there.
+    """
+    if isinstance(source, zarr.Array | zarr.Group | Store):
+        store, inside = (source, "") if isinstance(source, Store) else (source.store, source.path)
+        inside = "/".join(part for part in (inside, (path or "").strip("/")) if part)
+        return store, inside, f"{_name_of(store)}::{inside}" if inside else _name_of(store)
     uri = os.fspath(source) if isinstance(source, str | os.PathLike) else source
     if not isinstance(uri, str):
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}")
-    location, _, path = uri.partition("::")
-    path = path.strip("/")
-    location = location.removeprefix("file://")
+    location, inside = split_address(uri) if path is None else (uri, path)
+    inside = inside.strip("/")
+    name = without_secrets(location if path is None and not inside else f"{location}::{inside}")
+    return _open_location(location.removeprefix("file://"), name), inside, name
+
+
+def _open_location(location: str, uri: str) -> Store:
+    """Return the store at a path or URL."""
     try:
         if "://" in location:
-            return open_url(location), path, _without_secrets(uri)
+            return open_url(location)
         if os.path.isdir(location):
             with os.scandir(location):
                 pass
-            return LocalStore(location, read_only=True), path, uri
+            return LocalStore(location, read_only=True)
         with regular_file(location) as file:
             if not zipfile.is_zipfile(file):
-                is_npy = location.endswith(".npy")
-                one = "holds one array: leave '::' and what follows out"
-                other = "is neither a zarr store nor a .npy file: convert it first"
-                raise SourceFormatError(f"{location} {one if is_npy else other}")
-        return ZipStore(location, mode="r", read_only=True), path, uri
+                refuse_file(location)
+        return ZipStore(location, mode="r", read_only=True)
     except RankMeError:
         raise
     except ImportError as error:
@@ -80,37 +89,63 @@ def locate(source: object) -> tuple[Store, str, str]:
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or is_storage_fault(error):
             raise file_error(location, error) from error
-        raise SourceFormatError(f"{_without_secrets(uri)} cannot be opened: {in_one_line(error)}") from error
+        raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
     except ValueError as error:
-        raise SourceFormatError(f"{_without_secrets(uri)} cannot be opened: {in_one_line(error)}") from error
+        raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
+
+
+def refuse_file(location: str) -> NoReturn:
+    """Raise a ``SourceFormatError`` that says why a file is no store."""
+    if is_cut_zip(location):
+        raise SourceFormatError(
+            f"{location} is a zip file whose end is missing, with the list of what it holds: copy or write it again"
+        )
+    is_npy = location.endswith(".npy")
+    one = "holds one array: leave '::' and what follows out"
+    other = "is neither a zarr store nor a .npy file: convert it first"
+    raise SourceFormatError(f"{location} {one if is_npy else other}")
+
+
+def _name_of(store: Store) -> str:
+    """Return the name of a store that was opened elsewhere, the same for the same store in any process."""
+    if isinstance(store, FsspecStore):
+        protocol = store.fs.protocol if isinstance(store.fs.protocol, str) else store.fs.protocol[0]
+        return without_secrets(store.path if "://" in store.path else f"{protocol}://{store.path}")
+    if is_icechunk(store):
+        return f"<{type(store).__name__}, {version_of(store) or 'with uncommitted changes'}>"
+    text = str(store)
+    is_name = " at 0x" not in text and "\n" not in text and len(text) <= _LONGEST_NAME
+    return without_secrets(text) if is_name else f"<{type(store).__name__}>"
 
 
 def _install_message(url: str, error: ImportError) -> str:
-    protocol = url.partition("://")[0]
-    extra = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}.get(protocol)
+    protocols = [link.partition("://")[0] for link in url.split("::")]
+    extras = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}
+    extra = next((extras[protocol] for protocol in protocols if protocol in extras), None)
     remedy = f"pip install 'rankme-stream[{extra}]'" if extra else f"install fsspec and its package ({error})"
-    return f"{protocol}:// needs packages that are not installed: {remedy}"
+    return f"{'::'.join(protocols)}:// needs packages that are not installed: {remedy}"
 
 
-def _without_secrets(uri: str) -> str:
-    """Return a URL without password, query and fragment, which may hold credentials, for messages and results."""
-    url, separator, path = uri.partition("::")
-    parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, netloc, parts.path, "", "")) + separator + path
-
-
-def reopening_argument(source: object, store: Store, path: str) -> Any:
+def reopening_argument(source: object, store: Store, path: str, options: ArrayOptions) -> Any:
     """Return a picklable argument that opens the array in another process; None if the store lives in this one."""
+    if isinstance(store, MemoryStore) or (isinstance(store, FsspecStore) and "memory" in store.fs.protocol):
+        return None
+    here: Any = source if isinstance(source, str) else store
+    if isinstance(source, os.PathLike):
+        here = os.fspath(source)
+    if isinstance(here, str) and options.path is None:
+        here, _ = split_address(here)
     if type(store) is LocalStore:
-        location = os.path.abspath(store.root)
-        return f"{location}::{path}" if path else location
-    if isinstance(store, ZipStore):
-        location = os.path.abspath(store.path)
-        return f"{location}::{path}" if path else location
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return None if isinstance(store, MemoryStore) else source
+        here = os.path.abspath(store.root)
+    elif isinstance(store, ZipStore):
+        if not store.read_only:  # its file is not whole yet
+            return None
+        here = os.path.abspath(store.path)
+    if isinstance(here, str):
+        here, options = f"{here}::{path}" if path or "::" in here else here, replace(options, path=None)
+    else:
+        options = replace(options, path=path)
+    return here if options == NO_OPTIONS else Opening(here, options)
 
 
 def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
@@ -124,6 +159,8 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
         if store.denied is not None:
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
+        if store.archive is not None:
+            check = arrays_inside(store.archive, path) or check
         raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
     except (*METADATA_ERRORS, ImportError) as error:
         _refuse_codec(store, path, uri, error)
@@ -159,7 +196,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     members = [member for _, member in found if isinstance(member, zarr.Array)]
     if not members:
         return f"{uri} is a group without arrays: check the path"
-    store = uri.partition("::")[0]
+    store = split_address(uri)[0]
     listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
     fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]

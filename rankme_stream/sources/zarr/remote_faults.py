@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,10 @@ class Kind(Enum):
     UNREACHABLE = auto()  # another attempt may help, unless the address is wrong
     LASTING = auto()  # a request that the server, or the library, will refuse again
     UNABLE = auto()  # a server that cannot do what was requested
+
+
+class ForeignError(ValueError):
+    """Error of a class that only its library knows, by name and text."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ _UNREACHABLE = {
 }  # fmt: skip
 _LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError", "InvalidURL", "TooManyRedirects"}
 _LASTING |= {"ParamValidationError", "InvalidRegionError", "NoRegionError", "UnknownServiceError"}
+_LASTING |= {"InvalidPathError", "NotSupportedError", "PreconditionError", "UnknownConfigurationKeyError"}  # obstore
+_LASTING |= {"JSONDecodeError"}  # of references
+_DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore
+_PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://)[^\s/@]*@")
+_QUERY = re.compile(r"([A-Za-z][\w+.-]*://(?:(?!::)[^\s?#])*)[?#](?:(?!::)\S)*")  # up to the next link of a chain
 _REFUSED_ADDRESS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 _DEFECTS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError, RuntimeError)
 
@@ -77,23 +87,39 @@ def fault_of(error: BaseException) -> Fault:
             return _fault_of_answer(*answered)
     if any("Credential" in name for name in names):
         return Fault(Kind.NO_CREDENTIALS, text)
+    if names & _DENIED:
+        return Fault(Kind.DENIED, text)
     if names & _LASTING or isinstance(error, ssl.SSLCertVerificationError):
         return Fault(Kind.LASTING, text)
     if names & _UNREACHABLE or isinstance(error, socket.gaierror):
         return Fault(Kind.UNREACHABLE, text)
-    if isinstance(error, OSError):
-        return Fault(_kind_of_os_error(error), text)
+    for cause in _causes(error):
+        if isinstance(cause, OSError):
+            return Fault(_kind_of_os_error(cause), text)
+    if "IcechunkError" in names:  # one class, and the storage below it was asked several times
+        is_passing = "object store error" in text and "not found" not in text
+        return Fault(Kind.PASSING if is_passing else Kind.LASTING, text)
+    if not isinstance(error, Exception) or "BadZipFile" in names:  # the former is how code in Rust ends on a defect
+        return Fault(Kind.LASTING, text)
     if isinstance(error, _DEFECTS) and type(error).__module__ == "builtins":
         return Fault(Kind.LASTING, text)
     return Fault(Kind.PASSING, text)
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return type and text of an error, on one line; of an error of the system, its text alone."""
+    """Return type and text of an error, on one line and without secrets; of an error of the system, its text alone."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split())
+    if isinstance(error, ForeignError):
+        return str(error)
+    text = str(error).partition("\n  | context:")[0]  # what follows is a trace of icechunk
+    text = without_secrets(" ".join(text.split()).removeprefix("x "))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose URLs have neither password, query nor fragment, which may hold credentials."""
+    return _QUERY.sub(r"\1", _PASSWORD.sub(r"\1", text))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ class ShardIndex:
 
     Parameters
     ----------
-    n_rows, n_columns
-        Number of inner chunks of a shard along each axis.
+    counts
+        Number of chunks of a shard along each axis of the array.
     n_bytes
         Size of the index, its checksum included.
     is_at_start
@@ -35,8 +36,7 @@ class ShardIndex:
         Whether the index ends in a checksum.
     """
 
-    n_rows: int
-    n_columns: int
+    counts: tuple[int, ...]
     n_bytes: int
     is_at_start: bool
     dtype: str
@@ -48,10 +48,15 @@ class ShardIndex:
             strip_crc32c(encoded)
 
     def entries(self, encoded: bytes | Array) -> Array:
-        """Return offset and length of every inner chunk, shape ``(n_rows, n_columns, 2)``, uint64."""
-        n_entries = self.n_rows * self.n_columns
-        flat = np.frombuffer(encoded, dtype=self.dtype, count=2 * n_entries).astype(np.uint64)
-        return flat.reshape(self.n_rows, self.n_columns, 2)
+        """Return offset and length of every chunk, shape ``(*counts, 2)``, uint64."""
+        flat = np.frombuffer(encoded, dtype=self.dtype, count=2 * prod(self.counts)).astype(np.uint64)
+        return flat.reshape(*self.counts, 2)
+
+    def with_counts(self, counts: tuple[int, ...]) -> ShardIndex:
+        """Return the layout of the index of a shard of other length."""
+        if counts == self.counts:
+            return self
+        return replace(self, counts=counts, n_bytes=self.n_bytes - 16 * (prod(self.counts) - prod(counts)))
 
     def check_length(self, n_bytes: int) -> None:
         """Raise ValueError when ``n_bytes`` cannot hold the index."""
@@ -64,13 +69,13 @@ class ShardIndex:
         return np.asarray((entries == _EMPTY).all(axis=-1))
 
 
-def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mapping[str, Any], uri: str) -> ShardIndex:
+def shard_index(counts: Sequence[int], sharding: Mapping[str, Any], uri: str) -> ShardIndex:
     """Return the layout of the index from the configuration of the sharding codec.
 
     Parameters
     ----------
-    outer, inner
-        Rows and features of a shard, and of a chunk inside.
+    counts
+        Number of chunks of a shard along each axis of the array.
     sharding
         Configuration in the metadata document.
     uri
@@ -81,10 +86,9 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
     SourceFormatError
         If the index is packed by codecs other than ``bytes`` and ``crc32c``, or is longer than any.
     """
-    n_rows, n_columns = outer[0] // inner[0], outer[1] // inner[1]
-    if n_rows * n_columns > _MOST_CHUNKS:
-        raise SourceFormatError(f"{uri} declares shards of {n_rows * n_columns:,} chunks, more than 2^24: rewrite it")
-    n_bytes, dtype, has_crc32c = 16 * n_rows * n_columns, "<u8", False
+    if prod(counts) > _MOST_CHUNKS:
+        raise SourceFormatError(f"{uri} declares shards of {prod(counts):,} chunks, more than 2^24: rewrite it")
+    n_bytes, dtype, has_crc32c = 16 * prod(counts), "<u8", False
     for name, configuration in map(codec_fields, sharding.get("index_codecs", ("bytes", "crc32c"))):
         if name == "bytes":
             dtype = ">u8" if configuration.get("endian") == "big" else "<u8"
@@ -92,4 +96,4 @@ def shard_index(outer: tuple[int, int], inner: tuple[int, int], sharding: Mappin
             n_bytes, has_crc32c = n_bytes + 4, True
         else:
             raise SourceFormatError(f"{uri} packs its shard index by {name!r}, which is not read here: rewrite it")
-    return ShardIndex(n_rows, n_columns, n_bytes, sharding.get("index_location") == "start", dtype, has_crc32c)
+    return ShardIndex(tuple(counts), n_bytes, sharding.get("index_location") == "start", dtype, has_crc32c)

@@ -1,8 +1,9 @@
-"""Rows of a zarr array, v2 or v3, sharded or not."""
+"""Rows of a zarr array of two dimensions or more, v2 or v3, sharded or not."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -13,15 +14,16 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
-from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.content import content_digest
+from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.chunk_grid import MissingChunks, chunk_grid
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs import codec_chain, integrity
 from rankme_stream.sources.zarr.folder_scan import scan_folder
+from rankme_stream.sources.zarr.grid_metadata import chunk_grid, drop_growth
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
     locate,
@@ -29,16 +31,20 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
+from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+
+_KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 
 
 class ZarrSource:
-    """Two-dimensional zarr array.
+    """Zarr array, one axis of which is the features; the other axes are flattened to rows in storage order.
 
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, or a ``zarr.Array``.
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
     options
         What the caller says about the array.
 
@@ -47,24 +53,23 @@ class ZarrSource:
     SourceNotFoundError, SourcePermissionError
         If nothing is there, or it may not be read.
     SourceFormatError
-        If it is a group, its metadata are broken, a codec is unknown, or it is not a non-empty two-dimensional array of
-        numbers.
+        If it is a group, its metadata are broken, a codec is unknown, it is not a non-empty array of numbers of two
+        dimensions or more, or it is not clear which axis is the features.
+    UsageError
+        If there is no such axis as the options name.
     """
 
     def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
-        store, path, self.uri = locate(source)
-        self._options = options
-        self._reopening_argument = reopening_argument(source, store, path)
+        store, path, self.uri = locate(source, options.path)
+        self._reopening_argument = reopening_argument(source, store, path, options)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
-        if array.ndim != 2:
+        if array.ndim < 2:
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"
             )
-        n_rows, n_features = (int(n) for n in array.shape)
-        if n_rows == 0 or n_features == 0:
+        if 0 in array.shape:
             raise SourceFormatError(f"{self.uri} has shape {array.shape}, so holds no values: write rows first")
-        self.shape: tuple[int, int] = n_rows, n_features
         self._document = document_of(array, path)
         try:
             dtype = np.dtype(array.dtype)
@@ -72,14 +77,23 @@ class ZarrSource:
             metadata = json.loads(self._store.fetch(self._document))
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
-            self._grid = chunk_grid(metadata, path=path, uri=self.uri)
-            decoder = ChunkDecoder(metadata, self._grid.inner, dtype, self.uri)
+            names = _axis_names(metadata, _attributes(array))
+            self._axis = axis_of_features(options.features_axis, array.shape, names, self.uri)
+            self._grid = chunk_grid(metadata, self._axis, path=path, uri=self.uri)
+            self.shape: tuple[int, int] = self._grid.shape
+            decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri)
             fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype).astype(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
+        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
+        self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+
+    def use_buffers(self, buffers: threading.local) -> None:
+        """Decode chunks in memory that several sources share, which each thread keeps once."""
+        self._reader.buffers = buffers
 
     @property
     def chunks_missing(self) -> int:
@@ -93,8 +107,7 @@ class ZarrSource:
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk, or any loose row, begins."""
-        n_rows = 1 if self._reader.has_loose_rows else self._grid.inner[0]
-        return range((start // n_rows + 1) * n_rows, stop, n_rows)
+        return range(start + 1, stop) if self._reader.has_loose_rows else self._grid.bounds(start, stop)
 
     def read(self, start: int, stop: int, out: Array | None = None) -> Array:
         """Return rows ``[start, stop)``, native byte order, C order, in ``out`` when given.
@@ -111,6 +124,7 @@ class ZarrSource:
         if stop > start:
             self._missing.request(start, stop)
             self._reader.read(start, stop, out)
+            self._check_missing()
         return out
 
     def read_memory(self, n_rows: int) -> int:
@@ -129,13 +143,15 @@ class ZarrSource:
 
     @property
     def tail_start(self) -> int:
-        """First row of the last chunk or shard, or the number of rows if that one is full; 0 in a zip file."""
-        return 0 if self._store.is_archive else self.shape[0] // self._grid.outer[0] * self._grid.outer[0]
+        """First row of the last chunk or shard, or the number of rows if that one is full.
+
+        0 where one version stands for all rows: in a zip file, and in a commit of icechunk.
+        """
+        return 0 if self._store.changes_as_a_whole else self._grid.tail_start
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
-        argument = self._reopening_argument
-        return Opening(argument, self._options) if argument is not None and self._options != NO_OPTIONS else argument
+        return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
@@ -151,32 +167,45 @@ class ZarrSource:
         """
         self._missing.request(start, stop)
         digest = blake2b(digest_size=16)
-        digest.update(self._layout())
+        digest.update(self._layout(stop))
         is_stamped = False
         try:
             if self._store.root is not None:
                 digest.update(self._list(start, stop))
                 is_stamped = True
-            elif self._store.supports_listing:
+            else:
                 found, is_stamped = sync(self._store.scan(start, stop))
                 digest.update(found.encode())
         except RankMeError:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        self._check_missing()
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
 
-    def _layout(self) -> bytes:
-        """Return the current metadata without the number of rows and the attributes."""
+    def _check_missing(self) -> None:
+        """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
+        misplaced = self._misplaced
+        if misplaced is None or not self._missing.count:
+            return
+        first_row, _ = self._missing.ranges(0, self.shape[0])[0]
+        rows = self._grid.outer_rows(0, self.shape[0])
+        tried = [self._grid.outer_rows(first_row, first_row + 1)[0], *rows[:: -(-len(rows) // _KEYS_TRIED)]]
+        misplaced.check(self._grid.key(i, 0) for i in tried)
+        self._misplaced = None
+
+    def _layout(self, stop: int) -> bytes:
+        """Return the current metadata without the attributes and what changes when rows are added after ``stop``."""
         try:
             metadata = json.loads(self._store.fetch(self._document))
-            del metadata["shape"][0]
+            drop_growth(metadata, self._grid, stop, self.uri)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         metadata.pop("attributes", None)
-        return json.dumps([metadata, self.stored.name], sort_keys=True).encode()
+        axis = () if self._grid.has_features_last else (self._axis,)
+        return json.dumps([metadata, self.stored.name, *axis], sort_keys=True).encode()
 
     def _values(self) -> StoredValues:
         """Return what is stored under the keys: files where the store is a folder."""
@@ -194,6 +223,14 @@ def document_of(array: zarr.Array[Any], path: str) -> str:
     """Return the key of the metadata document of an array."""
     name = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
     return f"{path}/{name}" if path else name
+
+
+def _axis_names(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[str | None] | None:
+    """Return the names of the axes, of zarr v3 or by the convention of xarray; None where there are none."""
+    names = metadata.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS")
+    if not isinstance(names, list):
+        return None
+    return [name if isinstance(name, str) else None for name in names]
 
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:

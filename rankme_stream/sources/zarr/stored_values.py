@@ -23,6 +23,7 @@ from rankme_stream.errors import RankMeError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.regular_file import open_sized
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.remote_faults import ForeignError, in_one_line
 from rankme_stream.sources.zarr.shard_index import ShardIndex
 
 READ_ERRORS = (
@@ -52,7 +53,10 @@ class StoredValue(Protocol):
         """Their number; None where parts of a shard alone are fetched."""
 
     def read_into(self, offset: int, out: Array) -> int:
-        """Copy the bytes from ``offset`` on into ``out``, flat uint8; return how many there were, up to its length."""
+        """Copy the bytes from ``offset`` on into ``out``, flat uint8; return how many there were, up to its length.
+
+        Where ``n_bytes`` is None, a negative offset counts from the end of the index that was fetched.
+        """
 
 
 Opened = StoredValue | Exception | None  # None where nothing is stored
@@ -141,7 +145,7 @@ class _Content:
         return len(self._content)
 
     def read_into(self, offset: int, out: Array) -> int:
-        found = self._content[offset : offset + len(out)]
+        found = self._content[offset:][: len(out)]
         out[: len(found)] = found
         return len(found)
 
@@ -217,15 +221,20 @@ class StoreValues:
     async def _request(self, parts: Sequence[tuple[str, ByteRequest | None]]) -> list[Array | Exception | None]:
         at_once = Semaphore(self.at_once)
 
-        async def request(key: str, part: ByteRequest | None) -> Array | Exception | None:
+        async def request(key: str, part: ByteRequest | None) -> Array | None:
             async with at_once:
-                try:
-                    value = await self._store.get(key, default_buffer_prototype(), part)
-                except (*READ_ERRORS, RankMeError) as error:
-                    return error
+                value = await self._store.get(key, default_buffer_prototype(), part)
             return None if value is None else np.asarray(value.as_numpy_array()).view(np.uint8)
 
-        return list(await gather(*(request(key, part) for key, part in parts)))
+        answers = await gather(*(request(key, part) for key, part in parts), return_exceptions=True)
+        return [_known(one) if isinstance(one, BaseException) else one for one in answers]
+
+
+def _known(error: BaseException) -> Exception:
+    """Return an error that readers know: of a library of its own class, one that has its name and text."""
+    if isinstance(error, (*READ_ERRORS, RankMeError, MemoryError)):
+        return error
+    return ForeignError(in_one_line(error))
 
 
 def _joined(ranges: Ranges) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import (
@@ -29,6 +29,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.engines.local import run_into
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import Source, content_digest, open_source
@@ -49,8 +50,8 @@ class WorkerPass:
         Unique name of this run: a worker opens the source once per run.
     uri, identity, content
         URI, identity and hash of the values of a few rows of the source, which the worker's must match.
-    missing, nonfinite
-        As in ``measure``.
+    rules
+        Treatment of missing rows, of non-finite rows and of rows of zeros, as in ``measure``.
     groups
         Groups of all rows, or of the rows that a worker reads; None for a merge, which needs none.
     device
@@ -63,8 +64,7 @@ class WorkerPass:
     identity: Mapping[str, object]
     content: str
     plan: Plan
-    missing: Literal["error", "skip", "fill"]
-    nonfinite: Literal["error", "skip"]
+    rules: Rules
     groups: Partition | None = None
     device: str = "cpu"
 
@@ -87,12 +87,15 @@ class WorkerPass:
             )
         try:
             pickled = pickle.dumps(reopened)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise UsageError(f"{source.uri} cannot be sent to workers: {error}; pass its path or URL") from error
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{source.uri} cannot be sent to workers: {reason}; pass its path or URL, or a session that only reads"
+            ) from error
         run_id = f"{time.time_ns():x}"
         return cls(
             pickled, run_id, source.uri, source.identity(), _content_here(source, plan.row_start, plan.row_stop), plan,
-            spec.missing, spec.nonfinite, spec.groups, device,
+            spec.rules, spec.groups, device,
         )  # fmt: skip
 
 
@@ -142,7 +145,7 @@ def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: Orthonormal
         )
     tree = MergeTree[PartialResult]()
     spec = PassSpec(
-        source, plan, accumulator_of(plan, basis), plan.normalize, work.missing, work.nonfinite, device=device,
+        source, plan, accumulator_of(plan, basis), plan.normalize, work.rules, device=device,
         groups=work.groups,
     )  # fmt: skip
     address, machine_facts = _describe_worker(device)

@@ -1,0 +1,34 @@
+"""Remarks on a result: facts about the rows that change what its numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WORTH_A_REMARK = 0.01  # share of the rows
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Return the remarks on a result in its JSON form, one sentence or two each."""
+    audit, n_rows = result["audit"], result["rows_read"]
+    found = []
+    if n_rows < result["source"]["n_features"]:
+        found.append(
+            f"The rows read are fewer than the features: no metric can exceed {n_rows:,}, whatever the embeddings."
+        )
+    is_kept = result["rules"]["zeros"] == "count"
+    if is_kept and (zero := audit["rows_zero"]) > _WORTH_A_REMARK * n_rows:
+        found.append(
+            f"{_share(zero, n_rows)} of the rows are zero throughout. Centred numbers measure the gap between them and "
+            "the others too: leave them out with --zeros skip if they are no embeddings."
+        )
+    if (constant := audit["rows_constant"]) > _WORTH_A_REMARK * n_rows:
+        found.append(
+            f"{_share(constant, n_rows)} of the rows hold one number in all features, the first is row "
+            f"{audit['first_constant']:,}: if it stands for missing data, name it with --nodata."
+        )
+    return found
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2g} %" if part < whole else "All"
