@@ -138,7 +138,7 @@ def test_a_fault_that_stays_is_the_storage_s_and_ends_within_its_time(serve, pro
     began = time.monotonic()
     with pytest.raises(StorageError, match=rf"{CHUNK} of .* cannot be read: .*{SECONDS} \(now 0.4\)") as caught:
         source.read(0, 600)
-    assert time.monotonic() - began < 2 * SECONDS_A_REQUEST + 1.0  # the last attempt, and a busy machine
+    assert time.monotonic() - began < 20.0  # by default it would be 60 s; a busy machine takes its time
     assert caught.value.exit_code == 5
     assert "decode" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -208,8 +208,9 @@ def test_attributes_that_are_denied_are_not_taken_for_absent(serve, protocol, pa
 
 
 @pytest.mark.parametrize("fault", [500, "cut"])
-def test_metadata_that_a_server_fails_to_send_are_the_storage_s_fault(serve, protocol, fault):
+def test_metadata_that_a_server_fails_to_send_are_the_storage_s_fault(serve, protocol, fault, patient, monkeypatch):
     assert ZarrSource(uri(serve(first(2, fault, "zarr.json")), protocol)).shape == (600, 16)
+    monkeypatch.setenv(SECONDS, str(SECONDS_A_REQUEST))
     with pytest.raises(StorageError, match=r"zarr.json of "):
         ZarrSource(uri(serve(always(fault, "zarr.json")), protocol))
 
@@ -268,9 +269,10 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(address, reme
     assert remedy in str(caught.value)
 
 
-def test_labels_on_a_server_are_read_and_their_faults_told(serve, protocol):
+def test_labels_on_a_server_are_read_and_their_faults_told(serve, protocol, patient, monkeypatch):
     found = open_labels(uri(serve(first(1, 500, "c/1")), protocol, "labels.zarr")).read(0, 600)
     assert np.array_equal(found, np.arange(600) % 3)
+    monkeypatch.setenv(SECONDS, str(SECONDS_A_REQUEST))
     with pytest.raises(StorageError):
         open_labels(uri(serve(always(500, "c/1")), protocol, "labels.zarr")).read(0, 600)
 
@@ -281,7 +283,7 @@ def test_a_npy_file_on_a_server_is_refused_with_its_remedy(opened):
         opened("http://127.0.0.1:1/x.npy")
 
 
-def test_a_pass_that_ends_on_a_server_s_fault_keeps_its_checkpoint(serve, protocol, root, tmp_path):
+def test_a_pass_that_ends_on_a_server_s_fault_keeps_its_checkpoint(serve, protocol, root, tmp_path, monkeypatch):
     state, failing = tmp_path / "pass.state", [True]
 
     def choose(method, path):
@@ -293,6 +295,7 @@ def test_a_pass_that_ends_on_a_server_s_fault_keeps_its_checkpoint(serve, protoc
         rs.measure(address, checkpoint=state)
     assert "the same command goes on from there" in " ".join(caught.value.__notes__)
     failing[0] = False
+    monkeypatch.setenv(SECONDS, "3")  # a busy machine changes nothing
     assert same_bits(rs.measure(address, checkpoint=state), rs.measure(root / "bucket" / "plain.zarr"))
 
 

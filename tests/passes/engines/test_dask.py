@@ -301,6 +301,7 @@ SCHEDULER = [
 
 def test_a_scheduler_that_dies_loses_nothing_that_was_gathered(source, tmp_path, monkeypatch):
     monkeypatch.setattr(schedules, "_GATHER_S", 0.0)
+    monkeypatch.setattr(engine, "_CONNECT_S", 5)  # also the wait for a scheduler that is gone
     scheduler = subprocess.Popen([*SCHEDULER, "--no-dashboard"], stderr=subprocess.PIPE, text=True)
     address = next(found[0] for line in scheduler.stderr if (found := re.search(r"tcp://\S+", line)))
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
