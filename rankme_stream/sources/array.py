@@ -13,7 +13,7 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
 from rankme_stream.sources.content import content_digest
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, reshaped
 
 
 class ArraySource:
@@ -50,6 +50,7 @@ class ArraySource:
         if array.ndim != 2 or 0 in array.shape:
             raise SourceFormatError(
                 f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
+                f"{reshaped(array.shape)}"
             )
         if axis_of_features(features_axis, array.shape, None, uri) == 0:
             array = array.T

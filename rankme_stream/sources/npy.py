@@ -16,7 +16,7 @@ import numpy as np
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, reshaped
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
 from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
@@ -155,7 +155,9 @@ class NpySource:
         if is_scales and len(shape) == 1:
             shape = (*shape, 1)
         if len(shape) != 2 or 0 in shape:
-            raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
+            raise SourceFormatError(
+                f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed{reshaped(shape)}"
+            )
         self.axis = 1 if is_scales else axis_of_features(options.features_axis, shape, None, self.uri)
         self._is_turned = self.axis == 0
         self.stored: StoredType = meaning_by_options(dtype, options, self.uri)

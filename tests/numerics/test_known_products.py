@@ -36,7 +36,8 @@ def wrong_for(name: str, is_one: bool, fault: float = 1.0):
 
 def check(device=HOST) -> None:
     with ThreadPoolExecutor(1) as pool:
-        check_products(device, pool)
+        for of_rows in (False, True):
+            check_products(device, pool, of_rows=of_rows)
     check_factor(device)
 
 
@@ -64,9 +65,9 @@ def test_products_of_two_threads_that_are_mixed_up_are_refused(monkeypatch):
 
     def mixing(left, right, out):
         latest["left"] = left
-        both.wait(10)  # now it is that of the thread that came last
+        both.wait(60)  # now it is that of the thread that came last
         cross_product(latest["left"], right, out)
-        both.wait(10)
+        both.wait(60)
 
     monkeypatch.setattr(host, "cross_product", mixing)
     with pytest.raises(ArithmeticCheckError, match="product of whole numbers"):

@@ -236,9 +236,10 @@ class ChunkGrid:
             return self._line.start(unit)
         if self.inner is None:
             return self.keys.start(unit)
-        i = self._units.find(unit) if unit < self._units.n_cells else self._units.n_chunks
-        within = self._within(i).start(unit - self._units.start(i)) if i < self._units.n_chunks else 0
-        return self.keys.start(i) + within
+        if unit == self._units.n_cells:
+            return self.shape[0]
+        order, number, i = self._in_order(unit)
+        return order.start(number) + self.keys.start(i or 0)
 
     def units(self, start: int, stop: int) -> range:
         """Return the units that hold rows ``[start, stop)``."""
@@ -250,6 +251,23 @@ class ChunkGrid:
         if self._line is not None and self._line.step:
             return range(first * self._line.step, stop, self._line.step)
         return UnitBounds(self, range(first, last))
+
+    def row_coordinates(self, start: int, stop: int) -> Array:
+        """Return the places of rows ``[start, stop)`` along the axes of the rows, shape ``(stop - start, n_axes)``."""
+        found: list[Array] = [np.empty((0, len(self.keys.axes)), np.int64)]
+        for unit in self.units(start, stop):
+            order, number, i = self._in_order(unit)
+            origins = order.starts(number) + (0 if i is None else self.keys.starts(i))
+            found.append(np.indices(order.extents(number)).reshape(len(origins), -1).T + origins)
+        first = self.unit_start(self.unit_at(start)) if start < stop else 0
+        return np.concatenate(found)[start - first :][: stop - start]
+
+    def _in_order(self, unit: int) -> tuple[StorageOrder, int, int | None]:
+        """Return the order in which a unit is a chunk, its number there, and that of its shard; None without shards."""
+        if self.inner is None:
+            return self.keys, unit, None
+        i = self._units.find(unit)
+        return self._within(i), unit - self._units.start(i), i
 
     def key_of(self, unit: int, column: int) -> tuple[int, int]:
         """Return the numbers, along rows and features, of the key that holds a chunk."""
@@ -272,8 +290,8 @@ class ChunkGrid:
         i, j = self.key_of(unit, column)
         if self.inner is None:
             return self.key(i, j)
-        within = self._within(i).coordinates(unit - self._units.start(i))
-        place = self._with_column(within, column - self.key_chunk_columns(j).start)
+        order, number, _ = self._in_order(unit)
+        place = self._with_column(order.coordinates(number), column - self.key_chunk_columns(j).start)
         return f"{self.key(i, j)} (inner chunk {','.join(map(str, place))})"
 
     def index_of(self, i: int, j: int) -> ShardIndex:
@@ -290,18 +308,15 @@ class ChunkGrid:
             row, first = unit * row_step, column * column_step
             n_rows = min(row_step, self.shape[0] - row)
             return Box(row, n_rows, (n_rows,), first, min(column_step, self.shape[1] - first), shape)
-        if self.inner is None:
-            order, number, row = self.keys, unit, 0
-        else:
-            i = self._units.find(unit)
-            order, number, row = self._within(i), unit - self._units.start(i), self.keys.start(i)
+        order, number, i = self._in_order(unit)
+        row = order.start(number) + (0 if i is None else self.keys.start(i))
         lengths, first = order.extents(number), self._features.start(column)
         shape = self.inner or tuple(
             axis.stored(place)
             for axis, place in zip(self.axes, self._with_column(order.coordinates(number), column), strict=True)
         )
         n_columns = self._features.start(column + 1) - first
-        return Box(row + order.start(number), prod(lengths), lengths, first, n_columns, shape)
+        return Box(row, prod(lengths), lengths, first, n_columns, shape)
 
     @cached_property
     def _even_steps(self) -> tuple[int, int, tuple[int, ...]] | None:

@@ -88,9 +88,9 @@ def with_regular_grid(document: bytes) -> bytes:
     grid = metadata.get("chunk_grid") if isinstance(metadata, dict) else None
     if not isinstance(grid, dict) or grid.get("name") != "rectilinear":
         return document
-    edges = grid["configuration"]["chunk_shapes"]
-    firsts = [edge[0] if isinstance(edge, list) else edge for edge in edges]
-    shape = [first[0] if isinstance(first, list) else first for first in firsts]
+    edges = [one if isinstance(one, list) else [one] for one in grid["configuration"]["chunk_shapes"]]
+    firsts = [one[0][0] if one and isinstance(one[0], list) else one[0] if one else 1 for one in edges]
+    shape = [first if type(first) is int and first > 0 else 1 for first in firsts]  # others are refused by their number
     return json.dumps(metadata | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}}}).encode()
 
 

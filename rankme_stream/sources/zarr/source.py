@@ -151,6 +151,17 @@ class ZarrSource:
             self._check_missing()
         return out
 
+    def coordinates(self, start: int, stop: int) -> Array:
+        """Return where rows ``[start, stop)`` lie in the array: places along the axes other than the features'.
+
+        Returns
+        -------
+        Array
+            Shape ``(stop - start, n_axes - 1)``, int64. ``values[tuple(coordinates.T)]`` is one of an array of such
+            axes for each row, such as a label.
+        """
+        return self._grid.row_coordinates(start, stop)
+
     def read_memory(self, n_rows: int) -> int:
         """Return an upper estimate of the bytes that reading ``n_rows`` rows from a bound takes, result included.
 
