@@ -114,7 +114,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, print and write the page."""
-    experiment = Experiment("few_rows", __doc__, {"quick": "10 s", "default": "5 minutes"})
+    experiment = Experiment("few_rows", __doc__, {"quick": "10 s", "default": "5 minutes on two free cores"})
     experiment.start()
     is_quick = experiment.size == "quick"
     matrices = [
