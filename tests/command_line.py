@@ -1,16 +1,50 @@
-"""The command, run as people run it."""
+"""The command in a process of its own, as people run it; its modules are imported once for many of them."""
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 
 RANKME = [sys.executable, "-m", "rankme_stream"]
+TIMEOUT_S = 120
 
 
-def rankme(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RANKME, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options)
+@cache
+def _server() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(TIMEOUT_S)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.command_server", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    theirs.close()
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    return ours
+
+
+def rankme(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    words = [str(argument) for argument in arguments]
+    request = json.dumps([str(cwd or Path.cwd()), dict(os.environ), words]).encode()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        socket.send_fds(_server(), [request], [out.fileno(), err.fileno()])
+        code = int(_server().recv(16))
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, code, out.read().decode(), err.read().decode())
 
 
 def refused(code: int, pattern: str, *arguments: object) -> str:

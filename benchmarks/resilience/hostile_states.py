@@ -355,11 +355,11 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Run, print and write the page; return 1 if there is a fault."""
-    experiment = Experiment("hostile_states", __doc__, {"quick": "30 s", "default": "20 minutes"})
+    experiment = Experiment("hostile_states", __doc__, {"quick": "15 s", "default": "20 minutes"})
     experiment.parser.add_argument("--seed", type=int, default=0, help="seed of the files")
     seed = experiment.start().seed
     warnings.simplefilter("ignore")
-    n_batches, n_files, every = (1, 60, 30) if experiment.size == "quick" else (10, 500, 125)
+    n_batches, n_files, every = (1, 30, 15) if experiment.size == "quick" else (10, 500, 125)
     kinds = []
     for name, make in (("damaged", damaged), ("hostile", hostile), ("of other values", valued)):
         batches = [

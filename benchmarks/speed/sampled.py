@@ -219,7 +219,7 @@ def main() -> int:
     if experiment.size == "full":
         rows_timed = n_rows
     if experiment.size == "quick":
-        layout, n_rows, rows_timed, n_seeds = Layout("small", 60_000, 64, chunk_rows=1_000), 10**6, 10**5, 2
+        layout, n_rows, rows_timed, n_seeds = Layout("small", 60_000, 64, chunk_rows=1_000), 3 * 10**5, 10**5, 2
     stores = [
         experiment.part(f"{layout.n_rows:,} x {layout.n_features}", wide, layout, n_seeds),
         experiment.part(f"{n_rows:,} rows", narrow, n_rows, rows_timed, n_seeds),

@@ -367,7 +367,7 @@ def main() -> int:
     experiment.parser.add_argument("--matrices", type=int, default=10_000, help="number of matrices")
     arguments = experiment.start()
     first = arguments.seed
-    count = 40 if experiment.size == "quick" else arguments.matrices
+    count = 20 if experiment.size == "quick" else arguments.matrices
     blocks = []
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():  # as measure() does
         warnings.simplefilter("ignore", rs.ToleranceWarning)

@@ -180,7 +180,8 @@ def test_a_product_further_off_than_float32_can_be_is_corruption(monkeypatch):
 
     def broken(left, right, out):
         honest(left, right, out)
-        out[5, 3] += 0.01 * out[5, 5]
+        if len(left) > 200:  # not in the products of 128 rows that are tried before a pass
+            out[5, 3] += 0.01 * out[5, 5]
 
     monkeypatch.setattr(host, "cross_product", broken)
     rows = np.random.default_rng(0).standard_normal((200_000, 16)).astype(np.float16)

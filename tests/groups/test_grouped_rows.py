@@ -314,10 +314,10 @@ print(json.dumps([len(found.groups), found.measured["peak_bytes"], found.plan.pr
 @pytest.mark.parametrize(
     ("n_groups", "n_rows", "width", "dtype", "order", "limit"),
     [
-        (5000, 20, 512, "f2", "shuffled", 10**9),
+        (2500, 20, 512, "f2", "shuffled", 10**9),
         (6, 4000, 768, "f2", "shuffled", 10**9),  # these two with a state file
         (6, 4000, 768, "f2", "contiguous", 10**9),
-        (500, 100, 512, "f8", "shuffled", 10**9),  # most of it rows
+        (250, 100, 512, "f8", "shuffled", 10**9),  # most of it rows
     ],
 )
 def test_the_measured_peak_of_groups_stays_under_the_prediction_and_the_limit(

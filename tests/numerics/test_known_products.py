@@ -76,9 +76,9 @@ def test_products_of_two_threads_that_are_mixed_up_are_refused(monkeypatch):
 
     def mixing(left, right, out):
         latest["left"] = left
-        both.wait(10)  # now it is that of the thread that came last
+        both.wait(60)  # now it is that of the thread that came last
         cross_product(latest["left"], right, out)
-        both.wait(10)
+        both.wait(60)
 
     monkeypatch.setattr(host, "cross_product", mixing)
     with pytest.raises(ArithmeticCheckError, match="product of whole numbers"):

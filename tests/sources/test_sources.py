@@ -569,7 +569,7 @@ def test_a_shape_beyond_all_files_takes_the_time_of_the_files_that_are_there(
     source.fingerprint(0, shape[0])
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # years, if it looked at every chunk; a busy machine takes its time
     n_rows, n_columns = source._grid.chunk_shape
     n_chunks = -(-shape[0] // n_rows) * -(-shape[1] // n_columns)
     n_present = -(-103 // n_rows) * -(-12 // n_columns)

@@ -80,6 +80,20 @@ def test_workers_that_keep_rows_give_the_bits_of_one_process(client, tmp_path):
     assert same_bits(rs.measure_state(rs.load_state(tmp_path / "kept")), wanted)
 
 
+@pytest.mark.parametrize("meaning", ["packed", "scaled", "bits"])
+def test_workers_decode_stored_numbers_as_one_process_does(client, tmp_path, monkeypatch, meaning):
+    numbers = np.random.default_rng(0).integers(0, 200, (70_000, 4)).astype(np.uint8)
+    store(tmp_path / "a.zarr", numbers, chunk=10_000, attributes={"scale_factor": 0.1} if meaning == "packed" else {})
+    np.save(tmp_path / "scales.npy", np.linspace(1, 2, len(numbers)))
+    options = {"packed": {"nodata": 7}, "scaled": {"scales": "scales.npy"}, "bits": {"decode": "bits:30"}}[meaning]
+    monkeypatch.chdir(tmp_path)  # the workers stand elsewhere
+    opened = rs.open_source("a.zarr", **options)
+    wanted = rs.measure(opened, nonfinite="skip")
+    found = rs.measure(opened, nonfinite="skip", engine="dask", client=client)
+    assert same_bits(found, wanted)
+    assert found.source["decoding"] == wanted.source["decoding"] != "uint8 as stored"
+
+
 class Flaky(Slow):
     """Every range fails once, in a way that says nothing of the rows."""
 
@@ -115,6 +129,13 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     (worker,) = found.provenance["workers"]
     assert (worker["count"], worker["blas_checked"], found.provenance["blas_checked"]) == (2, True, True)
     assert found.provenance["bits_reproducible"]
+
+
+def test_workers_read_the_same_axis_of_the_features(client, tmp_path):
+    values = np.random.default_rng(0).standard_normal((6, 9, 50, 40))
+    zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(1, 4, 20, 20), dimension_names=("t", "band", "y", "x"))
+    grid = rs.open_source(tmp_path / "a.zarr", features_axis="band")
+    assert same_bits(rs.measure(grid, engine="dask", client=client), rs.measure(grid))
 
 
 def test_a_worker_with_a_faulty_blas_ends_the_pass(client, source):
@@ -280,6 +301,7 @@ SCHEDULER = [
 
 def test_a_scheduler_that_dies_loses_nothing_that_was_gathered(source, tmp_path, monkeypatch):
     monkeypatch.setattr(schedules, "_GATHER_S", 0.0)
+    monkeypatch.setattr(engine, "_CONNECT_S", 5)  # also the wait for a scheduler that is gone
     scheduler = subprocess.Popen([*SCHEDULER, "--no-dashboard"], stderr=subprocess.PIPE, text=True)
     address = next(found[0] for line in scheduler.stderr if (found := re.search(r"tcp://\S+", line)))
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]

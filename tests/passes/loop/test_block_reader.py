@@ -171,11 +171,11 @@ def test_an_error_while_reading_ahead_is_raised_where_the_block_is_needed(source
 
 
 def test_a_gram_shared_by_threads_has_the_bits_of_one_thread(monkeypatch):
-    rows = np.random.default_rng(0).standard_normal((17_000, 1100)).astype(np.float16)
+    rows = np.random.default_rng(0).standard_normal((9_000, 1100)).astype(np.float16)
     wanted = rs.measure(rows, workers=2, normalize=True)
     assert wanted.plan.segments_at_once == 2
     monkeypatch.setattr(gram_method, "_SHARED_FROM", 1024)
-    for workers in (1, 2, 5):
+    for workers in (2, 5):
         found = rs.measure(rows, workers=workers, normalize=True)
         assert (found.plan.segments_at_once, found.plan.workers) == (1, workers)
         for mine, theirs in ((found.estimates, wanted.estimates), (found.normalized, wanted.normalized)):
