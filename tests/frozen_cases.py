@@ -790,7 +790,7 @@ def _shared(part: list[Any], shared: dict[str, Any], mark: str) -> Any:
     text = json.dumps(part)
     if mark == "@" and len(text) < _SHARED_FROM:
         return part
-    name = mark + _sha(text.encode())[:6]
+    name = mark + _sha(text.encode())[:8]  # of six digits, two of some thousand would be the same
     assert shared.setdefault(name, part) == part
     return name
 

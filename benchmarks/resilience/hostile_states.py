@@ -48,6 +48,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "frequent directions": {"method": "frequent-directions", "rank": 3},
     "row sketch": {"method": "row-sketch", "rank": 256},
     "groups": {"method": "gram", "groups": "labels.npy"},
+    "fewer rows than features": {"rows": (0, 6), "normalize": True},
 }
 
 

@@ -43,14 +43,14 @@ def row_gram_spectrum(rows: TurnedRows, *, unit_roundoff: float, device: Device 
     """
     products, chain = _products(rows, device, threads)
     diagonal = products.diagonal().tolist()
-    lower = products.lower()
-    del products
-    values, centered = device.eigenvalues_with_leading(lower)
     g, lost = gamma(chain), rows.n_rows * (rows.n_features + 1) * SMALLEST
     traces = math.fsum(diagonal), math.fsum(diagonal[:-1])
     energies = [trace / (1.0 - g) + lost for trace in traces]
     if not math.isfinite(energies[0]):
         raise ArithmeticCheckError("the products of rows are not finite although every row was; please report this")
+    lower = products.lower()
+    del products
+    values, centered = device.eigenvalues_with_leading(lower)
     bounds = [
         g * energy + lost + error * (2.0 * math.sqrt(energy) + error)
         for energy, error in zip(energies, rows.errors(*energies), strict=True)

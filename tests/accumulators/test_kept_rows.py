@@ -9,6 +9,7 @@ import zarr
 import rankme_stream as rs
 from rankme_stream.accumulators.row_gram import RowGramAccumulator
 from rankme_stream.accumulators.row_qr import RowQrAccumulator
+from rankme_stream.cli.commands import main
 from rankme_stream.errors import ArithmeticCheckError, SourceError, ToleranceWarning, UsageError
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
 from tests.dumps import rows_like, same_bits, store
@@ -244,6 +245,25 @@ def test_a_dump_that_grows_past_its_width_goes_on_with_its_rows(tmp_path):
     found = rs.measure(few, checkpoint=many)
     assert (found.method, found.rows_read) == ("row-gram", 40)
     assert found.rankme.value == pytest.approx(rs.measure(rows).rankme.value, rel=1e-9)
+
+
+def test_a_pass_that_began_with_the_features_of_few_rows_goes_on_with_them(tmp_path):
+    path, kept = store(tmp_path / "a.zarr", rows_like(20, 30), chunk=5), tmp_path / "kept"
+    wanted = rs.measure(path, method="gram", checkpoint=kept)  # as versions before this did by themselves
+    found = rs.measure(path, checkpoint=kept)
+    assert found.method == "gram"
+    assert same_bits(found, wanted)
+
+
+def test_results_are_shown_and_compared_with_those_of_other_methods(tmp_path, capsys):
+    rows = rows_like(20, 30)
+    for name, options in (("few", {}), ("features", {"method": "gram"})):
+        (tmp_path / f"{name}.json").write_text(rs.measure(rows, **options).to_json())
+    for command in (["show", tmp_path / "few.json"], ["compare", tmp_path / "few.json", tmp_path / "features.json"]):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in command])
+        assert not end.value.code
+        assert "row-gram" in capsys.readouterr().out
 
 
 def test_rows_that_were_all_left_out_are_refused():

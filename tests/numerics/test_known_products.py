@@ -54,6 +54,17 @@ def test_a_wrong_product_is_refused_with_what_is_wrong_and_which_blas(monkeypatc
         check()
 
 
+def test_products_of_rows_are_tried_in_the_order_in_which_rows_lie(monkeypatch):
+    def wrong(left, right, out):
+        cross_product(left, right, out)
+        out[0, 0] += left.strides[0] < left.strides[1]  # columns lie one after another
+
+    monkeypatch.setattr(host, "cross_product", wrong)
+    rs.measure(np.eye(6, 4))
+    with pytest.raises(ArithmeticCheckError, match="product of whole numbers"):
+        rs.measure(np.eye(4, 6))
+
+
 def test_a_product_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setattr(host, "cross_product", wrong_for("float64", False, fault=np.nan))
     with pytest.raises(ArithmeticCheckError, match="has nan in place of"):

@@ -177,8 +177,8 @@ def save_state(path: str | os.PathLike[str], state: State) -> int:
 
     Notes
     -----
-    Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, and one of them is in memory beside the
-    state.
+    Each node of the merge tree takes a triangle of (D + 1)(D + 2)/2 doubles, or its rows where there are fewer than
+    features, and one of them is in memory beside the state.
     """
     return state_file.write(Path(path), _plain(state), _records(state))
 
