@@ -1,6 +1,7 @@
 # make demo   score the bundled dump and print the table
 # make test   everything that CI runs on the releases of constraints.txt
 # make test-latest   the tests on the newest Python found and the newest releases, as CI runs them after
+# make test-writers   stores as other libraries write them, and real servers, in an environment of their own
 # make docs-check   run what the pages of docs/ show
 # make test-extra   jobs and workers of a real SLURM, where there is one
 # make lock   write constraints.txt anew from the newest releases
@@ -13,12 +14,14 @@ EXTRAS ?=
 VENV := .venv
 PACKAGE_VENV := .venv-package
 LATEST_VENV := .venv-latest
+WRITERS_VENV := .venv-writers
 LOCK_VENV := .venv-lock
 
 comma := ,
 suffix := $(if $(EXTRAS),-$(EXTRAS))
 BASE_STAMP := $(VENV)/.installed-base$(suffix)
 DEV_STAMP := $(VENV)/.installed-dev$(suffix)
+WRITERS_STAMP := $(WRITERS_VENV)/.installed
 LATEST_STAMP := $(LATEST_VENV)/.installed$(suffix)
 PACKAGE_STAMP := $(PACKAGE_VENV)/.checked
 PACKAGE_FILES := $(shell find rankme_stream -type f -not -path '*/__pycache__/*' 2>/dev/null)
@@ -44,7 +47,7 @@ define check_latest_python
 $(if $(filter file,$(origin PYTHON)),$(if $(latest_python),,$(error no Python 3.12 or later runs here; install one, or choose another with PYTHON=...)),$(check_python))
 endef
 
-.PHONY: demo test docs-check test-extra lock test-latest clean
+.PHONY: demo test docs-check test-extra test-writers lock test-latest clean
 .DELETE_ON_ERROR:
 
 demo: $(BASE_STAMP)
@@ -93,6 +96,16 @@ test-extra: $(DEV_STAMP)
 	$(CONSTRAINED) $(VENV)/bin/python $(INSTALL) 'dask-jobqueue==0.9.0'
 	$(VENV)/bin/python -m pytest -v -s --no-header tests/extra/slurm.py
 
+# Stores that tensorstore, xarray, anndata, dask, zarrs, kerchunk, VirtualiZarr and icechunk write, and servers of moto
+# and of Python. The conftest of the other tests needs packages that are not there.
+test-writers: $(WRITERS_STAMP)
+	$(WRITERS_VENV)/bin/python -m pytest -W default --disable-warnings --confcutdir=tests/writers tests/writers/*.py
+
+$(WRITERS_STAMP): pyproject.toml constraints.txt .ci/writers.txt
+	$(check_python)@$(PYTHON) -m venv --clear $(WRITERS_VENV)
+	$(CONSTRAINED) $(WRITERS_VENV)/bin/python $(INSTALL) -r .ci/writers.txt -e .
+	@touch $@
+
 lock:
 	$(check_python)$(PYTHON) -m venv --clear $(LOCK_VENV)
 	$(UNCONSTRAINED) $(LOCK_VENV)/bin/python $(INSTALL) '.[dev]'
@@ -111,6 +124,6 @@ $(LATEST_STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PACKAGE_VENV) $(LATEST_VENV) $(LOCK_VENV) dist build
+	rm -rf $(VENV) $(PACKAGE_VENV) $(LATEST_VENV) $(WRITERS_VENV) $(LOCK_VENV) dist build
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find rankme_stream tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

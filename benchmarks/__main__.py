@@ -13,6 +13,7 @@ BENCHMARKS = {
     "billion": "benchmarks.speed.billion",
     "sampled": "benchmarks.speed.sampled",
     "chunk_check": "benchmarks.speed.chunk_check",
+    "few_rows": "benchmarks.speed.few_rows",
     "gpu": "benchmarks.speed.gpu",
     "intervals": "benchmarks.validity.intervals",
     "small_exact": "benchmarks.validity.small_exact",

@@ -1,9 +1,10 @@
 """Is every store with damaged or hostile metadata refused in one line, or measured right?
 
 ``python -m benchmarks hostile_metadata`` changes the metadata of small dumps at random: values in the documents of zarr
-v2 and v3, of shards and of groups with consolidated metadata, bytes of their text, and headers of ``.npy`` files. Each
-is measured with a limit of memory. A number must be that of the rows which zarr or numpy reads there; anything else
-must be an error of ours, on one line, within 10 s and within the limit and 50 MiB.
+v2 and v3, of shards, of packed and quantised numbers and of groups with consolidated metadata, bytes of their text, and
+headers of ``.npy`` files. Each is measured with a limit of memory. A number must be that of the rows which zarr or
+numpy reads there, decoded as the result states; anything else must be an error of ours, on one line, within 10 s and
+within the limit and 50 MiB.
 """
 
 from __future__ import annotations

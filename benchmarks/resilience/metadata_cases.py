@@ -24,6 +24,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec
 
 import rankme_stream as rs
+from rankme_stream.sources.scaled_rows import ScaledRows
 
 LONGEST_S = 10
 MEMORY_LIMIT = 300 * 2**20
@@ -34,6 +35,8 @@ _VALUES: tuple[Any, ...] = (
     1e308, True, False, None, "", "x", "f4", "<f8", ">f8", "float64", "uint16", "bfloat16", "NaN", "Infinity",
     "0x7fc00000", "zstd", "gzip", "big", "little", "F", "C", "/", ".", "::", "\x00", "\ud800", "a" * 5000, [], [[]], {},
     [1], [4, 120], [10**12, 4], [120, 10**9], [0, 4], [1, 1], [20], [20, 4, 1], {"name": "bytes"}, {"id": "zlib"},
+    "true", "false", "int8", "bf16", "float8_e5m2", "linear", "+inf", "AAAAAICHw8A=", -128, -9999.0, [-127, 127],
+    [1e20, -128], {"type": "scalar", "scale": 0.5}, {"type": "array", "array_name": "scales"},
     {"id": "pickle"}, {"name": "gzip", "configuration": {"level": 1}}, {"id": "lzma", "filters": [{"id": 33}]},
 )  # fmt: skip
 _V2: dict[str, Any] = {"zarr_format": 2}
@@ -48,7 +51,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 NPY = ".npy, header"
 CONSOLIDATED = "group, consolidated"
-TEMPLATES = (*LAYOUTS, CONSOLIDATED, NPY)
+PACKED = {"v3, packed": 3, "v2, packed": 2}
+QUANTISED = "group, quantised"
+TEMPLATES = (*LAYOUTS, CONSOLIDATED, NPY, *PACKED, QUANTISED)
+_CF: dict[str, Any] = {
+    "scale_factor": 0.05, "add_offset": 0.4, "_FillValue": -128, "missing_value": [-128], "valid_range": [-127, 127],
+    "_Unsigned": "false", "nodata": "-128", "dtype": "int8",
+}  # fmt: skip
+_GEOEMB: dict[str, Any] = {
+    "geoemb:data_type": "int8",
+    "geoemb:quantization": {
+        "method": "per_pixel_scale", "original_dtype": "float32", "quantized_dtype": "int8",
+        "scale": {"type": "array", "array_name": "scales", "nodata": "+inf"},
+    },
+}  # fmt: skip
 
 
 def write_templates(folder: Path) -> None:
@@ -61,6 +77,16 @@ def write_templates(folder: Path) -> None:
         group = zarr.open_group(path, mode="w", zarr_format=version)  # type: ignore[call-overload]
         group.create_array("a", shape=SHAPE, dtype="f4", chunks=(20, 4))[:] = rows
         zarr.consolidate_metadata(path)
+    codes = np.round(rows * 30).clip(-127, 127).astype("i1")
+    for name, version in PACKED.items():
+        attributes = _CF | ({"_ARRAY_DIMENSIONS": ["row", "feature"]} if version == 2 else {})
+        packed = zarr.create_array(
+            folder / name, shape=SHAPE, dtype="i1", chunks=(20, 4), zarr_format=version, attributes=attributes
+        )
+        packed[:] = codes
+    group = zarr.open_group(folder / QUANTISED, mode="w", attributes=_GEOEMB)
+    group.create_array("a", shape=SHAPE, dtype="i1", chunks=(20, 4))[:] = codes
+    group.create_array("scales", shape=SHAPE[:1], dtype="f4", chunks=(50,))[:] = np.linspace(0.5, 2, SHAPE[0])
     (folder / NPY).mkdir()
     np.save(folder / NPY / "a.npy", rows)
 
@@ -71,6 +97,8 @@ def source_of(template: str, folder: Path, generator: random.Random) -> tuple[st
         return str(folder / "a.npy"), folder / "a.npy"
     store = folder / generator.choice("23") if template == CONSOLIDATED else folder
     documents = [path for path in sorted(store.rglob("*")) if path.name in _DOCUMENTS]
+    if template == QUANTISED:
+        return f"{store}::a", generator.choice(documents)
     is_array = template != CONSOLIDATED
     return str(store) if is_array else f"{store}::a" if generator.random() < 0.7 else str(store), generator.choice(
         documents
@@ -159,15 +187,29 @@ def judged(source: str) -> dict[str, Any]:
 
 
 def _is_right(source: str, estimate: Any) -> bool:
-    """Return whether an interval holds the RankMe of the rows that numpy or zarr reads there."""
+    """Return whether an interval holds the RankMe of the rows that numpy or zarr reads there, decoded as is stated."""
     if source.endswith(".npy"):
         rows = np.load(source)
     else:
         location, _, path = source.partition("::")
-        rows = np.asarray(zarr.open_array(location, path=path, mode="r")[:])
+        rows = _decoded(np.asarray(zarr.open_array(location, path=path, mode="r")[:]), source)
     values = np.linalg.svd(rows.astype(np.float64), compute_uv=False)
     slack = 1e-9 * estimate.value
     return bool(estimate.lower - slack <= rs.metrics.rankme(values) <= estimate.upper + slack)
+
+
+def _decoded(numbers: Any, source: str) -> Any:
+    """Return what stored numbers stand for, by the decoding that the source states."""
+    opened = rs.open_source(source)
+    stored = opened.stored
+    if isinstance(opened, ScaledRows):
+        location = source.partition("::")[0]
+        return numbers * np.asarray(zarr.open_array(location, path="scales", mode="r")[:], np.float64)[:, None]
+    if stored.name != numbers.dtype.name:
+        numbers = stored.values(numbers.astype(numbers.dtype.newbyteorder("=")).view(stored.dtype))
+    elif (decoding := stored.decoding) is not None:
+        numbers = numbers.astype(np.float64) * decoding.scale + decoding.offset
+    return numbers
 
 
 def _peak_bytes() -> int:

@@ -18,7 +18,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U, check_trace, gamma
 from rankme_stream.numerics.symmetric import BlockIndex, Triangle
-from rankme_stream.spectra.spectrum import ConsistentSet, Evidence, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
@@ -109,8 +109,10 @@ class GramSums(RowAccumulator):
         error = self._checked_error(values, error + margin)
         centered_error = self._checked_error(centered_values, centered_error + centered_margin)
         return Spectrum(
-            raw=_squared(values[: totals.size], error, totals.n_zeros(centered=False)),
-            centered=_squared(centered_values[: totals.size], centered_error, totals.n_zeros(centered=True)),
+            raw=SingularValues.of_squares(values[: totals.size], error, totals.n_zeros(centered=False)),
+            centered=SingularValues.of_squares(
+                centered_values[: totals.size], centered_error, totals.n_zeros(centered=True)
+            ),
             n_rows=n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
@@ -227,9 +229,3 @@ class GramAccumulator(GramSums, DividedAccumulator):
     def update_part(self, part: BlockIndex, panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
         self._gram.add_product(part, panel, workspace)
-
-
-def _squared(squares: FloatArray, error: float, zeros: int) -> SingularValues:
-    consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
-    values = np.sqrt(np.maximum(squares, 0.0))
-    return SingularValues(np.clip(values, consistent.lower, consistent.upper), consistent)

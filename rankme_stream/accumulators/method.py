@@ -10,7 +10,7 @@ from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.sketch_spectrum import gathered_rows
 from rankme_stream.errors import UsageError, argument
 
-MethodName = Literal["gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]
+MethodName = Literal["gram", "tsqr", "row-gram", "row-qr", "rsvd", "frequent-directions", "row-sketch"]
 Precision = Literal["float64", "float32"]
 
 PANEL_ROWS = 1024  # rows of one product: longer panels are no faster and widen the certified interval
@@ -28,10 +28,14 @@ class Arithmetic(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Width D of the rows, and the size of a sketch: test vectors, directions or rows; 0 where there is no sketch."""
+    """Width D of the rows, and the size of a sketch: test vectors, directions or rows; 0 where there is no sketch.
+
+    ``n_rows`` is the number of rows of the pass, for methods that keep them.
+    """
 
     n_features: int
     sketch_size: int = 0
+    n_rows: int = 0
 
     @property
     def width(self) -> int:
@@ -55,6 +59,12 @@ class Method(ABC):
     precisions: ClassVar[tuple[Precision, ...]] = ("float64",)
     """Cheapest first."""
     is_sketch: ClassVar[bool] = True
+    is_offered: ClassVar[bool] = True
+    """Whether users may ask for it by name."""
+    uses_qr: ClassVar[bool] = False
+    """Whether it rests on QR decompositions, which are tried before a pass as well as products."""
+    keeps_rows: ClassVar[bool] = False
+    """Whether accumulators hold the rows themselves: then all of them together are as large as that of the pass."""
     takes_passes: ClassVar[bool] = False
     """Whether a later pass over all rows sharpens the result."""
     uses_seed: ClassVar[bool] = False

@@ -11,30 +11,16 @@ import numpy as np
 
 from rankme_stream.accumulators.accumulator import check_device
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
+from rankme_stream.accumulators.qr_error import grounds, growth, singular_values_within, step_error
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
 from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import SMALLEST, U
-from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
+from rankme_stream.spectra.spectrum import Spectrum
 
-# Units of rounding relative to |Z|_F. Largest ever observed: 0.25 per row of the longest step, for rows that are all
-# alike, where every dot product rounds one way, whatever the number of steps; 5 sqrt(steps) otherwise
-# (docs/intervals.md).
-_PER_ROW, _PER_ROOT_STEP = 2.0, 16.0
 _NUMBERS = ("n_rows", "steps", "longest", "worst_case", "rows_error")
-
-
-def step_error(rows: int, n_columns: int) -> float:
-    """Return the worst-case relative error of a Householder step on ``rows`` new rows: n_columns gamma_{8 (rows + 8)}.
-
-    Higham's theorem 19.4 with the constant counted: a reflector of length r = rows + 1 is off by 3 r + 34 units for the
-    rounding of its vector and scalar, and its application by 2 r + 9, both below 8 (rows + 8). The count is for
-    reflectors applied one at a time; LAPACK applies 64 together, for which theorem 19.5 gives the same form.
-    """
-    n = 8 * (rows + 8)
-    return n_columns * n * U / (1.0 - n * U)
 
 
 class TsqrAccumulator(RowAccumulator):
@@ -141,22 +127,20 @@ class TsqrAccumulator(RowAccumulator):
         frobenius = math.hypot(*values.tolist()) * (1.0 + 2.0**-20)
         lost = math.sqrt(max(1, self.n_rows)) * (self.n_features + 1) * SMALLEST * max(1, self.steps)
         shared = (self.n_features + 32) * U * float(values[0]) + totals.rows_error * frobenius + lost
-        growth = _PER_ROW * max(1, self.longest) + _PER_ROOT_STEP * math.sqrt(max(1, self.steps))
-        practical = growth * U * frobenius + shared
+        practical = growth(self.longest, self.steps) * U * frobenius + shared
         worst = self.worst_case * frobenius + shared
         row_sum = math.hypot(*first_row.tolist()) * math.sqrt(self.n_rows)
         row_sum_error = 2.0 * practical * math.sqrt(self.n_rows)
         return Spectrum(
-            raw=_singular_values(values[: totals.size], practical, worst, totals.n_zeros(centered=False)),
-            centered=_singular_values(centered[: totals.size], practical, worst, totals.n_zeros(centered=True)),
+            raw=singular_values_within(values[: totals.size], practical, worst, totals.n_zeros(centered=False)),
+            centered=singular_values_within(centered[: totals.size], practical, worst, totals.n_zeros(centered=True)),
             n_rows=self.n_rows,
             n_features=self.n_features,
             unit_roundoff=unit_roundoff,
             row_sum=(max(0.0, row_sum - row_sum_error), row_sum + row_sum_error),
             evidence="empirical",
             confidence=None,
-            grounds=f"empirical: {math.ceil(growth):,} u |Z|_F for {self.steps:,} QR steps, several times the growth "
-            "ever seen",
+            grounds=grounds(self.longest, self.steps),
         ).over(totals.exponent)
 
     def _factor(self, *, centered: bool) -> Any:
@@ -201,17 +185,11 @@ def _rows_of_triangle(width: int) -> Iterator[slice]:
         start += length
 
 
-def _singular_values(values: FloatArray, practical: float, worst: float, zeros: int) -> SingularValues:
-    likely, certain = (
-        ConsistentSet.around(values, error).with_zeros(zeros) for error in (practical, max(practical, worst))
-    )
-    return SingularValues(np.clip(values, likely.lower, likely.upper), likely, certain)
-
-
 class TsqrMethod(ExactMethod):
     """Tall-skinny QR, which never squares a singular value."""
 
     name = "tsqr"
+    uses_qr = True
     remedy = f"pass a larger {argument('tolerance')}"
 
     def accumulator(self, precision: Precision) -> Callable[..., TsqrAccumulator]:

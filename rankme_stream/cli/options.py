@@ -107,7 +107,8 @@ pass_options = _add(
         click.option("--method", default="auto", show_default=True,
                      type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]),
                      help="gram: the Gram matrix; tsqr: QR, which never squares; auto: gram, then tsqr if the interval "
-                          "is too wide; the others: sketches."),
+                          "is too wide, and the same of rows with rows if there are fewer rows than features; the "
+                          "others: sketches."),
         click.option("--rank", type=click.IntRange(1),
                      help="Rank of a sketch; by default 256, or less for few features. For row-sketch: its rows."),
         click.option("--oversampling", type=click.IntRange(0), default=10, show_default=True,

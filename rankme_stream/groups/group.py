@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.kept_rows import TurnedRows
 from rankme_stream.accumulators.method import PANEL_ROWS
-from rankme_stream.groups.row_gram import RowGram
+from rankme_stream.accumulators.row_gram import row_gram_spectrum
+from rankme_stream.groups.rows_about_mean import RowsAboutMean
 from rankme_stream.groups.within_scatter import WithinScatter
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -100,10 +102,9 @@ class OpenGroup:
             return ClosedGroup(self.batch, self.gram.n_rows, mean, mean_error, spectrum), nothing
         if self.n_rows == 0:
             return ClosedGroup(self.batch, 0, np.zeros(n_features), 0.0, None), nothing
-        few = RowGram(self._rows(n_features).astype(np.float64))
-        closed = ClosedGroup(
-            self.batch, few.n_rows, few.mean, few.mean_error, few.spectrum(unit_roundoff=unit_roundoff)
-        )  # fmt: skip
+        rows = self._rows(n_features).astype(np.float64)
+        few, spectrum = RowsAboutMean(rows), row_gram_spectrum(TurnedRows([rows]), unit_roundoff=unit_roundoff)
+        closed = ClosedGroup(self.batch, few.n_rows, few.mean, few.mean_error, spectrum)
         if few.n_rows == 1:  # the row is its own mean, and says nothing of the spread about it
             return closed, nothing
         scatter.count(few.n_rows, few.scatter_error)

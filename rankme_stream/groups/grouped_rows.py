@@ -53,6 +53,8 @@ class GroupedRows:
     threads
         Number of threads that share the groups of a merge which closes more than half of all groups. A pass has one
         such merge at most, so that no more than these threads run beside those of the pass.
+    n_unlabelled
+        Number of rows without a label, which are in no group; rows left out are not counted.
     """
 
     n_features: int
@@ -61,6 +63,7 @@ class GroupedRows:
     scatters: Mapping[int, WithinScatter]
     n_all: int
     threads: int = 1
+    n_unlabelled: int = 0
 
     def merge(self, other: GroupedRows) -> GroupedRows:
         """Return the groups of both sets of rows, those of ``other`` last; neither changes."""
@@ -78,7 +81,8 @@ class GroupedRows:
         both = {**self.groups, **other.groups}
         joined = GroupedRows(self.n_features, self.unit_roundoff, both, self.scatters, self.n_all, n_shared)
         groups, scatters = joined.build(builds, [other.scatters])
-        return GroupedRows(self.n_features, self.unit_roundoff, groups, scatters, self.n_all, threads)
+        n_unlabelled = self.n_unlabelled + other.n_unlabelled
+        return GroupedRows(self.n_features, self.unit_roundoff, groups, scatters, self.n_all, threads, n_unlabelled)
 
     def build(
         self,
@@ -155,6 +159,7 @@ class GroupedRows:
             "n_features": self.n_features, "unit_roundoff": self.unit_roundoff, "open": list(still_open),
             "closed": list(closed), "scatters": sorted(self.scatters), "n_all": self.n_all,
         }  # fmt: skip
+        plain |= {"n_unlabelled": self.n_unlabelled} if self.n_unlabelled else {}
         packed = {"open": pack_open(list(still_open.values()), self.n_features)}
         packed |= {"closed": pack_closed(list(closed.values()), self.n_features)}
         packed |= {f"scatter {batch}": scatter.to_arrays() for batch, scatter in self.scatters.items()}
@@ -170,7 +175,10 @@ class GroupedRows:
         groups: dict[str, _Group] = dict(zip(plain["open"], unpack_open(parts["open"]), strict=True))
         groups |= zip(plain["closed"], unpack_closed(parts["closed"]), strict=True)
         scatters = {batch: WithinScatter.from_arrays(parts[f"scatter {batch}"]) for batch in plain["scatters"]}
-        return cls(plain["n_features"], plain["unit_roundoff"], groups, scatters, plain["n_all"])
+        return cls(
+            plain["n_features"], plain["unit_roundoff"], groups, scatters, plain["n_all"],
+            n_unlabelled=plain.get("n_unlabelled", 0),
+        )  # fmt: skip
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
@@ -231,15 +239,17 @@ class SegmentGrouper:
         ordered = codes[order]
         edges = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(ordered)]
         builds: dict[str, tuple[int, _Build]] = {}
+        n_unlabelled = 0
         for low, high in pairwise(edges):
             code = int(ordered[low])
             if code >= len(self._partition):
-                break  # the rows without a label
+                n_unlabelled += int(self._is_kept[order[low:high]].sum())
+                continue
             batch = int(self._partition.batches[code])
             builds[self._partition.names[code]] = batch, partial(self._open_group, code, order[low:high])
         n_all, unit_roundoff = len(self._partition), self._stored.unit_roundoff
         groups, scatters = GroupedRows(n_features, unit_roundoff, {}, {}, n_all).build(builds, scratch=self._scratch)
-        return GroupedRows(n_features, unit_roundoff, groups, scatters, n_all, self._threads)
+        return GroupedRows(n_features, unit_roundoff, groups, scatters, n_all, self._threads, n_unlabelled)
 
     def _open_group(self, code: int, offsets: Array, scratch: Workspace) -> OpenGroup:
         """Return a group of rows at some offsets in the segment; rows left out are counted only."""

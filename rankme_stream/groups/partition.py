@@ -14,7 +14,7 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.concat import Part
-from rankme_stream.sources.labels import Labels, labels_and_rows, open_labels
+from rankme_stream.sources.labels import ConcatLabels, Labels, labels_and_rows, open_labels
 
 MOST_GROUPS = 100_000
 N_BATCHES = 16
@@ -124,6 +124,8 @@ def partition_of(
                 )
             return _by_parts(parts, rows)
     labels = open_labels(spec, missing)
+    if isinstance(labels, ConcatLabels):
+        labels.check_parts(parts)
     if labels.n_rows != n_rows:
         raise SourceFormatError(f"{labels.uri} holds {labels.n_rows:,} labels, and the source {n_rows:,} rows")
     return _by_labels(labels, rows)

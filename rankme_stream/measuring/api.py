@@ -8,12 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, Literal
 
 from rankme_stream.errors import CheckpointWarning, LimitError, OutputError, ToleranceWarning, UsageError, argument
 from rankme_stream.groups import lidar
-from rankme_stream.measuring.escalation import arithmetics_for, first_in_float64
+from rankme_stream.measuring.escalation import choices_for, first_in_float64
 from rankme_stream.measuring.execute import Execution, execute, execute_state
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.request import MethodChoice, PrecisionChoice, Request, widths
@@ -82,7 +81,8 @@ def measure(
         probes that measure the error of float32. The same seed gives the same rows, and the same bits, for any number
         of workers.
     dims
-        Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading.
+        Also return every metric of the first d features, for each d given; costs d^3 flops each and no reading; with
+        N rows, fewer than features, N^2 d + N^3.
     groups
         Also return every metric of each group of rows: ``rows:N`` for groups of N consecutive rows, a path of labels
         (``labels.npy``, ``store.zarr::labels``), or an array of them; one label per row, integers or strings. Also
@@ -138,8 +138,9 @@ def measure(
 
     Notes
     -----
-    N D^2 flops for ``gram``, 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and 8 N D r for ``frequent-directions`` of rank
-    r, 6 N D for ``row-sketch``, twice that with ``normalize``. During a pass BLAS uses one thread in the whole process.
+    N D^2 flops for ``gram`` (N^2 D with fewer rows than features), 2 N D^2 for ``tsqr``, 4 N D r for ``rsvd`` and
+    8 N D r for ``frequent-directions`` of rank r, 6 N D for ``row-sketch``, twice that with ``normalize``.
+    During a pass BLAS uses one thread in the whole process.
 
     Examples
     --------
@@ -255,7 +256,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
 
 def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     return {
-        "rankme_stream": version("rankme-stream"),
+        "rankme_stream": machine.installed_version("rankme-stream"),
         "seed": seed,
         "bits_reproducible": are_alike(workers),
         "blas_checked": all(map(was_checked, workers)),
@@ -294,7 +295,8 @@ def plan(
     source
         A path or URI, an array, or anything that satisfies ``Source``.
     method
-        ``gram``; ``tsqr``, which never squares; ``auto``, which is ``gram``, then ``tsqr`` if the interval is too wide;
+        ``gram``; ``tsqr``, which never squares; ``auto``, which is ``gram``, then ``tsqr`` if the interval is too wide,
+        or, with fewer rows than features, ``row-gram`` and ``row-qr``, which keep the rows and multiply rows with rows;
         ``rsvd`` or ``frequent-directions``, sketches for so many features that a D x D matrix does not fit in memory;
         or ``row-sketch``, for so many rows that there is no time to multiply them.
     precision
@@ -350,7 +352,7 @@ def plan(
     ).check()
     runner = PassRunner(open_source(source), replace(request, checkpoint=None))  # so that the file is not opened
     runner.check_rows()
-    steps = plan_steps(runner, arithmetics_for(request), runner.design(), has_checkpoint=checkpoint is not None)
+    steps = plan_steps(runner, choices_for(runner)[0], runner.design(), has_checkpoint=checkpoint is not None)
     return with_largest_memory(steps[0], steps)
 
 
@@ -385,7 +387,8 @@ def segment(
     state
         Path of the state file; if it exists, reading goes on from it.
     method, precision
-        As in ``measure``, but ``auto`` is the Gram matrix in float64: a part does not know the results of the others.
+        As in ``measure``, but ``auto`` is the Gram matrix, of features or of rows, in float64: a part does not know the
+        results of the others.
     source, normalize, rows, workers, memory_limit, missing, nonfinite, zeros, device, progress
         As in ``measure``.
     rank, oversampling, seed, groups
@@ -421,8 +424,8 @@ def segment(
     ).check()
     runner = PassRunner(open_source(source), request)
     runner.check_rows()
-    arithmetic = first_in_float64(arithmetics_for(request))
-    planned = runner.plan(runner.arithmetics_left([arithmetic])[0])
+    firsts = [[first_in_float64(one)] for one in choices_for(runner)]
+    planned = runner.plan(runner.arithmetics_left(firsts)[0])
     segments = planned.all_segments
     segments = segments[len(segments) * number // count : len(segments) * (number + 1) // count]
     fingerprint = runner.fingerprint(planned.rows_of(segments)) if segments else ""

@@ -46,6 +46,7 @@ def check_count(partial: PartialResult, n_rows: int, rules: Rules) -> None:
     """Raise unless every row is accumulated or counted as left out."""
     left_out = partial.audit.rows_left_out(rules)
     n_kept = partial.accumulators["raw"].n_rows
-    in_groups = n_kept if partial.groups is None else sum(one.n_rows for one in partial.groups.closed.values())
-    if n_kept + left_out != n_rows or in_groups != n_kept:
+    groups = partial.groups
+    grouped = n_kept if groups is None else groups.n_unlabelled + sum(one.n_rows for one in groups.closed.values())
+    if n_kept + left_out != n_rows or grouped != n_kept:
         raise ArithmeticCheckError("rows counted and rows read do not agree; please report this")

@@ -23,10 +23,15 @@ _SKETCH_RANKS = (1024, 512, 256, 128, 64)
 _PILOT_MARGIN = 2.0  # factor by which a sample of the rows and of the panels may be off
 
 
-def arithmetics_for(request: Request) -> list[Arithmetic]:
-    """Return the arithmetics that may be tried, cheapest first; ``auto`` stands for the exact methods."""
+def arithmetics_for(request: Request, *, has_few_rows: bool = False) -> list[Arithmetic]:
+    """Return the arithmetics that may be tried, cheapest first; ``auto`` stands for the exact methods.
+
+    Where there are fewer rows than features those that keep the rows: N^2 D + N^3 flops are then fewer than
+    N D^2 + D^3, and N D numbers fewer than D^2. They are made for one pass over every row, in float64.
+    """
     if request.chosen is None:
-        names = {name for name, method in METHODS.items() if not method.is_sketch}
+        keeps = has_few_rows and not (request.sample or request.population or request.precision == "float32")
+        names = {name for name, method in METHODS.items() if not method.is_sketch and method.keeps_rows == keeps}
     else:
         names = {request.chosen.name}
     return [
@@ -34,6 +39,15 @@ def arithmetics_for(request: Request) -> list[Arithmetic]:
         for arithmetic in ARITHMETICS
         if arithmetic.method in names and request.precision in ("auto", arithmetic.precision)
     ]
+
+
+def choices_for(runner: PassRunner) -> list[list[Arithmetic]]:
+    """Return the arithmetics for the rows of a runner, and those for the other kind: more rows, or fewer than features.
+
+    A pass that a checkpoint holds may have begun with the other kind, when the dump had fewer rows.
+    """
+    few = runner.has_few_rows
+    return [arithmetics_for(runner.request, has_few_rows=one) for one in (few, not few)]
 
 
 def first_in_float64(arithmetics: Sequence[Arithmetic]) -> Arithmetic:

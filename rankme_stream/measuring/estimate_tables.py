@@ -45,8 +45,8 @@ def tables_of_rows(done: CompletedPass, unit_roundoff: float, normalize: bool, d
     estimates = estimate_all(done.spectrum)
     if groups is not None:
         lidar = estimate_lidar(groups, confidence=done.confidence, workers=done.plan.workers)
-        n_unlabelled = accumulators["raw"].n_rows - sum(group.n_rows for group in groups.groups.values())
-        estimates["lidar"] = replace(lidar, details={**lidar.details, "rows_unlabelled": n_unlabelled})
+        counted = {"rows_unlabelled": groups.n_unlabelled} if groups.n_unlabelled else {}
+        estimates["lidar"] = replace(lidar, details={**lidar.details, **counted})
     return EstimateTables(
         done.plan,
         accumulators["raw"].n_rows,

@@ -25,7 +25,7 @@ from rankme_stream.sources import ArraySource
 from rankme_stream.spectra.estimates import Estimate, estimate_all
 from rankme_stream.spectra.spectrum import Spectrum
 
-_METHODS = {name: method for name, method in METHODS.items() if not method.is_sketch}
+_METHODS = {name: method for name, method in METHODS.items() if method.is_offered and not method.is_sketch}
 
 
 class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types

@@ -14,6 +14,7 @@ from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import (
     arithmetics_for,
     check_not_empty,
+    choices_for,
     escalate,
     first_in_float64,
     float32_will_do,
@@ -106,7 +107,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
 def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     """Read stored rows, in random order for a sample, or all."""
     request, source, engine = runner.request, runner.source, runner.engine
-    arithmetics = runner.arithmetics_left(arithmetics_for(request))
+    arithmetics = runner.arithmetics_left(choices_for(runner))
     design = runner.design()
     steps = plan_steps(runner, arithmetics, design)  # before the first request to the store
     fingerprint = runner.fingerprint()

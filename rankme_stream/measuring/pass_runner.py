@@ -193,8 +193,8 @@ class PassRunner:
     def _workload(self, arithmetic: Arithmetic, pass_number: int = 0) -> Workload:
         sketch_size = self.sketch_size + (PROBES if pass_number else 0)
         return Workload(
-            arithmetic, Size(self.source.shape[1], sketch_size), seed=self.request.seed, pass_number=pass_number,
-            kept_itemsize=kept_dtype(self.source.stored).itemsize,
+            arithmetic, Size(self.source.shape[1], sketch_size, self.rows[1] - self.rows[0]), seed=self.request.seed,
+            pass_number=pass_number, kept_itemsize=kept_dtype(self.source.stored).itemsize,
         )  # fmt: skip
 
     def _plan(self, engine: Engine, workload: Workload, rows: tuple[int, int], held_bytes: int = 0) -> Plan:
@@ -250,8 +250,13 @@ class PassRunner:
                 f"{self.source.uri} changed while it was read: there is no result; run again when nothing writes to it"
             )
 
-    def arithmetics_left(self, arithmetics: list[Arithmetic]) -> list[Arithmetic]:
-        """Return the arithmetics still to be tried: all, or from that of the checkpoint on.
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether there are fewer rows than features: products of rows with rows then cost less than of features."""
+        return self.rows[1] - self.rows[0] < self.source.shape[1]
+
+    def arithmetics_left(self, choices: Sequence[list[Arithmetic]]) -> list[Arithmetic]:
+        """Return the arithmetics still to be tried: the first choice, or that of the checkpoint, from there on.
 
         Raises
         ------
@@ -259,14 +264,15 @@ class PassRunner:
             If the checkpoint holds a pass by another arithmetic.
         """
         if self._stored_arithmetic is None:
-            return arithmetics
-        if self._stored_arithmetic not in arithmetics:
-            method, precision = self._stored_arithmetic
-            raise UsageError(
-                f"{self.checkpoint} holds a pass by {method} in {precision}: give this method and precision, or "
-                "another file"
-            )
-        return arithmetics[arithmetics.index(self._stored_arithmetic) :]
+            return choices[0]
+        for arithmetics in choices:
+            if self._stored_arithmetic in arithmetics:
+                return arithmetics[arithmetics.index(self._stored_arithmetic) :]
+        method, precision = self._stored_arithmetic
+        raise UsageError(
+            f"{self.checkpoint} holds a pass by {method} in {precision}: give this method and precision, or another "
+            "file"
+        )
 
     def can_resume(self, arithmetic: Arithmetic | None = None) -> bool:
         """Return whether there is a checkpoint to go on from, by that arithmetic or by any."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rankme_stream.accumulators.method import Method, MethodName
-from rankme_stream.accumulators.methods import METHODS
+from rankme_stream.accumulators.methods import METHODS, OFFERED
 from rankme_stream.errors import OutputError, UsageError, argument
 from rankme_stream.numerics.devices.registry import check_device_name
 
@@ -64,7 +64,7 @@ class Request:
         UsageError
             If an option has no such value, or two options exclude each other.
         """
-        _check_choice("method", self.method, ("auto", *METHODS))
+        _check_choice("method", self.method, ("auto", *OFFERED))
         _check_choice("precision", self.precision, ("float64", "float32", "auto"))
         _check_choice("missing", self.missing, ("error", "skip", "fill"))
         _check_choice("nonfinite", self.nonfinite, ("error", "skip"))

@@ -121,7 +121,13 @@ def limits(workers: int | None, memory_limit: int | None) -> Limits:
 def worker(count: int) -> dict[str, Any]:
     """Return a description of ``count`` threads: the machine, and the versions on which the bits may depend."""
     facts = describe() | {"count": count, "threads": 1}
-    return facts | {name: version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
+    return facts | {name: installed_version(name) for name in ("numpy", "scipy", "zarr", "numcodecs")}
+
+
+@cache
+def installed_version(name: str) -> str:
+    """Return the version of an installed distribution, whose files take a millisecond to parse."""
+    return version(name)
 
 
 class PeakMemory:

@@ -14,7 +14,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     found = []
     if n_rows < result["source"]["n_features"]:
         found.append(
-            f"The rows read are fewer than the features: no metric can exceed {n_rows:,}, whatever the embeddings."
+            f"There are fewer rows than features: RankMe, but for its epsilon, is at most {n_rows:,}, the number of "
+            "rows, whatever the embeddings."
         )
     is_kept = result["rules"]["zeros"] == "count"
     if is_kept and (zero := audit["rows_zero"]) > _WORTH_A_REMARK * n_rows:

@@ -9,12 +9,12 @@ from rankme_stream.sources.concat import (
     absent_numbers,
     describe_parts,
     joined_name,
-    natural_key,
     row_place,
 )
 from rankme_stream.sources.content import content_digest, row_digest, row_digests
+from rankme_stream.sources.file_pattern import matching_files, natural_key
 from rankme_stream.sources.npy import NpySource
-from rankme_stream.sources.opening import is_blocks, matching_files, open_source
+from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource
 

@@ -13,7 +13,7 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
 from rankme_stream.sources.content import content_digest
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, reshaped
 
 
 class ArraySource:
@@ -22,7 +22,7 @@ class ArraySource:
     Parameters
     ----------
     array
-        Shape ``(n, d)``; ``bfloat16`` of ``ml_dtypes`` or torch is held as its bit patterns.
+        Shape ``(n, d)``; ``bfloat16`` and 8-bit floats of ``ml_dtypes`` or torch are held as their bit patterns.
     uri
         Name in errors and records.
     features_axis
@@ -50,6 +50,7 @@ class ArraySource:
         if array.ndim != 2 or 0 in array.shape:
             raise SourceFormatError(
                 f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
+                f"{reshaped(array.shape)}"
             )
         if axis_of_features(features_axis, array.shape, None, uri) == 0:
             array = array.T
@@ -60,7 +61,7 @@ class ArraySource:
             self._array, self._is_view = array, True
             return
         self.stored = stored_type(array.dtype, uri=uri, declared=declared)
-        self._array = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+        self._array = array if array.dtype.name == self.stored.dtype.name else array.view(self.stored.dtype)
         self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 
@@ -21,9 +22,10 @@ class ArrayOptions:
     nodata
         Stored number that means no data.
     scales
-        Array of scales, ``STORE::PATH``: one a row, or one a row and group of features.
+        Array of scales: one a row, or one a row and group of features. ``STORE::PATH``, a ``.npy`` file, or the path
+        of an array in the store of the rows.
     decode
-        Rule of decoding: ``linear``, ``power:P:DIVISOR`` or ``bits``.
+        Rule of decoding: ``linear``, ``power:P:DIVISOR``, ``bits``, or ``bits:D`` where the last byte is filled up.
     """
 
     path: str | None = None
@@ -32,6 +34,18 @@ class ArrayOptions:
     nodata: float | None = None
     scales: str | None = None
     decode: str | None = None
+
+    @property
+    def names_scales_elsewhere(self) -> bool:
+        """Whether the scales are not in the store of the rows."""
+        return self.scales is not None and ("::" in self.scales or "://" in self.scales or self.scales.endswith(".npy"))
+
+    def absolute(self) -> ArrayOptions:
+        """Return options that name the same from any working directory."""
+        if self.scales is None or "://" in self.scales or not self.names_scales_elsewhere:
+            return self
+        store, separator, path = self.scales.partition("::")
+        return replace(self, scales=os.path.abspath(store) + separator + path)
 
 
 NO_OPTIONS = ArrayOptions()

@@ -32,12 +32,6 @@ class Part(NamedTuple):
     stop: int
 
 
-def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return a key that sorts names as people number them: ``a_2`` before ``a_10``."""
-    pieces = _NUMBER.split(text)
-    return tuple((piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces)
-
-
 def joined_name(names: Sequence[str]) -> str:
     """Return a name for several parts together, for messages and results."""
     if len(names) <= 2:
@@ -105,7 +99,7 @@ class ConcatSource:
             if isinstance(found, range):
                 found = range(found.start + first, found.stop + first, found.step)
             else:
-                found = [bound + first for bound in found]
+                found = _ShiftedBounds(found, first)
             pieces.append((low + first, high + first, found))
         return JoinedBounds(pieces)
 
@@ -194,6 +188,20 @@ class ConcatSource:
             start, number = end, number + 1
 
 
+class _ShiftedBounds(Sequence[int]):
+    """Bounds of a part in rows of the whole, worked out when asked for: there may be many."""
+
+    def __init__(self, bounds: Sequence[int], by: int) -> None:
+        self._bounds, self._by = bounds, by
+        self.step = getattr(bounds, "step", None)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._bounds[index] + self._by
+
+
 class JoinedBounds(Sequence[int]):
     """Bounds of parts one after another, and the rows where parts meet, without a list of them all.
 
@@ -227,11 +235,18 @@ class JoinedBounds(Sequence[int]):
 
 
 def row_place(source: Source, row: int) -> str:
-    """Return a row of a source in words, for messages: its number there, and in the part that holds it."""
+    """Return a row of a source in words, for messages: its number there, and its place in the array or part."""
     if not isinstance(source, ConcatSource):
-        return f"{source.uri}: row {row:,}"
+        return f"{source.uri}: row {row:,}{_along_axes(source, row)}"
     part = source.parts[source.part_of(row)]
     return f"{source.uri}: row {row:,} (row {row - part.start:,} of {part.name})"
+
+
+def _along_axes(source: Source, row: int) -> str:
+    """Return the place of a row along the axes of its array, where several axes make up the rows; otherwise ""."""
+    find = getattr(source, "coordinates", None)
+    places = [] if find is None else find(row, row + 1)[0].tolist()
+    return f" ({', '.join(f'{place:,}' for place in places)} along the other axes)" if len(places) > 1 else ""
 
 
 def describe_parts(source: Source) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def axis_of_features(
     )
 
 
+def reshaped(shape: Sequence[int]) -> str:
+    """Return the remedy for an array of more than two dimensions that is not in a zarr store, for its refusal."""
+    return ": move the features last and reshape it, or store it in a zarr array" if len(shape) > 2 else ""
+
+
 def _named_axis(wanted: str | int, shape: Sequence[int], names: list[str | None], uri: str) -> int:
     """Return the number of an axis that was named by the caller."""
     if isinstance(wanted, str) and names.count(wanted) == 1:
@@ -90,4 +95,4 @@ def _option(names: list[str | None], axis: int) -> str | int:
 
 def _is(pattern: re.Pattern[str], name: str | None) -> bool:
     """Return whether a name is one of a pattern, in any case and with any separators."""
-    return name is not None and pattern.fullmatch(re.sub("[^a-z]", "", name.lower())) is not None
+    return name is not None and pattern.fullmatch(re.sub("[^a-z0-9]", "", name.lower())) is not None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.concat import Part
+from rankme_stream.sources.file_pattern import matching_files
 from rankme_stream.sources.npy import NpyFile
-from rankme_stream.sources.zarr import check_length, is_zarr_node, open_zarr_labels
+from rankme_stream.sources.zarr import check_length, is_zarr_node, matching_arrays, open_zarr_labels
 
 _NONE_TYPES = ("NAType", "NaTType")  # of pandas, which is not imported for them
 
@@ -74,6 +77,8 @@ class ArrayLabels:
         if hasattr(categorical, "codes") and hasattr(categorical, "categories"):
             self.names = [str(name) for name in plain(np.asarray(categorical.categories), uri).tolist()]
             array = np.ma.masked_less(np.asarray(categorical.codes), 0)
+        elif hasattr(array, "isna") and not isinstance(array.dtype, np.dtype):  # pandas makes floats of its integers
+            array = np.ma.MaskedArray(array.to_numpy(dtype=object), np.asarray(array.isna()))
         elif isinstance(array, list | tuple) and any(isinstance(label, str) for label in array):
             array = np.array(array, dtype=object)  # in which None and NaN stay what they are
         try:
@@ -90,12 +95,59 @@ class ArrayLabels:
         return labels
 
 
+class ConcatLabels:
+    """Labels of the parts of a source, one after another.
+
+    Attributes
+    ----------
+    parts
+        Labels of each part.
+    """
+
+    names = None
+
+    def __init__(self, parts: Sequence[Labels], uri: str) -> None:
+        self.parts, self.uri = parts, uri
+        self._starts = [0, *accumulate(part.n_rows for part in parts)]
+        self.n_rows = self._starts[-1]
+
+    def check_parts(self, parts: Sequence[Part]) -> None:
+        """Refuse labels whose parts are not those of the source."""
+        for labels, part in zip(self.parts, parts, strict=False):
+            if labels.n_rows != part.stop - part.start:
+                raise SourceFormatError(
+                    f"{labels.uri} holds {labels.n_rows:,} labels, and {part.name} {part.stop - part.start:,} rows"
+                )
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the labels of rows ``[start, stop)``, by their names where a part numbers categories."""
+        pieces = []
+        for labels, (first, last) in zip(self.parts, pairwise(self._starts), strict=True):
+            if first < stop and last > start:
+                held = labels.read(max(start, first) - first, min(stop, last) - first)
+                pieces.append(held if labels.names is None else _named(held, labels.names))
+        if len({piece.dtype.kind in "iu" for piece in pieces}) > 1:
+            raise SourceFormatError(f"{self.uri} holds integers and strings: labels of all parts are of one kind")
+        if len(pieces) == 1:
+            return pieces[0]
+        is_none = np.concatenate([np.ma.getmaskarray(piece) for piece in pieces])
+        return np.ma.MaskedArray(np.concatenate([np.ma.getdata(piece) for piece in pieces]), is_none)
+
+
+def _named(codes: Array, names: Sequence[str]) -> Array:
+    """Return the names of categories in place of their numbers."""
+    is_none = np.ma.getmaskarray(codes)
+    return np.ma.MaskedArray(np.array(names)[np.where(is_none, 0, np.ma.getdata(codes))], is_none)
+
+
 def _not_one_dimension(uri: str, shape: tuple[int, ...]) -> str:
     return f"{uri} has shape {shape}; labels are an array of one dimension, one for each row"
 
 
 def open_labels(source: object, missing: str = "error") -> Labels:
     """Open labels: ``store.zarr::labels``, ``labels.npy``, something of zarr, or an array or sequence in memory.
+
+    A pattern in a path stands for the labels of the parts of a source, one after another in natural order.
 
     Parameters
     ----------
@@ -113,6 +165,10 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     if not isinstance(source, str | os.PathLike):
         return ArrayLabels(source)
     uri = os.fspath(source)
+    if (files := matching_files(uri)) is not None:
+        return ConcatLabels([open_labels(file, missing) for file in files], uri)
+    if (found := matching_arrays(uri)) is not None:
+        return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
     return NpyLabels(uri) if uri.endswith(".npy") else open_zarr_labels(uri, missing)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, SourcePermissionError
-from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
+from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, reshaped
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import open_regular, reason
+from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20
 _LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
@@ -124,11 +125,18 @@ class NpySource:
         Path of the file.
     options
         What the caller says about the array.
+    is_scales
+        Whether it is an array of scales: of one dimension, it is taken as one feature.
+
+    Attributes
+    ----------
+    scales
+        Array of scales that the options name; None without.
 
     Raises
     ------
     UsageError
-        If there is no such axis as the options name.
+        If there is no such axis as the options name, or an option is not understood.
     SourceError
         As `NpyFile`; also if its array is not a non-empty two-dimensional array of numbers.
     """
@@ -136,14 +144,24 @@ class NpySource:
     integrity = "none"
     chunks_missing = 0
     first_missing: str | None = None
+    n_axes = 2
+    row_order = None
 
-    def __init__(self, path: str | os.PathLike[str], options: ArrayOptions = NO_OPTIONS) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], options: ArrayOptions = NO_OPTIONS, *, is_scales: bool = False
+    ) -> None:
         self._file, self._options = NpyFile(path), options
         self.uri, shape, dtype = self._file.uri, self._file.shape, self._file.dtype
+        if is_scales and len(shape) == 1:
+            shape = (*shape, 1)
         if len(shape) != 2 or 0 in shape:
-            raise SourceFormatError(f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed")
-        self._is_turned = axis_of_features(options.features_axis, shape, None, self.uri) == 0
-        self.stored: StoredType = stored_type(dtype, uri=self.uri)
+            raise SourceFormatError(
+                f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed{reshaped(shape)}"
+            )
+        self.axis = 1 if is_scales else axis_of_features(options.features_axis, shape, None, self.uri)
+        self._is_turned = self.axis == 0
+        self.stored: StoredType = meaning_by_options(dtype, options, self.uri)
+        self.scales = chosen_scales(options)
         self.shape: tuple[int, int] = (shape[1], shape[0]) if self._is_turned else (shape[0], shape[1])
         self._is_by_column = self._file.is_fortran != self._is_turned  # the values of a feature lie side by side
         self._swaps = not dtype.isnative
@@ -196,7 +214,7 @@ class NpySource:
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
-        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
+        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None, **identity_of(self.stored)}
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of size, modification time and header of the file, and of the axis of the features."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeGuard
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError, argument
+from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
-from rankme_stream.sources.array_options import ArrayOptions, Opening
-from rankme_stream.sources.concat import ConcatSource, natural_key
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.bit_rows import BitRows
+from rankme_stream.sources.concat import ConcatSource
+from rankme_stream.sources.file_pattern import matching_files
 from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.scaled_rows import ScaledRows
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.zarr import ZarrSource, is_pattern, is_zarr_node, matching_arrays
+from rankme_stream.sources.value_types import checked_rule
+from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
 
 
 def open_source(source: object, **options: Any) -> Source:
@@ -25,7 +28,7 @@ def open_source(source: object, **options: Any) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; an array of two dimensions of
+        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; or a
         shell-style pattern in a path on this machine or behind ``::``, such as ``store.zarr::utm*/embeddings``, whose
@@ -38,28 +41,26 @@ def open_source(source: object, **options: Any) -> Source:
     UsageError
         If an option does not apply to such a source.
     SourceError
-        If nothing is there, it may not be read, or it is not a two-dimensional array of numbers.
+        If nothing is there, it may not be read, it is not an array of numbers, or it is not clear which axis is the
+        features.
     """
     if isinstance(source, Opening):
-        return open_source(source.source, **asdict(source.options) | options)
-    chosen = ArrayOptions(**options)
+        given = {name: value for name, value in options.items() if value is not None}
+        return open_source(source.source, **asdict(source.options) | given)
+    chosen = ArrayOptions(**options).absolute()
     if isinstance(source, list | tuple):
-        return _joined(source, chosen)
-    if (found := matching_files(source)) is not None:
-        return _joined(found, chosen, str(source))
+        return _joined([(part, chosen) for part in source])
+    if (files := matching_files(source)) is not None:
+        return _joined([(file, chosen) for file in files], str(source))
     if (found := matching_arrays(source, chosen.path)) is not None:
-        uri = str(source) if chosen.path is None else f"{source}::{chosen.path}"
-        return _joined(sorted(found, key=_natural), replace(chosen, path=None), uri)
-    if isinstance(source, str | os.PathLike):
-        uri = os.fspath(source)
-        if not isinstance(uri, str):
-            raise SourceFormatError(f"{uri!r} is a path of bytes; a string is needed")
-        if not uri.endswith(".npy"):
-            return ZarrSource(uri, chosen)
-        _refuse_options(replace(chosen, features_axis=None))
-        return NpySource(uri, chosen)
-    if is_zarr_node(source):
-        return ZarrSource(source, chosen)
+        return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
+    if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
+        raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
+    if _is_npy(source):
+        _refuse_options(ArrayOptions(path=chosen.path))
+        return _decoded(NpySource(os.fspath(source), chosen), chosen)
+    if isinstance(source, str | os.PathLike) or is_zarr_node(source):
+        return _decoded(ZarrSource(source, chosen), chosen)
     if is_array(source) and not isinstance(source, Source):
         _refuse_options(replace(chosen, features_axis=None))
         return ArraySource(source, features_axis=chosen.features_axis)
@@ -71,37 +72,46 @@ def open_source(source: object, **options: Any) -> Source:
     )
 
 
-def _joined(parts: Sequence[Any], options: ArrayOptions, uri: str | None = None) -> ConcatSource:
-    """Return sources, each opened with the options, as one; they share the memory that chunks are decoded in."""
-    opened, buffers = [open_source(part, **asdict(options)) for part in parts], threading.local()
+def _is_npy(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(source, str | os.PathLike) and str(os.fspath(source)).endswith(".npy")
+
+
+def _decoded(source: ZarrSource | NpySource, options: ArrayOptions) -> Source:
+    """Return the rows of an array whose numbers are packed bits, or are scaled by another array."""
+    rule = checked_rule(options)
+    if rule is not None and rule.kind == "bits":
+        return BitRows(source, rule.width)
+    if source.scales is None:
+        return source
+    where = Opening(source.scales.path, NO_OPTIONS)
+    if isinstance(source, ZarrSource) and not options.names_scales_elsewhere:
+        where = source.argument_of(source.scales.path)
+    wanted = replace(where.options, nodata=source.scales.nodata)
+    scales: ZarrSource | NpySource
+    if _is_npy(where.source):
+        scales = NpySource(where.source, wanted, is_scales=True)
+    else:
+        scales = ZarrSource(where.source, wanted, scaled=(source.n_axes, source.axis))
+    if scales.row_order != source.row_order:
+        raise SourceFormatError(
+            f"{scales.uri} is cut into chunks otherwise than the rows of {source.uri}, and comes in another order: "
+            "write it in chunks of the same lengths along these axes"
+        )
+    return ScaledRows(source, scales, source.scales.named_by)
+
+
+def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -> ConcatSource:
+    """Return sources, each opened with its options, as one; they share the memory that chunks are decoded in."""
+    if any(options.scales is not None for _, options in parts):
+        raise UsageError(
+            f"{argument('scales')} names the scales of one array, and several are read as one: score each by itself, "
+            "or declare the scales of each in its metadata"
+        )
+    opened, buffers = [open_source(part, **asdict(options)) for part, options in parts], threading.local()
     for one in opened:
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)
     return ConcatSource(opened, uri)
-
-
-def matching_files(source: object) -> list[str] | None:
-    """Return the paths that a pattern of files or stores on this machine matches, in natural order; None for others.
-
-    Raises
-    ------
-    SourceNotFoundError
-        If there are none.
-    """
-    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    if not isinstance(uri, str) or not is_pattern(uri):
-        return None
-    location, separator, path = uri.partition("::")
-    if "://" in uri or not is_pattern(location) or os.path.lexists(location):
-        return None
-    found = sorted(glob.glob(location), key=natural_key)
-    if not found:
-        raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
-    return [one + separator + path for one in found]
-
-
-def _natural(part: Any) -> tuple[tuple[bool, int, str], ...]:
-    return natural_key(part if isinstance(part, str) else part.path)
 
 
 def _refuse_options(options: ArrayOptions) -> None:

@@ -60,6 +60,14 @@ def entropy_rank(
     O(m) for eps = 0, otherwise O(m^2) in slabs. O(m log m) where the energy is known; the lower end is then valid but
     not always attained.
     """
+    key = (eps, eps_in_sum, squares)
+    if key not in consistent.extremes:
+        consistent.extremes[key] = _entropy_rank(consistent, eps, eps_in_sum, squares)
+    return consistent.extremes[key]
+
+
+def _entropy_rank(consistent: ConsistentSet, eps: float, eps_in_sum: float, squares: bool) -> Interval:
+    """Return what ``entropy_rank`` does."""
     lower, upper, shift = _scaled(consistent, keep_small=eps_in_sum > 0.0)
     inside = math.ldexp(eps_in_sum, -shift)
     energy = _scaled_energy(consistent, shift)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ class ConsistentSet:
     energy: tuple[float, float] | None = None
     tail: Tail | None = None
     exponent: int = 0
+    extremes: dict[object, tuple[float, float]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """Extremes found so far by ``intervals.entropy_rank``: several metrics ask for the same, which costs m^2 terms."""
 
     @classmethod
     def around(cls, values: FloatArray, error: float) -> ConsistentSet:
@@ -100,6 +102,12 @@ class SingularValues:
     consistent: ConsistentSet
     worst_case: ConsistentSet | None = None
     folded: FoldedSketches | None = None
+
+    @classmethod
+    def of_squares(cls, squares: FloatArray, error: float, zeros: int) -> SingularValues:
+        """Return the roots of squares known to within ``error``; the last ``zeros`` values are zero exactly."""
+        consistent = ConsistentSet.around_squares(squares, error * (1.0 + 2.0**-40)).with_zeros(zeros)
+        return cls(np.clip(np.sqrt(np.maximum(squares, 0.0)), consistent.lower, consistent.upper), consistent)
 
     def over(self, exponent: int) -> SingularValues:
         """Return the values divided by 2^``exponent``."""

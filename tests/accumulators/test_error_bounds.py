@@ -11,7 +11,8 @@ import pytest
 import rankme_stream as rs
 from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.gram import GramAccumulator
-from rankme_stream.accumulators.tsqr import TsqrAccumulator, step_error
+from rankme_stream.accumulators.qr_error import step_error
+from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.symmetric import Triangle
 from rankme_stream.passes.state.row_norms import rows_error, scale_rows

@@ -27,6 +27,7 @@ NAMES = [
     pytest.param(
         "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
     ),
+    "few_rows",
     "hostile_options",
     "hostile_results",
     "hostile_states",

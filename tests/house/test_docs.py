@@ -34,7 +34,17 @@ def folder_with_a_dump(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "page", ["long-passes.md", "devices.md", "sketches.md", "comparing.md", "groups.md", "choosing.md"]
+    "page",
+    [
+        "long-passes.md",
+        "devices.md",
+        "sketches.md",
+        "comparing.md",
+        "groups.md",
+        "choosing.md",
+        "layouts.md",
+        "stored-values.md",
+    ],
 )
 def test_the_commands_of_a_page_run(page, folder_with_a_dump):
     """In order, in one folder; blocks of other languages than bash and python are shown only."""

@@ -57,6 +57,13 @@ def test_the_measured_peak_stays_under_the_prediction_with_every_option(options,
     check(dump(tmp_path / "d.zarr", 768, 5000), *options)
 
 
+def test_the_measured_peak_of_fewer_rows_than_features_stays_under_the_prediction(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((500, 16_000)).astype(np.float16)
+    np.save(tmp_path / "few.npy", rows)
+    kept = ["--checkpoint", tmp_path / "kept", "--tolerance", 1e-15]  # QR of the rows does not meet it either
+    check(tmp_path / "few.npy", "--normalize", "--dims", "100,6000", *kept)
+
+
 def test_the_measured_peak_of_a_row_sketch_stays_under_the_prediction(tmp_path):
     path = dump(tmp_path / "d.zarr", 200, 5000)
     check(path, "--method", "row-sketch", "--normalize", "--tolerance", 9, "--checkpoint", tmp_path / "kept")

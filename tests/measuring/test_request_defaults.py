@@ -10,7 +10,7 @@ import pytest
 
 import rankme_stream as rs
 from rankme_stream.accumulators.method import MethodName
-from rankme_stream.accumulators.methods import METHODS
+from rankme_stream.accumulators.methods import METHODS, OFFERED
 from rankme_stream.cli.commands import cli
 from rankme_stream.measuring.request import Request
 
@@ -38,7 +38,7 @@ def test_measure_takes_every_option_of_a_request():
 def test_every_method_has_its_name_in_the_type_and_on_the_command_line():
     (option,) = (one for one in cli.commands["score"].params if one.name == "method")
     assert [*METHODS] == [*get_args(MethodName)]
-    assert [*option.type.choices] == ["auto", *METHODS]
+    assert [*option.type.choices] == ["auto", *OFFERED]
 
 
 def test_a_better_method_is_exact():

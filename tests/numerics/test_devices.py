@@ -23,6 +23,8 @@ from scipy.linalg import cython_lapack
 import rankme_stream as rs
 from rankme_stream.accumulators.float32_gram import Float32GramAccumulator
 from rankme_stream.accumulators.gram import GramAccumulator
+from rankme_stream.accumulators.row_gram import RowGramAccumulator
+from rankme_stream.accumulators.row_qr import RowQrAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.cli.commands import main
 from rankme_stream.errors import (
@@ -47,7 +49,7 @@ from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_on
 from tests.dumps import store
 from tests.toy_device import TOY, ToyIsFullError
 
-METHODS = [GramAccumulator, Float32GramAccumulator, TsqrAccumulator]
+METHODS = [GramAccumulator, Float32GramAccumulator, TsqrAccumulator, RowGramAccumulator, RowQrAccumulator]
 
 
 class ReadOnly(Host):
@@ -688,6 +690,25 @@ def test_a_card_multiplies_16_bit_rows_as_they_are():
     found = rs.measure(rows, device="cuda", precision="float32", tolerance=1.0).rankme
     true = rs.metrics.rankme(np.linalg.svd(rows.astype(float), compute_uv=False))
     assert found.lower <= true <= found.upper
+
+
+def test_fewer_rows_than_features_are_kept_and_multiplied_on_the_device(named):
+    rows = np.random.default_rng(0).standard_normal((300, 900)).astype(np.float32)
+    options = {"device": named("strict"), "tolerance": 1e-9, "normalize": True, "dims": (20, 500)}
+    wanted = rs.measure(rows, tolerance=1e-9, normalize=True, dims=(20, 500))
+    tracemalloc.start()
+    try:
+        found = rs.measure(rows, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.method == wanted.method == "row-gram"
+    for mine, theirs in ((found.dims[d], wanted.dims[d]) for d in (20, 500)):
+        assert mine["rankme"].value == pytest.approx(theirs["rankme"].value, rel=1e-9)
+    assert found["participation_ratio"].value == pytest.approx(wanted["participation_ratio"].value, rel=1e-12)
+    plan = found.plan
+    here = plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"]
+    assert 0.3 * plan.card_peak_bytes < peak < plan.card_peak_bytes + here
 
 
 @pytest.mark.parametrize("name", COMPUTED)

@@ -36,7 +36,8 @@ def wrong_for(name: str, is_one: bool, fault: float = 1.0):
 
 def check(device=HOST) -> None:
     with ThreadPoolExecutor(1) as pool:
-        check_products(device, pool)
+        for of_rows in (False, True):
+            check_products(device, pool, of_rows=of_rows)
     check_factor(device)
 
 

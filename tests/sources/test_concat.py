@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rankme_stream.errors import (
     SourceNotFoundError,
     UsageError,
 )
+from rankme_stream.groups.partition import partition_of
 from rankme_stream.passes.planning.block_layout import block_ranges, largest_unit
 from rankme_stream.sources import ConcatSource, JoinedBounds, NpySource, Source, absent_numbers, natural_key
 from rankme_stream.testing import SourceLaws
@@ -123,7 +125,7 @@ def test_a_pattern_is_one_number_of_all_parts_in_natural_order_with_the_same_bit
     assert "4 arrays as one, utm2/embeddings to utm33/embeddings; there is none of number 3-9, 12-32" in str(found)
 
 
-@pytest.mark.parametrize("kind", ["zip", "memory", "group", "path", "one star", "v2"])
+@pytest.mark.parametrize("kind", ["zip", "memory", "store", "group", "path", "one star", "v2"])
 def test_patterns_reach_every_store(tmp_path, kind):
     store = write_store(tmp_path / "s.zarr")
     source: Any = f"{store}::utm*/embeddings"
@@ -136,6 +138,8 @@ def test_patterns_reach_every_store(tmp_path, kind):
         memory = MemoryStore()
         write_store(memory)
         source, options = zarr.open_group(memory, mode="r"), {"path": "utm*/embeddings"}
+    elif kind == "store":
+        source, options = zarr.storage.LocalStore(store), {"path": "utm*/embeddings"}
     elif kind == "group":
         source, options = zarr.open_group(store, mode="r"), {"path": "utm?*/emb*"}
     elif kind == "path":
@@ -252,6 +256,31 @@ def test_parts_are_groups(tmp_path, results):
         rs.measure(WHOLE, groups="parts")
 
 
+def test_labels_of_the_parts_follow_one_another(tmp_path):
+    store = write_store(tmp_path / "s.zarr")
+    group, kinds = zarr.open_group(store, mode="a"), np.arange(2251) % 3
+    edges = np.cumsum([0, *map(len, PARTS.values())])
+    for (first, last), (number, name) in zip(pairwise(edges), enumerate(PARTS), strict=True):
+        group.create_array(f"{name}/kind", shape=(last - first,), dtype="i4", fill_value=9)[:] = kinds[first:last]
+        np.save(tmp_path / f"kind_{name}.npy", kinds[first:last])
+        order = np.roll(np.arange(3), number)  # each part has an order of categories of its own
+        codes = np.where(kinds[first:last] == 2, -1, np.argsort(order)[kinds[first:last]])
+        group.create_array(f"{name}/type/codes", shape=(last - first,), dtype="i1", fill_value=9)[:] = codes
+        group.create_array(f"{name}/type/categories", shape=(3,), dtype="i4", fill_value=9)[:] = order
+    source = f"{store}::utm*/embeddings"
+    wanted = partition_of(kinds, 2251, (0, 2251))
+    for spec in (f"{store}::utm*/kind", f"{tmp_path}/kind_utm*.npy"):
+        found = partition_of(spec, 2251, (0, 2251), parts=rs.open_source(source).parts)
+        assert found.digest == wanted.digest
+    found = rs.measure(source, groups=f"{store}::utm*/type/codes")
+    assert {name: one["rankme"].details["n_rows"] for name, one in found.groups.items()} == {"0": 751, "1": 750}
+    assert found["lidar"].details["rows_unlabelled"] == 750
+    np.save(tmp_path / "kind_utm2.npy", kinds[:299])
+    np.save(tmp_path / "kind_utm10.npy", kinds[:701])
+    with pytest.raises(SourceFormatError, match=r"kind_utm2.npy holds 299 labels, and utm2/embeddings 300 rows"):
+        rs.measure(source, groups=f"{tmp_path}/kind_utm*.npy")
+
+
 def test_a_sample_of_parts_holds_the_number_of_all(tmp_path):
     rows = RNG.standard_normal((60_000, 6)).astype("f4")
     pieces = {f"p{k}": rows[3000 * k : 3000 * (k + 1)] for k in range(20)}
@@ -339,12 +368,15 @@ def test_a_list_of_paths_is_no_stream_of_blocks(tmp_path):
     assert rs.measure(list(PARTS.values())).rankme.value == rs.measure(WHOLE).rankme.value
 
 
-def test_a_pattern_of_stores_names_an_array_in_each(tmp_path):
+def test_a_pattern_of_stores_names_an_array_in_each(tmp_path, results):
     for name, rows in PARTS.items():
         zarr.create_array(tmp_path / f"{name}.zarr", name="inner/emb", shape=rows.shape, dtype="f4")[:] = rows
     source = rs.open_source(f"{tmp_path}/utm*.zarr::inner/emb")
     np.testing.assert_array_equal(source.read(0, 2251), WHOLE)
     assert source.parts[0].name == "utm2.zarr::inner/emb"
+    stores = [str(tmp_path / f"{name}.zarr") for name in PARTS]
+    (found,) = results("score", "--concat", *stores, "--path", "inner/emb")
+    assert found["estimates"]["rankme"]["value"] == rs.measure(WHOLE).rankme.value
 
 
 def test_workers_of_a_cluster_read_parts(tmp_path):

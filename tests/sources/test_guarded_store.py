@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import fsspec.config
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from fsspec.registry import _registry
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 import rankme_stream as rs
 from benchmarks.resilience.object_server import ObjectServer
@@ -370,3 +372,42 @@ def test_an_unknown_store_is_tried_again_and_its_faults_are_no_damage(root, monk
     monkeypatch.setattr(Unknown, "error", ValueError("a key that cannot be"))
     with pytest.raises(SourceError, match=r"c/2/0 of .*ValueError: a key that cannot be"):
         unknown(root, monkeypatch).read(0, 600)
+
+
+def chained(server: ObjectServer, name: str) -> rs.Source:
+    return rs.open_source(f"simplecache::{uri(server, 'http', name)}")
+
+
+def wrapped(server: ObjectServer, name: str) -> rs.Source:
+    """Return a store that hides its file system, whose `exists` calls any failed request an absence."""
+    return rs.open_source(WrapperStore(FsspecStore.from_url(uri(server, "http", name), read_only=True)))
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "cut", "reset"])
+@pytest.mark.parametrize("opened", [chained, wrapped])
+def test_a_store_handed_in_or_cached_is_tried_again(serve, opened, fault, patient):
+    source = opened(serve(first(2, fault)), "plain.zarr")
+    is_kept = opened is chained and fault in ("cut", "reset")  # a cache may keep, and return, what came of a body
+    with suppress(StorageError) if is_kept else nullcontext():
+        assert np.array_equal(source.read(0, 600), ROWS)
+
+
+@pytest.mark.parametrize("fault", [403, 500, 503, "cut"])
+@pytest.mark.parametrize("opened", [chained, wrapped])
+def test_a_fault_that_stays_is_no_missing_chunk_of_a_store_handed_in_or_cached(serve, opened, fault):
+    source = opened(serve(always(fault, methods=("GET", "HEAD"))), "plain.zarr")
+    with pytest.raises((StorageError, SourceError), match=r"c/2/0 of "):
+        rs.measure(source, missing="fill")
+
+
+@pytest.mark.parametrize("opened", [chained, wrapped])
+def test_a_chunk_that_is_absent_is_missing_in_a_store_handed_in_or_cached(serve, opened, patient):
+    source = opened(serve(always(404, methods=("GET", "HEAD"))), "plain.zarr")
+    assert rs.measure(source, missing="skip").rows_read == 500
+
+
+def test_a_chain_that_cannot_be_opened_is_tried_again(serve, root, patient, tmp_path):
+    """fsspec reads the end of a zip file when it opens it."""
+    shutil.make_archive(str(root / "bucket" / "packed"), "zip", root / "bucket" / "plain.zarr")
+    source = rs.open_source(f"zip://::{uri(serve(first(1, 503, 'packed.zip')), 'http', 'packed.zip')}")
+    assert np.array_equal(source.read(0, 600), ROWS)

@@ -197,6 +197,12 @@ def test_every_store_is_opened_again_or_says_that_it_lives_here(folder, kind):
         assert np.array_equal(again.read(500, 600), ROWS[500:])
 
 
+@pytest.mark.parametrize("kind", ["zip", "references", "zip file", "memory", "wrapped folder"])
+def test_a_pattern_of_arrays_is_one_dump_in_every_store_that_lists(folder, kind):
+    source = opened(folder, kind, "em*")
+    assert np.array_equal(source.read(0, 600), ROWS)
+
+
 @pytest.mark.parametrize("kind", ["references", "fsspec, zip", "get alone", "exists denies"])
 def test_many_chunks_are_found_by_listing_or_one_by_one(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("rankme_stream.sources.zarr.auditing_store._STAT_ONE_BY_ONE", 20)

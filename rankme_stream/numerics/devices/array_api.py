@@ -179,6 +179,11 @@ class StandardDevice:
         whole = self.xp.tril(lower) + self.xp.tril(lower, k=-1).T
         return np.array(self.download(self.xp.linalg.eigvalsh(whole))[::-1])
 
+    def eigenvalues_with_leading(self, lower: Any) -> tuple[FloatArray, FloatArray]:
+        """Return the eigenvalues, descending, of all, and of all but the last row and column."""
+        leading = self.eigenvalues(lower[:-1, :-1]) if lower.shape[0] > 1 else np.empty(0)
+        return self.eigenvalues(lower), leading
+
     def singular_values(self, matrix: Any) -> FloatArray:
         """Return the singular values, descending."""
         return np.array(self.download(self.xp.linalg.svdvals(matrix)))

@@ -148,6 +148,12 @@ class Device(Protocol):
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, on the host, descending, of the symmetric matrix with that lower triangle."""
 
+    def eigenvalues_with_leading(self, lower: Any) -> tuple[FloatArray, FloatArray]:
+        """Return the eigenvalues, on the host, descending, of a matrix as above, and without its last row and column.
+
+        The matrix is destroyed. The error of either is relative to its own norm.
+        """
+
     def singular_values(self, matrix: Any) -> FloatArray:
         """Return the singular values, on the host, descending, of a matrix of about D x D."""
 

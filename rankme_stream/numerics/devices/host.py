@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cython_lapack
 
-from rankme_stream.errors import DeviceError
+from rankme_stream.errors import ArithmeticCheckError, DeviceError
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType, stored_type
 
 _PROBED_ROWS, _PROBED_VALUES = 128, 2**15  # of a slice that is probed at once: in float64 it stays in the cache
+_REDUCED_COLUMNS = 64  # columns of LAPACK's workspace for a tridiagonal form: its block has 32
 _REFLECTORS = 64  # columns a compact-WY block of tpqrt holds; 64 was the fastest of 32, 64, 128
 
 
@@ -36,6 +37,7 @@ def _integer_of(module: Any) -> Any:
 
 
 _dtpqrt = _pointer(cython_lapack, "dtpqrt", 12)
+_dsytrd, _dsterf = _pointer(cython_lapack, "dsytrd", 10), _pointer(cython_lapack, "dsterf", 4)
 _Integer = _integer_of(cython_lapack)
 
 
@@ -96,6 +98,46 @@ def eigenvalues(lower: FloatArray) -> FloatArray:
     """Return the eigenvalues, descending, of the symmetric matrix with that lower triangle; 4/3 n^3 flops, one copy."""
     values: FloatArray = np.linalg.eigvalsh(lower, UPLO="L")[::-1].astype(np.float64)
     return values
+
+
+def eigenvalues_with_leading(lower: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the eigenvalues, descending, of a symmetric matrix and of the same without its last row and column.
+
+    Parameters
+    ----------
+    lower
+        Shape ``(n, n)``, C order; the upper triangle is not read, and the whole is destroyed.
+
+    Notes
+    -----
+    4/3 n^3 flops; releases the GIL. LAPACK's reduction to tridiagonal form from the last column on leaves the last
+    coordinate alone and never mixes the last column into the others. So the form without its last row and column is
+    that of the matrix without them, with an error relative to *its* norm.
+    """
+    n = len(lower)
+    diagonal, beside, scales = np.empty(n), np.empty(max(1, n - 1)), np.empty(max(1, n - 1))
+    work, info = np.empty(_REDUCED_COLUMNS * n), _Integer(0)
+    _dsytrd(  # C order is the transpose in LAPACK's
+        ctypes.byref(ctypes.c_char(b"U")), _int(n), lower.ctypes.data, _int(n), diagonal.ctypes.data,
+        beside.ctypes.data, scales.ctypes.data, work.ctypes.data, _int(work.size), ctypes.byref(info),
+    )  # fmt: skip
+    assert info.value == 0, f"dsytrd refused argument {-info.value}"
+    return tridiagonal_eigenvalues(diagonal, beside), tridiagonal_eigenvalues(diagonal[:-1], beside[:-1])
+
+
+def tridiagonal_eigenvalues(diagonal: FloatArray, beside: FloatArray) -> FloatArray:
+    """Return the eigenvalues, descending, of a symmetric tridiagonal matrix; nothing is changed.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If they are not found in 30 steps each, as where a number is not finite.
+    """
+    values, others, info = diagonal.copy(), beside.copy(), _Integer(0)
+    _dsterf(_int(len(values)), values.ctypes.data, others.ctypes.data, ctypes.byref(info))
+    if info.value:
+        raise ArithmeticCheckError("the eigenvalues of a tridiagonal matrix were not found: LAPACK is at fault")
+    return values[::-1].copy()
 
 
 def singular_values(matrix: FloatArray) -> FloatArray:
@@ -256,6 +298,10 @@ class Host:
     def eigenvalues(self, lower: FloatArray) -> FloatArray:
         """Return the eigenvalues, descending."""
         return eigenvalues(lower)
+
+    def eigenvalues_with_leading(self, lower: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the eigenvalues, descending, of all, and of all but the last row and column."""
+        return eigenvalues_with_leading(lower)
 
     def singular_values(self, matrix: FloatArray) -> FloatArray:
         """Return the singular values, descending."""

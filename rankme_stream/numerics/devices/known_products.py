@@ -22,7 +22,7 @@ _FACTOR_ERROR = 1e-12  # a hundred times that of a QR decomposition of this size
 _TYPES = ("float64", "float32")  # both hold every partial sum exactly
 
 
-def check_products(device: Device, pool: Executor) -> None:
+def check_products(device: Device, pool: Executor, *, of_rows: bool = False) -> None:
     """Form known products of whole numbers as a pass does: of columns with themselves and with others, in both types.
 
     Parameters
@@ -30,6 +30,8 @@ def check_products(device: Device, pool: Executor) -> None:
     pool
         Threads of the pass. On the host one of them multiplies while the calling thread does; a card is used by one of
         them alone, because each thread takes memory there.
+    of_rows
+        Whether the columns lie in memory one after another, as where rows are multiplied with rows.
 
     Raises
     ------
@@ -42,7 +44,11 @@ def check_products(device: Device, pool: Executor) -> None:
     """
     at_once = 2 if device is HOST else 1
     rows, columns = 2 * np.arange(_ROWS) - (_ROWS - 1), np.arange((at_once + 1) * _COLUMNS) - _COLUMNS
-    panels = [device.upload(np.add.outer(rows.astype(name), columns.astype(name))) for name in _TYPES]
+    known_panels = [np.add.outer(rows.astype(name), columns.astype(name)) for name in _TYPES]
+    if of_rows:
+        panels = [device.upload(np.ascontiguousarray(panel.T)).T for panel in known_panels]
+    else:
+        panels = [device.upload(panel) for panel in known_panels]
     parts = [slice(start, start + _COLUMNS) for start in range(0, len(columns), _COLUMNS)]
     # each thread multiplies a part of the columns with itself, which is another routine of BLAS, and with the next part
     pairs = [[(one, one), (one, other)] for one, other in pairwise(parts)]

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import chain
 from typing import Any
 
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.known_products import check_factor, check_products
@@ -125,8 +126,8 @@ def run_segments(
     pool = blas_threads.threads(plan.segments_at_once, "rankme")
     upcoming = next(waiting, None)
     try:
-        check_products(spec.device, pool)
-        if plan.method == "tsqr":
+        check_products(spec.device, pool, of_rows=METHODS[plan.method].keeps_rows)
+        if METHODS[plan.method].uses_qr:
             pool.submit(check_factor, spec.device).result()
         while running or (upcoming is not None and not failures):
             while (

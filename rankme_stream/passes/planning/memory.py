@@ -187,6 +187,8 @@ def predict_memory(
         )  # fmt: skip
     at_once = concurrency.segments_at_once
     n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
+    if workload.method.keeps_rows:  # which partial results share: together they are as large as the last
+        n_live = 1
     on_card: dict[str, int] = {}
     if card is not None:
         on_card = card_memory(workload, n_live, concurrency)
@@ -204,7 +206,8 @@ def predict_memory(
         "libraries": _LIBRARY_BYTES + workers * _THREAD_BYTES, "process": base_bytes,
     }  # fmt: skip
     if workload.has_checkpoint:
-        memory["checkpoint"] = workload.n_matrices * (n_live + 1) * workload.state_bytes
+        held = 1 if workload.method.keeps_rows else n_live + 1  # of those being merged meanwhile, and one packed
+        memory["checkpoint"] = workload.n_matrices * held * workload.state_bytes
     groups = None
     if workload.groups is not None:
         groups = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
@@ -250,18 +253,22 @@ def feeding_memory(workload: Workload, at_once: int) -> dict[str, int]:
 def card_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
     """Return the bytes on the card: matrices are whole, rows are copied as stored, and every step makes a new array."""
     at_once, size, method = concurrency.segments_at_once, workload.size, workload.method
-    state = workload.state_bytes if method.is_sketch else size.square_bytes
+    is_whole = not (method.is_sketch or method.keeps_rows)  # a D x D matrix
+    state = size.square_bytes if is_whole else workload.state_bytes
     scratch = method.card_scratch_bytes(size, workload.grid.panel_rows)
     if workload.arithmetic.precision == "float32":
         scratch += 8 * workload.grid.panel_rows * size.width + 2 * size.square_bytes
     masks = 2 * workload.slab_rows * size.width
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
-    return {
+    found = {
         "accumulators": _accumulators(workload, _n_live(workload, n_live, at_once), state, at_once * state),
         "rows": at_once * (workload.slab_bytes + masks),
         "panels": _slabs(workload, concurrency) + 2 * at_once * workload.slab_bytes + concurrency.workers * scratch,
-        "solving": n_copies * state + (0 if method.is_sketch else 8 * size.square_bytes),
+        "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }
+    if method.keeps_rows:
+        found["solving"] = method.solving_bytes(size, normalize=workload.normalize)
+    return found
 
 
 def _n_live(workload: Workload, n_live: int, at_once: int) -> int:

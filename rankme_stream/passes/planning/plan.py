@@ -96,8 +96,8 @@ class Plan:
 
     @property
     def size(self) -> Size:
-        """Width of the rows, and size of the sketch."""
-        return Size(self.n_features, self.sketch_size)
+        """Width of the rows, size of the sketch, and number of the rows."""
+        return Size(self.n_features, self.sketch_size, self.row_stop - self.row_start)
 
     @property
     def node_bytes(self) -> int:

@@ -301,7 +301,10 @@ def _check_parts(whole: State, state: State, name: str) -> None:
     differs = difference(whole, state)
     is_as_long = state.plan.row_stop == whole.plan.row_stop
     if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
-        differs = f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile"
+        differs = (
+            f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile; "
+            "several arrays are one pass with --concat"
+        )
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")
     if (changed := _describe_change(whole, state)) is not None:

@@ -95,6 +95,7 @@ class _Groups(TypedDict):
     closed: list[str]
     scatters: list[int]
     n_all: int
+    n_unlabelled: NotRequired[int]
 
 
 class _Node(TypedDict):

@@ -5,32 +5,43 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import Any
-
-import zarr
+from typing import Any, NamedTuple
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.sources.address import split_address
+from rankme_stream.sources.file_pattern import is_pattern, natural_key
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate
 from rankme_stream.sources.zarr.remote_faults import in_one_line
+from rankme_stream.sources.zarr.whats_there import store_content
 
-_MAGIC = set("*?[")
 _NAMED = 8
 
 
-def is_pattern(text: str | None) -> bool:
-    """Return whether a path holds characters that stand for others in a shell."""
-    return text is not None and not _MAGIC.isdisjoint(text)
+class Matches(NamedTuple):
+    """Arrays that match a pattern.
+
+    Attributes
+    ----------
+    source, paths
+        Argument of ``open_source``, and the paths for it, in natural order.
+    uri
+        The pattern with its store.
+    """
+
+    source: Any
+    paths: list[str]
+    uri: str
 
 
-def matching_arrays(source: object, path: str | None = None) -> list[Any] | None:
-    """Return arguments that open the arrays of a pattern, in any order; None if the path is no pattern.
+def matching_arrays(source: object, path: str | None = None) -> Matches | None:
+    """Return the arrays of a store that match a pattern; None if there is no pattern.
 
     Parameters
     ----------
     source
-        ``store.zarr::PATTERN``, or a store, or a ``zarr.Group``, with the pattern as ``path``. Each ``*`` stands for
-        characters of one name, not for several levels.
+        ``store.zarr::PATTERN``, or what is opened as a store or a ``zarr.Group``, with the pattern as ``path``. Each
+        ``*`` stands for characters of one name, not for several levels.
 
     Raises
     ------
@@ -40,29 +51,27 @@ def matching_arrays(source: object, path: str | None = None) -> list[Any] | None
         If a group matches the first names of the pattern and holds no array for the rest, or the store cannot list.
     """
     text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    if not is_pattern(path) and not (isinstance(text, str) and is_pattern(text.partition("::")[2])):
+    if not isinstance(text, str) or not is_pattern(split_address(text)[1] if path is None else path):
         return None
-    store, inside, uri = locate(source)
-    pattern = "/".join(one for one in (inside, (path or "").strip("/")) if one)
-    if not is_pattern(pattern):
-        return None
-    base, listed = uri.removesuffix(f"::{inside}"), AuditingStore(store, uri)
+    store, pattern, uri = locate(source, path)
+    base, listed = uri.removesuffix(f"::{pattern}"), AuditingStore(store, uri)
     if listed.holds_array(pattern):
         return None  # an array of just that name
-    search = _Search(listed, f"{base}::{pattern}")
-    found = list(search.arrays("", pattern.split("/")))
+    search = _Search(listed, uri)
+    found = sorted(search.arrays("", pattern.split("/")), key=natural_key)
     if search.lacking and found:
         named = ", ".join(sorted(search.lacking)[:_NAMED]) + (", ..." if len(search.lacking) > _NAMED else "")
         raise SourceFormatError(
-            f"{base}::{pattern}: {len(search.lacking):,} that match its first names have no such array ({named}): give "
-            "a narrower pattern, or name every array and pass --concat"
+            f"{uri}: {len(search.lacking):,} that match its first names have no such array ({named}): give a narrower "
+            "pattern, or name every array and pass --concat"
         )
     if not found:
-        raise SourceNotFoundError(f"no zarr array matches {base}::{pattern}: '*' stands for characters of one name")
-    if isinstance(source, zarr.Group):
-        return [source[one.removeprefix(f"{inside}/")] for one in found]
-    location = text.removesuffix(f"::{inside}") if inside else text
-    return [f"{location}::{one}" for one in found]
+        content = store_content(listed, "", base) or "no metadata of zarr is there"
+        raise SourceNotFoundError(
+            f"no zarr array matches {uri}, where '*' stands for characters of one name: {content}"
+        )
+    location = split_address(text)[0] if path is None else text
+    return Matches(location or store, found, uri)
 
 
 class _Search:

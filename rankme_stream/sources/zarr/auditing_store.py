@@ -20,6 +20,7 @@ from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.descriptions import stamp_of
+from rankme_stream.sources.zarr.float_types import is_document, shown
 from rankme_stream.sources.zarr.folder_scan import is_sparse
 from rankme_stream.sources.zarr.grid_metadata import with_regular_grid
 from rankme_stream.sources.zarr.guarded_store import GuardedStore
@@ -88,6 +89,17 @@ class AuditingStore(WrapperStore[Store]):
         value = sync(self._opened_get(key))
         if value is None and self.denied is not None:
             raise self.denied
+        return b"" if value is None else value.to_bytes()
+
+    def fetch_if_allowed(self, key: str) -> bytes:
+        """Return the bytes stored under ``key``; empty where there are none, or they may not be read.
+
+        Of a folder, ``key`` may also be the absolute path of a document.
+        """
+        try:
+            value = sync(self._opened_get(key))
+        except SourcePermissionError:
+            return b""
         return b"" if value is None else value.to_bytes()
 
     async def _opened_get(self, key: str) -> Buffer | None:
@@ -197,12 +209,12 @@ class AuditingStore(WrapperStore[Store]):
         return stamp_of(described)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return the value under ``key`` as the wrapped store does, but with a chunk grid that every zarr opens."""
+        """Return the value under ``key`` as the wrapped store does, but with a grid and types that every zarr opens."""
         value = await self._stored(key, prototype, byte_range)
-        if value is None or byte_range is not None or not key.endswith("zarr.json"):
+        if value is None or byte_range is not None or not is_document(key):
             return value
         document = value.to_bytes()
-        readable = with_regular_grid(document)
+        readable = shown(with_regular_grid(document) if key.endswith("zarr.json") else document)
         return value if readable is document else prototype.buffer.from_bytes(readable)
 
     async def _stored(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:

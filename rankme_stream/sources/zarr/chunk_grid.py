@@ -62,7 +62,7 @@ class ChunkGrid:
     index
         Layout of the index of the largest shard; None without shards.
     is_line
-        Whether the array has one dimension: the last axis is a single feature, and keys omit it.
+        Whether no axis of the array is that of the features: the last axis is a single feature, and keys omit it.
     """
 
     axes: tuple[Axis, ...]
@@ -119,7 +119,7 @@ class ChunkGrid:
     def chunk_shape(self) -> tuple[int, ...]:
         """Shape of the largest chunk, along the axes of the array."""
         shape = self.inner or tuple(axis.longest for axis in self.axes)
-        return shape[:1] if self.is_line else shape
+        return shape[:-1] if self.is_line else shape
 
     @cached_property
     def chunks_per_key(self) -> int:
@@ -146,6 +146,20 @@ class ChunkGrid:
     def has_features_last(self) -> bool:
         """Whether the features are the last axis, so that the values of a row in a chunk lie side by side."""
         return self.features_axis == len(self.axes) - 1
+
+    @cached_property
+    def row_order(self) -> tuple[object, ...] | None:
+        """What the order of the rows depends on, beside their number; None where it is that of the values in C order.
+
+        Arrays that have it in common number the rows at the same places alike.
+        """
+        inner = self.inner or tuple(axis.longest for axis in self.axes)
+        cut = [one for one in zip(self.keys.axes, self._of_rows(inner), strict=True) if one[0].length > 1]
+        if all(axis.n_chunks == 1 and length >= axis.length for axis, length in cut[1:]):
+            return None
+        return tuple(
+            (axis.length, tuple(axis.runs(axis.n_chunks)), length if self.inner else 0) for axis, length in cut
+        )
 
     @cached_property
     def has_whole_rows(self) -> bool:
@@ -191,7 +205,7 @@ class ChunkGrid:
     def key(self, i: int, j: int) -> str:
         """Return the key with number ``i`` along the rows and ``j`` along the features."""
         if self.is_line:
-            return f"{self.prefix}{i}"
+            return self.prefix + self.separator.join(map(str, self.keys.coordinates(i)))
         if len(self.axes) == 2:  # nearly always, and asked for every key
             return (
                 f"{self.prefix}{i}{self.separator}{j}" if self.features_axis else f"{self.prefix}{j}{self.separator}{i}"
@@ -222,9 +236,10 @@ class ChunkGrid:
             return self._line.start(unit)
         if self.inner is None:
             return self.keys.start(unit)
-        i = self._units.find(unit) if unit < self._units.n_cells else self._units.n_chunks
-        within = self._within(i).start(unit - self._units.start(i)) if i < self._units.n_chunks else 0
-        return self.keys.start(i) + within
+        if unit == self._units.n_cells:
+            return self.shape[0]
+        order, number, i = self._in_order(unit)
+        return order.start(number) + self.keys.start(i or 0)
 
     def units(self, start: int, stop: int) -> range:
         """Return the units that hold rows ``[start, stop)``."""
@@ -236,6 +251,23 @@ class ChunkGrid:
         if self._line is not None and self._line.step:
             return range(first * self._line.step, stop, self._line.step)
         return UnitBounds(self, range(first, last))
+
+    def row_coordinates(self, start: int, stop: int) -> Array:
+        """Return the places of rows ``[start, stop)`` along the axes of the rows, shape ``(stop - start, n_axes)``."""
+        found: list[Array] = [np.empty((0, len(self.keys.axes)), np.int64)]
+        for unit in self.units(start, stop):
+            order, number, i = self._in_order(unit)
+            origins = order.starts(number) + (0 if i is None else self.keys.starts(i))
+            found.append(np.indices(order.extents(number)).reshape(len(origins), -1).T + origins)
+        first = self.unit_start(self.unit_at(start)) if start < stop else 0
+        return np.concatenate(found)[start - first :][: stop - start]
+
+    def _in_order(self, unit: int) -> tuple[StorageOrder, int, int | None]:
+        """Return the order in which a unit is a chunk, its number there, and that of its shard; None without shards."""
+        if self.inner is None:
+            return self.keys, unit, None
+        i = self._units.find(unit)
+        return self._within(i), unit - self._units.start(i), i
 
     def key_of(self, unit: int, column: int) -> tuple[int, int]:
         """Return the numbers, along rows and features, of the key that holds a chunk."""
@@ -258,8 +290,8 @@ class ChunkGrid:
         i, j = self.key_of(unit, column)
         if self.inner is None:
             return self.key(i, j)
-        within = self._within(i).coordinates(unit - self._units.start(i))
-        place = self._with_column(within, column - self.key_chunk_columns(j).start)
+        order, number, _ = self._in_order(unit)
+        place = self._with_column(order.coordinates(number), column - self.key_chunk_columns(j).start)
         return f"{self.key(i, j)} (inner chunk {','.join(map(str, place))})"
 
     def index_of(self, i: int, j: int) -> ShardIndex:
@@ -276,18 +308,15 @@ class ChunkGrid:
             row, first = unit * row_step, column * column_step
             n_rows = min(row_step, self.shape[0] - row)
             return Box(row, n_rows, (n_rows,), first, min(column_step, self.shape[1] - first), shape)
-        if self.inner is None:
-            order, number, row = self.keys, unit, 0
-        else:
-            i = self._units.find(unit)
-            order, number, row = self._within(i), unit - self._units.start(i), self.keys.start(i)
+        order, number, i = self._in_order(unit)
+        row = order.start(number) + (0 if i is None else self.keys.start(i))
         lengths, first = order.extents(number), self._features.start(column)
         shape = self.inner or tuple(
             axis.stored(place)
             for axis, place in zip(self.axes, self._with_column(order.coordinates(number), column), strict=True)
         )
         n_columns = self._features.start(column + 1) - first
-        return Box(row + order.start(number), prod(lengths), lengths, first, n_columns, shape)
+        return Box(row, prod(lengths), lengths, first, n_columns, shape)
 
     @cached_property
     def _even_steps(self) -> tuple[int, int, tuple[int, ...]] | None:

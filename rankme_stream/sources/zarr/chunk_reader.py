@@ -184,7 +184,7 @@ class ChunkReader:
     def _read_chunk(self, stored: StoredValue, chunk: _StoredChunk, start: int, out: Array) -> None:
         """Decode one chunk; directly into ``out`` if all of it is requested and it lies there as it is stored."""
         box = self._grid.box(chunk.unit, chunk.column)
-        decoder = self._decoder.of_shape(box.shape[:1] if self._grid.is_line else box.shape)
+        decoder = self._decoder.of_shape(box.shape[:-1] if self._grid.is_line else box.shape)
         low, high = max(box.row, start), min(box.row + box.n_rows, start + len(out))
         wanted = out[low - start : high - start, box.column : box.column + box.n_columns]
         is_loose = self.has_loose_rows and out.flags.c_contiguous

@@ -88,7 +88,7 @@ def _listed(root: str, grid: ChunkGrid, keys: range) -> list[int]:
     """Return the numbers, ascending, of the keys whose names a folder lists."""
     numbers = array("q")
     folder = grid.prefix.rpartition("/")[0]
-    depth = 1 if grid.separator == "." or grid.is_line else len(grid.axes)
+    depth = 1 if grid.separator == "." else len(grid.axes) - grid.is_line
     for key in _paths(root, folder, depth):
         if (coordinates := grid.coordinates(key)) is not None:
             number = coordinates[0] * grid.n_outer_columns + coordinates[1]

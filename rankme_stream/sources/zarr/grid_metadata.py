@@ -22,7 +22,7 @@ def chunk_grid(metadata: Mapping[str, Any], features_axis: int, *, path: str, ur
     Parameters
     ----------
     features_axis
-        Number of the axis of the features; of an array of one dimension, 1.
+        Number of the axis of the features; the number of axes where none is: each value is then a row of its own.
     path
         Path of the array in its store.
     uri
@@ -88,9 +88,9 @@ def with_regular_grid(document: bytes) -> bytes:
     grid = metadata.get("chunk_grid") if isinstance(metadata, dict) else None
     if not isinstance(grid, dict) or grid.get("name") != "rectilinear":
         return document
-    edges = grid["configuration"]["chunk_shapes"]
-    firsts = [edge[0] if isinstance(edge, list) else edge for edge in edges]
-    shape = [first[0] if isinstance(first, list) else first for first in firsts]
+    edges = [one if isinstance(one, list) else [one] for one in grid["configuration"]["chunk_shapes"]]
+    firsts = [one[0][0] if one and isinstance(one[0], list) else one[0] if one else 1 for one in edges]
+    shape = [first if type(first) is int and first > 0 else 1 for first in firsts]  # others are refused by their number
     return json.dumps(metadata | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}}}).encode()
 
 
@@ -150,7 +150,7 @@ def _grid(
     """
     if names[1] not in ("/", "."):
         raise SourceFormatError(f"{uri} has chunk keys with the separator {names[1]!r}: rewrite its metadata")
-    is_line, inner, index = len(axes) == 1, None, None
+    is_line, inner, index = features_axis == len(axes), None, None
     if is_line:
         axes = [*axes, Axis.regular(1, 1)]
     if sharding is not None:

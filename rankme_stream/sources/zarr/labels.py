@@ -58,7 +58,7 @@ class ZarrLabels:
 
     def __init__(self, store: AuditingStore, path: str, uri: str, missing: str = "error") -> None:
         self.uri, self._rule = uri, missing
-        array = open_array(store, path, uri)
+        array = open_array(store, path, uri, ndim=1)
         if array.ndim != 1:
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; labels are an array of one dimension, one for each row"
@@ -92,7 +92,10 @@ class ZarrLabels:
         if dtype.kind not in "iu":
             return np.empty(0, dtype)
         attributes = self.attributes
-        declared = [one for name in ("_FillValue", "missing_value") for one in np.ravel(attributes.get(name, []))]
+        declared: list[Any] = []
+        for name in ("_FillValue", "missing_value"):
+            value = attributes.get(name, [])
+            declared += value if isinstance(value, list) else [value]
         if metadata["zarr_format"] == 2 and "_ARRAY_DIMENSIONS" in attributes and metadata["fill_value"] is not None:
             declared.append(metadata["fill_value"])
         try:
@@ -157,12 +160,11 @@ class CategoricalLabels:
         if codes.dtype.kind not in "iu":
             raise SourceFormatError(f"{self.uri} holds codes of dtype {codes.dtype}, not integers: write them again")
         numbers = np.ma.getdata(codes)
-        if numbers.size and not -1 <= (largest := int(numbers.max())) < len(self.names):
-            raise SourceFormatError(
-                f"{self.uri} holds the code {largest}, and there are {len(self.names):,} categories: write it again"
-            )
-        if numbers.size and int(numbers.min()) < -1:
-            raise SourceFormatError(f"{self.uri} holds the code {int(numbers.min())}: -1 alone is no label")
+        for code in [int(numbers.min()), int(numbers.max())] if numbers.size else ():
+            if not -1 <= code < len(self.names):
+                raise SourceFormatError(
+                    f"{self.uri} holds the code {code}, and there are {len(self.names):,} categories: write it again"
+                )
         is_none = np.ma.getmaskarray(codes) | (numbers == -1)
         return np.ma.MaskedArray(numbers, is_none) if is_none.any() else numbers
 
@@ -183,7 +185,9 @@ class NullableLabels:
         return np.ma.MaskedArray(np.ma.getdata(values), np.ma.getmaskarray(values) | mask.astype(bool))
 
 
-def open_zarr_labels(source: object, missing: str = "error") -> ZarrLabels | CategoricalLabels | NullableLabels:
+def open_zarr_labels(
+    source: object, missing: str = "error", path: str | None = None
+) -> ZarrLabels | CategoricalLabels | NullableLabels:
     """Open labels of a zarr store: an array, or a group of arrays that holds a column of AnnData.
 
     The ``codes`` of a categorical and the ``values`` of a nullable array are read with what stands beside them.
@@ -193,7 +197,7 @@ def open_zarr_labels(source: object, missing: str = "error") -> ZarrLabels | Cat
     SourceError
         As `ZarrLabels`.
     """
-    store, path, uri = locate(source)
+    store, path, uri = locate(source, path)
     search = AuditingStore(store, uri)
     folder, _, name = path.rpartition("/")
     beside = next((columns[1] for columns in _COLUMNS if columns[0] == name), None)

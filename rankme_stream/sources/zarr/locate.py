@@ -9,7 +9,6 @@ import zipfile
 from dataclasses import replace
 from typing import Any, NoReturn
 
-import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
@@ -23,9 +22,11 @@ from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
 from rankme_stream.sources.zarr.descriptions import is_icechunk, version_of
+from rankme_stream.sources.zarr.joined_archives import bytes_before_archive
 from rankme_stream.sources.zarr.remote_faults import in_one_line, without_secrets
 from rankme_stream.sources.zarr.store_urls import open_url
 from rankme_stream.sources.zarr.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.whats_there import file_content, group_content, store_content
 from rankme_stream.sources.zarr.zip_contents import arrays_inside, is_cut_zip
 
 METADATA_ERRORS = (
@@ -81,6 +82,11 @@ def _open_location(location: str, uri: str) -> Store:
         with regular_file(location) as file:
             if not zipfile.is_zipfile(file):
                 refuse_file(location)
+            if n_bytes := bytes_before_archive(file):
+                raise SourceFormatError(
+                    f"{location} has {n_bytes:,} bytes before the zip file that it ends with, as after two were joined "
+                    "into one: only the last would be read; give each by itself, and --concat for one number of them"
+                )
         return ZipStore(location, mode="r", read_only=True)
     except RankMeError:
         raise
@@ -100,10 +106,8 @@ def refuse_file(location: str) -> NoReturn:
         raise SourceFormatError(
             f"{location} is a zip file whose end is missing, with the list of what it holds: copy or write it again"
         )
-    is_npy = location.endswith(".npy")
     one = "holds one array: leave '::' and what follows out"
-    other = "is neither a zarr store nor a .npy file: convert it first"
-    raise SourceFormatError(f"{location} {one if is_npy else other}")
+    raise SourceFormatError(f"{location} {one if location.endswith('.npy') else file_content(location)}")
 
 
 def _name_of(store: Store) -> str:
@@ -148,8 +152,11 @@ def reopening_argument(source: object, store: Store, path: str, options: ArrayOp
     return here if options == NO_OPTIONS else Opening(here, options)
 
 
-def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
-    """Return the array at a path of a store; raise an error that says what is there instead."""
+def open_array(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> zarr.Array[Any]:
+    """Return the array at a path of a store; raise an error that says what is there instead.
+
+    ``ndim`` is the number of dimensions that the message looks for in a group.
+    """
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
             node = zarr.open(store=store, path=path, mode="r")
@@ -159,15 +166,16 @@ def open_array(store: AuditingStore, path: str, uri: str) -> zarr.Array[Any]:
         if store.denied is not None:
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
-        if store.archive is not None:
-            check = arrays_inside(store.archive, path) or check
-        raise SourceNotFoundError(f"there is no zarr array at {uri}: {check}") from error
+        found = None if store.archive is None else arrays_inside(store.archive, path)
+        found = found or store_content(store, path, uri)
+        hint = f"{check}; {found}" if path and found else found or check
+        raise SourceNotFoundError(f"there is no zarr array at {uri}: {hint}") from error
     except (*METADATA_ERRORS, ImportError) as error:
         _refuse_codec(store, path, uri, error)
         refuse_metadata(uri, error)
     if isinstance(node, zarr.Array):
         return node
-    raise SourceFormatError(_group_message(node, path, uri))
+    raise SourceFormatError(_group_message(node, uri, ndim))
 
 
 def _refuse_codec(store: AuditingStore, path: str, uri: str, error: Exception) -> None:
@@ -186,7 +194,7 @@ def _refuse_codec(store: AuditingStore, path: str, uri: str, error: Exception) -
                 raise SourceFormatError(f"{uri} has the codec {name!r}, which is not read here: {remedy}") from error
 
 
-def _group_message(group: Any, path: str, uri: str) -> str:
+def _group_message(group: Any, uri: str, ndim: int) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # about objects other than arrays, which are not listed
@@ -199,9 +207,7 @@ def _group_message(group: Any, path: str, uri: str) -> str:
     store = split_address(uri)[0]
     listed = ", ".join(f"{member.path} {member.shape} {member.dtype}" for member in members[:_LISTED])
     more = f", and {len(members) - _LISTED} more" if len(members) > _LISTED else ""
-    fit = [member.path for member in members if member.ndim == 2 and np.dtype(member.dtype).kind in "iuf"]
-    remedy = f"use e.g. '{store}::{fit[0]}'" if fit else "none of them is a two-dimensional array of numbers"
-    return f"{uri} is a group of arrays, not an array: {listed}{more}; {remedy}"
+    return f"{uri} is a group of arrays, not an array: {listed}{more}; {group_content(group, members, store, ndim)}"
 
 
 def refuse_metadata(uri: str, error: BaseException) -> NoReturn:

@@ -67,6 +67,7 @@ _LASTING |= {"ParamValidationError", "InvalidRegionError", "NoRegionError", "Unk
 _LASTING |= {"InvalidPathError", "NotSupportedError", "PreconditionError", "UnknownConfigurationKeyError"}  # obstore
 _LASTING |= {"JSONDecodeError"}  # of references
 _DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore
+_TRACE = re.compile(r"\n[\s|]*\n[\s|]*context:")  # of the calls inside icechunk
 _PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://)[^\s/@]*@")
 _QUERY = re.compile(r"([A-Za-z][\w+.-]*://(?:(?!::)[^\s?#])*)[?#](?:(?!::)\S)*")  # up to the next link of a chain
 _REFUSED_ADDRESS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
@@ -96,8 +97,9 @@ def fault_of(error: BaseException) -> Fault:
     for cause in _causes(error):
         if isinstance(cause, OSError):
             return Fault(_kind_of_os_error(cause), text)
-    if "IcechunkError" in names:  # one class, and the storage below it was asked several times
-        is_passing = "object store error" in text and "not found" not in text
+    if any(cls.__module__ == "icechunk" for cls in type(error).__mro__):
+        is_of_storage = "StorageError" in names or "object store error" in text  # of icechunk 2, and of icechunk 1
+        is_passing = is_of_storage and "not found" not in text
         return Fault(Kind.PASSING if is_passing else Kind.LASTING, text)
     if not isinstance(error, Exception) or "BadZipFile" in names:  # the former is how code in Rust ends on a defect
         return Fault(Kind.LASTING, text)
@@ -112,7 +114,7 @@ def in_one_line(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, ForeignError):
         return str(error)
-    text = str(error).partition("\n  | context:")[0]  # what follows is a trace of icechunk
+    text = _TRACE.split(str(error), maxsplit=1)[0]
     text = without_secrets(" ".join(text.split()).removeprefix("x "))
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 

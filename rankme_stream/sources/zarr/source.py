@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -13,11 +14,12 @@ import zarr
 from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
-from rankme_stream.numerics.dtypes import Array, StoredType, stored_type
-from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
+from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
@@ -31,9 +33,11 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
+from rankme_stream.sources.zarr.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
 from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+from rankme_stream.sources.zarr.surroundings import Surroundings
 
 _KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 
@@ -47,6 +51,16 @@ class ZarrSource:
         ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
     options
         What the caller says about the array.
+    scaled
+        Of an array of scales, the number of axes of the rows that it scales, and the axis of their features. It has
+        the same axis of features, or none, which is taken as one feature.
+
+    Attributes
+    ----------
+    axis, n_axes
+        Number of the axis of the features, and of all axes.
+    scales
+        Array of scales that an option or the metadata name; None without.
 
     Raises
     ------
@@ -59,30 +73,40 @@ class ZarrSource:
         If there is no such axis as the options name.
     """
 
-    def __init__(self, source: object, options: ArrayOptions = NO_OPTIONS) -> None:
+    def __init__(
+        self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
+    ) -> None:
         store, path, self.uri = locate(source, options.path)
+        self._located = store
         self._reopening_argument = reopening_argument(source, store, path, options)
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
-        if array.ndim < 2:
+        if array.ndim < (2 if scaled is None else 1):
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"
             )
         if 0 in array.shape:
             raise SourceFormatError(f"{self.uri} has shape {array.shape}, so holds no values: write rows first")
-        self._document = document_of(array, path)
+        self.n_axes, self._document = array.ndim, document_of(array, path)
         try:
             dtype = np.dtype(array.dtype)
-            self.stored: StoredType = stored_type(dtype, uri=self.uri, declared=_attributes(array).get("dtype"))
             metadata = json.loads(self._store.fetch(self._document))
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
-            names = _axis_names(metadata, _attributes(array))
-            self._axis = axis_of_features(options.features_axis, array.shape, names, self.uri)
-            self._grid = chunk_grid(metadata, self._axis, path=path, uri=self.uri)
+            attributes = _attributes(array)
+            if scaled is not None:
+                self.axis = scaled[1] if array.ndim == scaled[0] else array.ndim
+            else:
+                names = _axis_names(metadata, attributes)
+                self.axis = axis_of_features(options.features_axis, array.shape, names, self.uri)
+            self._grid = chunk_grid(metadata, self.axis, path=path, uri=self.uri)
             self.shape: tuple[int, int] = self._grid.shape
+            around = Surroundings(self._store, path, array.metadata.zarr_format)
+            self.stored, self.scales = meaning_of(
+                DeclaredArray(metadata, attributes, dtype, self.shape, around, self.uri), options
+            )
             decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri)
-            fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype).astype(self.stored.dtype)
+            fill = _fill(array.fill_value, dtype).view(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._missing = MissingChunks(self._grid)
@@ -127,6 +151,17 @@ class ZarrSource:
             self._check_missing()
         return out
 
+    def coordinates(self, start: int, stop: int) -> Array:
+        """Return where rows ``[start, stop)`` lie in the array: places along the axes other than the features'.
+
+        Returns
+        -------
+        Array
+            Shape ``(stop - start, n_axes - 1)``, int64. ``values[tuple(coordinates.T)]`` is one of an array of such
+            axes for each row, such as a label.
+        """
+        return self._grid.row_coordinates(start, stop)
+
     def read_memory(self, n_rows: int) -> int:
         """Return an upper estimate of the bytes that reading ``n_rows`` rows from a bound takes, result included.
 
@@ -149,13 +184,25 @@ class ZarrSource:
         """
         return 0 if self._store.changes_as_a_whole else self._grid.tail_start
 
+    @property
+    def row_order(self) -> tuple[object, ...] | None:
+        """What the order of the rows depends on, beside their number; None where it is that of C."""
+        return self._grid.row_order
+
+    def argument_of(self, path: str) -> Opening:
+        """Return what opens another array of the store in this process, by its path in the store, or by its folder."""
+        if self._store.root is not None:
+            return Opening(os.path.abspath(os.path.join(self._store.root, path)), NO_OPTIONS)
+        return Opening(self._located, ArrayOptions(path=path))
+
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
         return self._reopening_argument
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
-        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
+        properties = {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._codecs}
+        return properties | identity_of(self.stored)
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of the layout and of coordinates, size and time of each stored chunk of rows ``[start, stop)``.
@@ -204,8 +251,10 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         metadata.pop("attributes", None)
-        axis = () if self._grid.has_features_last else (self._axis,)
-        return json.dumps([metadata, self.stored.name, *axis], sort_keys=True).encode()
+        axis = () if self._grid.has_features_last else (self.axis,)
+        return json.dumps(
+            [metadata, self.stored.name, *axis, *identity_of(self.stored).values()], sort_keys=True
+        ).encode()
 
     def _values(self) -> StoredValues:
         """Return what is stored under the keys: files where the store is a folder."""
@@ -231,6 +280,13 @@ def _axis_names(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> l
     if not isinstance(names, list):
         return None
     return [name if isinstance(name, str) else None for name in names]
+
+
+def _fill(value: Any, dtype: np.dtype[Any]) -> Array:
+    """Return the fill value, shape ``(1,)``, in native byte order; zero where there is none."""
+    if value is None:
+        return np.zeros(1, dtype.newbyteorder("="))
+    return np.array([value], dtype).astype(dtype.newbyteorder("="))
 
 
 def _attributes(array: zarr.Array[Any]) -> Mapping[str, Any]:

@@ -7,6 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
+import numpy as np
+
+from rankme_stream.numerics.dtypes import Array
+
 
 class Axis:
     """Axis of an array, cut into chunks of one length or of several; the last chunk in use may reach past the end.
@@ -140,6 +144,10 @@ class StorageOrder:
             before *= axis.extent(i)
             chunk = chunk * axis.n_chunks + i
         return chunk
+
+    def starts(self, chunk: int) -> Array:
+        """Return where a chunk begins along the axes."""
+        return np.array([axis.start(i) for axis, i in zip(self.axes, self.coordinates(chunk), strict=True)])
 
     def extents(self, chunk: int) -> tuple[int, ...]:
         """Return the lengths of a chunk along the axes, cut to the array."""

@@ -71,6 +71,29 @@ def source(tmp_path_factory) -> Path:
     return store(tmp_path_factory.mktemp("dask") / "a.zarr", rows_like(N_ROWS, 4), chunk=20_000)
 
 
+def test_workers_that_keep_rows_give_the_bits_of_one_process(client, tmp_path):
+    path = store(tmp_path / "a.zarr", rows_like(18, 250_000), chunk=9)  # segments of 16 rows
+    found = rs.measure(path, engine="dask", client=client, checkpoint=tmp_path / "kept")
+    wanted = rs.measure(path, workers=1)
+    assert (found.method, found.plan.segments) == ("row-gram", 2)
+    assert same_bits(found, wanted)
+    assert same_bits(rs.measure_state(rs.load_state(tmp_path / "kept")), wanted)
+
+
+@pytest.mark.parametrize("meaning", ["packed", "scaled", "bits"])
+def test_workers_decode_stored_numbers_as_one_process_does(client, tmp_path, monkeypatch, meaning):
+    numbers = np.random.default_rng(0).integers(0, 200, (70_000, 4)).astype(np.uint8)
+    store(tmp_path / "a.zarr", numbers, chunk=10_000, attributes={"scale_factor": 0.1} if meaning == "packed" else {})
+    np.save(tmp_path / "scales.npy", np.linspace(1, 2, len(numbers)))
+    options = {"packed": {"nodata": 7}, "scaled": {"scales": "scales.npy"}, "bits": {"decode": "bits:30"}}[meaning]
+    monkeypatch.chdir(tmp_path)  # the workers stand elsewhere
+    opened = rs.open_source("a.zarr", **options)
+    wanted = rs.measure(opened, nonfinite="skip")
+    found = rs.measure(opened, nonfinite="skip", engine="dask", client=client)
+    assert same_bits(found, wanted)
+    assert found.source["decoding"] == wanted.source["decoding"] != "uint8 as stored"
+
+
 class Flaky(Slow):
     """Every range fails once, in a way that says nothing of the rows."""
 
@@ -106,6 +129,13 @@ def test_a_cluster_gives_the_bits_of_one_process(client, source, options):
     (worker,) = found.provenance["workers"]
     assert (worker["count"], worker["blas_checked"], found.provenance["blas_checked"]) == (2, True, True)
     assert found.provenance["bits_reproducible"]
+
+
+def test_workers_read_the_same_axis_of_the_features(client, tmp_path):
+    values = np.random.default_rng(0).standard_normal((6, 9, 50, 40))
+    zarr.create_array(tmp_path / "a.zarr", data=values, chunks=(1, 4, 20, 20), dimension_names=("t", "band", "y", "x"))
+    grid = rs.open_source(tmp_path / "a.zarr", features_axis="band")
+    assert same_bits(rs.measure(grid, engine="dask", client=client), rs.measure(grid))
 
 
 def test_a_worker_with_a_faulty_blas_ends_the_pass(client, source):

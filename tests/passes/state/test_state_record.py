@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "frequent directions": {"method": "frequent-directions", "rank": 3},
     "row sketch": {"method": "row-sketch", "rank": 256},
     "groups": {"groups": np.arange(N_ROWS) // 100},
+    "fewer rows than features": {"rows": (0, 5), "normalize": True},
 }
 
 

@@ -1,0 +1,46 @@
+"""Names with numbers in their natural order, and shell-style patterns over the files and stores of this machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from rankme_stream.errors import SourceNotFoundError
+from rankme_stream.sources.address import split_address
+
+_MAGIC = set("*?[")
+_NUMBER = re.compile(r"(\d+)")
+
+
+def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
+    """Return a key that sorts names as people number them: ``a_2`` before ``a_10``."""
+    pieces = _NUMBER.split(text)
+    return tuple((piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces)
+
+
+def is_pattern(text: str | None) -> bool:
+    """Return whether a path holds characters that stand for others in a shell."""
+    return text is not None and not _MAGIC.isdisjoint(text)
+
+
+def matching_files(source: object) -> list[str] | None:
+    """Return the paths that a pattern of files or stores matches, with what stands behind ``::``, in natural order.
+
+    None for a URL, for what is no pattern before ``::``, and for a file of just that name.
+
+    Raises
+    ------
+    SourceNotFoundError
+        If there are none.
+    """
+    uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    if not isinstance(uri, str) or "://" in uri:
+        return None
+    location, path = split_address(uri)
+    if not is_pattern(location) or os.path.lexists(location):
+        return None
+    found = sorted(glob.glob(location), key=natural_key)
+    if not found:
+        raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
+    return [f"{one}::{path}" if path else one for one in found]

@@ -1,0 +1,207 @@
+"""What lies where a zarr array was looked for, and how it could be read; from names and first bytes alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import zarr
+
+from rankme_stream.errors import RankMeError
+from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.zarr.auditing_store import AuditingStore
+
+_BEGINNING = 2**16  # bytes of a file that are looked at
+_NAMED = 5
+_CHILDREN_TRIED = 20
+_CONVERT = "which is not read: write its rows as zarr or .npy"
+_UNPACK = "unpack it first"
+_MAGIC = (
+    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
+    (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
+    (b"PAR1", f"a parquet file, {_CONVERT}"),
+    (b"ARROW1", f"an Arrow file, {_CONVERT}"),
+    (b"\x93NUMPY", "a .npy file by another name: let its name end in .npy"),
+    (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
+    (b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK}"),
+    (b"BZh", f"compressed by bzip2: {_UNPACK}"),
+    (b"\xfd7zXZ\0", f"compressed by xz: {_UNPACK}"),
+    (b"SQLite format 3\0", f"an SQLite database, {_CONVERT}"),
+    (b"rankme-state\n", "a state of rankme: rankme show prints it, rankme merge joins several"),
+    (b"\x80", "a pickle, which could run code and is not read: write its rows as zarr or .npy"),
+)
+_ENDINGS = {
+    ".npz": f"an .npz archive, {_CONVERT}",
+    ".parquet": f"parquet, {_CONVERT}",
+    ".arrow": f"Arrow, {_CONVERT}",
+    ".feather": f"Arrow, {_CONVERT}",
+    ".safetensors": f"safetensors, {_CONVERT}",
+    ".pt": f"of torch.save, {_CONVERT}",
+    ".pth": f"of torch.save, {_CONVERT}",
+    ".h5": f"HDF5, {_CONVERT}",
+    ".hdf5": f"HDF5, {_CONVERT}",
+    ".h5ad": f"HDF5, {_CONVERT}",
+    ".nc": f"netCDF, {_CONVERT}",
+    ".csv": f"text, {_CONVERT}",
+    ".tfrecord": f"TFRecord, {_CONVERT}",
+}
+_ENCODINGS = {  # the attribute "encoding-type" of AnnData
+    "anndata": "an AnnData store",
+    "csr_matrix": "a sparse matrix, which is not read: write it as an array",
+    "csc_matrix": "a sparse matrix, which is not read: write it as an array",
+    "dataframe": "a table of columns, which are not read as one: write them as an array",
+    "categorical": "labels of rows, not rows",
+}
+_ICECHUNK = {"snapshots", "manifests"}
+
+
+def file_content(path: str) -> str:
+    """Return what a file is that is neither zarr nor zip, and what to do with it."""
+    try:
+        with regular_file(path) as file:
+            beginning = file.read(_BEGINNING)
+    except OSError:
+        beginning = b""
+    for magic, words in _MAGIC:
+        if beginning.startswith(magic):
+            return f"is {words}"
+    if beginning[8:9] == b"{" and 0 < int.from_bytes(beginning[:8], "little") < 2**32:
+        return f"is a safetensors file, {_CONVERT}"
+    if beginning[257:262] == b"ustar":
+        return f"is a tar archive: {_UNPACK}"
+    if beginning.lstrip().startswith(b"{"):
+        if b'"refs"' in beginning or b'"version": 1' in beginning or b".zarray" in beginning:
+            return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
+        if b'"schema_version"' in beginning:
+            return "is a result of rankme: rankme show prints it"
+    if os.path.splitext(path)[1] in (".bin", ".raw", ".dat", ".fbin"):
+        return (
+            "is no file that names the type and shape of its numbers: in Python pass np.memmap(path, dtype, mode='r', "
+            "shape=(rows, features))"
+        )
+    return "is neither a zarr store nor a .npy file: convert it first"
+
+
+def store_content(store: AuditingStore, path: str, uri: str) -> str | None:
+    """Return what lies at a path of a store where there is no array or group, and what to do; None if unknown.
+
+    Notes
+    -----
+    A listing of the folder, and of twenty folders in it at most, with three requests each.
+    """
+    location = uri.removesuffix(f"::{path}")
+    with suppress(RankMeError, OSError, ValueError, NotImplementedError):
+        for place in dict.fromkeys((path, "")):
+            if names := store.names(place):
+                return (
+                    _icechunk(names)
+                    or _archive(store, names)
+                    or _nodes(store, names, place, path, location)
+                    or _files(store, names, place, location)
+                )
+    return None
+
+
+def _icechunk(names: Sequence[str]) -> str | None:
+    if not {*names} >= _ICECHUNK:
+        return None
+    return (
+        "it is an icechunk repository: in Python open a session of it and pass "
+        "zarr.open_array(session.store, path=..., mode='r')"
+    )
+
+
+def _archive(store: AuditingStore, names: Sequence[str]) -> str | None:
+    """Return what a zip file is that holds arrays of numpy or torch."""
+    if store.archive is None:
+        return None
+    if all(name.endswith(".npy") for name in names):
+        listed = ", ".join(name.removesuffix(".npy") for name in names[:_NAMED])
+        return f"it is an .npz archive of {listed}: in Python pass np.load(path)[name], or save the array as .npy"
+    if any(store.fetch(f"{name}/data.pkl") for name in names[:_CHILDREN_TRIED]):
+        return f"it is a file of torch.save, {_CONVERT}"
+    return None
+
+
+def _nodes(store: AuditingStore, names: Sequence[str], place: str, path: str, location: str) -> str | None:
+    """Return which of the names at a place are zarr arrays or groups."""
+
+    def is_node(name: str) -> bool:
+        folder = f"{place}/{name}" if place else name
+        return any(store.fetch(f"{folder}/{document}") for document in ("zarr.json", ".zgroup", ".zarray"))
+
+    found = [name for name in names[:_CHILDREN_TRIED] if is_node(name)]
+    if not found:
+        return None
+    if not place and path and len(found) == 1 and store.holds_array(f"{found[0]}/{path}"):
+        return f"it lies in the folder {found[0]} there: use '{location}::{found[0]}/{path}'"
+    listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+    first = f"{place}/{found[0]}" if place else found[0]
+    return f"it holds {listed}: use e.g. '{location}::{first}'"
+
+
+def _files(store: AuditingStore, names: Sequence[str], place: str, location: str) -> str | None:
+    """Return what most files of a folder are by their endings, or those of the first folder in it that has any."""
+    for name in ("", *names[:_CHILDREN_TRIED]):
+        folder = "/".join(one for one in (place, name) if one)
+        inside = store.names(folder) if name else names
+        endings = Counter(ending for one in inside if (ending := os.path.splitext(one)[1]) in (*_ENDINGS, ".npy"))
+        if not endings:
+            continue
+        ending, count = endings.most_common(1)[0]
+        holds = f"{'its folder ' + folder if name else 'it'} holds {count:,} {ending} file{'s' if count > 1 else ''}"
+        if ending in _ENDINGS:
+            return f"{holds} ({_ENDINGS[ending]})"
+        if store.root is not None:
+            return f"{holds}: '{os.path.join(glob.escape(location), folder, '*.npy')}' reads them as one dump"
+        return f"{holds}, which are read from a folder on this machine alone"
+    return None
+
+
+def group_content(group: zarr.Group, members: Sequence[zarr.Array[Any]], store: str, ndim: int) -> str:
+    """Return what a group is, if its attributes say so, and how one of its arrays is read.
+
+    Parameters
+    ----------
+    members
+        Arrays below the group.
+    store
+        Name of the store, for the remedy.
+    ndim
+        Number of dimensions that is needed: 2 for rows, 1 for labels.
+    """
+    encoding = _ENCODINGS.get(str(group.attrs.get("encoding-type")), "")
+    if ndim == 1:
+        paths = [member.path for member in members if member.ndim == 1]
+        found = list(dict.fromkeys(path.removesuffix("/codes").removesuffix("/categories") for path in paths))
+        none = "labels need one dimension, and none of them has one"
+    else:
+        fit = [member for member in members if member.ndim >= 2 and np.dtype(member.dtype).kind in "iuf"]
+        found = [one.path for one in sorted(fit, key=lambda one: (one.ndim, "obsm/" not in one.path))]
+        none = "none of them is an array of numbers of two dimensions or more"
+    remedy = f"use e.g. {_address(store, found[0])}" if found else none
+    if ndim == 2 and (alike := _same_last_name(found)):
+        remedy += f", or {_address(store, alike)} for all of that name as one dump"
+    return f"{encoding}; {remedy}" if encoding else remedy
+
+
+def _address(store: str, path: str) -> str:
+    """Return how an array is named; of a store that was opened elsewhere, the argument of Python."""
+    return f"path={path!r}" if store.startswith("<") else f"'{store}::{path}'"
+
+
+def _same_last_name(paths: Sequence[str]) -> str | None:
+    """Return the pattern that matches several paths that differ in one name before their last; None without such."""
+    split = [path.split("/") for path in paths]
+    if len(split) < 2 or len({len(names) for names in split}) > 1:
+        return None
+    columns = list(zip(*split, strict=True))
+    varying = [len({*names}) > 1 for names in columns]
+    if sum(varying) != 1 or varying[-1]:
+        return None
+    return "/".join("*" if varies else names[0] for varies, names in zip(varying, columns, strict=True))

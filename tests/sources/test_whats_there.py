@@ -1,0 +1,204 @@
+"""Where no zarr array is, the message says what is there and the command that reads it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import MemoryStore
+
+import rankme_stream as rs
+from rankme_stream.errors import SourceError, SourceFormatError
+
+ROWS = np.random.default_rng(0).standard_normal((60, 4)).astype("f4")
+
+
+def message(source: object, **options: object) -> str:
+    with pytest.raises(SourceError) as caught:
+        rs.open_source(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["shards", "shards [1]", "outer/shards"])
+def test_a_folder_of_npy_files_is_named_with_the_pattern_that_reads_them(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    for number in range(11):
+        np.save(folder / f"img_emb_{number}.npy", ROWS + number)
+    inside = [] if "[" in name else [f"{tmp_path}::{name}"]  # that would be a pattern
+    for given in (folder, f"{folder}/", tmp_path / name.partition("/")[0], *inside):
+        said = message(given)
+        assert "11 .npy files" in said
+        source = rs.open_source(said.partition("files: '")[2].partition("' reads them as one dump")[0])
+        np.testing.assert_array_equal(source.read(0, 660), np.concatenate([ROWS + number for number in range(11)]))
+
+
+@pytest.mark.parametrize(
+    ("beginning", "said"),
+    [
+        (b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file, which is not read: write its rows as zarr"),
+        (b"CDF\x02\0\0", "is a netCDF file"),
+        (b"PAR1\x15\x04", "is a parquet file"),
+        (b"ARROW1\0\0", "is an Arrow file"),
+        (b"\x93NUMPY\x01\0", "is a .npy file by another name"),
+        (b"PK\x03\x04\x14\0\0", "is a zip file whose end is missing"),
+        (b"\x1f\x8b\x08\0", "is compressed by gzip: unpack it first"),
+        (b"\x80\x04\x95", "is a pickle, which could run code"),
+        (b"\x40\0\0\0\0\0\0\0" + b'{"emb":{"dtype":"F32"}}', "is a safetensors file"),
+        (b"\0" * 257 + b"ustar\0" + b"\0" * 300, "is a tar archive: unpack it first"),
+        (b'{"version": 1, "refs": {".zgroup": "..."}}', "holds references of kerchunk: give 'reference://::"),
+        (b'{"schema_version": 1, "source": {}}', "is a result of rankme: rankme show prints it"),
+        (b"rankme-state\n\x02\0\0\0", "is a state of rankme"),
+        (b"", "is neither a zarr store nor a .npy file: convert it first"),
+        (b"hello", "is neither a zarr store nor a .npy file: convert it first"),
+    ],
+)
+def test_a_file_is_known_by_its_first_bytes(tmp_path, beginning, said):
+    (tmp_path / "dump").write_bytes(beginning)
+    assert f"dump {said}" in message(tmp_path / "dump")
+    assert f"dump {said}" in message(f"{tmp_path}/dump::emb")
+
+
+def test_references_of_kerchunk_are_read_as_the_message_says(tmp_path):
+    pytest.importorskip("fsspec")
+    array = zarr.create_array(tmp_path / "s.zarr", name="emb", shape=ROWS.shape, dtype="f4", zarr_format=2)
+    array[:] = ROWS
+    references = {
+        path.relative_to(tmp_path / "s.zarr").as_posix(): path.read_text()
+        if path.name.startswith(".")
+        else "base64:" + base64.b64encode(path.read_bytes()).decode()
+        for path in (tmp_path / "s.zarr").rglob("*")
+        if path.is_file()
+    }
+    (tmp_path / "refs.json").write_text(json.dumps({"version": 1, "refs": references}))
+    address = message(tmp_path / "refs.json").partition("give '")[2].partition("'")[0]
+    np.testing.assert_array_equal(rs.open_source(address.replace("::array", "::emb")).read(0, 60), ROWS)
+
+
+def test_raw_numbers_are_read_through_memmap(tmp_path):
+    ROWS.tofile(tmp_path / "rows.bin")
+    assert "np.memmap(path, dtype, mode='r', shape=(rows, features))" in message(tmp_path / "rows.bin")
+    mapped = np.memmap(tmp_path / "rows.bin", "f4", mode="r", shape=ROWS.shape)
+    assert rs.open_source(mapped).shape == ROWS.shape
+
+
+def test_archives_of_numpy_and_torch_are_named(tmp_path):
+    np.savez(tmp_path / "dump.npz", emb=ROWS, labels=np.arange(60))
+    assert "it is an .npz archive of emb, labels: in Python pass np.load(path)[name]" in message(tmp_path / "dump.npz")
+    with zipfile.ZipFile(tmp_path / "dump.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02")
+        archive.writestr("archive/data/0", b"\0" * 16)
+    assert "it is a file of torch.save" in message(tmp_path / "dump.pt")
+
+
+def test_a_zip_of_a_named_folder_says_what_is_inside(tmp_path):
+    zarr.create_array(tmp_path / "named.zarr", name="emb", shape=ROWS.shape, dtype="f4")[:] = ROWS
+    archive = shutil.make_archive(str(tmp_path / "dump"), "zip", tmp_path, "named.zarr")
+    for given in (archive, f"{archive}::emb"):
+        assert f"the zip file holds named.zarr/emb: use e.g. '{archive}::named.zarr/emb'" in message(given)
+    np.testing.assert_array_equal(rs.open_source(f"{archive}::named.zarr/emb").read(0, 60), ROWS)
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_zip_files_joined_into_one_are_refused(tmp_path, zip64, monkeypatch):
+    if zip64:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    for number in range(2):
+        with zarr.storage.ZipStore(tmp_path / f"{number}.zip", mode="w") as store:
+            zarr.create_array(store, shape=ROWS.shape, dtype="f4", chunks=(20, 4))[:] = ROWS + number
+        np.testing.assert_array_equal(rs.open_source(tmp_path / f"{number}.zip").read(0, 60), ROWS + number)
+    first, second = ((tmp_path / f"{number}.zip").read_bytes() for number in range(2))
+    (tmp_path / "both.zip").write_bytes(first + second)
+    assert f"both.zip has {len(first):,} bytes before the zip file that it ends with" in message(tmp_path / "both.zip")
+    with zipfile.ZipFile(tmp_path / "0.zip", "a") as archive:
+        archive.comment = b"PK\x05 a comment"
+    assert rs.open_source(tmp_path / "0.zip").shape == ROWS.shape
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["part-0.parquet", "part-1.parquet"], r"it holds 2 .parquet files (parquet, which is not read"),
+        (["model.safetensors"], "it holds 1 .safetensors file (safetensors, which is not read"),
+        (["data/part-0.parquet"], "its folder data holds 1 .parquet file"),
+        (["snapshots/A", "manifests/B", "refs/branch.main/ref.json"], "it is an icechunk repository: in Python open"),
+        ([], "no metadata of zarr is there"),
+        (["readme.txt"], "no metadata of zarr is there"),
+    ],
+)
+def test_a_folder_is_known_by_the_names_in_it(tmp_path, files, said):
+    for name in files:
+        (tmp_path / "dump" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dump" / name).write_bytes(b"")
+    (tmp_path / "dump").mkdir(exist_ok=True)
+    assert said in message(tmp_path / "dump")
+
+
+def test_a_folder_of_stores_names_one(tmp_path):
+    for name in ("a", "b"):
+        zarr.create_array(tmp_path / "dumps" / name, shape=(3, 2), dtype="f4")[:] = 1
+    said = message(tmp_path / "dumps")
+    assert "it holds a, b: use e.g. '" in said
+    assert rs.open_source(said.partition("use e.g. '")[2].partition("'")[0]).shape == (3, 2)
+
+
+def test_a_path_that_is_not_in_the_store_names_what_is(tmp_path):
+    zarr.create_array(tmp_path / "s.zarr", name="emb", shape=(3, 2), dtype="f4")[:] = 1
+    said = message(f"{tmp_path}/s.zarr::embeddings")
+    assert f"check the path after '::'; it holds emb: use e.g. '{tmp_path}/s.zarr::emb'" in said
+    memory = MemoryStore()
+    zarr.create_array(memory, name="emb", shape=(3, 2), dtype="f4")
+    with pytest.raises(SourceFormatError, match=r"is a group of arrays, .*; use e\.g\. '.*::emb'"):
+        rs.open_source(zarr.open_group(memory, mode="r"))
+
+
+def test_links_in_circles_end(tmp_path):
+    (tmp_path / "dump").mkdir()
+    for number in range(30):
+        os.symlink(tmp_path / "dump", tmp_path / "dump" / f"again{number}")
+    assert "no metadata of zarr is there" in message(tmp_path / "dump")
+
+
+def test_the_embeddings_of_anndata_come_first(tmp_path):
+    group = zarr.open_group(tmp_path / "cells.zarr", mode="w")
+    group.attrs["encoding-type"] = "anndata"
+    group.create_array("X", shape=(60, 9), dtype="f4")
+    group.create_array("obsm/X_pca", shape=(60, 4), dtype="f4")[:] = ROWS
+    assert f"an AnnData store; use e.g. '{tmp_path}/cells.zarr::obsm/X_pca'" in message(tmp_path / "cells.zarr")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("csr_matrix", "a sparse matrix, which is not read: write it as an array"),
+        ("dataframe", "a table of columns, which are not read as one"),
+        ("categorical", "labels of rows, not rows"),
+    ],
+)
+def test_a_group_of_anndata_says_what_it_is(tmp_path, encoding, said):
+    group = zarr.open_group(tmp_path / "cells.zarr", mode="w").create_group("X")
+    group.attrs["encoding-type"] = encoding
+    group.create_array("data", shape=(9,), dtype="f4")
+    assert said in message(f"{tmp_path}/cells.zarr::X")
+
+
+def test_arrays_of_one_name_in_several_groups_are_offered_as_one_dump(tmp_path):
+    for zone in (1, 2, 10):
+        zarr.create_array(tmp_path / "s.zarr", name=f"utm{zone}/emb", shape=ROWS.shape, dtype="f4")[:] = ROWS
+    said = message(tmp_path / "s.zarr")
+    assert f"or '{tmp_path}/s.zarr::*/emb' for all of that name as one dump" in said
+    assert rs.open_source(f"{tmp_path}/s.zarr::*/emb").shape == (180, 4)
+
+
+def test_broken_metadata_beside_are_no_traceback(tmp_path):
+    (tmp_path / "dump/child").mkdir(parents=True)
+    (tmp_path / "dump/child/zarr.json").write_text(json.dumps([1, 2]))
+    assert "it holds child" in message(tmp_path / "dump")
+    assert "child" in message(f"{tmp_path}/dump::emb")
