@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from rankme_stream.errors import ResultError
+from rankme_stream.numerics.json_numbers import read
 from rankme_stream.results.measurement import SCHEMA_VERSION
 from rankme_stream.spectra.estimates import METRICS
 
@@ -42,13 +43,13 @@ def parse_results(text: str, name: str) -> list[dict[str, Any]]:
 
 def _documents(text: str, name: str) -> list[Any]:
     try:
-        return [_parse(text)]
+        return [read(text, _MOST_DIGITS)]
     except json.JSONDecodeError:
         pass  # it may hold one document on each line
     except (RecursionError, ValueError) as error:
         _refuse_text(name, error)
     try:
-        return [_parse(line) for line in text.split("\n") if line.strip()]
+        return [read(line, _MOST_DIGITS) for line in text.split("\n") if line.strip()]
     except (RecursionError, ValueError) as error:
         _refuse_text(name, error)
 
@@ -56,27 +57,6 @@ def _documents(text: str, name: str) -> list[Any]:
 def _refuse_text(name: str, error: Exception) -> NoReturn:
     reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     raise ResultError(f"{name} is not JSON that is a result: {reason}; {_AGAIN}") from None
-
-
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_constant)
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"the number {digits[:_MOST_DIGITS]} is beyond the range of doubles")
-    return number
-
-
-def _whole(digits: str) -> int:
-    if len(digits.lstrip("-")) > _MOST_DIGITS:  # Python refuses to read thousands of them
-        raise ValueError(f"a whole number has more than {_MOST_DIGITS} digits")
-    return int(digits)
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is not JSON")
 
 
 def _check(document: Any, name: str) -> None:

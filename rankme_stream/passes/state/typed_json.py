@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from rankme_stream.errors import StateError
+from rankme_stream.numerics.json_numbers import read
 
 Signed = Annotated[int, "signed"]
 """A whole number that may be negative; in records a plain ``int`` is a count or a row number."""
@@ -33,23 +33,11 @@ def parse(text: bytes, file_bytes: int) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > _VALUES_FREE + file_bytes // _BYTES_A_VALUE:
         raise StateError("its description holds more values than the file has room for")
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_integer)
+        return read(text, _MOST_DIGITS)
     except RecursionError:
         raise StateError("its description is nested too deeply") from None
     except ValueError as error:
         raise StateError(f"its description is no JSON: {error}") from None
-
-
-def _refuse(text: str) -> float:
-    raise ValueError(f"{text} is no finite number")
-
-
-def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _refuse(text[:_MOST_DIGITS])
-
-
-def _integer(text: str) -> int:
-    return int(text) if len(text) <= _MOST_DIGITS else int(_refuse(text[:_MOST_DIGITS]))
 
 
 def check(value: Any, kind: Any, place: str) -> None:
