@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from rankme_stream.sources.address import split_address
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayOptions:
@@ -44,8 +46,8 @@ class ArrayOptions:
         """Return options that name the same from any working directory."""
         if self.scales is None or "://" in self.scales or not self.names_scales_elsewhere:
             return self
-        store, separator, path = self.scales.partition("::")
-        return replace(self, scales=os.path.abspath(store) + separator + path)
+        store, path = split_address(self.scales)
+        return replace(self, scales=f"{os.path.abspath(store)}::{path}" if path else os.path.abspath(store))
 
 
 NO_OPTIONS = ArrayOptions()
