@@ -23,7 +23,7 @@ from zarr.storage import MemoryStore
 from rankme_stream.errors import CorruptChunkError, SourceFormatError
 from rankme_stream.sources.labels import open_labels
 from rankme_stream.sources.zarr import ZarrSource
-from rankme_stream.sources.zarr.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.codecs.unpack import BYTES_CODECS
 
 N_BYTES = 2**26
 ROWS = 16  # of 16 features: chunks of 1 kB

@@ -595,7 +595,9 @@ def test_a_folder_that_lacks_most_chunks_is_listed_to_the_same_end(
     one_by_one = ZarrSource(path)
     expected = one_by_one.fingerprint(0, 103), one_by_one.missing(0, 103), one_by_one.chunks_missing
     assert expected[2] == 33 - 3
-    monkeypatch.setattr("rankme_stream.sources.zarr.folder_scan.is_sparse", lambda n_missing, n_present: n_missing > 0)
+    monkeypatch.setattr(
+        "rankme_stream.sources.zarr.grids.folder_scan.is_sparse", lambda n_missing, n_present: n_missing > 0
+    )
     listed = ZarrSource(path)
     assert (listed.fingerprint(0, 103), listed.missing(0, 103), listed.chunks_missing) == expected
 

@@ -11,12 +11,12 @@ import numpy as np
 from rankme_stream.errors import MissingChunksError, SourceFormatError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
-from rankme_stream.sources.zarr.grid_metadata import chunk_grid
+from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
+from rankme_stream.sources.zarr.grids.grid_metadata import chunk_grid
+from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate, open_array, refuse_metadata
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
-from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.source import document_of
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoreValues
 

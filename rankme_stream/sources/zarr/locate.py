@@ -20,14 +20,14 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
-from rankme_stream.sources.zarr.descriptions import is_icechunk, version_of
-from rankme_stream.sources.zarr.joined_archives import bytes_before_archive
-from rankme_stream.sources.zarr.remote_faults import in_one_line, without_secrets
-from rankme_stream.sources.zarr.store_urls import open_url
-from rankme_stream.sources.zarr.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.codecs.unpack import BYTES_CODECS
+from rankme_stream.sources.zarr.stores.descriptions import is_icechunk, version_of
+from rankme_stream.sources.zarr.stores.joined_archives import bytes_before_archive
+from rankme_stream.sources.zarr.stores.remote_faults import in_one_line, without_secrets
+from rankme_stream.sources.zarr.stores.store_urls import open_url
+from rankme_stream.sources.zarr.stores.zip_contents import arrays_inside, is_cut_zip
 from rankme_stream.sources.zarr.whats_there import file_content, group_content, store_content
-from rankme_stream.sources.zarr.zip_contents import arrays_inside, is_cut_zip
 
 METADATA_ERRORS = (
     BaseZarrError,

@@ -11,7 +11,7 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.codecs import codec_fields
+from rankme_stream.sources.zarr.codecs.chain import codec_fields
 
 _OTHER = {"/": ".", ".": "/"}
 

@@ -21,11 +21,12 @@ from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
-from rankme_stream.sources.zarr.codecs import codec_chain, integrity
-from rankme_stream.sources.zarr.folder_scan import scan_folder
-from rankme_stream.sources.zarr.grid_metadata import chunk_grid, drop_growth
+from rankme_stream.sources.zarr.codecs.chain import codec_chain, integrity
+from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
+from rankme_stream.sources.zarr.grids.folder_scan import scan_folder
+from rankme_stream.sources.zarr.grids.grid_metadata import chunk_grid, drop_growth
+from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.locate import (
     METADATA_ERRORS,
     locate,
@@ -33,11 +34,10 @@ from rankme_stream.sources.zarr.locate import (
     refuse_metadata,
     reopening_argument,
 )
-from rankme_stream.sources.zarr.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
-from rankme_stream.sources.zarr.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
-from rankme_stream.sources.zarr.surroundings import Surroundings
+from rankme_stream.sources.zarr.values.meaning import DeclaredArray, meaning_of
+from rankme_stream.sources.zarr.values.surroundings import Surroundings
 
 _KEYS_TRIED = 8  # of missing chunks, under the names that other settings would give them
 

@@ -11,8 +11,8 @@ from typing import Any
 from rankme_stream.errors import SourceFormatError, argument
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.sources.value_types import Rule, type_named
-from rankme_stream.sources.zarr.cf_attributes import Attributes, shortened
-from rankme_stream.sources.zarr.surroundings import Surroundings
+from rankme_stream.sources.zarr.values.cf_attributes import Attributes, shortened
+from rankme_stream.sources.zarr.values.surroundings import Surroundings
 
 GEOEMB = "geoemb:quantization"
 _FIELDS = {"method", "original_dtype", "quantized_dtype", "scale", "link", "nodata", "valid_range"}

@@ -11,8 +11,8 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import codec_fields
-from rankme_stream.sources.zarr.unpack import strip_crc32c
+from rankme_stream.sources.zarr.codecs.chain import codec_fields
+from rankme_stream.sources.zarr.codecs.unpack import strip_crc32c
 
 _MOST_CHUNKS = 2**24  # of a shard: an index of 256 MiB
 _EMPTY = np.uint64(2**64 - 1)

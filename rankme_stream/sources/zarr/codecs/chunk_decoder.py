@@ -12,9 +12,9 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.array_codecs import ARRAY_CODECS, array_codec, fill_value
-from rankme_stream.sources.zarr.codecs import REWRITE, chunk_codecs, codec_chain
-from rankme_stream.sources.zarr.unpack import BYTES_CODECS, BytesCodec, pcodec, put
+from rankme_stream.sources.zarr.codecs.array_codecs import ARRAY_CODECS, array_codec, fill_value
+from rankme_stream.sources.zarr.codecs.chain import REWRITE, chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.codecs.unpack import BYTES_CODECS, BytesCodec, pcodec, put
 
 _MOST_CODECS = 16
 _MOST_SHAPES = 256  # whose decoders are kept

@@ -9,8 +9,8 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
-from rankme_stream.sources.zarr.shard_index import ShardIndex
+from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
+from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
 
 
 class MissingChunks:

@@ -12,9 +12,9 @@ from hashlib import blake2b
 import numpy as np
 
 from rankme_stream.sources.regular_file import regular_file
-from rankme_stream.sources.zarr.chunk_grid import ChunkGrid
-from rankme_stream.sources.zarr.missing_chunks import MissingChunks
-from rankme_stream.sources.zarr.shard_index import ShardIndex
+from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
+from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
+from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
 
 _BATCH_ENTRIES = 8192
 _ABSENT = FileNotFoundError, NotADirectoryError

@@ -13,8 +13,8 @@ from zarr.core.dtype import get_data_type_from_native_dtype
 from zarr.core.sync import sync
 
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES
-from rankme_stream.sources.zarr.unpack import BytesCodec, put
+from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES
+from rankme_stream.sources.zarr.codecs.unpack import BytesCodec, put
 
 ARRAY_CODECS = {"cast_value": "CastValue", "scale_offset": "ScaleOffset"}  # not what others register by these names
 _WORKING_BYTES = 32  # for each value: three of int64, and the result

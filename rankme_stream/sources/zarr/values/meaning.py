@@ -22,17 +22,17 @@ from rankme_stream.sources.value_types import (
     type_named,
     with_options,
 )
-from rankme_stream.sources.zarr.cf_attributes import Attributes, as_signed, declared_decoding
-from rankme_stream.sources.zarr.codecs import chunk_codecs, codec_chain
+from rankme_stream.sources.zarr.codecs.chain import chunk_codecs, codec_chain
 from rankme_stream.sources.zarr.float_types import float_type
-from rankme_stream.sources.zarr.quantization import (
+from rankme_stream.sources.zarr.values.cf_attributes import Attributes, as_signed, declared_decoding
+from rankme_stream.sources.zarr.values.quantization import (
     GEOEMB,
     Quantization,
     declared_quantization,
     refuse_likely_scales,
     refuse_unknown_rules,
 )
-from rankme_stream.sources.zarr.surroundings import Surroundings
+from rankme_stream.sources.zarr.values.surroundings import Surroundings
 
 _SCALING_CODECS = ("fixedscaleoffset", "scale_offset")
 _CASTS = {"fixedscaleoffset": "astype", "astype": "encode_dtype", "quantize": "astype", "cast_value": "data_type"}

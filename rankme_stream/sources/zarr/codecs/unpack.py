@@ -19,7 +19,7 @@ import numcodecs.zstd
 import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.zarr.codecs import CODEC_PACKAGES
+from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES
 
 Unpack = Callable[[Array, Array], int]  # flat uint8: writes to the start of the second; returns the bytes written
 _BLOSC_HEADER_BYTES = 16

@@ -1,0 +1,1 @@
+"""Stores of other libraries: requests, their faults, and what a store says of its objects."""

@@ -1,0 +1,1 @@
+"""What the stored numbers of an array mean, decided from its metadata."""
