@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pandas
 import pytest
 
+import rankme_stream as rs
 from tests.writers.frame import N_FEATURES, check, rows_of
 
 
@@ -25,3 +27,20 @@ def test_rows_are_read_to_the_same_bits(tmp_path: Path, zarr_format: int) -> Non
         written.write_zarr(tmp_path / "x.zarr")
     check(f"{tmp_path}/x.zarr::X", rows)
     check(f"{tmp_path}/x.zarr::obsm/X_pca", embedding)
+
+
+@pytest.mark.parametrize("labels", ["cell", "cell/codes"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_cells_without_a_type_are_in_no_group(tmp_path: Path, zarr_format: int, labels: str) -> None:
+    rows, number = rows_of(), np.arange(600) % 4
+    cells = np.array(["B", "T", "NK", None], dtype=object)[number]
+    written = anndata.AnnData(
+        rows, obs=pandas.DataFrame({"cell": pandas.Categorical(cells)}, index=[str(one) for one in range(len(rows))])
+    )
+    with anndata.settings.override(zarr_write_format=zarr_format):
+        written.write_zarr(tmp_path / "x.zarr")
+    measured = rs.measure(f"{tmp_path}/x.zarr::X", groups=f"{tmp_path}/x.zarr::obs/{labels}")
+    assert sorted(measured.groups) == ["B", "NK", "T"]
+    wanted = rs.measure(rows[number == 1]).rankme
+    assert abs(measured.groups["T"]["rankme"].value - wanted.value) <= 1e-9 * wanted.value
+    assert measured["lidar"].details["rows_unlabelled"] == 150

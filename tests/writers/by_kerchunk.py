@@ -9,13 +9,14 @@ from typing import Any
 
 import fsspec
 import h5py
+import numpy as np
 import pytest
 import zarr
 from kerchunk.combine import MultiZarrToZarr
 from kerchunk.hdf import SingleHdf5ToZarr
 
 import rankme_stream as rs
-from tests.writers.frame import CHUNK, N_FEATURES, check, rows_of
+from tests.writers.frame import CHUNK, N_FEATURES, check, check_values, rows_of
 
 ROWS = rows_of()
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,21 @@ def test_rows_are_read_to_the_same_bits(tmp_path: Path, layout: str, threshold: 
         check(zarr.storage.FsspecStore(files, path=path, read_only=True), ROWS, path="group/emb")
     options = {"fo": str(tmp_path / "x.json")}
     check(zarr.open_group("reference://", mode="r", zarr_format=2, storage_options=options)["group/emb"], ROWS)
+
+
+def test_packed_rows_hold_no_data_where_kerchunk_says_so(tmp_path: Path) -> None:
+    """The fill value of HDF5, 0 by default, is that of zarr v2, which xarray takes for no data where it is packed."""
+    packed = np.round(ROWS / 0.01).astype(np.int16)
+    packed[(packed == 0).any(axis=1)] = 1
+    packed[5, 3] = 0
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("emb", data=packed, chunks=(CHUNK, N_FEATURES)).attrs["scale_factor"] = 0.01
+    (tmp_path / "x.json").write_text(json.dumps(SingleHdf5ToZarr(str(tmp_path / "x.h5")).translate()))
+    uri = f"reference://::file://{tmp_path}/x.json::emb"
+    with pytest.raises(rs.RankMeError, match=r"row 5 holds no data \(0\), by scale_factor, fill_value.*nodata NaN"):
+        rs.measure(uri)
+    check_values(uri, packed * 0.01, nodata=float("nan"))
+    check_values(uri, np.where((packed == 0).any(axis=1)[:, None], np.nan, packed * 0.01))
 
 
 def test_more_chunks_than_are_asked_for_one_by_one(tmp_path: Path) -> None:

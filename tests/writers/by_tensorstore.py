@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 import tensorstore
 
-from tests.writers.frame import CHUNK, N_FEATURES, N_ROWS, check, rows_of
+from tests.writers.frame import CHUNK, N_FEATURES, N_ROWS, check, check_values, rows_of
 
 SHARDS: dict[str, Any] = {
     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [200, N_FEATURES]}},
@@ -39,3 +41,19 @@ def test_rows_are_read_to_the_same_bits(tmp_path: Path, layout: str, dtype: str)
     ).result()
     written.write(rows).result()
     check(tmp_path / "x.zarr", rows)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_floats_that_numpy_lacks(tmp_path: Path, layout: str, dtype: str) -> None:
+    driver, metadata = LAYOUTS[layout]
+    rows = rows_of().astype(getattr(ml_dtypes, dtype))
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{tmp_path}/x.zarr"}, "metadata": metadata}
+    try:
+        written = tensorstore.open(
+            spec, create=True, dtype=getattr(tensorstore, dtype), shape=[N_ROWS, N_FEATURES]
+        ).result()
+    except ValueError as error:
+        pytest.skip(f"tensorstore itself: {str(error)[:100]}")
+    written.write(rows).result()
+    check_values(tmp_path / "x.zarr", rows.astype(np.float64))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import zarr
 from obspec_utils.registry import ObjectStoreRegistry
@@ -14,7 +15,7 @@ from obstore.store import LocalStore
 from virtualizarr.parsers import HDFParser
 
 import rankme_stream as rs
-from tests.writers.frame import CHUNK, N_FEATURES, check, rows_of
+from tests.writers.frame import CHUNK, N_FEATURES, check, check_values, rows_of
 
 ROWS = rows_of()
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -62,3 +63,11 @@ def test_a_file_that_is_gone_is_refused_and_never_filled(tmp_path: Path) -> None
     (tmp_path / "x.h5").unlink()
     with pytest.raises(rs.RankMeError, match=r"emb/c/0/0 of <ManifestStore>"):
         rs.measure(source, missing="fill")
+
+
+def test_packed_rows_mean_what_the_attributes_say(tmp_path: Path) -> None:
+    packed = np.round(ROWS / 0.01).astype(np.int16)
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file.create_dataset("emb", data=packed, chunks=(CHUNK, N_FEATURES)).attrs["scale_factor"] = 0.01
+    store = HDFParser()(url=f"file://{tmp_path}/p.h5", registry=ObjectStoreRegistry({"file://": LocalStore()}))
+    check_values(store, packed * 0.01, path="emb")

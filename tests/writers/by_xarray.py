@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray
 
-from tests.writers.frame import CHUNK, N_FEATURES, check, rows_of
+from tests.writers.frame import CHUNK, N_FEATURES, check, check_values, rows_of
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
@@ -22,3 +22,37 @@ def test_rows_are_read_to_the_same_bits(tmp_path: Path, zarr_format: int, dtype:
     encoding = {"emb": {"chunks": (CHUNK, N_FEATURES)}}
     dataset.to_zarr(tmp_path / "x.zarr", zarr_format=zarr_format, encoding=encoding)
     check(f"{tmp_path}/x.zarr::emb", rows)
+
+
+PACKINGS = {
+    "scale": {"dtype": "int8", "scale_factor": 0.03},
+    "scale, offset": {"dtype": "int16", "scale_factor": 1e-4, "add_offset": 0.25},
+    "unsigned": {"dtype": "uint8", "scale_factor": 0.02, "add_offset": -2.5},
+    "_Unsigned": {"dtype": "int8", "_Unsigned": "true", "scale_factor": 0.02, "add_offset": -2.5, "_FillValue": -1},
+    "scale, fill": {"dtype": "int8", "scale_factor": 0.03, "_FillValue": -128},
+    "float32, fill": {"dtype": "float32", "_FillValue": -9999.0},
+    "float16, fill": {"dtype": "float16", "_FillValue": -9999.0},
+}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packed_rows_mean_what_xarray_reads(tmp_path: Path, packing: str, zarr_format: int) -> None:
+    rows = rows_of()
+    if "_FillValue" in PACKINGS[packing]:
+        rows[::40] = np.nan
+    encoding = {"_FillValue": None, **PACKINGS[packing], "chunks": (CHUNK, N_FEATURES)}
+    dataset = xarray.Dataset({"emb": (("row", "feature"), rows)})
+    dataset.to_zarr(tmp_path / "x.zarr", zarr_format=zarr_format, encoding={"emb": encoding})
+    read = xarray.open_zarr(tmp_path / "x.zarr")["emb"].values.astype(np.float64)
+    assert np.isnan(read).any() == ("_FillValue" in PACKINGS[packing])
+    measured = check_values(f"{tmp_path}/x.zarr::emb", read)
+    assert measured.source["decoding"] != f"{PACKINGS[packing]['dtype']} as stored"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_features_first_are_read_by_the_name_of_their_axis(tmp_path: Path, zarr_format: int) -> None:
+    grid = rows_of().T.reshape(N_FEATURES, 20, 30)
+    dataset = xarray.Dataset({"emb": (("band", "y", "x"), grid)})
+    dataset.to_zarr(tmp_path / "x.zarr", zarr_format=zarr_format, encoding={"emb": {"chunks": (N_FEATURES, 8, 30)}})
+    check_values(f"{tmp_path}/x.zarr::emb", rows_of(), features_axis="band")

@@ -37,3 +37,13 @@ def check(source: Any, rows: np.ndarray, **options: Any) -> rs.Measurement:
     assert rankme.lower - 1e-9 * wanted <= wanted <= rankme.upper + 1e-9 * wanted
     assert measured.rows_read == len(rows)
     return measured
+
+
+def check_values(source: Any, values: np.ndarray, **options: Any) -> rs.Measurement:
+    """Hold the RankMe of a source to that of values; rows with NaN are left out."""
+    measured = rs.measure(rs.open_source(source, **options), nonfinite="skip")
+    kept = values[np.isfinite(values).all(axis=1)]
+    wanted = dense_rankme(kept)
+    assert measured.rows_read == len(kept)
+    assert abs(measured.rankme.value - wanted) <= 1e-9 * wanted
+    return measured

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.sources.test_labels import CELLS, HAS, KIND, NAMES, WANTED, counts
-
-pd = pytest.importorskip("pandas")
 
 
 @pytest.mark.parametrize(
