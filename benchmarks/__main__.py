@@ -14,6 +14,7 @@ BENCHMARKS = {
     "sampled": "benchmarks.speed.sampled",
     "chunk_check": "benchmarks.speed.chunk_check",
     "few_rows": "benchmarks.speed.few_rows",
+    "packed_rows": "benchmarks.speed.packed_rows",
     "gpu": "benchmarks.speed.gpu",
     "intervals": "benchmarks.validity.intervals",
     "small_exact": "benchmarks.validity.small_exact",
