@@ -21,12 +21,12 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     if is_kept and (zero := audit["rows_zero"]) > _WORTH_A_REMARK * n_rows:
         found.append(
             f"{_share(zero, n_rows)} of the rows are zero throughout. Centred numbers measure the gap between them and "
-            "the others too: leave them out with --zeros skip if they are no embeddings."
+            "the others too; the option `zeros` leaves them out."
         )
     if (constant := audit["rows_constant"]) > _WORTH_A_REMARK * n_rows:
         found.append(
             f"{_share(constant, n_rows)} of the rows hold one number in all features, the first is row "
-            f"{audit['first_constant']:,}: if it stands for missing data, name it with --nodata."
+            f"{audit['first_constant']:,}: if it stands for missing data, the option `nodata` names it."
         )
     return found
 

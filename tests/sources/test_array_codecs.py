@@ -15,7 +15,8 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
 from rankme_stream.errors import CorruptChunkError, SourceFormatError
-from rankme_stream.sources.zarr import ZarrSource, unpack
+from rankme_stream.sources.zarr import ZarrSource
+from rankme_stream.sources.zarr.codecs import unpack
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3"),

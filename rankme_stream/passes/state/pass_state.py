@@ -303,7 +303,7 @@ def _check_parts(whole: State, state: State, name: str) -> None:
     if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
         differs = (
             f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile; "
-            "several arrays are one pass with --concat"
+            "several arrays make one pass only where they are opened as one"
         )
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")

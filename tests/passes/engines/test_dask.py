@@ -205,7 +205,8 @@ def test_a_cluster_refuses_sources_that_live_in_this_process(client, source):
 
 
 def test_memory_is_checked_against_the_workers_before_the_first_read(client, tmp_path):
-    wide = store(tmp_path / "wide.zarr", np.zeros((64, 12_000), np.float32), chunk=64)
+    wide = str(tmp_path / "wide.zarr")
+    zarr.create_array(wide, shape=(12_000, 12_000), chunks=(64, 12_000), dtype=np.float32)
     with pytest.raises(LimitError, match="614 MiB"):
         rs.measure(wide, engine="dask", client=client)
 
