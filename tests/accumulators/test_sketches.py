@@ -179,7 +179,7 @@ def test_where_no_gram_fits_a_sketch_is_named(tmp_path):
     rows = np.tile(np.random.default_rng(0).standard_normal((64, 4000)), (64, 1)).astype(np.float16)
     path = store(tmp_path / "wide.zarr", rows, chunk=64)
     limit = rs.plan(path, method="rsvd", rank=40).predicted_peak_bytes + 2**26
-    with pytest.raises(LimitError, match=r"memory_limit \d+MiB or more; or sketch it, .* of 4000$") as refusal:
+    with pytest.raises(LimitError, match=r"memory_limit \d+MiB or more; or sketch it, .* of 4,000$") as refusal:
         rs.measure(path, memory_limit=limit)
     rank = int(re.search(r'method="rsvd" rank=(\d+),', str(refusal.value))[1])
     assert measured(path, "rsvd", rank=rank, memory_limit=limit).rankme.value > 1

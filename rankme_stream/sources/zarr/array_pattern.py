@@ -63,7 +63,7 @@ def matching_arrays(source: object, path: str | None = None) -> Matches | None:
         named = ", ".join(sorted(search.lacking)[:_NAMED]) + (", ..." if len(search.lacking) > _NAMED else "")
         raise SourceFormatError(
             f"{uri}: {len(search.lacking):,} that match its first names have no such array ({named}): give a narrower "
-            "pattern, or name every array and pass --concat"
+            "pattern, or name every array and open them as one"
         )
     if not found:
         content = store_content(listed, "", base) or "no metadata of zarr is there"
@@ -110,7 +110,7 @@ class _Search:
         except (*METADATA_ERRORS, SourceError) as error:
             raise SourceFormatError(
                 f"{self._uri} cannot be looked up, because the store does not list what it holds "
-                f"({in_one_line(error)}): name every array, and pass --concat"
+                f"({in_one_line(error)}): name every array, and open them as one"
             ) from error
 
 

@@ -85,7 +85,7 @@ def _open_location(location: str, uri: str) -> Store:
             if n_bytes := bytes_before_archive(file):
                 raise SourceFormatError(
                     f"{location} has {n_bytes:,} bytes before the zip file that it ends with, as after two were joined "
-                    "into one: only the last would be read; give each by itself, and --concat for one number of them"
+                    "into one: only the last would be read; give each by itself, or unpack both into one folder"
                 )
         return ZipStore(location, mode="r", read_only=True)
     except RankMeError:
