@@ -120,7 +120,7 @@ def partition_of(
             if not parts:
                 raise UsageError(
                     f"{argument('groups')} is 'parts', and this source is one array: give several, by a pattern or "
-                    "with --concat"
+                    "opened as one"
                 )
             return _by_parts(parts, rows)
     labels = open_labels(spec, missing)
