@@ -64,7 +64,8 @@ class StoredType:
     decoding
         How its numbers become values; None where they are the values.
     note
-        How the numbers came about where the container decoded them already, for the result: ``decoded from int8``.
+        What the numbers mean, for the result, where nothing decodes them: ``float32, decoded from int8``; the type
+        as stored if empty.
     """
 
     name: str
@@ -78,7 +79,7 @@ class StoredType:
         if self.decoding is not None:
             return self.decoding.describe(self.name)
         if self.note:
-            return f"{self.name}, {self.note}"
+            return self.note
         return f"{self.name} as stored" + ("" if self.is_float else ": no scale is declared")
 
     @property

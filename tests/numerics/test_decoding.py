@@ -116,4 +116,4 @@ def test_the_words_name_map_gaps_and_source():
     )
     assert named_type("int8").description == "int8 as stored: no scale is declared"
     assert named_type("float32").description == "float32 as stored"
-    assert replace(named_type("float32"), note="decoded from int8").description == "float32, decoded from int8"
+    assert replace(named_type("float32"), note="float32, of int8").description == "float32, of int8"

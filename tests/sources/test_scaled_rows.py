@@ -94,23 +94,18 @@ def test_scales_are_found_by_the_geo_embeddings_convention(tmp_path, level):
     path = write(tmp_path)
     place = {"array": "utm30/embeddings", "group": "utm30", "top": ""}[level]
     zarr.open(path, path=place).attrs["geoemb:quantization"] = DECLARED
-    for source in (f"{path}::utm30/embeddings", path / "utm30" / "embeddings"):
-        opened = open_source(source)
+    for source, rule in ((f"{path}::utm30/embeddings", None), (path / "utm30" / "embeddings", "linear")):
+        opened = open_source(source, decode=rule)
         np.testing.assert_array_equal(opened.read(0, N_ROWS), values(CODES, SCALES[:, 0]))
         assert "geoemb:quantization" in opened.stored.description
-    assert open_source(f"{path}::utm30/embeddings", decode="linear").stored.name == "int8"
 
 
 def test_a_declared_scale_for_all_rows_is_applied(tmp_path):
     scalar = DECLARED | {"method": "linear", "scale": {"type": "scalar", "scale": 0.0078125, "offset": 0.5}}
     path = write(tmp_path, **{"geoemb:quantization": scalar | {"nodata": -128, "valid_range": [-127, 127]}})
-    decoding = open_source(f"{path}::utm30/embeddings").stored.decoding
-    assert (decoding.scale, decoding.offset, decoding.nodata, decoding.valid) == (
-        0.0078125,
-        0.5,
-        (-128.0,),
-        (-127, 127),
-    )
+    for rule in (None, "linear"):
+        found = open_source(f"{path}::utm30/embeddings", decode=rule).stored.decoding
+        assert (found.scale, found.offset, found.nodata, found.valid) == (0.0078125, 0.5, (-128.0,), (-127, 127))
     assert open_source(path / "utm30" / "embeddings", decode="power:2:127.5").stored.decoding.power == 2.0
 
 
@@ -132,6 +127,26 @@ def test_a_quantization_that_is_not_understood_is_refused_by_its_field(tmp_path,
     with pytest.raises(SourceFormatError, match=f"geoemb:quantization.{named}.*decode.*scales") as refusal:
         open_source(f"{path}::utm30/embeddings")
     assert "\n" not in str(refusal.value)
+    taken = open_source(f"{path}::utm30/embeddings", decode="linear")  # sets aside what is not understood
+    assert (taken.stored.name, taken.stored.decoding) == ("int8", None)
+
+
+@pytest.mark.parametrize(("held", "as_wide"), [("u1", True), ("i2", False)])
+def test_a_quantization_of_a_type_that_is_not_stored_is_refused_on_the_array_itself(tmp_path, held, as_wide):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    array = group.create_array("a", shape=CODES.shape, dtype=held)
+    array[:] = CODES.astype(held)
+    scalar = DECLARED | {"method": "linear", "scale": {"type": "scalar", "scale": 0.5}}
+    group.attrs["geoemb:quantization"] = scalar  # of another array of the group
+    assert open_source(f"{tmp_path / 'a.zarr'}::a").stored.description == (
+        f"{array.dtype} as stored: geoemb:quantization of a group above is of another type"
+    )
+    array.attrs["geoemb:quantization"] = scalar
+    with pytest.raises(SourceFormatError, match=f"is of int8, and {array.dtype} is stored") as refusal:
+        open_source(tmp_path / "a.zarr" / "a")
+    assert ("dtype" in str(refusal.value).replace("quantized_dtype", "")) == as_wide
+    if as_wide:
+        assert open_source(tmp_path / "a.zarr" / "a", dtype="int8").stored.decoding.scale == 0.5
 
 
 def test_integers_beside_scales_that_nothing_declares_are_refused(tmp_path):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError, argument
-from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.numerics.dtypes import StoredType, named_type
 from rankme_stream.sources.value_types import Rule, type_named
 from rankme_stream.sources.zarr.values.cf_attributes import Attributes, shortened
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
@@ -38,12 +38,15 @@ class Quantization:
         Scale that means no data, beside those that are not finite.
     group
         Path of the group that declares it; None where the array itself does.
+    is_of_another_type
+        Whether it is passed over, because that group declares it of numbers that the array does not hold.
     """
 
     attributes: Mapping[str, Any]
     scales: str | None = None
     scales_nodata: float | None = None
     group: str | None = None
+    is_of_another_type: bool = False
 
 
 def declared_quantization(
@@ -54,7 +57,7 @@ def declared_quantization(
     Parameters
     ----------
     rule
-        Rule that the caller names: then only nodata and limits are taken from the declaration.
+        Rule that the caller names: ``linear`` sets aside what is not understood, others all but nodata and limits.
 
     Raises
     ------
@@ -66,12 +69,26 @@ def declared_quantization(
             continue
         declared = values[GEOEMB]
         if not isinstance(declared, Mapping):
+            if rule is not None:
+                return None
             raise _not_understood(attributes.uri, "", declared)
         spelling = declared.get("quantized_dtype") or values.get("geoemb:data_type") or kind.name
-        if (stored := type_named(spelling)) is None:
+        stored = type_named(spelling)
+        if stored is None and rule is None:
             raise _not_understood(attributes.uri, ".quantized_dtype", spelling)
-        return _understood(declared, where, attributes.uri, rule) if stored == kind.name else None
+        if stored == kind.name:
+            return _understood(declared, where, attributes.uri, rule)
+        if where is None and rule is None:
+            raise _of_another_type(attributes.uri, str(stored), kind)
+        return Quantization({}, group=where, is_of_another_type=where is not None)
     return None
+
+
+def _of_another_type(uri: str, stored: str, kind: StoredType) -> SourceFormatError:
+    """Return the error for an array whose own declaration is of numbers that it does not hold."""
+    is_as_wide = named_type(stored).dtype.itemsize == kind.dtype.itemsize
+    retype = f"give {argument('dtype', stored)} if its bytes are such numbers, or " if is_as_wide else ""
+    return SourceFormatError(f"{uri}: {GEOEMB} is of {stored}, and {kind.name} is stored: {retype}{_remedy()}")
 
 
 def _declarations(attributes: Attributes, around: Surroundings) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
@@ -87,8 +104,18 @@ def _understood(declared: Mapping[str, Any], group: str | None, uri: str, rule: 
         for field, name in (("nodata", "missing_value"), ("valid_range", "valid_range"))
         if declared.get(field) is not None
     }
-    if rule is not None:
+    if rule is not None and rule.kind != "linear":
         return Quantization(found, group=group)
+    try:
+        return _with_scale(declared, Quantization(found, group=group), uri)
+    except SourceFormatError:
+        if rule is None:
+            raise
+        return Quantization(found, group=group)
+
+
+def _with_scale(declared: Mapping[str, Any], found: Quantization, uri: str) -> Quantization:
+    """Return a declaration with the scale, or the array of scales, that it names."""
     if unknown := [name for name in declared if name not in _FIELDS]:
         raise _not_understood(uri, f".{unknown[0]}", declared[unknown[0]])
     scale = declared.get("scale")
@@ -99,14 +126,14 @@ def _understood(declared: Mapping[str, Any], group: str | None, uri: str, rule: 
     if unknown := [name for name in scale if name not in _SCALE_FIELDS[kind]]:
         raise _not_understood(uri, f".scale.{unknown[0]}", scale[unknown[0]])
     if kind == "scalar":
-        found |= {"scale_factor": scale.get("scale"), "add_offset": scale.get("offset", 0.0)}
         if scale.get("scale") is None:
             raise _not_understood(uri, ".scale.scale", None)
-        return Quantization(found, group=group)
+        packing = {"scale_factor": scale["scale"], "add_offset": scale.get("offset", 0.0)}
+        return replace(found, attributes={**found.attributes, **packing})
     name = scale.get("array_name")
     if not isinstance(name, str) or not name:
         raise _not_understood(uri, ".scale.array_name", name)
-    return Quantization(found, name, _scale_nodata(scale.get("nodata"), uri), group)
+    return replace(found, scales=name, scales_nodata=_scale_nodata(scale.get("nodata"), uri))
 
 
 def _scale_nodata(value: object, uri: str) -> float | None:
