@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rankme_stream.errors import SourceFormatError, UsageError, argument
-from rankme_stream.numerics.decoding import Decoding
+from rankme_stream.numerics.decoding import Decoding, plain
 from rankme_stream.numerics.dtypes import Array, StoredType, named_type, stored_type
 from rankme_stream.sources.array_options import ArrayOptions
 
@@ -228,7 +228,7 @@ def checked_nodata(kind: StoredType, options: ArrayOptions) -> tuple[float, ...]
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{argument('nodata')} is {options.nodata!r} and must be a number") from None
     if held is None:
-        raise UsageError(f"{argument('nodata')} is {value:.17g}, which {kind.name} cannot hold: give a stored number")
+        raise UsageError(f"{argument('nodata')} is {plain(value)}, which {kind.name} cannot hold: give a stored number")
     return () if math.isnan(held) else (held,)
 
 

@@ -185,6 +185,14 @@ def test_what_is_declared_and_not_understood_is_refused_by_name(tmp_path, dtype,
     assert "\n" not in str(refusal.value)
 
 
+def test_a_type_of_another_width_is_no_remedy(tmp_path):
+    for spelling, is_as_wide in (("float32", False), ("float8_e5m2", True)):
+        path = write(tmp_path / spelling, NUMBERS, {"original_dtype": spelling})
+        with pytest.raises(SourceFormatError, match=r"declares original_dtype.*decode") as refusal:
+            open_source(path)
+        assert (f'dtype="{spelling}"' in str(refusal.value)) == is_as_wide
+
+
 @pytest.mark.parametrize(
     ("dtype", "attributes"),
     [

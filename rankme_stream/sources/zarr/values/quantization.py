@@ -86,9 +86,14 @@ def declared_quantization(
 
 def _of_another_type(uri: str, stored: str, kind: StoredType) -> SourceFormatError:
     """Return the error for an array whose own declaration is of numbers that it does not hold."""
-    is_as_wide = named_type(stored).dtype.itemsize == kind.dtype.itemsize
-    retype = f"give {argument('dtype', stored)} if its bytes are such numbers, or " if is_as_wide else ""
-    return SourceFormatError(f"{uri}: {GEOEMB} is of {stored}, and {kind.name} is stored: {retype}{_remedy()}")
+    words = f"{uri}: {GEOEMB} is of {stored}, and {kind.name} is stored"
+    return SourceFormatError(f"{words}: {_retyping(stored, kind)}{_remedy()}")
+
+
+def _retyping(name: str, kind: StoredType) -> str:
+    """Return the remedy of another type, where its numbers are as wide as those that are stored."""
+    is_as_wide = named_type(name).dtype.itemsize == kind.dtype.itemsize
+    return f"give {argument('dtype', name)} if its bytes are such numbers, or " if is_as_wide else ""
 
 
 def _declarations(attributes: Attributes, around: Surroundings) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
@@ -106,11 +111,11 @@ def _understood(declared: Mapping[str, Any], group: str | None, uri: str, rule: 
     }
     if rule is not None and rule.kind != "linear":
         return Quantization(found, group=group)
-    try:
+    if rule is None:
         return _with_scale(declared, Quantization(found, group=group), uri)
+    try:
+        return _with_scale({"method": "linear", "scale": declared.get("scale")}, Quantization(found, group=group), uri)
     except SourceFormatError:
-        if rule is None:
-            raise
         return Quantization(found, group=group)
 
 
@@ -119,10 +124,11 @@ def _with_scale(declared: Mapping[str, Any], found: Quantization, uri: str) -> Q
     if unknown := [name for name in declared if name not in _FIELDS]:
         raise _not_understood(uri, f".{unknown[0]}", declared[unknown[0]])
     scale = declared.get("scale")
-    kind = scale.get("type") if isinstance(scale, Mapping) else None
-    if not isinstance(kind, str) or kind not in _METHODS or declared.get("method") not in _METHODS[kind]:
+    kind = str(scale.get("type")) if isinstance(scale, Mapping) else ""
+    if declared.get("method") not in _METHODS.get(kind, ("linear", "per_pixel_scale")):
         raise _not_understood(uri, ".method", declared.get("method"))
-    assert isinstance(scale, Mapping)
+    if not isinstance(scale, Mapping) or kind not in _METHODS:
+        raise _not_understood(uri, ".scale", scale, "; it is {type: scalar, scale: ...} or {type: array, ...}")
     if unknown := [name for name in scale if name not in _SCALE_FIELDS[kind]]:
         raise _not_understood(uri, f".scale.{unknown[0]}", scale[unknown[0]])
     if kind == "scalar":
@@ -146,14 +152,17 @@ def _scale_nodata(value: object, uri: str) -> float | None:
         raise _not_understood(uri, ".scale.nodata", value) from None
 
 
-def _not_understood(uri: str, field: str, value: object) -> SourceFormatError:
-    return SourceFormatError(f"{uri}: {GEOEMB}{field} is {shortened(value)}, which is not understood: {_remedy()}")
+def _not_understood(uri: str, field: str, value: object, known: str = "") -> SourceFormatError:
+    return SourceFormatError(
+        f"{uri}: {GEOEMB}{field} is {shortened(value)}, which is not understood{known}: {_remedy()}"
+    )
 
 
 def _remedy() -> str:
     return (
-        f"name the rule by {argument('decode')}, linear or power:P:DIVISOR (power:2:127.5 for AlphaEarth), or the "
-        f"array of scales by {argument('scales')}, or write scale_factor and add_offset"
+        f"name the rule by {argument('decode')}, linear (the integers without what is not understood) or "
+        f"power:P:DIVISOR (power:2:127.5 for AlphaEarth), or the array of scales by {argument('scales')}, or write "
+        "scale_factor and add_offset"
     )
 
 
@@ -180,9 +189,8 @@ def refuse_unknown_rules(
                 )
             if where is None and name != "dtype" and not is_of_integers and _is_float_type(value):
                 raise SourceFormatError(
-                    f"{attributes.uri} declares {name} = {shortened(value)} and holds {kind.name}: give "
-                    f"{argument('dtype')}, {type_named(value)} if its bytes are such numbers or {kind.name} if they "
-                    f"are integers, or name the rule by {argument('decode')}"
+                    f"{attributes.uri} declares {name} = {shortened(value)} and holds {kind.name}: "
+                    f"{_retyping(str(type_named(value)), kind)}{_remedy()}"
                 )
 
 
