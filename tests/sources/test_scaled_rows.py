@@ -168,6 +168,8 @@ def test_rows_without_a_finite_scale_are_no_data(tmp_path):
         rs.measure(source)
     found = rs.measure(source, nonfinite="skip")
     assert found.audit.rows_nonfinite == 3
+    assert "1,497 of 1,500 rows x 12 features, " in str(found)
+    assert "values: int8 * scales, one a row, by geoemb:quantization\n" in str(found)
     assert same(found.rankme, rs.measure(np.delete(values(CODES, scales), [3, 77, 900], axis=0)).rankme)
 
 
@@ -209,6 +211,9 @@ def test_a_checkpoint_of_other_scales_is_refused(tmp_path):
     zarr.open_array(path, path="utm30/scales")[7] = 3.0
     with pytest.raises(RankMeError, match=r"checkpoint|state|changed"):
         rs.measure(source, checkpoint=tmp_path / "state")
+    words = r"values int8 \* scales, one a row, by geoemb:quantization there and sign\(int8\)"
+    with pytest.raises(UsageError, match=words):
+        rs.measure(open_source(source, decode="power:2:1"), checkpoint=tmp_path / "state")
 
 
 def test_a_missing_chunk_of_scales_is_refused(tmp_path):
@@ -227,6 +232,16 @@ def test_scales_that_do_not_fit_are_refused(tmp_path):
     zarr.open_array(path, path="utm30/embeddings").attrs["scale_factor"] = 0.5
     with pytest.raises(SourceFormatError, match="declares scale_factor, and option scales"):
         open_source(f"{path}::utm30/embeddings", scales="utm30/scales")
+
+
+def test_what_names_no_array_of_scales_and_no_option_is_a_wrong_usage(tmp_path):
+    np.save(tmp_path / "codes.npy", CODES)
+    np.save(tmp_path / "scales.npy", SCALES)
+    assert open_source(tmp_path / "codes.npy", scales=tmp_path / "scales.npy").stored.name == "float64"
+    with pytest.raises(UsageError, match=r"scales is a ndarray and must be .* a \.npy file"):
+        open_source(tmp_path / "codes.npy", scales=SCALES)
+    with pytest.raises(UsageError, match=r"open_source has no option 'scale'; it takes path, .*, scales, decode"):
+        open_source(tmp_path / "codes.npy", scale="scales.npy")
 
 
 def test_blocks_of_rows_decode_a_large_chunk_of_scales_once(tmp_path):
