@@ -188,7 +188,7 @@ array_options = _add(
         click.option("--features-axis", metavar="NAME|N",
                      help="Axis of the features, by name or number from 0; the other axes are flattened to rows."),
         click.option("--dtype", metavar="TYPE", help="Number type that the stored bytes hold, for example bfloat16."),
-        click.option("--nodata", type=float, metavar="V", help="Stored number that means no data; nan for none."),
+        click.option("--nodata", metavar="V", help="Stored number that means no data; nan for none."),
         click.option("--scales", metavar="STORE::PATH",
                      help="Array of scales of quantised rows: one a row, or one a row and group of features."),
         click.option("--decode", metavar="RULE",

@@ -72,23 +72,23 @@ class Decoding:
     def absence(self) -> str:
         """The stored numbers that are no data, in words and parentheses; empty where every number is data."""
         low, high = self.valid
-        absent = [f"{plain(value)}" for value in self.nodata]
-        absent += [f"below {plain(low)}"] if low is not None else []
-        absent += [f"above {plain(high)}"] if high is not None else []
+        absent = [f"{shown(value)}" for value in self.nodata]
+        absent += [f"below {shown(low)}"] if low is not None else []
+        absent += [f"above {shown(high)}"] if high is not None else []
         return f"({', '.join(absent)})" if absent else ""
 
     def describe(self, name: str) -> str:
         """Return in words what numbers of a type become: ``int8 * 0.0123 + 0.5, no data (-128), by scale_factor``."""
-        code = name if self.is_linear else f"sign({name}) * |{name} / {plain(self.divisor)}|^{plain(self.power)}"
-        code += f" * {plain(self.scale)}" if self.scale != 1.0 else ""
-        code += f" + {plain(self.offset)}" if self.offset != 0.0 else ""
+        code = name if self.is_linear else f"sign({name}) * |{name} / {shown(self.divisor)}|^{shown(self.power)}"
+        code += f" * {shown(self.scale)}" if self.scale != 1.0 else ""
+        code += f" + {shown(self.offset)}" if self.offset != 0.0 else ""
         gaps = f", no data {self.absence}" if self.absence else ""
         return f"{code}{gaps}{f', by {self.source}' if self.source else ''}"
 
 
-def plain(value: float) -> str:
-    """Return the shortest text that reads back as a number: ``0.1``, ``-128``."""
-    return repr(float(value)).removesuffix(".0")
+def shown(value: float) -> str:
+    """Return the shortest text that reads back as a number; whole numbers without a point."""
+    return repr(value).removesuffix(".0")
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:

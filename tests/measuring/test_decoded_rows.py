@@ -133,6 +133,20 @@ def test_where_no_row_is_left_the_rule_of_no_data_is_named(tmp_path):
         rs.measure(rs.open_source(path, nodata=7), nonfinite="skip")
 
 
+@pytest.mark.parametrize("rule", ["count", "skip"])
+def test_a_pass_over_unit_rows_and_zeros_goes_on(tmp_path, rule):
+    """Rows of zeros have no direction, so they are not among the unit rows."""
+    rows = np.random.default_rng(5).standard_normal((300, 5)).astype(np.float32)
+    rows[7] = 0.0
+    path = str(store(tmp_path / "a.zarr", rows))
+    options = {"normalize": True, "zeros": rule, "method": "gram"}
+    first = rs.measure(path, checkpoint=tmp_path / "kept", **options)
+    again = rs.measure(path, checkpoint=tmp_path / "kept", **options)
+    assert again.normalized == first.normalized
+    parts = [rs.segment(path, part=(i, 2), state=tmp_path / f"{i}", **options) for i in range(2)]
+    assert rs.measure_state(rs.merge_states(parts)).normalized == first.normalized
+
+
 def test_constant_rows_are_remarked(tmp_path):
     rows = np.random.default_rng(4).standard_normal((300, 6)).astype(np.float32)
     rows[40:60] = -9999.0
