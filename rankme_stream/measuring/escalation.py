@@ -97,7 +97,7 @@ def escalate(
         if done.is_within(tolerance):
             break
     assert done is not None  # if no pass completed, the last arithmetic raised
-    check_not_empty(done, runner.source.uri)
+    check_not_empty(done, runner.source.uri, runner.source.stored.fault)
     return done
 
 
@@ -137,7 +137,7 @@ def sketch_advice(runner: PassRunner) -> str:
     return ""
 
 
-def check_not_empty(done: CompletedPass, uri: str) -> None:
-    """Refuse a pass that left out every row."""
+def check_not_empty(done: CompletedPass, uri: str, fault: str = "") -> None:
+    """Refuse a pass that left out every row; ``fault`` says what makes the source's rows be left out."""
     if done.spectrum.n_rows == 0:
-        raise SourceError(f"{uri}: no row is left, because every row is missing or non-finite")
+        raise SourceError(f"{uri}: no row is left, because every row is missing or {fault or 'is not finite'}")

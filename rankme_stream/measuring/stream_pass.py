@@ -59,7 +59,7 @@ def read_stream(
     plan = replace(extend_plan(plan, stream.n_rows), probe_seed=probe_seed)
     rules = Rules("error", request.nonfinite, request.zeros)
     done = CompletedPass.of(whole, plan, stream.stored.unit_roundoff, rules, request.confidence)
-    check_not_empty(done, stream.uri)
+    check_not_empty(done, stream.uri, stream.stored.fault)
     return done, bytes_read
 
 

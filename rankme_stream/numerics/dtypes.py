@@ -64,13 +64,17 @@ class StoredType:
     decoding
         How its numbers become values; None where they are the values.
     note
-        How the numbers came about where the container decoded them already, for the result: ``decoded from int8``.
+        What the numbers mean, for the result, where nothing decodes them: ``float32, decoded from int8``; the type
+        as stored if empty.
+    lacking
+        What is wrong with a row that holds NaN, in words, where its source wrote the NaN: ``has no finite scale``.
     """
 
     name: str
     dtype: np.dtype[Any]
     decoding: Decoding | None = None
     note: str = field(default="", compare=False)
+    lacking: str = field(default="", compare=False)
 
     @property
     def description(self) -> str:
@@ -78,8 +82,16 @@ class StoredType:
         if self.decoding is not None:
             return self.decoding.describe(self.name)
         if self.note:
-            return f"{self.name}, {self.note}"
+            return self.note
         return f"{self.name} as stored" + ("" if self.is_float else ": no scale is declared")
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the rows that ``nonfinite_rows`` finds, in words: ``is not finite``."""
+        faults = [self.lacking or "is not finite"] if self.is_float else []
+        if self.decoding is not None and self.decoding.absence:
+            faults.append(f"holds no data {self.decoding.absence}, by {self.decoding.source}")
+        return " or ".join(faults)
 
     @property
     def is_float(self) -> bool:

@@ -18,10 +18,11 @@ _MOST_DIGITS = 10  # significant digits of a value
 def table(result: Mapping[str, Any]) -> str:
     """Return a result in its JSON form as a table of text."""
     source = result["source"]
+    kind = source["dtype"] if source["dtype"] in source.get("decoding", source["dtype"]) else "features"
     lines = [
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
-        + printable(f"{source['dtype']}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
+        + printable(f"{kind}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
         *_decoding_lines(source),
         *_part_lines(source.get("parts", [])),
         "",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.sources.address import split_address
 
 
@@ -48,6 +50,29 @@ class ArrayOptions:
             return self
         store, path = split_address(self.scales)
         return replace(self, scales=f"{os.path.abspath(store)}::{path}" if path else os.path.abspath(store))
+
+
+def checked_options(options: Mapping[str, Any]) -> ArrayOptions:
+    """Return the options of ``open_source`` by their names, which mean the same from any working directory.
+
+    Raises
+    ------
+    UsageError
+        If there is no option of a name, or what should name an array does not.
+    """
+    names = [one.name for one in fields(ArrayOptions)]
+    if unknown := [name for name in options if name not in names]:
+        raise UsageError(f"open_source has no option {unknown[0]!r}; it takes {', '.join(names)}")
+    named = dict(options)
+    for name in ("path", "scales"):
+        value = named.get(name)
+        named[name] = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if not isinstance(named[name], str | None):
+            raise UsageError(
+                f"{argument(name)} is a {type(value).__name__} and must be the path of an array in the store"
+                + (", STORE::PATH, or a .npy file" if name == "scales" else "")
+            )
+    return ArrayOptions(**named).absolute()
 
 
 NO_OPTIONS = ArrayOptions()

@@ -45,7 +45,7 @@ class BitRows:
             )
         self.uri, self.shape, self.integrity = rows.uri, (n_rows, n_features), rows.integrity
         self._rows, self._flipped = rows, np.uint8(0x80 if rows.stored.name == "int8" else 0)
-        note = f"-1 and +1 for the bits of {rows.stored.name}, by option decode"
+        note = f"int8, -1 and +1 for the bits of {rows.stored.name}, by option decode"
         self.stored = replace(named_type("int8"), note=note)
 
     @property

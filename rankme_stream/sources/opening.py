@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.array import ArraySource
-from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
+from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening, checked_options
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.file_pattern import matching_files
@@ -39,7 +39,7 @@ def open_source(source: object, **options: Any) -> Source:
     Raises
     ------
     UsageError
-        If an option does not apply to such a source.
+        If there is no such option, or it does not apply to such a source.
     SourceError
         If nothing is there, it may not be read, it is not an array of numbers, or it is not clear which axis is the
         features.
@@ -47,7 +47,7 @@ def open_source(source: object, **options: Any) -> Source:
     if isinstance(source, Opening):
         given = {name: value for name, value in options.items() if value is not None}
         return open_source(source.source, **asdict(source.options) | given)
-    chosen = ArrayOptions(**options).absolute()
+    chosen = checked_options(options)
     if isinstance(source, list | tuple):
         return _joined([(part, chosen) for part in source])
     if (files := matching_files(source)) is not None:

@@ -48,7 +48,11 @@ class ScaledRows:
         code = rows.stored.name if rows.stored.decoding is None else f"({rows.stored.description})"
         each = "one" if n_groups == 1 else f"{n_groups:,}"
         note = f"{code} * scales, {each} a row, by {named_by}"
-        self.stored = replace(named_type("float64"), note=note)
+        no_scale = "has a scale that is not finite, which means no data"
+        if scales.stored.decoding is not None and scales.stored.decoding.absence:
+            no_scale = f"has a scale that is not finite or {scales.stored.decoding.absence}, which means no data"
+        lacking = " or ".join(fault for fault in (rows.stored.fault, no_scale) if fault)
+        self.stored = replace(named_type("float64"), note=note, lacking=lacking)
         self.integrity = rows.integrity if rows.integrity == scales.integrity else "none"
 
     @property

@@ -179,7 +179,7 @@ def meaning_by_options(dtype: np.dtype[np.generic], options: ArrayOptions, uri: 
 def with_options(kind: StoredType, declared: Decoding | None, rule: Rule | None, options: ArrayOptions) -> StoredType:
     """Return a type with a declared decoding, changed by the options, which replace what they concern.
 
-    Numbers that are the values need no decoding: then ``note`` keeps what says so.
+    Numbers that are the values need no decoding: then ``note`` says why.
     """
     found = declared or Decoding()
     names = found.source.split(", ") if found.source else []
@@ -192,9 +192,18 @@ def with_options(kind: StoredType, declared: Decoding | None, rule: Rule | None,
         found = replace(found, nodata=checked_nodata(kind, options), valid=(None, None))
         names.append("option nodata")
     if replace(found, source="") == Decoding():
-        unnamed = "as stored: neither a scale nor packed bits are declared" if kind.name == "uint8" else ""
-        return replace(kind, note=f"by {', '.join(names)}" if names else unnamed)
+        return replace(kind, note=_words_of_plain(kind, names, rule))
     return replace(kind, decoding=replace(found, source=", ".join(names)))
+
+
+def _words_of_plain(kind: StoredType, names: list[str], rule: Rule | None) -> str:
+    """Return what says that numbers are the values; empty where the type alone does."""
+    if kind.is_float and rule is not None:
+        return f"{kind.name} as stored, in which option decode changes nothing"
+    if names:
+        every = ", every number is data" if "option nodata" in names else ""
+        return f"{kind.name} as stored{every}, by {', '.join(names)}"
+    return f"{kind.name} as stored: neither a scale nor packed bits are declared" if kind.name == "uint8" else ""
 
 
 def identity_of(kind: StoredType) -> dict[str, object]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.errors import MagnitudeError, NonFiniteError, UsageError, ZeroRowError
+from rankme_stream.errors import MagnitudeError, NonFiniteError, SourceError, UsageError, ZeroRowError
 from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.dtypes import named_type
 from rankme_stream.sources import ArraySource, NpySource
@@ -125,6 +125,12 @@ def test_rows_of_zeros_in_a_stream_groups_states_and_samples(tmp_path):
         rs.measure(path, groups="rows:1000", checkpoint=tmp_path / "kept")
     found = rs.measure(rows, zeros="skip", sample=True, max_rows=1800, tolerance=0.1)
     assert overlap(found.rankme, wanted)
+
+
+def test_where_no_row_is_left_the_rule_of_no_data_is_named(tmp_path):
+    path = str(store(tmp_path / "a.zarr", np.full((30, 6), 7, np.int8)))
+    with pytest.raises(SourceError, match=r"no row is left.* holds no data \(7\), by option nodata"):
+        rs.measure(rs.open_source(path, nodata=7), nonfinite="skip")
 
 
 @pytest.mark.parametrize("rule", ["count", "skip"])

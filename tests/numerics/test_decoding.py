@@ -114,6 +114,11 @@ def test_the_words_name_map_gaps_and_source():
     assert replace(named_type("int8"), decoding=decoding).description == (
         "int8 * 0.5 + 0.25, no data (-128, above 120), by scale_factor, _FillValue"
     )
+    assert replace(named_type("float16"), decoding=decoding).fault == (
+        "is not finite or holds no data (-128, above 120), by scale_factor, _FillValue"
+    )
+    exact = Decoding(scale=0.1, power=0.3, divisor=127.5, nodata=(1e20,), valid=(-127.0, None))
+    assert exact.describe("v") == "sign(v) * |v / 127.5|^0.3 * 0.1, no data (1e+20, below -127)"
     assert named_type("int8").description == "int8 as stored: no scale is declared"
     assert named_type("float32").description == "float32 as stored"
-    assert replace(named_type("float32"), note="decoded from int8").description == "float32, decoded from int8"
+    assert replace(named_type("float32"), note="float32, of int8").description == "float32, of int8"

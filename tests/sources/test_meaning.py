@@ -185,6 +185,14 @@ def test_what_is_declared_and_not_understood_is_refused_by_name(tmp_path, dtype,
     assert "\n" not in str(refusal.value)
 
 
+def test_a_type_of_another_width_is_no_remedy(tmp_path):
+    for spelling, is_as_wide in (("float32", False), ("float8_e5m2", True)):
+        path = write(tmp_path / spelling, NUMBERS, {"original_dtype": spelling})
+        with pytest.raises(SourceFormatError, match=r"declares original_dtype.*decode") as refusal:
+            open_source(path)
+        assert (f'dtype="{spelling}"' in str(refusal.value)) == is_as_wide
+
+
 @pytest.mark.parametrize(
     ("dtype", "attributes"),
     [
@@ -391,7 +399,7 @@ def test_an_option_that_is_not_understood_is_a_wrong_usage(tmp_path, options):
     ("dtype", "words"),
     [
         ("i1", "int8 as stored: no scale is declared"),
-        ("u1", "uint8, as stored: neither a scale nor packed bits are declared"),
+        ("u1", "uint8 as stored: neither a scale nor packed bits are declared"),
         ("f4", "float32 as stored"),
     ],
 )
@@ -400,6 +408,32 @@ def test_numbers_without_a_declaration_are_said_to_be_as_stored(tmp_path, dtype,
     np.save(tmp_path / "a.npy", NUMBERS.astype(dtype))
     for where in (path, tmp_path / "a.npy"):
         assert open_source(where).stored.description == words
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "words"),
+    [
+        ("i1", {"decode": "linear"}, "int8 as stored, by option decode"),
+        ("i1", {"nodata": "nan"}, "int8 as stored, every number is data, by option nodata"),
+        ("u1", {"decode": "bits"}, "int8, -1 and +1 for the bits of uint8, by option decode"),
+        ("f4", {"decode": "linear"}, "float32 as stored, in which option decode changes nothing"),
+    ],
+)
+def test_numbers_that_an_option_settles_are_said_to_be(tmp_path, dtype, options, words):
+    path = write(tmp_path / "a", NUMBERS.astype(dtype))
+    np.save(tmp_path / "a.npy", NUMBERS.astype(dtype))
+    for where in (path, tmp_path / "a.npy"):
+        assert open_source(where, **options).stored.description == words
+
+
+def test_what_lies_around_an_array_at_the_top_of_a_store_is_said_not_to_be_seen():
+    unseen = "; groups above the address and arrays beside it were not looked at"
+    for dtype, says_so in (("i1", True), ("u1", True), ("i2", False), ("f4", False)):
+        store = zarr.storage.MemoryStore()
+        for path, expected in (("a", False), (None, says_so)):
+            array = zarr.create_array(store, name=path, shape=NUMBERS.shape, dtype=dtype, overwrite=True)
+            array[:] = NUMBERS
+            assert open_source(array).stored.description.endswith(unseen) == expected
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -418,7 +452,7 @@ def test_a_checkpoint_of_another_meaning_is_refused(tmp_path):
     rs.measure(path, checkpoint=tmp_path / "state")
     rs.measure(path, checkpoint=tmp_path / "state")
     zarr.open_array(path).attrs["add_offset"] = 3.0
-    with pytest.raises(RankMeError, match=r"checkpoint|state"):
+    with pytest.raises(RankMeError, match=r"values int8 \* 0.1, by scale_factor there and int8 \* 0.1 \+ 3, by"):
         rs.measure(path, checkpoint=tmp_path / "state")
     with pytest.raises(RankMeError, match=r"checkpoint|state"):
         rs.measure(open_source(path, nodata=-128), checkpoint=tmp_path / "state", nonfinite="skip")

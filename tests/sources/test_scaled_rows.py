@@ -94,23 +94,18 @@ def test_scales_are_found_by_the_geo_embeddings_convention(tmp_path, level):
     path = write(tmp_path)
     place = {"array": "utm30/embeddings", "group": "utm30", "top": ""}[level]
     zarr.open(path, path=place).attrs["geoemb:quantization"] = DECLARED
-    for source in (f"{path}::utm30/embeddings", path / "utm30" / "embeddings"):
-        opened = open_source(source)
+    for source, rule in ((f"{path}::utm30/embeddings", None), (path / "utm30" / "embeddings", "linear")):
+        opened = open_source(source, decode=rule)
         np.testing.assert_array_equal(opened.read(0, N_ROWS), values(CODES, SCALES[:, 0]))
         assert "geoemb:quantization" in opened.stored.description
-    assert open_source(f"{path}::utm30/embeddings", decode="linear").stored.name == "int8"
 
 
 def test_a_declared_scale_for_all_rows_is_applied(tmp_path):
     scalar = DECLARED | {"method": "linear", "scale": {"type": "scalar", "scale": 0.0078125, "offset": 0.5}}
     path = write(tmp_path, **{"geoemb:quantization": scalar | {"nodata": -128, "valid_range": [-127, 127]}})
-    decoding = open_source(f"{path}::utm30/embeddings").stored.decoding
-    assert (decoding.scale, decoding.offset, decoding.nodata, decoding.valid) == (
-        0.0078125,
-        0.5,
-        (-128.0,),
-        (-127, 127),
-    )
+    for rule in (None, "linear"):
+        found = open_source(f"{path}::utm30/embeddings", decode=rule).stored.decoding
+        assert (found.scale, found.offset, found.nodata, found.valid) == (0.0078125, 0.5, (-128.0,), (-127, 127))
     assert open_source(path / "utm30" / "embeddings", decode="power:2:127.5").stored.decoding.power == 2.0
 
 
@@ -124,6 +119,7 @@ def test_a_declared_scale_for_all_rows_is_applied(tmp_path):
         ({"scale": {"type": "array", "array_name": 7}}, "scale.array_name"),
         ({"scale": {"type": "array", "array_name": "scales", "nodata": "sea"}}, "scale.nodata"),
         ({"scale": {"type": "scalar"}, "method": "linear"}, "scale.scale"),
+        ({"scale": 0.1, "method": "linear"}, "scale is 0.1, .*type: scalar"),
         ({"quantized_dtype": "int4"}, "quantized_dtype"),
     ],
 )
@@ -132,6 +128,27 @@ def test_a_quantization_that_is_not_understood_is_refused_by_its_field(tmp_path,
     with pytest.raises(SourceFormatError, match=f"geoemb:quantization.{named}.*decode.*scales") as refusal:
         open_source(f"{path}::utm30/embeddings")
     assert "\n" not in str(refusal.value)
+    taken = open_source(f"{path}::utm30/embeddings", decode="linear")  # sets aside what is not understood
+    is_scale_understood = change.keys() <= {"method", "formula"}
+    assert (taken.stored.name, taken.stored.decoding) == ("float64" if is_scale_understood else "int8", None)
+
+
+@pytest.mark.parametrize(("held", "as_wide"), [("u1", True), ("i2", False)])
+def test_a_quantization_of_a_type_that_is_not_stored_is_refused_on_the_array_itself(tmp_path, held, as_wide):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    array = group.create_array("a", shape=CODES.shape, dtype=held)
+    array[:] = CODES.astype(held)
+    scalar = DECLARED | {"method": "linear", "scale": {"type": "scalar", "scale": 0.5}}
+    group.attrs["geoemb:quantization"] = scalar  # of another array of the group
+    assert open_source(f"{tmp_path / 'a.zarr'}::a").stored.description == (
+        f"{array.dtype} as stored: geoemb:quantization of a group above is of another type"
+    )
+    array.attrs["geoemb:quantization"] = scalar
+    with pytest.raises(SourceFormatError, match=f"is of int8, and {array.dtype} is stored") as refusal:
+        open_source(tmp_path / "a.zarr" / "a")
+    assert ("dtype" in str(refusal.value).replace("quantized_dtype", "")) == as_wide
+    if as_wide:
+        assert open_source(tmp_path / "a.zarr" / "a", dtype="int8").stored.decoding.scale == 0.5
 
 
 def test_integers_beside_scales_that_nothing_declares_are_refused(tmp_path):
@@ -147,10 +164,12 @@ def test_rows_without_a_finite_scale_are_no_data(tmp_path):
     scales[[3, 900]], scales[77] = np.nan, np.inf
     path = write(tmp_path, scales=scales, **{"geoemb:quantization": DECLARED})
     source = f"{path}::utm30/embeddings"
-    with pytest.raises(NonFiniteError, match="row 3 "):
+    with pytest.raises(NonFiniteError, match="row 3 has a scale that is not finite, which means no data"):
         rs.measure(source)
     found = rs.measure(source, nonfinite="skip")
     assert found.audit.rows_nonfinite == 3
+    assert "1,497 of 1,500 rows x 12 features, " in str(found)
+    assert "values: int8 * scales, one a row, by geoemb:quantization\n" in str(found)
     assert same(found.rankme, rs.measure(np.delete(values(CODES, scales), [3, 77, 900], axis=0)).rankme)
 
 
@@ -192,6 +211,9 @@ def test_a_checkpoint_of_other_scales_is_refused(tmp_path):
     zarr.open_array(path, path="utm30/scales")[7] = 3.0
     with pytest.raises(RankMeError, match=r"checkpoint|state|changed"):
         rs.measure(source, checkpoint=tmp_path / "state")
+    words = r"values int8 \* scales, one a row, by geoemb:quantization there and sign\(int8\)"
+    with pytest.raises(UsageError, match=words):
+        rs.measure(open_source(source, decode="power:2:1"), checkpoint=tmp_path / "state")
 
 
 def test_a_missing_chunk_of_scales_is_refused(tmp_path):
@@ -210,6 +232,16 @@ def test_scales_that_do_not_fit_are_refused(tmp_path):
     zarr.open_array(path, path="utm30/embeddings").attrs["scale_factor"] = 0.5
     with pytest.raises(SourceFormatError, match="declares scale_factor, and option scales"):
         open_source(f"{path}::utm30/embeddings", scales="utm30/scales")
+
+
+def test_what_names_no_array_of_scales_and_no_option_is_a_wrong_usage(tmp_path):
+    np.save(tmp_path / "codes.npy", CODES)
+    np.save(tmp_path / "scales.npy", SCALES)
+    assert open_source(tmp_path / "codes.npy", scales=tmp_path / "scales.npy").stored.name == "float64"
+    with pytest.raises(UsageError, match=r"scales is a ndarray and must be .* a \.npy file"):
+        open_source(tmp_path / "codes.npy", scales=SCALES)
+    with pytest.raises(UsageError, match=r"open_source has no option 'scale'; it takes path, .*, scales, decode"):
+        open_source(tmp_path / "codes.npy", scale="scales.npy")
 
 
 def test_blocks_of_rows_decode_a_large_chunk_of_scales_once(tmp_path):

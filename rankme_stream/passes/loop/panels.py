@@ -130,13 +130,11 @@ class PanelWriter:
         """Return the audit of non-finite rows, or refuse them."""
         n_bad, first = int(bad.sum()), row + int(np.argmax(bad))
         if self.rules.nonfinite == "error":
-            kind, what, otherwise = self.source.stored, "is not finite", ""
-            if kind.decoding is not None and kind.decoding.absence:
-                either = "is not finite or " if kind.is_float else ""
-                what = f"{either}holds no data {kind.decoding.absence}, by {kind.decoding.source}"
-                otherwise = f", or {argument('nodata')} NaN to take such numbers as data"
+            kind = self.source.stored
+            is_by_rule = kind.decoding is not None and kind.decoding.absence
+            otherwise = f", or {argument('nodata')} NaN to take such numbers as data" if is_by_rule else ""
             raise NonFiniteError(
-                f"{row_place(self.source, first)} {what} ({n_bad:,} such rows among rows "
+                f"{row_place(self.source, first)} {kind.fault} ({n_bad:,} such rows among rows "
                 f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
                 f"{argument('nonfinite', 'skip')} to leave them out and have them counted{otherwise}"
             )

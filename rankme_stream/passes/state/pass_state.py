@@ -31,6 +31,7 @@ _AGREE = (  # fields of the plans of two parts of one pass
     "method", "precision", "normalize", "n_features", "sketch_size", "seed", "probe_seed", "pass_number",
     "basis", "grid", "row_start",
 )  # fmt: skip
+_MEANING = ("dtype", "decoding", "codes", "scales")  # of an identity: ``decoding`` of the source has it in words
 _RANGES_NAMED = 8  # missing ranges named in a message
 
 
@@ -148,14 +149,25 @@ def difference(mine: State, theirs: State) -> str | None:
     if mine.plan.groups != theirs.plan.groups:
         return f"{_describe_groups(theirs.plan)} there and {_describe_groups(mine.plan)} here"
     here, there = mine.source["identity"], theirs.source["identity"]
-    for name in here.keys() | there.keys():
+    for name in dict.fromkeys((*here, *there)):
         if here.get(name) != there.get(name):
+            if name in _MEANING:
+                return _other_values(name, _values(theirs), _values(mine))
             return f"{name.replace('_', ' ')} {there.get(name)} there and {here.get(name)} here"
     for option, here_rule in mine.rules.items():
         there_rule = theirs.rules[option]
         if here_rule != there_rule and "error" not in (here_rule, there_rule):
             return f"--{option} {there_rule} there and {here_rule} here"
     return None
+
+
+def _values(state: State) -> str:
+    """Return what the stored numbers of a state mean, in words; an older one says their type only."""
+    return str(state.source.get("decoding") or state.source["dtype"])
+
+
+def _other_values(name: str, there: str, here: str) -> str:
+    return f"values {there} there and {here} here" if there != here else f"other {name} there than here"
 
 
 def _describe_groups(plan: Plan) -> str:

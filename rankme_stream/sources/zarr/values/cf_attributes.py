@@ -107,7 +107,8 @@ def _declared_nodata(metadata: Mapping[str, Any], attributes: Attributes) -> Ite
     """Yield the names and values of what is declared to be no data.
 
     A ``fill_value`` of zarr v3 is that of chunks without a file, and so is one of v2 without attributes of xarray or CF
-    beside it. A zero there is written by default, and is no data only where xarray packed the numbers.
+    beside it. A zero there is written by default, and is no data only where xarray packed the numbers, or
+    kerchunk wrote metadata that look the same.
     """
     for name, value in attributes.values.items():
         plain = re.sub("[^a-z]", "", str(name).lower())

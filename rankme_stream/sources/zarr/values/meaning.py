@@ -116,8 +116,10 @@ def meaning_of(array: DeclaredArray, options: ArrayOptions) -> Meaning:
     if rule is not None and rule.kind == "bits":
         return Meaning(_packed_bits(kind, declared, array.uri), None)
     stored = with_options(kind, declared, rule, options)
-    if stored.decoding is None and (note := _note(array)):
-        stored = replace(stored, note=note)
+    if stored.decoding is None and (words := _decoded_by_codecs(array)):
+        stored = replace(stored, note=f"{stored.name}, {words}")
+    elif stored.decoding is None and rule is None and options.nodata is None:
+        stored = replace(stored, note=_undeclared(array, stored, quantization))
     return Meaning(stored, scales)
 
 
@@ -237,7 +239,16 @@ def _packed_bits(kind: StoredType, declared: Decoding | None, uri: str) -> Store
     return kind
 
 
-def _note(array: DeclaredArray) -> str:
+def _undeclared(array: DeclaredArray, kind: StoredType, quantization: Quantization | None) -> str:
+    """Return the words for numbers that nothing decodes, with what is declared of others or could not be seen."""
+    if quantization is not None and quantization.is_of_another_type:
+        return f"{kind.name} as stored: {GEOEMB} of a group above is of another type"
+    if not kind.is_float and kind.dtype.itemsize == 1 and not array.around.is_seen:
+        return f"{kind.description}; groups above the address and arrays beside it were not looked at"
+    return kind.note
+
+
+def _decoded_by_codecs(array: DeclaredArray) -> str:
     """Return how codecs made floats out of integers; empty where they did not."""
     stored: np.dtype[Any] | None = None
     names = []

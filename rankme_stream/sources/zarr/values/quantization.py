@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError, argument
-from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.numerics.dtypes import StoredType, named_type
 from rankme_stream.sources.value_types import Rule, type_named
 from rankme_stream.sources.zarr.values.cf_attributes import Attributes, shortened
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
@@ -38,12 +38,15 @@ class Quantization:
         Scale that means no data, beside those that are not finite.
     group
         Path of the group that declares it; None where the array itself does.
+    is_of_another_type
+        Whether it is passed over, because that group declares it of numbers that the array does not hold.
     """
 
     attributes: Mapping[str, Any]
     scales: str | None = None
     scales_nodata: float | None = None
     group: str | None = None
+    is_of_another_type: bool = False
 
 
 def declared_quantization(
@@ -54,7 +57,7 @@ def declared_quantization(
     Parameters
     ----------
     rule
-        Rule that the caller names: then only nodata and limits are taken from the declaration.
+        Rule that the caller names: ``linear`` sets aside what is not understood, others all but nodata and limits.
 
     Raises
     ------
@@ -66,12 +69,31 @@ def declared_quantization(
             continue
         declared = values[GEOEMB]
         if not isinstance(declared, Mapping):
+            if rule is not None:
+                return None
             raise _not_understood(attributes.uri, "", declared)
         spelling = declared.get("quantized_dtype") or values.get("geoemb:data_type") or kind.name
-        if (stored := type_named(spelling)) is None:
+        stored = type_named(spelling)
+        if stored is None and rule is None:
             raise _not_understood(attributes.uri, ".quantized_dtype", spelling)
-        return _understood(declared, where, attributes.uri, rule) if stored == kind.name else None
+        if stored == kind.name:
+            return _understood(declared, where, attributes.uri, rule)
+        if where is None and rule is None:
+            raise _of_another_type(attributes.uri, str(stored), kind)
+        return Quantization({}, group=where, is_of_another_type=where is not None)
     return None
+
+
+def _of_another_type(uri: str, stored: str, kind: StoredType) -> SourceFormatError:
+    """Return the error for an array whose own declaration is of numbers that it does not hold."""
+    words = f"{uri}: {GEOEMB} is of {stored}, and {kind.name} is stored"
+    return SourceFormatError(f"{words}: {_retyping(stored, kind)}{_remedy()}")
+
+
+def _retyping(name: str, kind: StoredType) -> str:
+    """Return the remedy of another type, where its numbers are as wide as those that are stored."""
+    is_as_wide = named_type(name).dtype.itemsize == kind.dtype.itemsize
+    return f"give {argument('dtype', name)} if its bytes are such numbers, or " if is_as_wide else ""
 
 
 def _declarations(attributes: Attributes, around: Surroundings) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
@@ -87,26 +109,37 @@ def _understood(declared: Mapping[str, Any], group: str | None, uri: str, rule: 
         for field, name in (("nodata", "missing_value"), ("valid_range", "valid_range"))
         if declared.get(field) is not None
     }
-    if rule is not None:
+    if rule is not None and rule.kind != "linear":
         return Quantization(found, group=group)
+    if rule is None:
+        return _with_scale(declared, Quantization(found, group=group), uri)
+    try:
+        return _with_scale({"method": "linear", "scale": declared.get("scale")}, Quantization(found, group=group), uri)
+    except SourceFormatError:
+        return Quantization(found, group=group)
+
+
+def _with_scale(declared: Mapping[str, Any], found: Quantization, uri: str) -> Quantization:
+    """Return a declaration with the scale, or the array of scales, that it names."""
     if unknown := [name for name in declared if name not in _FIELDS]:
         raise _not_understood(uri, f".{unknown[0]}", declared[unknown[0]])
     scale = declared.get("scale")
-    kind = scale.get("type") if isinstance(scale, Mapping) else None
-    if not isinstance(kind, str) or kind not in _METHODS or declared.get("method") not in _METHODS[kind]:
+    kind = str(scale.get("type")) if isinstance(scale, Mapping) else ""
+    if declared.get("method") not in _METHODS.get(kind, ("linear", "per_pixel_scale")):
         raise _not_understood(uri, ".method", declared.get("method"))
-    assert isinstance(scale, Mapping)
+    if not isinstance(scale, Mapping) or kind not in _METHODS:
+        raise _not_understood(uri, ".scale", scale, "; it is {type: scalar, scale: ...} or {type: array, ...}")
     if unknown := [name for name in scale if name not in _SCALE_FIELDS[kind]]:
         raise _not_understood(uri, f".scale.{unknown[0]}", scale[unknown[0]])
     if kind == "scalar":
-        found |= {"scale_factor": scale.get("scale"), "add_offset": scale.get("offset", 0.0)}
         if scale.get("scale") is None:
             raise _not_understood(uri, ".scale.scale", None)
-        return Quantization(found, group=group)
+        packing = {"scale_factor": scale["scale"], "add_offset": scale.get("offset", 0.0)}
+        return replace(found, attributes={**found.attributes, **packing})
     name = scale.get("array_name")
     if not isinstance(name, str) or not name:
         raise _not_understood(uri, ".scale.array_name", name)
-    return Quantization(found, name, _scale_nodata(scale.get("nodata"), uri), group)
+    return replace(found, scales=name, scales_nodata=_scale_nodata(scale.get("nodata"), uri))
 
 
 def _scale_nodata(value: object, uri: str) -> float | None:
@@ -119,14 +152,17 @@ def _scale_nodata(value: object, uri: str) -> float | None:
         raise _not_understood(uri, ".scale.nodata", value) from None
 
 
-def _not_understood(uri: str, field: str, value: object) -> SourceFormatError:
-    return SourceFormatError(f"{uri}: {GEOEMB}{field} is {shortened(value)}, which is not understood: {_remedy()}")
+def _not_understood(uri: str, field: str, value: object, known: str = "") -> SourceFormatError:
+    return SourceFormatError(
+        f"{uri}: {GEOEMB}{field} is {shortened(value)}, which is not understood{known}: {_remedy()}"
+    )
 
 
 def _remedy() -> str:
     return (
-        f"name the rule by {argument('decode')}, linear or power:P:DIVISOR (power:2:127.5 for AlphaEarth), or the "
-        f"array of scales by {argument('scales')}, or write scale_factor and add_offset"
+        f"name the rule by {argument('decode')}, linear (the integers without what is not understood) or "
+        f"power:P:DIVISOR (power:2:127.5 for AlphaEarth), or the array of scales by {argument('scales')}, or write "
+        "scale_factor and add_offset"
     )
 
 
@@ -153,9 +189,8 @@ def refuse_unknown_rules(
                 )
             if where is None and name != "dtype" and not is_of_integers and _is_float_type(value):
                 raise SourceFormatError(
-                    f"{attributes.uri} declares {name} = {shortened(value)} and holds {kind.name}: give "
-                    f"{argument('dtype')}, {type_named(value)} if its bytes are such numbers or {kind.name} if they "
-                    f"are integers, or name the rule by {argument('decode')}"
+                    f"{attributes.uri} declares {name} = {shortened(value)} and holds {kind.name}: "
+                    f"{_retyping(str(type_named(value)), kind)}{_remedy()}"
                 )
 
 

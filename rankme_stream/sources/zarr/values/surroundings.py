@@ -47,6 +47,11 @@ class Surroundings:
         """Last part of the path of the array."""
         return os.path.basename(self.path)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether what lies around the array can be read: not where the address of a store is that of the array."""
+        return self._root is not None or bool(self.path)
+
     def groups(self) -> Iterator[Group]:
         """Yield the groups above the array, the nearest first.
 
