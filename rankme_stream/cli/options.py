@@ -33,6 +33,8 @@ class _Memory(click.ParamType[int]):
             unit = unit + "B" if unit + "B" in _UNITS else None
         if match is None or unit is None or not 1 <= (n_bytes := Decimal(match[1]) * _UNITS[unit]) < 2**63:
             self.fail(f"{value!r} is not a size; write for example 8GiB or 500MB", param, ctx)
+        if match[2] == "" and n_bytes < 2**10:
+            self.fail(f"{value!r} is {n_bytes:f} bytes; write {match[1]}GiB", param, ctx)
         return int(n_bytes)
 
 

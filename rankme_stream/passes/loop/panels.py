@@ -74,7 +74,7 @@ class PanelWriter:
         except OverflowError as error:
             raise MagnitudeError(
                 f"{row_place(self.source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold "
-                "exactly"
+                "exactly: convert them to float64, which rounds them, or subtract an offset"
             ) from None
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
 
