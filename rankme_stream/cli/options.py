@@ -193,7 +193,7 @@ array_options = _add(
                      help="Axis of the features, by name or number from 0; the other axes are flattened to rows. "
                           "Default: the last of two."),
         click.option("--dtype", metavar="TYPE", help="Number type that the stored bytes hold, for example bfloat16."),
-        click.option("--nodata", type=float, metavar="V", help="Stored number that means no data; nan for none."),
+        click.option("--nodata", metavar="V", help="Stored number that means no data; nan for none."),
         click.option("--scales", metavar="ARRAY",
                      help="Array of scales of quantised rows, one a row, or one a row and group of features: a path in "
                           "the same store, STORE::PATH, or an .npy file."),

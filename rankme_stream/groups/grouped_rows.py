@@ -222,7 +222,7 @@ class SegmentGrouper:
         dtype = kept_dtype(stored)
         self._partition, self._stored, self._start, self._scratch = partition, stored, start, scratch
         self._threads = threads
-        self._is_as_stored = dtype == stored.dtype
+        self._is_as_stored = stored.decoding is None and dtype == stored.dtype
         self._rows = scratch.room("group rows", (stop - start, n_features), dtype)
         self._is_kept = np.empty(stop - start, bool)
 

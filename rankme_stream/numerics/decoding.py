@@ -72,18 +72,23 @@ class Decoding:
     def absence(self) -> str:
         """The stored numbers that are no data, in words and parentheses; empty where every number is data."""
         low, high = self.valid
-        absent = [f"{value:.17g}" for value in self.nodata]
-        absent += [f"below {low:.17g}"] if low is not None else []
-        absent += [f"above {high:.17g}"] if high is not None else []
+        absent = [f"{shown(value)}" for value in self.nodata]
+        absent += [f"below {shown(low)}"] if low is not None else []
+        absent += [f"above {shown(high)}"] if high is not None else []
         return f"({', '.join(absent)})" if absent else ""
 
     def describe(self, name: str) -> str:
         """Return in words what numbers of a type become: ``int8 * 0.0123 + 0.5, no data (-128), by scale_factor``."""
-        code = name if self.is_linear else f"sign({name}) * |{name} / {self.divisor:.17g}|^{self.power:.17g}"
-        code += f" * {self.scale:.17g}" if self.scale != 1.0 else ""
-        code += f" + {self.offset:.17g}" if self.offset != 0.0 else ""
+        code = name if self.is_linear else f"sign({name}) * |{name} / {shown(self.divisor)}|^{shown(self.power)}"
+        code += f" * {shown(self.scale)}" if self.scale != 1.0 else ""
+        code += f" + {shown(self.offset)}" if self.offset != 0.0 else ""
         gaps = f", no data {self.absence}" if self.absence else ""
         return f"{code}{gaps}{f', by {self.source}' if self.source else ''}"
+
+
+def shown(value: float) -> str:
+    """Return the shortest text that reads back as a number; whole numbers without a point."""
+    return repr(value).removesuffix(".0")
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:

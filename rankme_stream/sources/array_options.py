@@ -33,7 +33,7 @@ class ArrayOptions:
     path: str | None = None
     features_axis: str | int | None = None
     dtype: str | None = None
-    nodata: float | None = None
+    nodata: float | str | None = None
     scales: str | None = None
     decode: str | None = None
 

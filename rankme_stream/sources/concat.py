@@ -150,15 +150,8 @@ class ConcatSource:
         return None if any(argument is None for argument in arguments) else arguments
 
     def identity(self) -> dict[str, object]:
-        """Return the properties that all parts share; of one in which they differ, what there is."""
-        identities = [source.identity() for source in self._sources]
-        shared: dict[str, object] = {}
-        for name in identities[0]:
-            values: list[object] = []
-            for one in identities:
-                values += [] if one.get(name) in values else [one.get(name)]
-            shared[name] = values[0] if len(values) == 1 else values
-        return shared
+        """Return the properties of the first part: parts added later may have other codecs, and nothing else."""
+        return self._sources[0].identity()
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of those of the parts that hold rows ``[start, stop)``, and of which of their rows these are.
@@ -312,4 +305,4 @@ def _meaning(stored: StoredType) -> dict[str, Any]:
     """Return how stored numbers become values, by name."""
     decoding = asdict(stored.decoding or Decoding())
     del decoding["source"]
-    return {"type": stored.name} | decoding
+    return {"type": stored.name, "made": stored.note} | decoding

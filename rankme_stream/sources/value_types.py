@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -214,12 +215,13 @@ def checked_nodata(kind: StoredType, options: ArrayOptions) -> tuple[float, ...]
         If it is no number of that type.
     """
     try:
-        value = float(options.nodata)  # type: ignore[arg-type]
+        text = str(options.nodata)
+        value = int(text) if re.fullmatch("-?[0-9]{1,20}", text) else float(text)
         held = held_number(value, kind)
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{argument('nodata')} is {options.nodata!r} and must be a number") from None
     if held is None:
-        raise UsageError(f"{argument('nodata')} is {value:.17g}, which {kind.name} cannot hold: give a stored number")
+        raise UsageError(f"{argument('nodata')} is {value!r}, which {kind.name} cannot hold: give a stored number")
     return () if math.isnan(held) else (held,)
 
 
@@ -229,18 +231,20 @@ def held_number(value: float, kind: StoredType, *, any_sign: bool = False) -> fl
     With ``any_sign``, integers of the same bits but of the other sign are taken as well: 255 is -1 in int8.
     """
     if kind.is_float:
-        if not math.isfinite(value):
+        if not abs(value) <= sys.float_info.max:
             return math.nan  # never data, whatever is declared
         number = _value_of(bits_of(float(value), kind), kind)
         return number if math.isfinite(number) else math.nan
-    if math.isnan(value):
+    if value != value:
         return math.nan
-    if not float(value).is_integer():
+    if isinstance(value, float) and not value.is_integer():
         return None
     limits, n_values, number = np.iinfo(kind.dtype), 1 << 8 * kind.dtype.itemsize, int(value)
     if any_sign and -(n_values >> 1) <= number < n_values and not limits.min <= number <= limits.max:
         number += n_values if number < 0 else -n_values
-    return float(number) if limits.min <= number <= limits.max else None
+    if not limits.min <= number <= limits.max:
+        return None
+    return number if abs(number) > 2**53 else float(number)  # which float64 may not hold
 
 
 def bits_of(value: float, kind: StoredType) -> Array:

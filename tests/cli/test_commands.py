@@ -206,6 +206,7 @@ def test_outputs_that_cannot_be_written_are_refused_or_reported(tmp_path):
     done = rankme("score", tmp_path / "s.zarr", "--json", "/dev/full")
     assert done.returncode == 5
     assert "rankme" in done.stdout  # the table is not lost with the file
+    assert "/dev/full cannot be written: No space left on device; free space, or write elsewhere" in done.stderr
     with open("/dev/full", "w") as full:
         done = subprocess.run([*RANKME, "score", tmp_path / "s.zarr"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 5

@@ -127,6 +127,20 @@ def test_rows_of_zeros_in_a_stream_groups_states_and_samples(tmp_path):
     assert overlap(found.rankme, wanted)
 
 
+@pytest.mark.parametrize("rule", ["count", "skip"])
+def test_a_pass_over_unit_rows_and_zeros_goes_on(tmp_path, rule):
+    """Rows of zeros have no direction, so they are not among the unit rows."""
+    rows = np.random.default_rng(5).standard_normal((300, 5)).astype(np.float32)
+    rows[7] = 0.0
+    path = str(store(tmp_path / "a.zarr", rows))
+    options = {"normalize": True, "zeros": rule, "method": "gram"}
+    first = rs.measure(path, checkpoint=tmp_path / "kept", **options)
+    again = rs.measure(path, checkpoint=tmp_path / "kept", **options)
+    assert again.normalized == first.normalized
+    parts = [rs.segment(path, part=(i, 2), state=tmp_path / f"{i}", **options) for i in range(2)]
+    assert rs.measure_state(rs.merge_states(parts)).normalized == first.normalized
+
+
 def test_constant_rows_are_remarked(tmp_path):
     rows = np.random.default_rng(4).standard_normal((300, 6)).astype(np.float32)
     rows[40:60] = -9999.0

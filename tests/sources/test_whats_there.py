@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -191,6 +192,13 @@ def test_a_source_that_is_not_there_says_what_to_give(tmp_path, monkeypatch, sou
     (tmp_path / "empty.npy").touch()
     np.save("flat.npy", np.ones(6))
     assert said in message(source, **options)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("abfs", "adlfs")])
+def test_a_scheme_without_its_package_names_it(scheme, package):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    assert message(f"{scheme}://bucket/a.zarr").endswith(f"pip install fsspec {package}")
 
 
 def test_a_file_of_one_array_takes_no_path(tmp_path):

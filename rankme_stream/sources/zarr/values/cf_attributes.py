@@ -7,6 +7,7 @@ import binascii
 import math
 import re
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Attributes:
         value = self.values[name]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if not is_number(value) or not math.isfinite(value):
+        if not is_number(value) or abs(value) > sys.float_info.max or math.isnan(value):
             raise self.refusal(name, value, "which is not a finite number")
         return float(value)
 
@@ -170,7 +171,7 @@ def _valid(
             )
         ends = (0, 1) if name == "valid_range" else (int(name == "valid_max"),)
         for value, end in zip(values, ends, strict=True):
-            held = _limit(float(value), kind, has_sign="_Unsigned" in attributes.values)
+            held = _limit(value, kind, has_sign="_Unsigned" in attributes.values)
             if held is not None and limits[end] is not None:
                 held = (max, min)[end](held, limits[end])  # type: ignore[type-var]
             limits[end] = limits[end] if held is None else held
@@ -182,7 +183,7 @@ def _valid(
 
 def _limit(value: float, kind: StoredType, *, has_sign: bool) -> float | None:
     """Return a limit as a stored number; None for one that no number of the type is beyond."""
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:
         return None
     if kind.is_float:
         held = held_number(value, kind)

@@ -13,6 +13,7 @@ from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.dtypes import StoredType, named_type
 from rankme_stream.sources.array_options import ArrayOptions
 from rankme_stream.sources.value_types import (
+    Rule,
     ScalesAt,
     checked_rule,
     checked_type,
@@ -83,14 +84,21 @@ def meaning_of(array: DeclaredArray, options: ArrayOptions) -> Meaning:
     kind = _type(array, attributes, options)
     takes_nodata = options.nodata is None
     declared = declared_decoding(kind, array.metadata, attributes, takes_nodata=takes_nodata)
+    if declared is not None and declared.absence and _is_by_attribute(array, kind, options):
+        raise SourceFormatError(
+            f"{array.uri} declares {declared.source} beside dtype = {kind.name} of {array.dtype.name}, and either the "
+            f"number or the stored bits may be meant: give {argument('nodata')} in {kind.name} (NaN for none)"
+        )
     if declared is not None and _is_scaled(declared) and (codec := _scaling_codec(array.metadata)) is not None:
         raise SourceFormatError(
             f"{array.uri} declares {declared.source}, and its codec {codec!r} scales as well; which of them is meant "
             "cannot be told: take one out"
         )
+    is_code = not kind.is_float or kind.dtype.itemsize == 1  # 8-bit floats are scaled as integers are
     quantization: Quantization | None = None
-    if not kind.is_float:
+    if is_code or GEOEMB in array.attributes:
         quantization = declared_quantization(kind, attributes, array.around, rule)
+    _refuse_type_of_values(array, attributes, kind, rule, options)
     if quantization is not None:
         theirs = declared_decoding(
             kind, {}, Attributes(quantization.attributes, f"{array.uri}: {GEOEMB}"), takes_nodata=takes_nodata
@@ -102,7 +110,7 @@ def meaning_of(array: DeclaredArray, options: ArrayOptions) -> Meaning:
             f"{array.uri} declares {declared.source}, and {scales.named_by} an array of scales; which of them is meant "
             "cannot be told: take one out"
         )
-    if not kind.is_float and rule is None and options.scales is None:
+    if is_code and rule is None and options.scales is None:
         is_decoded = _is_scaled(declared) or scales is not None
         _refuse_undecoded(array, attributes, kind, is_decoded=is_decoded, is_typed=options.dtype is not None)
     if rule is not None and rule.kind == "bits":
@@ -190,17 +198,37 @@ def _refuse_undecoded(
     array: DeclaredArray, attributes: Attributes, kind: StoredType, *, is_decoded: bool, is_typed: bool
 ) -> None:
     """Refuse integers that some metadata say to be other numbers, in a way that is not understood."""
-    refuse_unknown_rules(kind, attributes, array.around, is_of_integers=is_decoded or is_typed)
+    refuse_unknown_rules(kind, attributes, array.around, is_of_integers=is_decoded or is_typed or kind.is_float)
     if is_decoded:
         return
     spelling = array.attributes.get("dtype")
-    if spelling is not None and not is_typed and type_named(spelling) != array.dtype.name:
+    if spelling is not None and not (is_typed or kind.is_float) and type_named(spelling) != array.dtype.name:
         raise attributes.refusal(
             "dtype", spelling, f"holds {kind.name} and declares no scale",
             f"give {argument('scales')} or {argument('decode')}, or {argument('dtype', kind.name)} for the integers",
         )  # fmt: skip
     if kind.dtype.itemsize == 1:
         refuse_likely_scales(array.shape, array.around, array.uri)
+
+
+def _is_by_attribute(array: DeclaredArray, kind: StoredType, options: ArrayOptions) -> bool:
+    """Return whether only an attribute says that the stored integers are bits of floats."""
+    is_float_of_integers = options.dtype is None and kind.is_float and array.dtype.kind in "iu"
+    return is_float_of_integers and float_type(array.metadata) is None
+
+
+def _refuse_type_of_values(
+    array: DeclaredArray, attributes: Attributes, kind: StoredType, rule: Rule | None, options: ArrayOptions
+) -> None:
+    """Refuse an attribute ``dtype`` that makes floats of integers which something else declares to be codes."""
+    if not _is_by_attribute(array, kind, options):
+        return
+    integers = as_signed(plain_type(array.dtype, array.uri), attributes)
+    if declared_quantization(integers, attributes, array.around, rule) is not None:
+        raise attributes.refusal(
+            "dtype", array.attributes["dtype"], f"beside a {GEOEMB} of {integers.name}",
+            f"give the type by {argument('dtype', integers.name)}",
+        )  # fmt: skip
 
 
 def _packed_bits(kind: StoredType, declared: Decoding | None, uri: str) -> StoredType:

@@ -177,7 +177,7 @@ def refuse_likely_scales(shape: tuple[int, int], around: Surroundings, uri: str)
         n_groups, rest = divmod(prod(lengths), shape[0])
         if rest == 0 and n_groups and shape[1] % n_groups == 0:
             raise SourceFormatError(
-                f"{uri} holds integers beside the array {sibling!r} of one number a row, and no metadata say whether "
-                f"that scales them: give {argument('scales', around.name_in_store(sibling))}, or "
-                f"{argument('decode', 'linear')} to take the integers as they are"
+                f"{uri} holds codes beside the array {sibling!r} of one number a row, and no metadata say whether it "
+                f"scales them: give {argument('scales', around.name_in_store(sibling))}, or "
+                f"{argument('decode', 'linear')} to take the numbers as they are"
             )
