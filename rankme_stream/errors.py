@@ -21,6 +21,11 @@ def argument(name: str, value: object = None) -> str:
     return f"\ufdd0{name}\ufdd1" if value is None else f"\ufdd0{name}={value}\ufdd1"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def in_python(name: str, value: str | None) -> str:
     """Return an argument as Python writes it."""
     if value is None:

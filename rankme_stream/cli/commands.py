@@ -61,7 +61,7 @@ def cli(ctx: click.Context) -> None:
 @shared.checkpoint_option
 @shared.concat_option
 @shared.array_options
-@shared.json_option
+@shared.json_lines_option
 @shared.quiet_option
 @click.option("--verbose", is_flag=True, help="Print the plan on stderr before the pass.")
 @click.pass_obj
@@ -72,7 +72,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 
 
 @cli.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared.concat_option
 @shared.pass_options
 @shared.passes_option
@@ -98,24 +98,26 @@ def plan(
     """Print what scoring SOURCE would read, and how much memory it would hold; reads metadata only."""
     from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
+    from rankme_stream.sources import open_source
 
     check_json(json_file, (*sources, options["groups"], options["checkpoint"]))
     source = one_source(sources, concat)
     if threads is not None:
         options["workers"] = 1
     array = shared.taken(options, shared.ARRAY_OPTIONS)
-    planned = make_plan(opened(source, array), **options)
+    rows = open_source(source, **array)
+    planned = make_plan(rows, **options)
     document = planned.to_dict()
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
-        print_out(plan_table(name_of(source), document))
+        print_out(plan_table(name_of(source), rows, document))
     else:
         write(json_file, json.dumps(document, indent=2) + "\n")
 
 
 @cli.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared.concat_option
 @click.option("--part", type=shared.Part(), required=True, help="Read the I-th of N parts of the rows, counted from 0.")
 @click.option("--state", "state_file", required=True, type=click.Path(), help="File that keeps what was read.")

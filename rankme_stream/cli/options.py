@@ -33,6 +33,8 @@ class _Memory(click.ParamType[int]):
             unit = unit + "B" if unit + "B" in _UNITS else None
         if match is None or unit is None or not 1 <= (n_bytes := Decimal(match[1]) * _UNITS[unit]) < 2**63:
             self.fail(f"{value!r} is not a size; write for example 8GiB or 500MB", param, ctx)
+        if match[2] == "" and n_bytes < 2**10:
+            self.fail(f"{value!r} is {n_bytes:f} bytes; write {match[1]}GiB", param, ctx)
         return int(n_bytes)
 
 
@@ -107,8 +109,8 @@ pass_options = _add(
         click.option("--method", default="auto", show_default=True,
                      type=click.Choice(["auto", "gram", "tsqr", "rsvd", "frequent-directions", "row-sketch"]),
                      help="gram: the Gram matrix; tsqr: QR, which never squares; auto: gram, then tsqr if the interval "
-                          "is too wide, and the same of rows with rows if there are fewer rows than features; the "
-                          "others: sketches."),
+                          "is too wide (with fewer rows than features, the Gram matrix of the rows, then their QR); "
+                          "the others: sketches."),
         click.option("--rank", type=click.IntRange(1),
                      help="Rank of a sketch; by default 256, or less for few features. For row-sketch: its rows."),
         click.option("--oversampling", type=click.IntRange(0), default=10, show_default=True,
@@ -129,8 +131,8 @@ passes_option = click.option(
     help="Most passes of rsvd; later passes sharpen its directions and bound the rest.",
 )  # fmt: skip
 tolerance_option = click.option(
-    "--tolerance", type=_Number(0.0), default=1e-3, show_default=True,
-    help="Largest relative half-width of RankMe's interval, above 0; exit code 4 if it is not met.",
+    "--tolerance", type=_Number(0.0, min_open=True), default=1e-3, show_default=True,
+    help="Largest relative half-width of RankMe's interval; exit code 4 if it is not met.",
 )  # fmt: skip
 dims_option = click.option(
     "--dims", type=_Dims(), default=(), help="Also score the first d features, for example 64,128."
@@ -142,7 +144,9 @@ seed_option = click.option(
 )  # fmt: skip
 sample_option = click.option("--sample", is_flag=True, help="Read random units of rows until the tolerance is met.")
 population_option = click.option(
-    "--population", is_flag=True, help="State intervals for the population of the rows, not for these rows."
+    "--population",
+    is_flag=True,
+    help="Intervals for the distribution that the rows were drawn from, not for these rows.",
 )
 sample_options = _add(
     [
@@ -168,7 +172,7 @@ device_option = click.option(
 group_option = click.option(
     "--group-by", "groups", metavar="SPEC",
     help="Also score groups of rows: labels.npy or store.zarr::labels, one label per row; rows:N, N rows per group; or "
-    "parts, the arrays of --concat or of a pattern.",
+    "parts, the arrays that are read as one dump.",
 )  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; for several sources, a folder."
@@ -186,18 +190,21 @@ array_options = _add(
     [
         click.option("--path", metavar="PATH", help="Path of the array in its store, as after '::'."),
         click.option("--features-axis", metavar="NAME|N",
-                     help="Axis of the features, by name or number from 0; the other axes are flattened to rows."),
+                     help="Axis of the features, by name or number from 0; the other axes are flattened to rows. "
+                          "Default: the last of two."),
         click.option("--dtype", metavar="TYPE", help="Number type that the stored bytes hold, for example bfloat16."),
         click.option("--nodata", metavar="V", help="Stored number that means no data; nan for none."),
-        click.option("--scales", metavar="STORE::PATH",
-                     help="Array of scales of quantised rows: one a row, or one a row and group of features."),
+        click.option("--scales", metavar="ARRAY",
+                     help="Array of scales of quantised rows, one a row, or one a row and group of features: a path in "
+                          "the same store, STORE::PATH, or an .npy file."),
         click.option("--decode", metavar="RULE",
-                     help="How codes become values: linear, power:P:DIVISOR, bits, or bits:D for D features."),
+                     help="How codes become values: linear, power:P:DIVISOR, which is sign(v) (|v|/DIVISOR)^P, "
+                          "bits, or bits:D for D features."),
     ]
 )  # fmt: skip
 zeros_option = click.option(
     "--zeros", type=click.Choice(["error", "skip", "count"]), default="count", show_default=True,
-    help="Rows that are zero throughout: keep and count them, refuse them, or leave them out and count them.",
+    help="Rows that are zero throughout: refuse them, leave them out and count them, or keep and count them.",
 )  # fmt: skip
 concat_option = click.option(
     "--concat", is_flag=True, help="Take all SOURCEs as one dump, in natural order of their names: one number."
@@ -217,4 +224,8 @@ comparison_options = _add(
 json_option = click.option(
     "--json", "json_file", metavar="FILE", help="Write the result as JSON; - writes it, and nothing else, to stdout."
 )
+json_lines_option = click.option(
+    "--json", "json_file", metavar="FILE",
+    help="Write the result as JSON, one line each for several sources; - writes it, and nothing else, to stdout.",
+)  # fmt: skip
 quiet_option = click.option("--quiet", is_flag=True, help="Print errors only, no progress and no table.")

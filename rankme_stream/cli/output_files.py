@@ -134,7 +134,11 @@ def write(file: str, text: str) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"{file} cannot be written: {error.strerror}") from None
+        raise _unwritten(file, error) from None
+
+
+def _unwritten(file: str, error: OSError) -> OutputError:
+    return OutputError(f"{file} cannot be written: {error.strerror}; free space, or write elsewhere")
 
 
 def _write_into(path: Path, text: str) -> None:
@@ -169,7 +173,7 @@ class Documents:
             else:
                 _write_into(Path(self._file), text)
         except OSError as error:
-            raise OutputError(f"{self._file} cannot be written: {error.strerror}") from None
+            raise _unwritten(self._file, error) from None
 
 
 def in_turn(*steps: Callable[[], None]) -> None:

@@ -49,7 +49,7 @@ def score_sources(check: Check | None, sources: tuple[str, ...], json_file: str 
         for source in dumps:
             try:
                 file = _checkpoint_of(source, checkpoint, is_many=is_many)
-                if verbose:
+                if verbose and not quiet:
                     print_error(_plan_of(source, array, file, options))
                 with console.Reporter(quiet, check) as progress, shortfalls_as_errors():
                     measurement = _measure(opened(source, array), progress=progress, checkpoint=file, **options)
@@ -146,15 +146,15 @@ def _checkpoint_of(source: Named, checkpoint: str | None, *, is_many: bool) -> s
 
 def _plan_of(source: Named, array: Mapping[str, Any], checkpoint: str | None, options: dict[str, Any]) -> str:
     from rankme_stream.measuring.api import plan as make_plan
+    from rankme_stream.sources import open_source
 
     names = (
         "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
         "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
-    planned = make_plan(
-        opened(source, array), checkpoint=checkpoint, **{name: options[name] for name in names if name in options}
-    )
-    return plan_table(name_of(source), planned.to_dict())
+    rows = open_source(source, **array)
+    planned = make_plan(rows, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})
+    return plan_table(name_of(source), rows, planned.to_dict())
 
 
 @contextmanager

@@ -8,13 +8,19 @@ from rankme_stream.errors import printable
 
 if TYPE_CHECKING:
     from rankme_stream.passes.state.pass_state import State
+    from rankme_stream.sources import Source
 
 
-def plan_table(source: str, planned: dict[str, Any]) -> str:
+def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
     """Return a table of a plan, given as the result of ``Plan.to_dict``."""
+    from rankme_stream.results.table import source_lines
+    from rankme_stream.sources import describe_parts
+
     mebi = 2**20
+    described = {"dtype": source.stored.name, "decoding": source.stored.description, **describe_parts(source)}
     lines = [
-        printable(source),
+        printable(name),
+        *source_lines(described),
         f"  rows        {planned['row_start']:,} to {planned['row_stop']:,} x {planned['n_features']:,} features",
         f"  method      {planned['method']} in {planned['precision']}, {planned['flops']:.3g} flops"
         + (", unit rows too" if planned["normalize"] else ""),

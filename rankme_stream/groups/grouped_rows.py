@@ -19,6 +19,7 @@ from rankme_stream.groups.within_scatter import WithinScatter, join_scatters
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
+from rankme_stream.sources import natural_key
 
 _SHARED_FROM = 64  # groups that a merge closes; from here on threads share them
 _MOST_DIGITS = 4000  # of a label taken as a number; Python reads 4,300
@@ -145,7 +146,7 @@ class GroupedRows:
 
     @property
     def closed(self) -> dict[str, ClosedGroup]:
-        """The groups, all of which must be closed, in the order of their names, numeric ones by number."""
+        """The groups, all of which must be closed, in the natural order of their names."""
         closed = {name: group for name, group in self.groups.items() if isinstance(group, ClosedGroup)}
         if len(closed) != len(self.groups):
             raise ArithmeticCheckError("rows of some groups were not met although all were read; please report this")
@@ -182,11 +183,11 @@ class GroupedRows:
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
-    """Return names of groups sorted: by number if all are whole numbers or ``first:last``, else as text."""
+    """Return sorted names of groups: by number if all are whole numbers or ``first:last``, else in natural order."""
     heads = [name.partition(":")[0] for name in names]
     if all(head.removeprefix("-").isdecimal() and len(head) <= _MOST_DIGITS for head in heads):
         return sorted(names, key=lambda name: int(name.partition(":")[0]))
-    return sorted(names)
+    return sorted(names, key=natural_key)
 
 
 class SegmentGrouper:

@@ -127,7 +127,9 @@ def partition_of(
     if isinstance(labels, ConcatLabels):
         labels.check_parts(parts)
     if labels.n_rows != n_rows:
-        raise SourceFormatError(f"{labels.uri} holds {labels.n_rows:,} labels, and the source {n_rows:,} rows")
+        raise SourceFormatError(
+            f"{labels.uri} holds {labels.n_rows:,} labels, and the source {n_rows:,} rows: one for each row is needed"
+        )
     return _by_labels(labels, rows)
 
 

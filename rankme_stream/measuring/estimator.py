@@ -126,7 +126,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         values = on_host(X) if is_array(X) and not isinstance(X, np.ndarray) else X
         checked: FloatArray = validate_data(self, values, dtype=np.float64, order="C", reset=reset)
         if getattr(getattr(values, "dtype", None), "kind", "") in "iu" and np.abs(checked).max() > 2.0**53:
-            raise MagnitudeError("X holds integers beyond 2^53, which float64 cannot hold exactly")
+            raise MagnitudeError("X holds integers beyond 2^53, which float64 cannot hold exactly: convert them")
         return ArraySource(checked, "X")
 
     def _empty(self, device: Device) -> Accumulator:

@@ -54,6 +54,8 @@ class ComparableRun:
         Origin of its result: the same URI, a file, or ``FILE:LINE`` of several results.
     rows
         Number of rows that the numbers stand for: those read, all of a sampled range, infinitely many of a population.
+    decoding
+        What the stored numbers mean, in words; results of earlier versions took them as they are stored.
     has_unit_rows
         Whether the rows are stored with unit length: the mean of |z|^2 is 1 to within 2^-7.
     numbers, definitions
@@ -65,6 +67,7 @@ class ComparableRun:
     origin: str
     n_features: int
     dtype: str
+    decoding: str
     method: str
     precision: str
     rows: float
@@ -84,6 +87,7 @@ class ComparableRun:
             origin=origin,
             n_features=source["n_features"],
             dtype=source["dtype"],
+            decoding=_decoding(source),
             method=document["method"],
             precision=document["precision"],
             rows=(
@@ -112,6 +116,12 @@ def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Mapping[str,
             yield f"dims.{d}.{name}", (estimate, formulas[name])
     for name, estimate in document["presets"].items():
         yield f"presets.{name}", (estimate, estimate["details"]["definition"])
+
+
+def _decoding(source: Mapping[str, Any]) -> str:
+    as_stored = f"{source['dtype']} as stored"
+    decoding = str(source.get("decoding", as_stored))
+    return as_stored if decoding.startswith(as_stored) else decoding
 
 
 def _rows_planned(document: Mapping[str, Any]) -> int:
@@ -219,10 +229,14 @@ def _groups(details: Mapping[str, Any]) -> str:
 def remarks(runs: Sequence[ComparableRun], names: Sequence[str]) -> list[str]:
     """Return the differences between runs that do not forbid a comparison."""
     rows = [f"{run.rows:,.0f} rows" for run in runs]
+    if all(run.decoding == f"{run.dtype} as stored" for run in runs):
+        stored = ("stored types", [run.dtype for run in runs])
+    else:  # the type of the values may be another than that of the stored numbers
+        stored = ("meanings of the stored numbers", [run.decoding for run in runs])
     return _describe_differences(
         [
             ("numbers of rows", rows),
-            ("stored types", [run.dtype for run in runs]),
+            stored,
             ("arithmetics", [f"{run.method} in {run.precision}" for run in runs]),
         ],
         names,

@@ -203,8 +203,12 @@ def _notes(comparison: Comparison) -> list[str]:
         lines.append("  No two intervals overlap.")
     lines += [f"  Compared all the same: {line}." for line in comparison.mixed]
     lines += [f"  Note: {line}." for line in comparison.remarks]
-    lines += [f"  Left out: {one['source']['uri']}: {one['error']['message']}." for one in comparison.left_out]
+    lines += [f"  Left out: {_left_out(one['source']['uri'], one['error']['message'])}." for one in comparison.left_out]
     return [printable(line) for line in lines]
+
+
+def _left_out(uri: str, message: str) -> str:
+    return message if message.startswith(uri) else f"{uri}: {message}"
 
 
 def _statistics_lines(title: str, statistics: Mapping[str, Any]) -> list[str]:

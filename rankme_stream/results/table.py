@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rankme_stream.errors import printable
+from rankme_stream.errors import counted, printable
 from rankme_stream.numerics.decimals import error_text, rounded_down, rounded_up, with_error
 from rankme_stream.sources import absent_numbers
 
@@ -23,8 +23,7 @@ def table(result: Mapping[str, Any]) -> str:
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
         + printable(f"{kind}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
-        *_decoding_lines(source),
-        *_part_lines(source.get("parts", [])),
+        *source_lines(source),
         "",
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
@@ -58,11 +57,18 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _decoding_lines(source: Mapping[str, Any]) -> list[str]:
-    """Return what the stored numbers mean; nothing for floats that are the values."""
+def source_lines(source: Mapping[str, Any]) -> list[str]:
+    """Return what the stored numbers mean, unless they are the values, and which arrays a dump of several has.
+
+    Parameters
+    ----------
+    source
+        As in a result: ``dtype`` and, where they are known, ``decoding`` and ``parts``.
+    """
     words = source.get("decoding", "")
     is_plain = words == f"{source['dtype']} as stored"
-    return [f"values: {printable(words)}"] if words and not is_plain else []
+    decoding = [f"values: {printable(words)}"] if words and not is_plain else []
+    return decoding + _part_lines(source.get("parts", []))
 
 
 def _part_lines(parts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -82,10 +88,14 @@ def _lidar_lines(lidar: Mapping[str, Any] | None) -> list[str]:
         return []
     details = lidar["details"]
     least, most = details["rows_per_group"]
-    sizes = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    lines = ["", f"  LiDAR uses {details['groups']:,} groups of {sizes} rows, with delta {details['delta']:g}."]
+    sizes = counted(least, "row") if least == most else f"{least:,} to {most:,} rows"
+    used = f"LiDAR uses {counted(details['groups'], 'group')} of {sizes}, with delta {details['delta']:g}."
+    if not details["groups"]:
+        used = "LiDAR uses no group: it takes those of two rows or more, and no group has so many."
+    lines = ["", f"  {used}"]
     if n_rows := details.get("rows_unlabelled"):
-        lines.append(f"  {n_rows:,} rows have no label: they are in no group, and in the numbers of all rows.")
+        lack = "1 row has no label: it is" if n_rows == 1 else f"{n_rows:,} rows have no label: they are"
+        lines.append(f"  {lack} in no group, and in the numbers of all rows.")
     if over := details.get("over_groups"):
         lines.append(
             f"  With as many other groups like these it is between {rounded_down(over[0], 4)} and "
@@ -98,16 +108,16 @@ def _group_lines(groups: Mapping[str, Any]) -> list[str]:
     """Return RankMe of the first groups, one line each."""
     if not groups:
         return []
-    listed = [(printable(name), groups[name]["rankme"]) for name in list(groups)[:_LISTED_GROUPS]]
+    listed = [(printable(name) or "''", groups[name]["rankme"]) for name in list(groups)[:_LISTED_GROUPS]]
     width = max(len(name) for name, _ in listed)
     lines = ["", "  RankMe of groups"]
     for name, estimate in listed:
         value, interval = format_estimate(estimate)
         details = estimate.get("details", {})
-        n_rows = f"{details['n_rows']:,} rows" if "n_rows" in details else ""
+        n_rows = counted(details["n_rows"], "row") if "n_rows" in details else ""
         lines.append(f"  {name:<{width}}  {value:>13} {interval:<11}  {printable(estimate.get('reason') or n_rows)}")
     if len(groups) > len(listed):
-        lines.append(f"  and {len(groups) - len(listed):,} more groups, which are in the JSON")
+        lines.append(f"  and {counted(len(groups) - len(listed), 'more group')}, in the JSON")
     return lines
 
 
@@ -176,6 +186,7 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> l
         f"{sampling['units_read']:,} of {sampling['units']:,} units of {sampling['unit_rows']:,} rows, seed "
         f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
     ]
+    lines += ["  Convergence, after each look:"] if result["convergence"] else []
     for point in result["convergence"]:
         value, interval = format_estimate(point)
         lines.append(f"    {point['rows']:>13,} rows  RankMe {value} {interval}".rstrip())
@@ -195,7 +206,7 @@ def _audit_lines(result: Mapping[str, Any]) -> list[str]:
     for key, what in (("nonfinite", f"{left_out}, left out"), ("zero", zero), ("missing", "never written")):
         if audit[f"rows_{key}"]:
             first = f"the first {'that was read ' if is_part else ''}is row {audit[f'first_{key}']:,}"
-            faults.append(f"  {audit[f'rows_{key}']:,} rows {what}; {first}")
+            faults.append(f"  {counted(audit[f'rows_{key}'], 'row')} {what}; {first}")
     integrity = audit["integrity"]
     checked = "carry no checksum" if integrity == "none" else f"are checked by {printable(integrity)}"
     clean = f"  Every row{' that was read' if is_part else ''} was finite, present and not zero throughout."

@@ -46,10 +46,12 @@ def axis_of_features(
         return _named_axis(wanted, shape, named, uri)
     if len(shape) > 2:
         likely = [axis for axis, name in enumerate(named) if _is(_FEATURES, name)]
-        example = likely[0] if len(likely) == 1 else len(shape) - 1
+        if len(likely) == 1:
+            remedy = f"such as {argument('features_axis', _option(named, likely[0]))}"
+        else:
+            remedy = f"by {argument('features_axis')} {_numbers(shape)}"
         raise SourceFormatError(
-            f"{uri} has {_listed(shape, named)}: say which of them is the features, such as "
-            f"{argument('features_axis', _option(named, example))}; the others become rows"
+            f"{uri} has {_listed(shape, named)}: say which of them is the features, {remedy}; the others become rows"
         )
     first, second = named
     if _is(_FEATURES, first) and not _is(_FEATURES, second):
@@ -65,7 +67,9 @@ def axis_of_features(
 
 
 def reshaped(shape: Sequence[int]) -> str:
-    """Return the remedy for an array of more than two dimensions that is not in a zarr store, for its refusal."""
+    """Return the remedy for an array of other than two dimensions that is not in a zarr store, for its refusal."""
+    if len(shape) == 1:
+        return ": reshape it"
     return ": move the features last and reshape it, or store it in a zarr array" if len(shape) > 2 else ""
 
 
@@ -74,9 +78,18 @@ def _named_axis(wanted: str | int, shape: Sequence[int], names: list[str | None]
     if isinstance(wanted, str) and names.count(wanted) == 1:
         return names.index(wanted)
     number = int(wanted) if re.fullmatch("-?[0-9]{1,3}", str(wanted)) else len(shape)
-    if not -len(shape) <= number < len(shape) or (isinstance(wanted, str) and wanted in names):
-        raise UsageError(f"{uri} has {_listed(shape, names)}; {argument('features_axis')} names none of them: {wanted}")
+    count = names.count(wanted) if isinstance(wanted, str) else 0
+    if count or not -len(shape) <= number < len(shape):
+        named = f"names {count} of them" if count else "names none of them"
+        raise UsageError(
+            f"{uri} has {_listed(shape, names)}; {argument('features_axis')} {named}: {wanted}; give {_numbers(shape)}"
+        )
     return number % len(shape)
+
+
+def _numbers(shape: Sequence[int]) -> str:
+    """Return the numbers of the axes in words."""
+    return f"{', '.join(map(str, range(len(shape) - 1)))} or {len(shape) - 1}"
 
 
 def _listed(shape: Sequence[int], names: list[str | None]) -> str:

@@ -10,7 +10,7 @@ from rankme_stream.errors import SourceNotFoundError
 from rankme_stream.sources.address import split_address
 
 _MAGIC = set("*?[")
-_NUMBER = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"(\d{1,4000})")  # Python reads 4,300 digits
 
 
 def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.concat import Part
 from rankme_stream.sources.file_pattern import matching_files
@@ -116,7 +116,8 @@ class ConcatLabels:
         for labels, part in zip(self.parts, parts, strict=False):
             if labels.n_rows != part.stop - part.start:
                 raise SourceFormatError(
-                    f"{labels.uri} holds {labels.n_rows:,} labels, and {part.name} {part.stop - part.start:,} rows"
+                    f"{labels.uri} holds {labels.n_rows:,} labels, and {part.name} {part.stop - part.start:,} rows: "
+                    "one for each row is needed"
                 )
 
     def read(self, start: int, stop: int) -> Array:
@@ -169,7 +170,13 @@ def open_labels(source: object, missing: str = "error") -> Labels:
         return ConcatLabels([open_labels(file, missing) for file in files], uri)
     if (found := matching_arrays(uri)) is not None:
         return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
-    return NpyLabels(uri) if uri.endswith(".npy") else open_zarr_labels(uri, missing)
+    if uri.endswith(".npy"):
+        return NpyLabels(uri)
+    if uri and not os.path.isabs(uri) and "::" not in uri and "://" not in uri and not os.path.lexists(uri):
+        raise SourceNotFoundError(
+            f"there is no file or folder {uri!r}: check the path; of labels in a store give STORE::{uri}"
+        )
+    return open_zarr_labels(uri, missing)
 
 
 def labels_and_rows(labels: Labels, start: int, stop: int) -> tuple[Array, Array]:

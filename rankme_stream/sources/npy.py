@@ -49,10 +49,18 @@ class NpyFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.uri = os.fspath(path)
+        if self.uri.startswith("file://"):
+            raise SourceFormatError(f"{self.uri}: .npy files are read by their path: give it without file://")
         if "://" in self.uri:
             raise SourceFormatError(f"{self.uri}: .npy files are not read over a network; download it first")
         with self.opened() as descriptor:
-            beginning = io.BytesIO(os.pread(descriptor, _LONGEST_HEADER, 0))
+            first = os.pread(descriptor, _LONGEST_HEADER, 0)
+            if not first.startswith(_MAGIC):
+                what = f"it begins with {first[: len(_MAGIC)]!r}" if first else "it is empty"
+                raise SourceFormatError(
+                    f"{self.uri} is no .npy file, whatever its name: {what}; write it again with np.save"
+                )
+            beginning = io.BytesIO(first)
             self.shape, self.is_fortran, self.dtype = _header(beginning, self.uri)
             self.offset = beginning.tell()
             if self.dtype.hasobject:
@@ -88,7 +96,7 @@ class NpyFile:
         try:
             descriptor = open_regular(self.uri)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise SourceNotFoundError(f"there is no file {self.uri}") from error
+            raise SourceNotFoundError(f"there is no file {self.uri}: check the path") from error
         except PermissionError as error:
             raise SourcePermissionError(f"{self.uri} may not be read: check its permissions") from error
         except OSError as error:

@@ -57,7 +57,8 @@ def open_source(source: object, **options: Any) -> Source:
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if _is_npy(source):
-        _refuse_options(ArrayOptions(path=chosen.path))
+        if chosen.path is not None:
+            raise UsageError(f"{os.fspath(source)} holds one array: leave {argument('path')} out")
         return _decoded(NpySource(os.fspath(source), chosen), chosen)
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
         return _decoded(ZarrSource(source, chosen), chosen)

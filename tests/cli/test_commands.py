@@ -206,6 +206,7 @@ def test_outputs_that_cannot_be_written_are_refused_or_reported(tmp_path):
     done = rankme("score", tmp_path / "s.zarr", "--json", "/dev/full")
     assert done.returncode == 5
     assert "rankme" in done.stdout  # the table is not lost with the file
+    assert "/dev/full cannot be written: No space left on device; free space, or write elsewhere" in done.stderr
     with open("/dev/full", "w") as full:
         done = subprocess.run([*RANKME, "score", tmp_path / "s.zarr"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 5
@@ -294,3 +295,31 @@ def test_a_chunk_changed_during_the_pass_is_refused(deed, tmp_path):
     with pytest.raises(rs.RankMeError, match=r"changed while it was read|missing"):
         rs.measure(tmp_path / "s.zarr", progress=change)
     assert done.is_set()
+
+
+def test_one_row_is_no_plural_an_empty_label_is_seen_and_lidar_without_groups_says_why(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((3, 2))
+    rows[2] = 0.0
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "labels.npy", np.array(["", "b", "c"]))
+    shown = rankme("score", tmp_path / "a.npy", "--group-by", tmp_path / "labels.npy").stdout
+    assert re.search(r"^  '' .* 1 row$", shown, re.MULTILINE)
+    assert "  1 row zero throughout" in shown and "1 rows" not in shown
+    assert "LiDAR uses no group: it takes those of two rows or more, and no group has so many." in shown
+    refused(3, r"\(1 such row where reading stopped\)", "score", tmp_path / "a.npy", "--zeros", "error")
+
+
+def test_a_plan_says_what_the_numbers_mean_and_how_many_arrays_there_are(tmp_path):
+    for number in range(3):
+        np.save(tmp_path / f"a_{number}.npy", np.ones((40, 4), "i1"))
+    arguments = (f"{tmp_path}/a_*.npy", "--decode", "power:2:127")
+    planned, done = rankme("plan", *arguments), rankme("score", *arguments, "--verbose")
+    said = "values: sign(int8) * |int8 / 127|^2", "3 arrays as one, a_0.npy to a_2.npy"
+    assert all(line in text for line in said for text in (planned.stdout, done.stdout, done.stderr))
+    assert rankme("score", *arguments, "--verbose", "--quiet").stderr == ""
+
+
+def test_help_speaks_of_the_options_of_the_command_alone():
+    assert "--concat" not in rankme("compare", "--help").stdout
+    for command in ("score", "plan", "segment"):
+        assert "SOURCE..." in rankme(command, "--help").stdout.partition("\n\n")[0]

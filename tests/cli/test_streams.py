@@ -77,7 +77,7 @@ def test_debug_prints_the_traceback_and_keeps_the_exit_code(folder):
     done = subprocess.run([*RANKME, "score", "nope.npy", "--debug"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 3
     assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1] == "rankme: error: there is no file nope.npy"
+    assert done.stderr.splitlines()[-1] == "rankme: error: there is no file nope.npy: check the path"
 
 
 def test_an_undecodable_path_is_printed_in_any_encoding(folder):

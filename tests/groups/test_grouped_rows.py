@@ -261,7 +261,7 @@ def test_labels_of_chunks_that_are_missing_are_refused(layout, tmp_path):
         ("rows:1", UsageError, "more than 500 groups"),
         (np.arange(1000), UsageError, "more than 500 groups"),
         ("nowhere.npy", rs.RankMeError, "no file nowhere.npy"),
-        ("nowhere.zarr::labels", rs.RankMeError, "no nowhere.zarr"),
+        ("nowhere.zarr::labels", rs.RankMeError, "no file or folder 'nowhere.zarr'"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(spec, error, text, monkeypatch):

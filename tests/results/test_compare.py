@@ -364,6 +364,21 @@ def test_types_rows_and_arithmetics_are_only_noted(documents):
     assert "Note: the arithmetics differ: a: gram in float64; b: tsqr in float64." in str(found)
 
 
+def test_other_meanings_of_the_stored_numbers_are_told_and_older_results_took_them_as_stored(documents):
+    def told(*sources):
+        runs = [run_like(documents, name, source=source) for name, source in zip("ab", sources, strict=True)]
+        runs = [replace(run, uri=name) for name, run in zip("ab", runs, strict=True)]
+        return compare(runs).remarks
+
+    plain, scaled = {"dtype": "int8"}, {"dtype": "int8", "decoding": "int8 * 0.5, by scale_factor"}
+    assert told(plain | {"decoding": "int8 as stored: no scale is declared"}, scaled) == [
+        "the meanings of the stored numbers differ: a: int8 as stored; b: int8 * 0.5, by scale_factor"
+    ]
+    assert told(
+        {"dtype": "float16", "decoding": "float16 as stored"}, {"dtype": "float32", "decoding": "float32 as stored"}
+    ) == ["the stored types differ: a: float16; b: float32"]
+
+
 def test_widths_are_refused_by_the_command_with_exit_code_2(folder, tmp_path):
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).standard_normal((500, 40)))
     refused(2, "widths differ", "compare", folder / "a.npy", tmp_path / "wide.npy")
@@ -388,7 +403,7 @@ def test_dumps_results_and_states_of_the_same_rows_give_the_same_numbers(folder,
 
 
 def test_sources_without_a_result_are_left_out_and_named(folder, documents, tmp_path):
-    absent = {"type": "SourceNotFoundError", "message": "there is no file absent.npy", "exit": 3}
+    absent = {"type": "SourceNotFoundError", "message": "there is no file absent.npy: check the path", "exit": 3}
     refused_before = {"schema_version": 1, "source": {"uri": "absent.npy"}, "error": absent}
     results = [documents["a"], refused_before, documents["b"]]
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, results)))

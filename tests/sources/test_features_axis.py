@@ -40,9 +40,14 @@ def test_an_axis_that_is_not_there_is_refused_with_those_that_are(wanted: Any) -
         axis_of_features(wanted, (3, 4, 5, 6), ["time", "band", "x", "x"], "a.zarr")  # two are called x
 
 
+def test_a_name_of_two_axes_is_refused_and_their_numbers_are_wanted() -> None:
+    with pytest.raises(UsageError, match="features_axis names 2 of them: band; give 0, 1 or 2"):
+        axis_of_features("band", (3, 4, 5), ["band", "band", "y"], "a.zarr")
+
+
 @pytest.mark.parametrize("names", [None, [], ["a"], [None] * 3])
 def test_axes_without_names_are_numbered(names: Any) -> None:
-    with pytest.raises(SourceFormatError, match=r"shape \(3, 4, 5\), without names .* features_axis=2"):
+    with pytest.raises(SourceFormatError, match=r"shape \(3, 4, 5\), without names .* features_axis 0, 1 or 2;"):
         axis_of_features(None, (3, 4, 5), names, "a.zarr")
     assert axis_of_features(None, (3, 4), names, "a.zarr") == 1
 
@@ -102,7 +107,7 @@ def test_npy_files_and_arrays_are_read_features_first(tmp_path: Path, order: Any
         assert source.shape == (300, 7)
         np.testing.assert_array_equal(source.read(50, 120), ROWS[50:120])
     assert open_source(tmp_path / "a.npy", features_axis="1").shape == (7, 300)
-    with pytest.raises(UsageError, match="names none of them: sample"):
+    with pytest.raises(UsageError, match="names none of them: sample; give 0 or 1"):
         open_source(tmp_path / "a.npy", features_axis="sample")
 
 

@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream.errors import MissingChunksError, SourceFormatError
+from rankme_stream.errors import MissingChunksError, SourceFormatError, SourceNotFoundError
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.sources.labels import open_labels
 
@@ -249,3 +249,30 @@ def test_a_group_that_is_no_column_names_the_labels_in_it(tmp_path):
     zarr.open_group(tmp_path / "b.zarr", mode="w").create_array("x", shape=(4, 4), dtype="f4")
     with pytest.raises(SourceFormatError, match="labels need one dimension, and none of them has one"):
         open_labels(f"{tmp_path}/b.zarr")
+
+
+def test_labels_that_are_not_there_name_the_columns_beside_them(tmp_path, monkeypatch):
+    categorical(tmp_path / "a.zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="a")
+    group.create_array("X", shape=ROWS.shape, dtype="f4")
+    group.create_array("obs/_index", shape=(N,), dtype="i4")
+    group.create_array("obs/leiden", shape=(N,), dtype="i4")
+    group["obs"].attrs["encoding-type"] = "dataframe"
+    with pytest.raises(SourceNotFoundError, match=r"obs there holds cell_type, leiden: use e\.g\. '.*::obs/leiden'"):
+        open_labels(f"{tmp_path}/a.zarr::obs/leidn")
+    with pytest.raises(SourceFormatError, match=r"use e\.g\. '.*::obs/cell_type'"):
+        open_labels(f"{tmp_path}/a.zarr::obs")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceNotFoundError, match="of labels in a store give STORE::obs/leiden"):
+        open_labels("obs/leiden")
+
+
+def test_labels_are_one_for_each_row():
+    with pytest.raises(SourceFormatError, match="holds 10 labels, and the source 1,800 rows: one for each row"):
+        counts(np.arange(10))
+
+
+def test_groups_come_in_natural_order():
+    names = [f"s_{number}" for number in range(12)]
+    found = rs.measure(ROWS, groups=np.repeat(names[::-1], N // 12))
+    assert list(found.groups) == names

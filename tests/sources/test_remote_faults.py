@@ -29,6 +29,10 @@ class HttpResponseError(Exception):
         vars(self).update(attributes)
 
 
+class ParamValidationError(Exception):
+    pass
+
+
 class NoCredentialsError(Exception):
     pass
 
@@ -106,3 +110,9 @@ def test_the_wait_that_a_server_wants_is_read(headers, seconds):
 
 def test_the_text_of_an_answer_holds_no_address():
     assert fault_of(HttpResponseError(status=403)).text == "the server answers 403 Forbidden"
+
+
+def test_a_name_that_s3_does_not_take_is_told_in_our_words():
+    found = fault_of(ParamValidationError('Invalid bucket name "Bad_"'))
+    assert found.kind is Kind.LASTING
+    assert found.text.startswith("S3 has no bucket or key of such a name: check the address")

@@ -938,7 +938,7 @@ def test_arrays_without_rows_of_numbers_are_refused(tmp_path: Path, held: np.nda
 
 def test_a_file_with_another_magic_is_no_npy(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(SourceFormatError, match=r"not a \.npy file"):
+    with pytest.raises(SourceFormatError, match=r"is no \.npy file, whatever its name: it begins with b'PK"):
         open_source(tmp_path / "a.npy")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 import rankme_stream as rs
-from rankme_stream.errors import SourceError, SourceFormatError
+from rankme_stream.errors import SourceError, SourceFormatError, UsageError
 
 ROWS = np.random.default_rng(0).standard_normal((60, 4)).astype("f4")
 
@@ -129,7 +130,7 @@ def test_zip_files_joined_into_one_are_refused(tmp_path, zip64, monkeypatch):
         (["model.safetensors"], "it holds 1 .safetensors file (safetensors, which is not read"),
         (["data/part-0.parquet"], "its folder data holds 1 .parquet file"),
         (["snapshots/A", "manifests/B", "refs/branch.main/ref.json"], "it is an icechunk repository: in Python open"),
-        ([], "no metadata of zarr is there"),
+        ([], "the folder is empty"),
         (["readme.txt"], "no metadata of zarr is there"),
     ],
 )
@@ -157,6 +158,53 @@ def test_a_path_that_is_not_in_the_store_names_what_is(tmp_path):
     zarr.create_array(memory, name="emb", shape=(3, 2), dtype="f4")
     with pytest.raises(SourceFormatError, match=r"is a group of arrays, .*; use e\.g\. '.*::emb'"):
         rs.open_source(zarr.open_group(memory, mode="r"))
+
+
+def test_a_path_that_is_not_in_a_group_names_an_array_beside_it_that_is_alike(tmp_path):
+    for name in ("g/half", "g/embeddings", "other"):
+        zarr.create_array(tmp_path / "s.zarr", name=name, shape=(3, 2), dtype="f4")[:] = 1
+    assert f"g there holds embeddings, half: use e.g. '{tmp_path}/s.zarr::g/embeddings'" in message(
+        f"{tmp_path}/s.zarr::g/embedding"
+    )
+    assert "use e.g. " in (said := message(f"{tmp_path}/s.zarr::none"))
+    assert rs.open_source(said.partition("use e.g. '")[2].partition("'")[0]).shape == (3, 2)  # never a group
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        ("nothere", {}, "there is no file or folder 'nothere': check the path"),
+        ("nothere.npy", {}, "there is no file nothere.npy: check the path"),
+        ("", {}, "the source is empty"),
+        ("::", {}, "the source is empty"),
+        ("s.zarr::emb", {"path": "emb"}, "with path the address is the store alone, s.zarr"),
+        ("text.npy", {}, "is no .npy file, whatever its name: it begins with b'hello '"),
+        ("empty.npy", {}, "it is empty; write it again"),
+        ("flat.npy", {}, "(rows, features) array is needed: reshape it"),
+        ("file:///x/a.npy", {}, "give it without file://"),
+        ("foo://bucket/a.zarr", {}, "has the scheme 'foo', which fsspec does not know: check the address"),
+    ],
+)
+def test_a_source_that_is_not_there_says_what_to_give(tmp_path, monkeypatch, source, options, said):
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("s.zarr", name="emb", shape=(3, 2), dtype="f4")[:] = 1
+    (tmp_path / "text.npy").write_text("hello world")
+    (tmp_path / "empty.npy").touch()
+    np.save("flat.npy", np.ones(6))
+    assert said in message(source, **options)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("abfs", "adlfs")])
+def test_a_scheme_without_its_package_names_it(scheme, package):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    assert message(f"{scheme}://bucket/a.zarr").endswith(f"pip install fsspec {package}")
+
+
+def test_a_file_of_one_array_takes_no_path(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    with pytest.raises(UsageError, match=r"a\.npy holds one array: leave path out"):
+        rs.open_source(tmp_path / "a.npy", path="emb")
 
 
 def test_links_in_circles_end(tmp_path):

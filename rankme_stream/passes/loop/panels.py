@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import MagnitudeError, NonFiniteError, ZeroRowError, argument
+from rankme_stream.errors import MagnitudeError, NonFiniteError, ZeroRowError, argument, counted
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, StoredType, named_type
@@ -74,7 +74,7 @@ class PanelWriter:
         except OverflowError as error:
             raise MagnitudeError(
                 f"{row_place(self.source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold "
-                "exactly"
+                "exactly: convert them to float64, which rounds them, or subtract an offset"
             ) from None
         return replace(audit, largest_magnitude=magnitude) if magnitude else audit
 
@@ -102,8 +102,8 @@ class PanelWriter:
         """Return the audit of rows, by their offsets, that hold one number, or zeros, throughout; or refuse zeros."""
         if zero.size and self.rules.zeros == "error":
             raise ZeroRowError(
-                f"{row_place(self.source, row + int(zero[0]))} is zero throughout ({zero.size:,} such rows where "
-                f"reading stopped); pass {argument('zeros', 'skip')} to leave them out and have them counted"
+                f"{row_place(self.source, row + int(zero[0]))} is zero throughout ({counted(zero.size, 'such row')} "
+                f"where reading stopped); pass {argument('zeros', 'skip')} to leave them out and have them counted"
             )
         return Audit(
             rows_zero=int(zero.size), first_zero=row + int(zero[0]) if zero.size else None,
@@ -134,7 +134,7 @@ class PanelWriter:
             is_by_rule = kind.decoding is not None and kind.decoding.absence
             otherwise = f", or {argument('nodata')} NaN to take such numbers as data" if is_by_rule else ""
             raise NonFiniteError(
-                f"{row_place(self.source, first)} {kind.fault} ({n_bad:,} such rows among rows "
+                f"{row_place(self.source, first)} {kind.fault} ({counted(n_bad, 'such row')} among rows "
                 f"{row:,}-{row + len(bad) - 1:,}, where reading stopped); pass "
                 f"{argument('nonfinite', 'skip')} to leave them out and have them counted{otherwise}"
             )

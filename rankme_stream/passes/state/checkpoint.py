@@ -132,7 +132,7 @@ def resume_state(stored: State, wanted: State, source: Source, path: Path) -> St
 
 def _check_rows(stored: State, source: Source, path: Path) -> None:
     """Refuse a source whose rows are not those that a file covers: as they are stored, and by the values of some."""
-    covered, start_over = stored.covered, f"into {path} from {stored.source['uri']}: delete it to start over"
+    covered, start_over = stored.covered, f"into {path} from {stored.source['uri']}: delete {path} to start over"
     for stretch in stored.stretches:
         is_covered = any(start < stretch.stop and stretch.start < stop for start, stop in covered)
         if is_covered and source.fingerprint(stretch.start, stretch.stop) != stretch.fingerprint:

@@ -314,8 +314,8 @@ def _check_parts(whole: State, state: State, name: str) -> None:
     is_as_long = state.plan.row_stop == whole.plan.row_stop
     if differs is None and is_as_long and (state.anchor, state.content) != (whole.anchor, whole.content):
         differs = (
-            f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile; "
-            "several arrays make one pass only where they are opened as one"
+            f"rows of {state.source['uri']} there and of {whole.source['uri']} here, or written again meanwhile; to "
+            "join several arrays, read each part of a pass with segment over all of them opened as one"
         )
     if differs is not None:
         raise StateError(f"{name} is no part of the pass of the files before it: {differs}")

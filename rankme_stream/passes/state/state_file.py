@@ -92,7 +92,7 @@ def _write_whole(
     except FileExistsError:
         raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {reason(error)}") from None
+        raise OutputError(f"{path} cannot be written: {reason(error)}; free space, or write elsewhere") from None
     return n_bytes
 
 

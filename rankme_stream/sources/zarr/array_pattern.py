@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -60,11 +62,12 @@ def matching_arrays(source: object, path: str | None = None) -> Matches | None:
     search = _Search(listed, uri)
     found = sorted(search.arrays("", pattern.split("/")), key=natural_key)
     if search.lacking and found:
-        named = ", ".join(sorted(search.lacking)[:_NAMED]) + (", ..." if len(search.lacking) > _NAMED else "")
         raise SourceFormatError(
-            f"{uri}: {len(search.lacking):,} that match its first names have no such array ({named}): give a narrower "
-            "pattern, or name every array and open them as one"
+            f"{uri}: {_lacking_in_words(search.lacking, pattern)}: give a narrower pattern, or name every array and "
+            "open them as one"
         )
+    if not found and (alike := _alike(search, pattern)):
+        raise SourceNotFoundError(f"no zarr array matches {uri}: use e.g. '{base}::{alike}'")
     if not found:
         content = store_content(listed, "", base) or "no metadata of zarr is there"
         raise SourceNotFoundError(
@@ -72,6 +75,26 @@ def matching_arrays(source: object, path: str | None = None) -> Matches | None:
         )
     location = split_address(text)[0] if path is None else text
     return Matches(location or store, found, uri)
+
+
+def _lacking_in_words(lacking: list[str], pattern: str) -> str:
+    """Return which paths match the first names of a pattern and hold no array of the others."""
+    names, n_first = pattern.split("/"), min(lacking, key=natural_key).count("/") + 1
+    listed = sorted((path for path in lacking if path.count("/") + 1 == n_first), key=natural_key)
+    named = ", ".join(listed[:_NAMED]) + (f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else "")
+    match, hold = ("matches", "holds") if len(listed) == 1 else ("match", "hold")
+    return f"{named} {match} '{'/'.join(names[:n_first])}' and {hold} no '{'/'.join(names[n_first:])}'"
+
+
+def _alike(search: _Search, pattern: str) -> str | None:
+    """Return a pattern that differs in its last name and matches arrays; None if there is none."""
+    folder, _, name = pattern.rpartition("/")
+    if not is_pattern(folder):
+        return None
+    found = Counter(path.rpartition("/")[2] for path in search.arrays("", [*folder.split("/"), "*"]))
+    close = get_close_matches(name, found, n=1)
+    last = close[0] if close else next((one for one, _ in found.most_common(1)), None)
+    return None if last is None else f"{folder}/{last}"
 
 
 class _Search:

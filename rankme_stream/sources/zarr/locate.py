@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from zarr.errors import BaseZarrError, NodeNotFoundError, ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
-from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError
+from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError, argument
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
@@ -44,6 +44,7 @@ METADATA_ERRORS = (
 _LISTED = 20
 _LONGEST_NAME = 200  # characters: some stores name all that they hold
 _DEEPEST = 4  # levels of groups: links may lead around in circles
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
@@ -65,6 +66,13 @@ def locate(source: object, path: str | None = None) -> tuple[Store, str, str]:
     if not isinstance(uri, str):
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}")
     location, inside = split_address(uri) if path is None else (uri, path)
+    if not location:
+        raise SourceNotFoundError("the source is empty: give the path or URL of a store")
+    alone = split_address(location)[0]
+    if path is not None and alone != location and "://" not in location and not os.path.lexists(location):
+        raise SourceNotFoundError(
+            f"there is no file or folder {location!r}: with {argument('path')} the address is the store alone, {alone}"
+        )
     inside = inside.strip("/")
     name = without_secrets(location if path is None and not inside else f"{location}::{inside}")
     return _open_location(location.removeprefix("file://"), name), inside, name
@@ -92,8 +100,10 @@ def _open_location(location: str, uri: str) -> Store:
         raise
     except ImportError as error:
         raise SourceFormatError(_install_message(location, error)) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceNotFoundError(f"there is no file or folder {location!r}: check the path") from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or is_storage_fault(error):
+        if isinstance(error, PermissionError) or is_storage_fault(error):
             raise file_error(location, error) from error
         raise SourceFormatError(f"{uri} cannot be opened: {in_one_line(error)}") from error
     except ValueError as error:
@@ -126,7 +136,11 @@ def _install_message(url: str, error: ImportError) -> str:
     protocols = [link.partition("://")[0] for link in url.split("::")]
     extras = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}
     extra = next((extras[protocol] for protocol in protocols if protocol in extras), None)
-    remedy = f"pip install 'rankme-stream[{extra}]'" if extra else f"install fsspec and its package ({error})"
+    package = next((_PACKAGES[protocol] for protocol in protocols if protocol in _PACKAGES), None)
+    if extra:
+        remedy = f"pip install 'rankme-stream[{extra}]'"
+    else:
+        remedy = f"pip install fsspec {package}" if package else f"install fsspec and its package ({error})"
     return f"{'::'.join(protocols)}:// needs packages that are not installed: {remedy}"
 
 
@@ -167,7 +181,7 @@ def open_array(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> zarr
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
         found = None if store.archive is None else arrays_inside(store.archive, path)
-        found = found or store_content(store, path, uri)
+        found = found or store_content(store, path, uri, ndim)
         hint = f"{check}; {found}" if path and found else found or check
         raise SourceNotFoundError(f"there is no zarr array at {uri}: {hint}") from error
     except (*METADATA_ERRORS, ImportError) as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -57,6 +59,7 @@ _ENCODINGS = {  # the attribute "encoding-type" of AnnData
     "dataframe": "a table of columns, which are not read as one: write them as an array",
     "categorical": "labels of rows, not rows",
 }
+_INDEX = "_index"  # names of rows in a table of AnnData, each different
 _ICECHUNK = {"snapshots", "manifests"}
 
 
@@ -87,8 +90,10 @@ def file_content(path: str) -> str:
     return "is neither a zarr store nor a .npy file: convert it first"
 
 
-def store_content(store: AuditingStore, path: str, uri: str) -> str | None:
+def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> str | None:
     """Return what lies at a path of a store where there is no array or group, and what to do; None if unknown.
+
+    Arrays of fewer dimensions than ``ndim``, or of another number where that is 1, are not proposed.
 
     Notes
     -----
@@ -96,15 +101,48 @@ def store_content(store: AuditingStore, path: str, uri: str) -> str | None:
     """
     location = uri.removesuffix(f"::{path}")
     with suppress(RankMeError, OSError, ValueError, NotImplementedError):
-        for place in dict.fromkeys((path, "")):
+        for place in dict.fromkeys((path, path.rpartition("/")[0], "")):
             if names := store.names(place):
                 return (
                     _icechunk(names)
                     or _archive(store, names)
-                    or _nodes(store, names, place, path, location)
+                    or _nodes(_Look(store, ndim), names, place, path, location)
                     or _files(store, names, place, location)
                 )
+        if store.root is not None and not os.listdir(store.root):
+            return "the folder is empty"
     return None
+
+
+class _Look(NamedTuple):
+    """Look for arrays of as many dimensions as are needed: 2 or more for rows, 1 for labels."""
+
+    store: AuditingStore
+    ndim: int
+
+    def dimensions(self, folder: str) -> int | None:
+        """Return the number of dimensions of an array, 0 for a group; None where there is neither."""
+        for document in ("zarr.json", ".zarray", ".zgroup"):
+            if found := self.store.fetch(f"{folder}/{document}"):
+                with suppress(ValueError, TypeError, AttributeError):  # broken metadata are refused where they are read
+                    return len(json.loads(found).get("shape", ()))
+                return 0
+        return None
+
+    def fits(self, folder: str) -> bool:
+        """Return whether an array, or a column of AnnData in several arrays, is what is needed."""
+        n_axes = self.dimensions(folder) or 0
+        if self.ndim > 1:
+            return n_axes >= self.ndim
+        is_column = not n_axes and any(self.store.holds_array(f"{folder}/{one}") for one in ("codes", "values"))
+        return is_column or n_axes == 1
+
+    def first(self, folders: Sequence[str]) -> str | None:
+        """Return the first that is what is needed, or the first in one of them."""
+        if found := next(filter(self.fits, folders), None):
+            return found
+        inner = (f"{folder}/{name}" for folder in folders for name in self.store.names(folder)[:_CHILDREN_TRIED])
+        return next(filter(self.fits, inner), None)
 
 
 def _icechunk(names: Sequence[str]) -> str | None:
@@ -128,21 +166,24 @@ def _archive(store: AuditingStore, names: Sequence[str]) -> str | None:
     return None
 
 
-def _nodes(store: AuditingStore, names: Sequence[str], place: str, path: str, location: str) -> str | None:
+def _nodes(look: _Look, names: Sequence[str], place: str, path: str, location: str) -> str | None:
     """Return which of the names at a place are zarr arrays or groups."""
 
-    def is_node(name: str) -> bool:
-        folder = f"{place}/{name}" if place else name
-        return any(store.fetch(f"{folder}/{document}") for document in ("zarr.json", ".zgroup", ".zarray"))
+    def full(name: str) -> str:
+        return f"{place}/{name}" if place else name
 
-    found = [name for name in names[:_CHILDREN_TRIED] if is_node(name)]
+    found = [name for name in names[:_CHILDREN_TRIED] if look.dimensions(full(name)) is not None]
     if not found:
         return None
-    if not place and path and len(found) == 1 and store.holds_array(f"{found[0]}/{path}"):
+    if not place and path and len(found) == 1 and look.store.holds_array(f"{found[0]}/{path}"):
         return f"it lies in the folder {found[0]} there: use '{location}::{found[0]}/{path}'"
+    if look.ndim == 1 and place:
+        found = [name for name in found if name != _INDEX and look.fits(full(name))] or found
     listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
-    first = f"{place}/{found[0]}" if place else found[0]
-    return f"it holds {listed}: use e.g. '{location}::{first}'"
+    close = get_close_matches(path.rpartition("/")[2], found, n=len(found))
+    first = look.first([full(name) for name in [*close, *found]])
+    where = f"{place} there" if place and place != path else "it"
+    return f"{where} holds {listed}" + (f": use e.g. '{location}::{first}'" if first else "")
 
 
 def _files(store: AuditingStore, names: Sequence[str], place: str, location: str) -> str | None:
@@ -177,7 +218,7 @@ def group_content(group: zarr.Group, members: Sequence[zarr.Array[Any]], store: 
     """
     encoding = _ENCODINGS.get(str(group.attrs.get("encoding-type")), "")
     if ndim == 1:
-        paths = [member.path for member in members if member.ndim == 1]
+        paths = [member.path for member in members if member.ndim == 1 and not member.path.endswith(f"/{_INDEX}")]
         found = list(dict.fromkeys(path.removesuffix("/codes").removesuffix("/categories") for path in paths))
         none = "labels need one dimension, and none of them has one"
     else:

@@ -297,6 +297,7 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
     assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
     assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
     assert "They also cover the error of reading a part, for all rows, with probability 0.95" in done.output
+    assert "\n  Convergence, after each look:\n  " in done.stdout
     for point in document["convergence"]:
         assert f"{point['rows']:,} rows  RankMe" in done.stdout
         assert f"rankme: {point['rows']:,} rows, RankMe" in done.stderr

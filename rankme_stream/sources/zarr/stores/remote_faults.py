@@ -90,6 +90,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(Kind.NO_CREDENTIALS, text)
     if names & _DENIED:
         return Fault(Kind.DENIED, text)
+    if "ParamValidationError" in names:
+        return Fault(Kind.LASTING, f"S3 has no bucket or key of such a name: check the address ({text})")
     if names & _LASTING or isinstance(error, ssl.SSLCertVerificationError):
         return Fault(Kind.LASTING, text)
     if names & _UNREACHABLE or isinstance(error, socket.gaierror):

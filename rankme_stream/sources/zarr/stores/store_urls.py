@@ -27,13 +27,20 @@ def open_url(url: str) -> FsspecStore:
     ImportError
         If fsspec, or its package for a protocol, is not installed.
     SourceFormatError
-        If no scheme of a chain names a file.
+        If fsspec does not know a scheme, or none of a chain names a file.
     SourceError, StorageError
         If fsspec refuses, or what it reads to open the store cannot be read.
     """
+    from fsspec import available_protocols, registry
     from fsspec.core import url_to_fs
 
     protocols = _SCHEME.findall(url)
+    for protocol in protocols:
+        if protocol not in available_protocols() and protocol not in registry:
+            raise SourceFormatError(
+                f"{without_secrets(url)} has the scheme {protocol!r}, which fsspec does not know: check the address, "
+                "or install the package that adds it"
+            )
     if protocols[-1] in _NEED_A_FILE:
         raise SourceFormatError(
             f"{without_secrets(url)} names no file to read: add it with its scheme, as in "
