@@ -131,7 +131,7 @@ passes_option = click.option(
     help="Most passes of rsvd; later passes sharpen its directions and bound the rest.",
 )  # fmt: skip
 tolerance_option = click.option(
-    "--tolerance", type=_Number(0.0, min_open=True), default=1e-3, show_default=True,
+    "--tolerance", type=_Number(0.0), default=1e-3, show_default=True,
     help="Largest relative half-width of RankMe's interval; exit code 4 if it is not met.",
 )  # fmt: skip
 dims_option = click.option(
