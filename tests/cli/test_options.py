@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
         (2, ["--memory", "10"], "'10' is 10 bytes; write 10GiB"),
         (2, ["--group-by", "rows:99999999999999999999"], "--group-by is 'rows:99999999999999999999'"),
         (2, ["--tolerance", "inf"], "--tolerance is inf and must be finite and above 0"),
-        (2, ["--tolerance", "0"], "0.0 is not in the range x>0.0"),
+        (2, ["--tolerance", "0"], "must be finite and above 0"),
         (2, ["--tolerance", "nan"], "--tolerance"),
         (2, ["--sample", "--confidence", "0.9999999999999999"], "--confidence"),
         (2, ["--rows", f"{LONG}:"], "is not a row range"),
