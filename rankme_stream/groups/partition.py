@@ -196,7 +196,7 @@ def _widen(codes: Array, n_groups: int, n_filled: int) -> Array:
         return codes
     widened = np.empty(len(codes), dtype)
     filled = codes[:n_filled]
-    widened[:n_filled] = np.where(filled == np.iinfo(codes.dtype).max, np.iinfo(dtype).max, filled)
+    widened[:n_filled] = np.where(filled == np.iinfo(codes.dtype).max, dtype.type(np.iinfo(dtype).max), filled)
     return widened
 
 
