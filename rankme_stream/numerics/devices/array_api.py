@@ -9,11 +9,44 @@ from typing import Any
 
 import numpy as np
 
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
-from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType, stored_type
+from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
 
 _EXACT_INTEGER = 2**53
 _WIDE = ("int64", "uint64")
+_FLOAT64 = named_type("float64")
+
+
+class DoneEvent:
+    """A point in work that was done when it was queued."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+class ImmediateStream:
+    """Work that is done when it is queued."""
+
+    def __init__(self, device: StandardDevice) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        """Enter nothing."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing."""
+
+    def copy(self, rows: Array, out: Any) -> None:
+        """Copy rows of the host into an array of the device."""
+        out[...] = self._device.upload(rows)
+
+    def record(self) -> DoneEvent:
+        """Return a point that was reached."""
+        return DoneEvent()
+
+    def wait(self, event: Any) -> None:
+        """Return at once."""
 
 
 class StandardDevice:
@@ -82,50 +115,104 @@ class StandardDevice:
         name = str(rows.dtype).rpartition(".")[2]
         return stored_type(np.dtype(np.uint16 if name == "bfloat16" else name), uri=uri, declared=name)
 
-    def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows on the device."""
-        if not isinstance(stored, np.ndarray):
-            return stored
-        if kind.name in self._types:
-            return self.upload(stored)
-        values = np.empty(stored.shape)
-        kind.widen(stored, values, np.empty(stored.shape, np.int32))
-        return self.upload(values)
+    def stream(self) -> Any:
+        """Return a stream whose work is done when it is queued."""
+        return ImmediateStream(self)
 
-    def nonfinite_rows(self, rows: Any, kind: StoredType) -> Array | None:
-        """Return a mask on the host of the rows that hold NaN or infinity; None where none does."""
-        if not kind.is_float:
-            return None
-        is_finite = self.xp.all(self.xp.isfinite(rows), axis=1)
-        return None if bool(self.xp.all(is_finite)) else ~self.download(is_finite)
+    def finish(self) -> None:
+        """Return at once: all work was done when it was queued."""
 
-    def zero_rows(self, rows: Any, kind: StoredType) -> Array:
-        """Return the indices, on the host, of the rows that are zero throughout."""
-        return np.flatnonzero(self.download(self.xp.all(rows == 0, axis=1)))
+    def pinned(self, n_bytes: int) -> Array:
+        """Return plain memory of the host."""
+        return np.empty(n_bytes, np.uint8)
 
-    def constant_rows(self, rows: Any, kind: StoredType) -> Array:
-        """Return the indices, on the host, of the rows that hold one number throughout."""
-        if rows.shape[1] < 2:
-            return np.arange(0)
-        return np.flatnonzero(self.download(self.xp.all(rows[:, 1:] == rows[:, :1], axis=1)))
+    def is_pinned(self, rows: Array) -> bool:
+        """Return False: rows are copied into memory of the pass first."""
+        return False
 
-    def largest_magnitude(self, rows: Any, kind: StoredType) -> float:
-        """Return the largest absolute value of float64 data; 0.0 for every other type."""
-        return float(self.xp.max(self.xp.abs(rows))) if kind.name == "float64" else 0.0
+    def taken_as(self, kind: StoredType) -> StoredType:
+        """Return the type itself if arrays of the device have it and hold the values; else float64."""
+        return kind if kind.decoding is None and kind.name in self._types else _FLOAT64
 
-    def without(self, rows: Any, out: Array) -> Any:
-        """Return the rows, with the rows of a mask on the host set to zero."""
-        return self.xp.where(self.upload(out)[:, None], self.xp.zeros_like(rows), rows)
+    def stored_rows(self, shape: tuple[int, int], kind: StoredType) -> Any:
+        """Return memory of the device for stored rows."""
+        return self.xp.empty(shape, dtype=self._type(kind.name), device=self._device)
 
-    def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Any) -> None:
-        """Write the values of finite rows into ``out``, of the type of a panel and of the same shape."""
+    def slab(self, shape: tuple[int, int], dtype: str) -> Any:
+        """Return zeros for a slab."""
+        return self.zeros(shape, dtype)
+
+    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+        """Look at every value of stored rows once, and write the rows, with a one in front, into a slab."""
+        xp, flags = self.xp, seen.flags
+        found = xp.zeros_like(flags)
+        if kind.is_float:
+            found = found + self._bits(~xp.all(xp.isfinite(stored), axis=1), NONFINITE)
+        found = found + self._bits(xp.all(stored == 0, axis=1), ZERO)
+        if stored.shape[1] > 1:
+            found = found + self._bits(xp.all(stored[:, 1:] == stored[:, :1], axis=1), CONSTANT)
         if kind.name in _WIDE:
-            beyond = rows > _EXACT_INTEGER
+            beyond = stored > _EXACT_INTEGER
             if kind.dtype.kind == "i":
-                beyond = beyond | (rows < -_EXACT_INTEGER)
-            if bool(self.xp.any(beyond)):
-                raise OverflowError(int(np.argmax(self.download(self.xp.any(beyond, axis=1)))))
-        out[...] = self.xp.astype(rows, out.dtype)
+                beyond = beyond | (stored < -_EXACT_INTEGER)
+            found = found + self._bits(xp.any(beyond, axis=1), INEXACT)
+        flags[...] = xp.bitwise_or(flags, found)
+        counts = xp.bitwise_and(flags, xp.asarray(skip, dtype=xp.uint8, device=self._device)) == 0
+        kept = xp.where(counts[:, None], stored, xp.zeros_like(stored))
+        if kind.name == "float64":
+            magnitudes = xp.max(xp.abs(kept), axis=1)
+            flags[...] = xp.bitwise_or(flags, self._bits(magnitudes > LARGEST_MAGNITUDE, LARGE))
+            seen.largest[...] = xp.maximum(seen.largest, xp.max(magnitudes))
+        seen.nonzero[...] = xp.bitwise_or(seen.nonzero, self._bits(xp.any(kept != 0, axis=0), 1))
+        slab[:, 0] = xp.astype(counts, slab.dtype)
+        slab[:, 1:] = xp.astype(kept, slab.dtype)
+
+    def _bits(self, mask: Any, bit: int) -> Any:
+        """Return a mask as bytes that hold a bit or nothing."""
+        return self.xp.astype(mask, self.xp.uint8) * self.xp.asarray(bit, dtype=self.xp.uint8, device=self._device)
+
+    def unit_rows(self, slab: Any, out: Any) -> None:
+        """Write the rows of a float64 slab, scaled to unit length, into another; rows of zeros become zeros."""
+        xp, rows = self.xp, slab[:, 1:]
+        squares = self.squared_lengths(rows)
+        is_zero = squares == 0
+        scales = 1.0 / xp.sqrt(xp.where(is_zero, xp.ones_like(squares), squares))
+        self.scale(rows, scales, out[:, 1:])
+        out[:, 0] = xp.where(is_zero, xp.zeros_like(squares), slab[:, 0])
+
+    def add_panels(self, slab: Any, panel_rows: int, total: Any, scratch: Any) -> None:
+        """Add ``panel.T @ panel`` of each float64 panel of a slab, one after another, to a float64 matrix."""
+        for start in range(0, slab.shape[0], panel_rows):
+            panel = slab[start : start + panel_rows, :]
+            self.add_product(panel, panel, total, scratch)
+
+    def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Any) -> None:
+        """Do as ``add_panels`` with float32 products."""
+        xp, width = self.xp, slab.shape[1]
+        product = scratch.array("product32", (width, width), dtype=np.float32)
+        for number, start in enumerate(range(0, slab.shape[0], panel_rows)):
+            panel = slab[start : start + panel_rows, :]
+            if panel.dtype == xp.float64:
+                rounded = scratch.array("panel32", tuple(panel.shape), dtype=np.float32)
+                self.narrow(panel, rounded)
+                panel = rounded
+            self.set_product(panel, panel, product)
+            is_finite = xp.all(xp.isfinite(xp.linalg.diagonal(product)))
+            overflowed[number] = xp.astype(~is_finite, xp.uint8)
+            wide = xp.astype(product, xp.float64)
+            if panel.dtype != xp.float32:
+                wide = self._with_true_diagonal(wide, panel)
+            total += wide
+
+    def _with_true_diagonal(self, product: Any, panel: Any) -> Any:
+        """Return a product scaled by rows and columns so that its diagonal is the sum of squares of each column."""
+        xp = self.xp
+        true = xp.sum(xp.square(xp.astype(panel, xp.float32)), axis=0, dtype=xp.float64)
+        computed = xp.linalg.diagonal(product)
+        is_usual = (computed > 0) & xp.isfinite(computed)
+        ratio = xp.where(is_usual, true, xp.ones_like(true)) / xp.where(is_usual, computed, xp.ones_like(computed))
+        scales = xp.sqrt(ratio)
+        return product * scales[:, None] * scales[None, :]
 
     def squared_lengths(self, rows: Any) -> Any:
         """Return the sum of the squares of each row of a float64 array."""
