@@ -183,7 +183,7 @@ class StandardDevice:
     def add_panels(self, slab: Any, panel_rows: int, total: Any, scratch: Any) -> None:
         """Add ``panel.T @ panel`` of each float64 panel of a slab, one after another, to a float64 matrix."""
         for start in range(0, slab.shape[0], panel_rows):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             self.add_product(panel, panel, total, scratch)
 
     def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Any) -> None:
@@ -191,7 +191,7 @@ class StandardDevice:
         xp, width = self.xp, slab.shape[1]
         product = scratch.array("product32", (width, width), dtype=np.float32)
         for number, start in enumerate(range(0, slab.shape[0], panel_rows)):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             if panel.dtype == xp.float64:
                 rounded = scratch.array("panel32", tuple(panel.shape), dtype=np.float32)
                 self.narrow(panel, rounded)
