@@ -84,7 +84,8 @@ class Workload:
         """Number of rows in a slab: whole panels that are audited and cast at once."""
         grid = self.grid
         if self.is_on_card:
-            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows)
+            precision = self.arithmetic.precision
+            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows, precision)
         rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
         return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
