@@ -191,8 +191,8 @@ class TorchDevice(StandardDevice):
     def _batches(self, slab: Any, panel_rows: int, scratch: Workspace) -> Iterator[tuple[Any, int]]:
         """Yield the features of some panels, shape ``(panels, rows, D)``, and how many of the panels are of the slab.
 
-        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: the last
-        ones are filled up with panels of zeros.
+        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: a batch that
+        is not full is multiplied beside panels of zeros, or old ones, whose products nobody uses.
         """
         rows, width = slab.shape[0], slab.shape[1] - 1
         if rows < panel_rows:
@@ -206,7 +206,6 @@ class TorchDevice(StandardDevice):
                 key = ("batch", (batch * panel_rows, 1 + width), _name(slab.dtype))
                 whole = scratch.kept(key, partial(self.slab, *key[1:]))
                 whole[:n_rows, :].copy_(some)
-                whole[n_rows:, :].zero_()
                 some = whole
             yield some[:, 1:].unflatten(0, (batch, panel_rows)), n_rows // panel_rows
 
@@ -317,10 +316,10 @@ def _add_bits(flags: Any, mask: Any, bit: int) -> None:
 def _true_over_computed(torch: Any, panels: Any, squares: Any) -> Any:
     """Return the root of the true over the computed sum of squares of each feature, shape ``(panels, D)``, float32.
 
-    1 where a sum is zero or overflowed.
+    1 where both are zero, or where one overflowed, which is found by its diagonal.
     """
     ratios = torch.linalg.vector_norm(panels, dim=1, dtype=torch.float32) / squares.sqrt()
-    return torch.where((ratios > 0) & (ratios < math.inf), ratios, torch.ones_like(ratios))
+    return torch.where(ratios < math.inf, ratios, torch.ones_like(ratios))  # neither NaN nor infinite
 
 
 def adopted(array: Any, uri: str) -> Adopted:
