@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO, Seen
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
 
@@ -183,7 +183,7 @@ class StandardDevice:
     def add_panels(self, slab: Any, panel_rows: int, total: Any, scratch: Any) -> None:
         """Add ``panel.T @ panel`` of each float64 panel of a slab, one after another, to a float64 matrix."""
         for start in range(0, slab.shape[0], panel_rows):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             self.add_product(panel, panel, total, scratch)
 
     def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Any) -> None:
@@ -191,7 +191,7 @@ class StandardDevice:
         xp, width = self.xp, slab.shape[1]
         product = scratch.array("product32", (width, width), dtype=np.float32)
         for number, start in enumerate(range(0, slab.shape[0], panel_rows)):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             if panel.dtype == xp.float64:
                 rounded = scratch.array("panel32", tuple(panel.shape), dtype=np.float32)
                 self.narrow(panel, rounded)
@@ -209,7 +209,7 @@ class StandardDevice:
         xp = self.xp
         true = xp.sum(xp.square(xp.astype(panel, xp.float32)), axis=0, dtype=xp.float64)
         computed = xp.linalg.diagonal(product)
-        is_usual = (computed > 0) & xp.isfinite(computed)
+        is_usual = (computed >= LEAST_DIAGONAL) & xp.isfinite(computed)
         ratio = xp.where(is_usual, true, xp.ones_like(true)) / xp.where(is_usual, computed, xp.ones_like(computed))
         scales = xp.sqrt(ratio)
         return product * scales[:, None] * scales[None, :]

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, StoredType
 
+# Least sum of squares in float32 by which a product is put right: what underflow takes from smaller ones may be large.
+LEAST_DIAGONAL = 2.0**-80
+
 # What is found in a row, as bits of one byte. MISSING is set by the caller, before the card looks.
 NONFINITE, ZERO, CONSTANT, LARGE, INEXACT, MISSING = 1, 2, 4, 8, 16, 32
 
@@ -133,6 +136,7 @@ class Card(Device, Protocol):
 
         Products of 16-bit panels are put right by their diagonals, because tensor cores cut off when they sum:
         rows and columns are scaled by the root of the true sum of squares, in float32 or better, over the computed.
+        Those whose computed sum is below ``LEAST_DIAGONAL``, or not finite, are left as they are.
 
         Parameters
         ----------
