@@ -20,6 +20,14 @@ from rankme_stream.spectra.spectrum import Evidence
 _IMPOSSIBLE = 3.0  # times the worst case; a larger estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
 
 
+def overflow_error(start: int, stop: int) -> MagnitudeError:
+    """Return the error of a panel of rows [start, stop) whose float32 product overflowed."""
+    return MagnitudeError(
+        f"rows {start:,}-{stop - 1:,} hold values whose squares overflow float32; "
+        f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
+    )
+
+
 class Float32GramAccumulator(GramSums):
     """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
 
