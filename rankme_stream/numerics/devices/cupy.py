@@ -57,6 +57,10 @@ class CupyDevice(StandardDevice):
         bits = self.upload(stored).astype(np.uint32)
         return (bits << np.uint32(16)).view(np.float32)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Refuse settings under which products would not be what their bounds assume."""
+        cuda_settings.check(self, precision, panel_type)
+
     def multiplies_exactly(self, kind: StoredType) -> bool:
         """Return whether cuBLAS sums products of such rows in float32; bfloat16 rows are float32 here."""
         return kind.name == "float16" and cuda_settings.adds_in_float32(self, kind)
