@@ -7,8 +7,8 @@ asks to. Whoever reads too early, or too late, finds bytes of ones, which are Na
 fraction:
 
 * new memory of the card;
-* memory of the card that nothing refers to any more: it goes at once to arrays that are made later in the stream in
-  which it was allocated, and is spoiled in the order of that stream;
+* memory of the card that nothing refers to any more, once it was given to an array that was made later in the stream
+  in which it had been allocated; it is spoiled in the order of that stream;
 * pinned memory that nothing refers to any more, at once.
 
 Threads of the host that read can be played as well (``Readers``): then a seed repeats everything. A schedule can leave
@@ -38,7 +38,7 @@ TYPES = (
 )  # fmt: skip
 PLAIN = StandardDevice(plain, "plain:0", types=TYPES)  # the same arithmetic, done at once
 DLPACK_KIND = 78
-_POISON = 0xFF
+_POISON, _ALIGNED = 0xFF, 64
 
 
 class Site(NamedTuple):
@@ -109,11 +109,6 @@ class Schedule:
             while self._random.random() < self._eagerness and (ready := self._ready()):
                 self._do(self._chosen(ready))
 
-    def put_quietly(self, queue: _Queue, work: Callable[[], object]) -> None:
-        """Put an operation into a queue from any place, such as the end of an object."""
-        queue.waiting.append(_Operation(work, None))
-        queue.n_queued += 1
-
     def wait(self, event: ToyEvent) -> None:
         """Do operations until an event was reached, in any order that is allowed; some need not have been done."""
         with self._lock:
@@ -177,10 +172,19 @@ class ToyEvent:
 
 
 class ToyStream:
-    """A queue of a card; as a context it is the current one of the thread."""
+    """A queue of a card; as a context it is the current one of the thread.
+
+    A new stream may be known by the number of one that is gone: then it has the free memory of that one, whose work may
+    still be under way.
+    """
 
     def __init__(self, card: AsyncToy) -> None:
         self._card, self.queue = card, card.schedule.queue()
+        if card.old_pools:
+            self.queue.pool = card.old_pools.pop()
+
+    def __del__(self) -> None:
+        self._card.old_pools.append(self.queue.pool)
 
     def __enter__(self) -> None:
         self._card.entered.append(self.queue)
@@ -207,20 +211,23 @@ class ToyStream:
 
 
 class _Memory:
-    """Bytes of a card, lent by the pool of the queue in which they were allocated."""
+    """Bytes of a card, from the pool of the queue in which they are allocated; they go back there at once."""
 
     def __init__(self, card: AsyncToy, n_bytes: int) -> None:
-        self._schedule, self._queue = card.schedule, card.current
-        fitting = [number for number, free in enumerate(self._queue.pool) if free.size >= n_bytes > 0]
+        self._queue, wanted = card.current, -(-n_bytes // _ALIGNED) * _ALIGNED
+        pool = self._queue.pool
+        fitting = [number for number, free in enumerate(pool) if free.size >= wanted]
         if fitting:
-            self.held = self._queue.pool.pop(self._schedule.choose(fitting))
+            free = pool.pop(card.schedule.choose(fitting))
+            self.held = held = free[:wanted]
+            if free.size > wanted:
+                pool.append(free[wanted:])
+            card.put(lambda: spoil(held))
         else:
-            self.held = np.full(n_bytes, _POISON, np.uint8)
+            self.held = np.full(wanted, _POISON, np.uint8)
 
     def __del__(self) -> None:
-        held = self.held
-        self._queue.pool.append(held)
-        self._schedule.put_quietly(self._queue, lambda: spoil(held))
+        self._queue.pool.append(self.held)
 
 
 def spoil(memory: np.ndarray) -> None:
@@ -296,10 +303,22 @@ def _refuse_host(value: Any) -> None:
 
 
 def _raw(value: Any) -> Any:
-    """Return a value with the memory of its arrays in their place."""
+    """Return a value with numpy's arrays in place of those of the card."""
+    return _each(value, lambda array: array.raw)
+
+
+def _ones(value: Any) -> Any:
+    """Return a value with arrays of ones in place of those of the card."""
+    return _each(value, lambda array: np.ones(array.shape, array.dtype))
+
+
+def _each(value: Any, change: Callable[[ToyArray], np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        return {name: _each(one, change) for name, one in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_raw(one) for one in value)
-    return value.raw if isinstance(value, ToyArray) else value
+        changed = [_each(one, change) for one in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
+    return change(value) if isinstance(value, ToyArray) else value
 
 
 def _operator(name: str) -> Callable[..., Any]:
@@ -369,6 +388,7 @@ class AsyncToy(StandardDevice):
         self.schedule = schedule
         self._default, self._threads = schedule.queue(), threading.local()
         self._pinned: dict[int, bytearray] = {}
+        self.old_pools: list[list[np.ndarray]] = []
 
     @property
     def entered(self) -> list[_Queue]:
@@ -407,7 +427,7 @@ class AsyncToy(StandardDevice):
         several = isinstance(likes, tuple)
         made = [self.allocate(like.shape, like.dtype) for like in (likes if several else (np.asarray(likes),))]
         raws = [one.raw for one in made]
-        given, named = _raw(arguments), {name: _raw(value) for name, value in options.items()}
+        given, named = _raw(arguments), _raw(options)
 
         def work() -> None:
             found = function(*given, **named)
@@ -484,7 +504,7 @@ class AsyncToy(StandardDevice):
 
     def look(self, stored: Any, kind: Any, slab: Any, seen: Any, skip: int) -> None:
         """Queue one look at every value."""
-        self._put_plain(PLAIN.look, stored, kind, slab, type(seen)(*_raw(tuple(seen))), skip)
+        self._put_plain(PLAIN.look, stored, kind, slab, seen, skip)
 
     def unit_rows(self, slab: Any, out: Any) -> None:
         """Queue the scaling of rows."""
@@ -499,17 +519,8 @@ class AsyncToy(StandardDevice):
         self._put_plain(PLAIN.add_float32_panels, slab, panel_rows, total, overflowed, Workspace(PLAIN))
 
     def _put_plain(self, operation: Callable[..., None], *arguments: Any) -> None:
-        given = [_raw(one) for one in arguments]
+        given = _raw(arguments)
         self.put(lambda: operation(*given))
-
-
-def _ones(value: Any) -> Any:
-    """Return a value with ones in place of its arrays of the card."""
-    if isinstance(value, dict):
-        return {name: _ones(one) for name, one in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_ones(one) for one in value)
-    return np.ones(value.shape, value.dtype) if isinstance(value, ToyArray) else value
 
 
 class Readers:
