@@ -156,7 +156,7 @@ class CardRunner:
                 accumulator.queue(slab[low - start : high - start, :], rows, overflowed)
 
     def _takes_slabs(self, accumulator: Accumulator) -> bool:
-        return isinstance(accumulator, Queued) and (not self._may_be_tiny or accumulator.takes_slabs)
+        return isinstance(accumulator, Queued) and accumulator.takes_slabs(may_be_tiny=self._may_be_tiny)
 
     def _judged(self, run: _Run, found: PartialResult) -> Audit:
         """Return the audit of the rows of a run whose work is done; refuse what is at fault."""
