@@ -8,7 +8,8 @@ fraction:
 
 * new memory of the card;
 * memory of the card that nothing refers to any more, once it was given to an array that was made later in the stream
-  in which it had been allocated; it is spoiled in the order of that stream;
+  in which it had been allocated. As in pools of real libraries, such arrays get it at once, although work of the stream
+  may still use it; it is spoiled when the stream has come to the point at which it was freed;
 * pinned memory that nothing refers to any more, at once.
 
 Threads of the host that read can be played as well (``Readers``): then a seed repeats everything. A schedule can leave
@@ -62,8 +63,15 @@ class _Queue:
     """Operations in order, ``n_done`` of the ``n_queued`` done; and free memory for what they write."""
 
     def __init__(self, weight: float) -> None:
-        self.weight, self.waiting, self.pool = weight, deque[_Operation](), list[np.ndarray]()
+        self.weight, self.waiting = weight, deque[_Operation]()
+        self.pool: list[tuple[np.ndarray, _Freed]] = []
+        self.freed: deque[_Freed] = deque()
         self.n_queued = self.n_done = 0
+
+    def put(self, work: Callable[[], object] | None, after: ToyEvent | None = None) -> None:
+        """Put an operation at the end."""
+        self.waiting.append(_Operation(work, after))
+        self.n_queued += 1
 
     @property
     def is_ready(self) -> bool:
@@ -104,8 +112,7 @@ class Schedule:
     def put(self, queue: _Queue, work: Callable[[], object] | None, after: ToyEvent | None = None) -> None:
         """Put an operation into a queue, and do none, some or all that can be done."""
         with self._lock:
-            queue.waiting.append(_Operation(work, after))
-            queue.n_queued += 1
+            queue.put(work, after)
             while self._random.random() < self._eagerness and (ready := self._ready()):
                 self._do(self._chosen(ready))
 
@@ -138,6 +145,8 @@ class Schedule:
             with np.errstate(all="ignore"):
                 operation.work()
         queue.n_done += 1
+        while queue.freed and queue.freed[0].spoil_if_reached():
+            queue.freed.popleft()
 
 
 def _needed(event: ToyEvent) -> _Queue:
@@ -181,7 +190,7 @@ class ToyStream:
     def __init__(self, card: AsyncToy) -> None:
         self._card, self.queue = card, card.schedule.queue()
         if card.old_pools:
-            self.queue.pool = card.old_pools.pop()
+            self.queue.pool = card.old_pools.pop(card.schedule.choose(list(range(len(card.old_pools)))))
 
     def __del__(self) -> None:
         self._card.old_pools.append(self.queue.pool)
@@ -210,24 +219,44 @@ class ToyStream:
             self._card.schedule.put(self.queue, None, event)
 
 
+class _Freed:
+    """The point in a queue at which memory was freed: earlier work of the queue may use it until then."""
+
+    def __init__(self, queue: _Queue) -> None:
+        self._queue, self._number, self._given = queue, queue.n_queued, list[np.ndarray]()
+        queue.freed.append(self)
+
+    def give(self, memory: np.ndarray) -> None:
+        """Spoil memory that is given to others, now or when the point is reached."""
+        self._given.append(memory)
+        self.spoil_if_reached()
+
+    def spoil_if_reached(self) -> bool:
+        """Spoil the memory that was given to others, if the point was reached."""
+        is_reached = self._queue.n_done >= self._number
+        while is_reached and self._given:
+            spoil(self._given.pop())
+        return is_reached
+
+
 class _Memory:
     """Bytes of a card, from the pool of the queue in which they are allocated; they go back there at once."""
 
     def __init__(self, card: AsyncToy, n_bytes: int) -> None:
         self._queue, wanted = card.current, -(-n_bytes // _ALIGNED) * _ALIGNED
         pool = self._queue.pool
-        fitting = [number for number, free in enumerate(pool) if free.size >= wanted]
+        fitting = [number for number, (free, _) in enumerate(pool) if free.size >= wanted]
         if fitting:
-            free = pool.pop(card.schedule.choose(fitting))
-            self.held = held = free[:wanted]
+            free, freed = pool.pop(card.schedule.choose(fitting))
+            self.held = free[:wanted]
+            freed.give(self.held)
             if free.size > wanted:
-                pool.append(free[wanted:])
-            card.put(lambda: spoil(held))
+                pool.append((free[wanted:], freed))
         else:
             self.held = np.full(wanted, _POISON, np.uint8)
 
     def __del__(self) -> None:
-        self._queue.pool.append(self.held)
+        self._queue.pool.append((self.held, _Freed(self._queue)))
 
 
 def spoil(memory: np.ndarray) -> None:
@@ -388,7 +417,7 @@ class AsyncToy(StandardDevice):
         self.schedule = schedule
         self._default, self._threads = schedule.queue(), threading.local()
         self._pinned: dict[int, bytearray] = {}
-        self.old_pools: list[list[np.ndarray]] = []
+        self.old_pools: list[list[tuple[np.ndarray, _Freed]]] = []
 
     @property
     def entered(self) -> list[_Queue]:
@@ -518,6 +547,12 @@ class AsyncToy(StandardDevice):
         """Queue the float32 products of a slab."""
         self._put_plain(PLAIN.add_float32_panels, slab, panel_rows, total, overflowed, Workspace(PLAIN))
 
+    def add_probed_panels(
+        self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Any
+    ) -> None:
+        """Queue the products of a slab with probes."""
+        self._put_plain(PLAIN.add_probed_panels, slab, panel_rows, directions, products, sums, Workspace(PLAIN))
+
     def _put_plain(self, operation: Callable[..., None], *arguments: Any) -> None:
         given = _raw(arguments)
         self.put(lambda: operation(*given))
@@ -546,24 +581,24 @@ class _Task:
     """A call that is done at some moment, as a future of ``concurrent.futures``."""
 
     def __init__(self, schedule: Schedule, call: Callable[[], object]) -> None:
-        self._schedule, self._call = schedule, call
+        self._schedule = schedule
+        self._call: Callable[[], object] | None = call
         self._error: RankMeError | None = None
-        self._is_cancelled = False
         queue = schedule.queue()
         self._end = ToyEvent(schedule, queue, 1)
         schedule.put(queue, self._do)
 
     def _do(self) -> None:
-        if self._is_cancelled:
-            return
+        call, self._call = self._call, None
         try:
-            self._call()
+            if call is not None:
+                call()
         except RankMeError as error:
             self._error = error
 
     def cancel(self) -> None:
         """Do not call, unless that was done."""
-        self._is_cancelled = True
+        self._call = None
 
     def result(self) -> None:
         """Wait for the call, and raise its error."""

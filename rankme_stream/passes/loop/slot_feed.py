@@ -177,7 +177,9 @@ class SlotFeed:
         memory = None
         if self._lent is None:
             memory = self._card.pinned(n_rows * width * self.kind.dtype.itemsize).view(self.kind.dtype)
-        return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
+        slot = _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
+        slot.used = self._computing.record()
+        return slot
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the pieces of a block that one thread reads each: they end at natural bounds."""
