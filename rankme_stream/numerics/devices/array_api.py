@@ -87,8 +87,10 @@ class StandardDevice:
         return False
 
     def panel_type(self, kind: StoredType) -> str:
-        """Return the type of the panels from which float32 products are formed: that of rows multiplied exactly."""
-        return kind.name if self.multiplies_exactly(kind) else "float64"
+        """Return the type of the panels from which float32 products are formed, as ``Device`` says."""
+        if self.multiplies_exactly(kind):
+            return kind.name
+        return "float32" if kind.fits_float32 else "float64"
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; the order is ignored."""
