@@ -37,9 +37,24 @@ from rankme_stream.numerics.devices.device import Workspace
 TYPES = (
     "float16", "float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
 )  # fmt: skip
-PLAIN = StandardDevice(plain, "plain:0", types=TYPES)  # the same arithmetic, done at once
 DLPACK_KIND = 78
 _POISON, _ALIGNED = 0xFF, 64
+
+
+class Exact16(StandardDevice):
+    """A device that multiplies float16 rows as they are, as cards do, and sums in float32."""
+
+    def multiplies_exactly(self, kind: Any) -> bool:
+        """Return whether rows are float16."""
+        return bool(kind.name == "float16")
+
+    def set_product(self, left: Any, right: Any, out: Any) -> None:
+        """Write ``left.T @ right`` into ``out``."""
+        xp = self.xp
+        super().set_product(xp.astype(left, out.dtype, copy=False), xp.astype(right, out.dtype, copy=False), out)
+
+
+PLAIN = Exact16(plain, "plain:0", types=TYPES)  # the arithmetic of the toy, done at once
 
 
 class Site(NamedTuple):
@@ -409,7 +424,7 @@ class _Namespace:
         return values
 
 
-class AsyncToy(StandardDevice):
+class AsyncToy(Exact16):
     """A card whose work is done by a schedule."""
 
     def __init__(self, schedule: Schedule, name: str = "toy:0") -> None:
