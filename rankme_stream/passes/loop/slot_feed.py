@@ -47,12 +47,6 @@ class _Slot:
         self.copied: Event | None = None
         self.used: Event | None = None
 
-    def wait(self) -> None:
-        """Wait, on the host, until nothing queued reads or writes the slot."""
-        for event in (self.copied, self.used):
-            if event is not None:
-                event.wait()
-
 
 class _Block:
     """Consecutive rows in a slot, and the reads that fill it."""
@@ -159,8 +153,8 @@ class SlotFeed:
         start, stop, _ = block_range
         n_rows, width = stop - start, self._source.shape[1]
         if slot is None or slot.buffer.shape[0] < n_rows:  # a larger one
-            if slot is not None:
-                slot.wait()
+            if slot is not None and slot.used is not None:
+                slot.used.wait()  # nothing queued reads it any more
             slot = self._new_slot(max(n_rows, min(self._plan.block_rows, self._plan.row_stop - self._plan.row_start)))
         if self._lent is not None:
             return _Block(block_range, slot, self._lent.read(start, stop), [])
@@ -177,7 +171,8 @@ class SlotFeed:
         memory = None
         if self._lent is None:
             memory = self._card.pinned(n_rows * width * self.kind.dtype.itemsize).view(self.kind.dtype)
-        return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
+        with self._copying:  # which writes it first: earlier work of another stream may still use memory freed there
+            return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the pieces of a block that one thread reads each: they end at natural bounds."""
@@ -211,9 +206,8 @@ class SlotFeed:
                 raise MissingChunksError(missing_message(source, first, last))
 
     def close(self) -> None:
-        """Read nothing more, and wait for queued copies; reads under way are not waited for."""
+        """Read nothing more; neither reads under way nor copies are waited for, as the computing stream waits for these."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._copying.record().wait()
 
 
 class ResidentRows:
