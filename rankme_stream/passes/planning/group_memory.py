@@ -84,9 +84,7 @@ class GroupWork(NamedTuple):
         return cls(at_once, PATIENCE * at_once, at_once, at_once, workers)
 
 
-def predict_group_memory(
-    groups: Partition, grid: Grid, n_features: int, itemsize: int, work: GroupWork
-) -> GroupMemory:
+def predict_group_memory(groups: Partition, grid: Grid, n_features: int, itemsize: int, work: GroupWork) -> GroupMemory:
     """Return the bytes that groups hold in a pass over their rows.
 
     Parameters
@@ -120,7 +118,7 @@ def predict_group_memory(
     merging = sum(sorted(merges)[-work.merges :]) if merges else root.matrices
     buffers = 2 * work.collected * min(grid.segment_rows, n_rows) * row_bytes
     panels = 8 * (PANEL_ROWS + n_features) * n_features
-    scratch = 2 * work.closing * max(9 * square, 4 * square + 2 * panels)  # to close groups, in workers and shared merges
+    scratch = 2 * work.closing * max(9 * square, 4 * square + 2 * panels)  # in workers and shared merges
     return GroupMemory(
         reading=waiting + merging + buffers + scratch,
         waiting=waiting,

@@ -84,7 +84,8 @@ class Workload:
         """Number of rows in a slab: whole panels that are audited and cast at once."""
         grid = self.grid
         if self.is_on_card:
-            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows)
+            precision = self.arithmetic.precision
+            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows, precision)
         rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
         return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
@@ -308,7 +309,9 @@ def _slot_rows(layout: RowLayout, concurrency: Concurrency) -> int:
 
 
 def _n_slots(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the slots that are used: no more than blocks, of which all but the last of a run are half full at least."""
+    """Return the slots that are used: no more than blocks, all of them half full but the last of each run."""
+    if workload.sample is not None:  # its units lie apart
+        return concurrency.n_slots
     run_rows = _run_rows(workload, layout)
     n_runs = layout.rows[1] // run_rows - layout.rows[0] // run_rows + 1
     return min(concurrency.n_slots, 2 * layout.n_rows // concurrency.block_rows + n_runs)
