@@ -139,7 +139,9 @@ class Runner:
         if case.kind == "card":
             held = device.upload(rows)
             return ArraySource(Adopted(device, held)), held
-        held = device.pinned(rows.nbytes) if case.kind == "pinned" and device is not HOST else np.empty(rows.nbytes, "u1")
+        held = (
+            device.pinned(rows.nbytes) if case.kind == "pinned" and device is not HOST else np.empty(rows.nbytes, "u1")
+        )
         held = held.view(rows.dtype).reshape(rows.shape)
         held[...] = rows
         return ArraySource(held), held
