@@ -92,6 +92,37 @@ class Divisible(Protocol):
         """Exponent of the state: its rows were multiplied by that power of two."""
 
 
+@runtime_checkable
+class Queued(Protocol):
+    """An accumulator of a card that adds slabs of rows, which are whole panels or a shorter one, without waiting."""
+
+    def takes_slabs(self, *, may_be_tiny: bool) -> bool:
+        """Return whether slabs may be queued from here on; until then panels go through ``update``, which waits.
+
+        Parameters
+        ----------
+        may_be_tiny
+            Whether rows may be so small that their squares underflow, as only those stored as float64 are. They may be
+            queued once a row of usual size was met, because the exponent of the state stays 0 from there on.
+        """
+
+    def queue(self, slab: Any, panel_rows: int, overflowed: Any) -> None:
+        """Queue the addition of a slab, shape ``(rows, 1 + n_features)``, first column ones; nothing waits.
+
+        Parameters
+        ----------
+        overflowed
+            uint8 on the card, shape ``(panels,)``: 1 is written for each panel whose float32 product overflows. The
+            state is then of no use (``float32_gram.overflow_error``).
+        """
+
+    def note(self, nonzero: Array) -> None:
+        """Note the features that are nonzero in some queued row: a mask on the host, shape ``(n_features,)``.
+
+        Accumulators whose rows are not noted yet may merge, and do nothing else that says which features are zero.
+        """
+
+
 def check_device(device: Device, other: Device) -> None:
     """Raise ``UsageError`` if two accumulators are on different devices."""
     if device is not other:
