@@ -168,13 +168,16 @@ template <class Panel> __device__ __forceinline__ void sum_columns(
   to[width] = squares;
 }
 
-// Sums of the chunks of each panel, blockIdx.y.
+// Sums of the next chunks of each panel, CHUNK_ROWS at a time.
 extern "C" __global__ void sum_chunks(const double* sums, wide_int chunks, wide_int size, double* out) {
-  const wide_int i = thread();
+  const wide_int i = thread(), low = (wide_int)blockIdx.y * CHUNK_ROWS;
   if (i >= size) return;
+  const wide_int count = chunks - low < CHUNK_ROWS ? chunks - low : CHUNK_ROWS;
+  const double* from = sums + (blockIdx.z * chunks + low) * size + i;
   double sum = 0;
-  for (wide_int chunk = 0; chunk < chunks; ++chunk) sum += sums[(blockIdx.y * chunks + chunk) * size + i];
-  out[blockIdx.y * size + i] = sum;
+  #pragma unroll 8
+  for (wide_int chunk = 0; chunk < count; ++chunk) sum += from[chunk * size];
+  out[((wide_int)blockIdx.z * gridDim.y + blockIdx.y) * size + i] = sum;
 }
 
 // Scales that put the rows and columns of the square of panel blockIdx.y right, ones where it is not of 16 bits.
@@ -210,13 +213,13 @@ template <class T> __device__ __forceinline__ void add_squares(
 }
 
 // Adds one matrix after another to a matrix.
-template <class T> __device__ __forceinline__ void add_matrices(
-    T* total, wide_int total_row, const T* parts, wide_int row, wide_int apart, wide_int n_parts, wide_int rows,
-    wide_int columns) {
+extern "C" __global__ void add_matrices(
+    double* total, wide_int total_row, const double* parts, wide_int row, wide_int apart, wide_int n_parts,
+    wide_int rows, wide_int columns) {
   const wide_int column = thread();
   if (column >= columns) return;
   for (wide_int i = thread_row(); i < rows; i += thread_rows()) {
-    T sum = total[i * total_row + column];
+    double sum = total[i * total_row + column];
     for (wide_int part = 0; part < n_parts; ++part) sum += parts[part * apart + i * row + column];
     total[i * total_row + column] = sum;
   }
@@ -245,17 +248,11 @@ extern "C" __global__ void sum_columns_{panel}(
 }}
 """
 
-_ADD = """
+_ADD_SQUARES = """
 extern "C" __global__ void add_squares_{panel}(
     double* total, wide_int total_row, wide_int features, const {panel_c}* squares, wide_int row, wide_int apart,
     const double* sums, const double* scales, wide_int panels) {{
   add_squares(total, total_row, features, squares, row, apart, sums, scales, panels);
-}}
-
-extern "C" __global__ void add_matrices_{panel}(
-    {panel_c}* total, wide_int total_row, const {panel_c}* parts, wide_int row, wide_int apart, wide_int n_parts,
-    wide_int rows, wide_int columns) {{
-  add_matrices(total, total_row, parts, row, apart, n_parts, rows, columns);
 }}
 """
 
@@ -277,7 +274,7 @@ def source() -> str:
         + [_of(_LOOK, stored, panel) for stored, panel in pairs]
         + [_of(_CONVERT, stored, panel) for stored, panel in changes]
         + [_of(_SUM_COLUMNS, panel, panel) for panel in PANEL_TYPES]
-        + [_of(_ADD, panel, panel) for panel in ("float32", "float64")]
+        + [_of(_ADD_SQUARES, panel, panel) for panel in ("float32", "float64")]
     )
 
 
