@@ -133,12 +133,23 @@ _MEETING = ("look", "squared_lengths", "unit_rows")  # kernels whose warps meet
 
 
 @cache
+def source() -> str:
+    """Return the text of all kernels together; each part of it has the same beginning."""
+    whole, kernel = cuda_source.panel_source(), 'extern "C"'
+    for name in cuda_source.STORED_TYPES:
+        text = cuda_source.look_source(name)
+        assert whole.startswith(text[: text.index(kernel)])
+        whole += text[text.index(kernel) :]
+    return whole
+
+
+@cache
 def library() -> ctypes.CDLL:
     """Return the compiled kernels; skip the test where there is no compiler."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no compiler is here")
-    text, n_replaced = re.subn(r"^__device__ .* asm\(.*$", "", cuda_source.source(), flags=re.MULTILINE)
+    text, n_replaced = re.subn(r"^__device__ .* asm\(.*$", "", source(), flags=re.MULTILINE)
     assert n_replaced == 3  # instructions of a card, which the shim does on the processor
     folder = Path(tempfile.mkdtemp(prefix="rankme-kernels-"))
     try:
@@ -153,7 +164,7 @@ def library() -> ctypes.CDLL:
 @cache
 def signatures() -> dict[str, list[np.dtype | None]]:
     """Return, for each kernel, the dtype of each argument that is a pointer, and None for each number."""
-    found = re.findall(r'extern "C" __global__ void (\w+)\(([^)]*)\)', cuda_source.source())
+    found = re.findall(r'extern "C" __global__ void (\w+)\(([^)]*)\)', source())
     return {name: [_argument(text) for text in arguments.split(",")] for name, arguments in found}
 
 

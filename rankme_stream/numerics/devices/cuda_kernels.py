@@ -29,7 +29,7 @@ class CudaKernels:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy, self._lock = cupy, threading.Lock()
-        self._module: Any = None
+        self._modules: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
 
     def look(self, stored: Any, kind: str, slab: Any, seen: Seen, skip: int) -> None:
@@ -130,19 +130,22 @@ class CudaKernels:
 
     def _launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         if name not in self._functions:
-            self._functions[name] = self._compiled().get_function(name)
+            self._functions[name] = self._module(name).get_function(name)
         self._functions[name](
             grid, block, tuple(np.int64(one) if isinstance(one, int) else one for one in arguments)
         )
 
-    def _compiled(self) -> Any:
-        """Return the module, compiled by the first thread that asks while others wait."""
+    def _module(self, name: str) -> Any:
+        """Return the module of a kernel, compiled by the first thread that asks while others wait."""
+        verb, stored = name.split("_")[:2]
+        part = f"look {stored}" if verb == "look" else "panels"
         with self._lock:
-            if self._module is None:
-                module = self._cupy.RawModule(code=cuda_source.source(), options=("-std=c++14",))
+            if part not in self._modules:
+                text = cuda_source.look_source(stored) if verb == "look" else cuda_source.panel_source()
+                module = self._cupy.RawModule(code=text, options=("-std=c++14",))
                 module.compile()
-                self._module = module
-            return self._module
+                self._modules[part] = module
+            return self._modules[part]
 
 
 def has_rows(matrix: Any) -> bool:

@@ -6,6 +6,8 @@ given by its first value and by the distance of its rows, in values (``..._row``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE
 
@@ -18,7 +20,7 @@ STORED_TYPES = {
 SIXTEEN_BIT = ("float16", "bfloat16")
 PANEL_TYPES = (*SIXTEEN_BIT, "float32", "float64")
 
-_SOURCE = r"""
+_NUMBERS = r"""
 typedef long long wide_int;
 struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
@@ -106,6 +108,9 @@ template <class Stored, class Panel> __device__ __forceinline__ void look(
   if (top > magnitude(*(volatile double*)largest)) atomicMax((unsigned long long*)largest, top);
 }
 
+"""
+
+_ROWS = r"""
 // The sum of squares of a row, by a warp: the same in all its threads.
 __device__ __forceinline__ double squared_length(const double* row, wide_int columns) {
   double sum = 0;
@@ -263,19 +268,26 @@ _CONSTANTS = {
 }  # fmt: skip
 
 
-def source() -> str:
-    """Return the text of all kernels."""
-    pairs = [(stored, panel) for stored in STORED_TYPES for panel in ("float32", "float64")]
-    pairs += [(name, name) for name in SIXTEEN_BIT]
+def look_source(stored: str) -> str:
+    """Return the text of the kernels that look at rows of a stored type."""
+    panels = [stored] if stored in SIXTEEN_BIT else []
+    return _text(_of(_LOOK, stored, panel) for panel in [*panels, "float32", "float64"])
+
+
+def panel_source() -> str:
+    """Return the text of the kernels that work on panels and sums."""
     changes = [(panel, "float64") for panel in PANEL_TYPES if panel != "float64"] + [("float64", "float32")]
-    return "".join(
-        [f"#define {name} {number}\n" for name, number in _CONSTANTS.items()]
-        + [_SOURCE]
-        + [_of(_LOOK, stored, panel) for stored, panel in pairs]
+    return _text(
+        [_ROWS]
         + [_of(_CONVERT, stored, panel) for stored, panel in changes]
         + [_of(_SUM_COLUMNS, panel, panel) for panel in PANEL_TYPES]
         + [_of(_ADD_SQUARES, panel, panel) for panel in ("float32", "float64")]
     )
+
+
+def _text(kernels: Iterable[str]) -> str:
+    constants = "".join(f"#define {name} {number}\n" for name, number in _CONSTANTS.items())
+    return constants + _NUMBERS + "".join(kernels)
 
 
 def _of(template: str, stored: str, panel: str) -> str:
