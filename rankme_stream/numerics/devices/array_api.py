@@ -117,6 +117,9 @@ class StandardDevice:
         name = str(rows.dtype).rpartition(".")[2]
         return stored_type(np.dtype(np.uint16 if name == "bfloat16" else name), uri=uri, declared=name)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Return at once: no setting is known to change these products."""
+
     def stream(self) -> Any:
         """Return a stream whose work is done when it is queued."""
         return ImmediateStream(self)

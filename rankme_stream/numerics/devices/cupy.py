@@ -166,6 +166,10 @@ class CupyDevice(StandardDevice):
         else:
             super().scale(rows, scales, out)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Refuse settings under which products would not be what their bounds assume."""
+        cuda_settings.check(self, precision, panel_type)
+
     def multiplies_exactly(self, kind: StoredType) -> bool:
         """Return whether cuBLAS sums products of 16-bit rows in float32, by trial."""
         return cuda_settings.adds_in_float32(self, kind)
