@@ -191,8 +191,8 @@ class TorchDevice(StandardDevice):
     def _batches(self, slab: Any, panel_rows: int, scratch: Workspace) -> Iterator[tuple[Any, int]]:
         """Yield the features of some panels, shape ``(panels, rows, D)``, and how many of the panels are of the slab.
 
-        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: a batch that
-        is not full is multiplied beside panels of zeros, or old ones, whose products nobody uses.
+        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: a batch
+        that is not full is multiplied beside panels of zeros, or old ones, whose products nobody uses.
         """
         rows, width = slab.shape[0], slab.shape[1] - 1
         if rows < panel_rows:
@@ -319,7 +319,7 @@ def _true_over_computed(torch: Any, panels: Any, squares: Any) -> Any:
     1 where both are zero, or where one overflowed, which is found by its diagonal.
     """
     ratios = torch.linalg.vector_norm(panels, dim=1, dtype=torch.float32) / squares.sqrt()
-    return torch.where(ratios < math.inf, ratios, torch.ones_like(ratios))  # neither NaN nor infinite
+    return torch.where(ratios < math.inf, ratios, torch.ones_like(ratios))  # not NaN
 
 
 def adopted(array: Any, uri: str) -> Adopted:

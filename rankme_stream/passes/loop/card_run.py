@@ -89,6 +89,7 @@ class CardRunner:
                 raise
             found = tree.total()
         self._computing.record().wait()
+        self._card.check_settings(self._spec.plan.precision, self._spec.panel_type)  # before the result is believed
         audit = self._judged(run, found)
         witnesses = Witnesses() if self._notes is None else self._notes.take(first, last)
         return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
