@@ -16,6 +16,7 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.card import LARGE, MISSING, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.device import Workspace
+from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.devices.torch import TorchDevice
 from rankme_stream.numerics.dtypes import named_type
 from tests.tensor_core_model import tensor_core_product
@@ -247,6 +248,21 @@ def test_products_of_16_bit_rows_are_put_right_by_their_diagonals(dtype, n_panel
         slab[-1, 5] = 1e30
         device.add_float32_panels(slab, 256, total, flags, Workspace(device))
         assert device.download(flags).tolist() == [0] * (n_panels - 1) + [1]
+
+
+class Exact(TorchDevice):
+    """The processor, with exact products of 16-bit rows of whole numbers."""
+
+    def _multiply(self, panels, out):
+        super()._multiply(panels.float(), out)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_known_products_of_16_bit_rows_are_exact(name):
+    """A factor that is 1 but for a rounding would let the check of known products refuse every pass."""
+    check_slabs(Exact("cpu"), named_type(name), name, in_float32=True)
+    if torch.cuda.is_available():
+        check_slabs(card(), named_type(name), name, in_float32=True)
 
 
 def every_operation(device: TorchDevice, seen_of):

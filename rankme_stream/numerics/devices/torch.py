@@ -24,6 +24,7 @@ _NO_TYPES = ("uint16", "uint32", "uint64")  # torch stores these types and does 
 _EXACT_INTEGER = 2**53
 _ALIGNMENT, _STRIDE = 128, 16  # bytes at which the features of a slab begin; its stride is a multiple of 16 values
 _ONE_BY_ONE = 2048  # features from which on one product fills a card
+_ROUNDED = 2.0**-22  # four roundings of float32
 _BATCH_VALUES, _LARGEST_BATCH = 2**13, 16  # features times panels, and panels, that are multiplied at once
 
 
@@ -316,10 +317,12 @@ def _add_bits(flags: Any, mask: Any, bit: int) -> None:
 def _true_over_computed(torch: Any, panels: Any, squares: Any) -> Any:
     """Return the root of the true over the computed sum of squares of each feature, shape ``(panels, D)``, float32.
 
-    1 where both are zero, or where one overflowed, which is found by its diagonal.
+    It is 1 where both are zero, where one overflowed, which the diagonal shows, and where it is 1 but for the roundings
+    of two roots: products that are exact, of whole numbers, stay so.
     """
     ratios = torch.linalg.vector_norm(panels, dim=1, dtype=torch.float32) / squares.sqrt()
-    return torch.where(ratios < math.inf, ratios, torch.ones_like(ratios))  # not NaN
+    is_off = ((ratios - 1).abs() > _ROUNDED) & (ratios < math.inf)  # not where it is NaN
+    return torch.where(is_off, ratios, torch.ones_like(ratios))
 
 
 def adopted(array: Any, uri: str) -> Adopted:
