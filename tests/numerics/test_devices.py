@@ -546,25 +546,6 @@ def test_types_of_one_name_join_and_others_do_not():
         rs.measure([lent, rows.view(np.uint16)])
 
 
-def test_settings_that_change_what_a_product_is_are_refused(monkeypatch):
-    torch = pytest.importorskip("torch")
-    from rankme_stream.numerics.devices import cuda_settings
-    from rankme_stream.numerics.devices.torch import _allows_tf32
-
-    assert not _allows_tf32(torch)
-    cuda_settings.refuse_emulation()
-    cuda_settings.refuse_tf32()
-    with pytest.raises(DeviceError, match="allow_tf32 = False"):
-        cuda_settings.refuse_tf32(is_allowed=True)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    with pytest.raises(DeviceError, match="NVIDIA_TF32_OVERRIDE is set to 1"):
-        cuda_settings.refuse_tf32()
-    assert cuda_settings.overrides() == {"NVIDIA_TF32_OVERRIDE": "1"}
-    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
-    with pytest.raises(DeviceError, match="CUBLAS_EMULATE_DOUBLE_PRECISION"):
-        cuda_settings.refuse_emulation()
-
-
 @pytest.fixture
 def narrow(monkeypatch):
     """Let `measure` find a device that multiplies 16-bit rows as they are by the name ``narrow``."""

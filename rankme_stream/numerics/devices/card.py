@@ -76,6 +76,25 @@ class Card(Device, Protocol):
     shorter than the others is a slab of its own.
     """
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Refuse settings of the environment or a library under which products would not be what their bounds assume.
+
+        They are read at each call, because other code may change them at any time: call this before a pass, and after
+        each of its runs before the result of the run is believed. It waits for the card if a setting has changed.
+
+        Parameters
+        ----------
+        precision
+            ``float64`` or ``float32``: arithmetic of the products.
+        panel_type
+            Type of the panels that are multiplied.
+
+        Raises
+        ------
+        DeviceError
+            The text names the setting.
+        """
+
     def stream(self) -> Stream:
         """Return a new stream."""
 
