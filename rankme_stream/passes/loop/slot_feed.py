@@ -160,7 +160,9 @@ class SlotFeed:
         if slot is None:
             slot = self._new_slot(max(n_rows, min(self._plan.block_rows, self._plan.row_stop - self._plan.row_start)))
         if self._lent is not None:
-            return _Block(block_range, slot, self._lent.read(start, stop), [])
+            rows = self._lent.read(start, stop)
+            self.bytes_read += rows.nbytes
+            return _Block(block_range, slot, rows, [])
         assert slot.memory is not None
         rows = slot.memory[: n_rows * width].reshape(n_rows, width)
         pieces = [
@@ -209,7 +211,7 @@ class SlotFeed:
             self.bytes_read += stored.nbytes
 
     def close(self) -> None:
-        """Read nothing more; neither reads under way nor copies are waited for, as the computing stream waits for these."""
+        """Read nothing more; reads under way are not waited for, and the computing stream waits for queued copies."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
