@@ -588,7 +588,7 @@ def test_rows_of_16_bits_are_multiplied_as_they_are_where_a_device_can(narrow, t
     path = store(tmp_path / "a.zarr", rows)
     asked = {"device": "narrow", "precision": "float32", "nonfinite": "skip", "tolerance": 1.0}
     found = rs.measure(path, **asked)
-    assert device.products == 5
+    assert device.products == 4  # of a slab, after three that are known
     exact = rs.metrics.rankme(np.linalg.svd(np.delete(rows, 70, axis=0).astype(float), compute_uv=False))
     assert found.rankme.lower <= exact <= found.rankme.upper < found.rankme.lower * 1.001
     there = rs.measure(path, **asked | {"device": "cpu"})
@@ -598,7 +598,7 @@ def test_rows_of_16_bits_are_multiplied_as_they_are_where_a_device_can(narrow, t
     for options in ({"precision": "float64"}, {"normalize": True}, {"method": "tsqr", "precision": "float64"}, sampled):
         rs.measure(path, **asked | options)
     rs.measure(np.delete(rows, 70, axis=0).astype(np.float32), **asked)
-    assert device.products == 5
+    assert device.products == 4
 
 
 @pytest.mark.parametrize("n_features", [2, 24, 200])
