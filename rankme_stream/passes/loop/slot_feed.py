@@ -206,7 +206,7 @@ class SlotFeed:
                 raise MissingChunksError(missing_message(source, first, last))
 
     def close(self) -> None:
-        """Read nothing more; neither reads under way nor copies are waited for, as the computing stream waits for these."""
+        """Read nothing more; reads under way are not waited for, nor copies: the computing stream waits for each."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
