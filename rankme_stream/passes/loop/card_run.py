@@ -84,7 +84,6 @@ class CardRunner:
                 for segment in self._spec.plan.grid.segments(first, last):
                     tree.add(segment, self._queue_segment(segment, run))
             except RankMeError:
-                self._computing.record().wait()
                 self._row_audit(run)  # a fault in rows before those that could not be read comes first
                 raise
             found = tree.total()
@@ -187,7 +186,10 @@ class CardRunner:
         return isinstance(accumulator, Queued) and accumulator.takes_slabs(may_be_tiny=self._may_be_tiny)
 
     def _row_audit(self, run: _Run) -> Audit:
-        """Return the audit of the rows of a run that were looked at; refuse those that are at fault."""
+        """Return the audit of the rows of a run that were looked at; refuse those that are at fault.
+
+        Their flags are fetched once the work of the current stream is done.
+        """
         audit, flags = Audit(), self._card.download(run.seen.flags)
         for row, n_rows, of_missing in run.pieces:
             found = self._faults.of_flags(row, flags[row - run.first : row - run.first + n_rows])
