@@ -127,9 +127,9 @@ class Failing(ArraySource):
 def test_a_fault_in_rows_before_those_that_cannot_be_read_comes_first(faulty):
     asked = {"device": "toy", "rows": (66_000, 130_000)}
     with pytest.raises(NonFiniteError, match="row 70,017 is not finite"):
-        rs.measure(Failing(faulty), **asked)
+        rs.measure(Failing(np.asfortranarray(faulty)), **asked)
     with pytest.raises(StorageError, match="beyond 90,000"):
-        rs.measure(Failing(faulty), nonfinite="skip", **asked)
+        rs.measure(Failing(np.asfortranarray(faulty)), nonfinite="skip", **asked)
 
 
 @pytest.mark.parametrize("method", ["gram", "tsqr", "frequent-directions", "row-sketch"])
