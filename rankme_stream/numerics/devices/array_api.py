@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO, Seen
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
 
@@ -117,6 +117,9 @@ class StandardDevice:
         name = str(rows.dtype).rpartition(".")[2]
         return stored_type(np.dtype(np.uint16 if name == "bfloat16" else name), uri=uri, declared=name)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Return at once: no setting is known to change these products."""
+
     def stream(self) -> Any:
         """Return a stream whose work is done when it is queued."""
         return ImmediateStream(self)
@@ -214,7 +217,7 @@ class StandardDevice:
         xp = self.xp
         true = xp.sum(xp.square(xp.astype(panel, xp.float32)), axis=0, dtype=xp.float64)
         computed = xp.linalg.diagonal(product)
-        is_usual = (computed > 0) & xp.isfinite(computed)
+        is_usual = (computed >= LEAST_DIAGONAL) & xp.isfinite(computed)
         ratio = xp.where(is_usual, true, xp.ones_like(true)) / xp.where(is_usual, computed, xp.ones_like(computed))
         scales = xp.sqrt(ratio)
         return product * scales[:, None] * scales[None, :]

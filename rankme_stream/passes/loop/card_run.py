@@ -10,9 +10,11 @@ import numpy as np
 
 from rankme_stream.accumulators.accumulator import Accumulator, Queued
 from rankme_stream.accumulators.float32_gram import overflow_error
+from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics.devices.card import MISSING, Card, Seen
 from rankme_stream.numerics.devices.device import Workspace
+from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.loop.group_feed import GroupFeed
 from rankme_stream.passes.loop.row_faults import RowFaults, with_magnitude
@@ -90,6 +92,19 @@ class CardRunner:
         audit = self._judged(run, found)
         witnesses = Witnesses() if self._notes is None else self._notes.take(first, last)
         return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
+
+    def check_products(self) -> None:
+        """Form products that are known beforehand as ``read`` will, if it queues slabs of rows.
+
+        Raises
+        ------
+        ArithmeticCheckError
+            If one differs.
+        """
+        plan = self._spec.plan
+        if plan.method == "gram":
+            is_fast = METHODS[plan.method].multiplies_stored_rows(plan.precision)
+            check_slabs(self._card, self._rows.kind, self._spec.panel_type, in_float32=is_fast)
 
     def close(self) -> None:
         """Read nothing more, and free the memory of slabs once queued work is done."""

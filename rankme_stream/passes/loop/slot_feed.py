@@ -48,12 +48,6 @@ class _Slot:
         self.copied: Event | None = None
         self.used: Event | None = None
 
-    def wait(self) -> None:
-        """Wait, on the host, until nothing queued reads or writes the slot."""
-        for event in (self.copied, self.used):
-            if event is not None:
-                event.wait()
-
 
 class _Block:
     """Consecutive rows in a slot, and the reads that fill it."""
@@ -160,12 +154,15 @@ class SlotFeed:
         start, stop, _ = block_range
         n_rows, width = stop - start, self._source.shape[1]
         if slot is not None and slot.buffer.shape[0] < n_rows:
-            slot.wait()
+            if slot.used is not None:
+                slot.used.wait()  # nothing queued reads it any more
             slot = None  # frees it before a larger one is made
         if slot is None:
             slot = self._new_slot(max(n_rows, min(self._plan.block_rows, self._plan.row_stop - self._plan.row_start)))
         if self._lent is not None:
-            return _Block(block_range, slot, self._lent.read(start, stop), [])
+            rows = self._lent.read(start, stop)
+            self.bytes_read += rows.nbytes
+            return _Block(block_range, slot, rows, [])
         assert slot.memory is not None
         rows = slot.memory[: n_rows * width].reshape(n_rows, width)
         pieces = [
@@ -179,7 +176,8 @@ class SlotFeed:
         memory = None
         if self._lent is None:
             memory = self._card.pinned(n_rows * width * self.kind.dtype.itemsize).view(self.kind.dtype)
-        return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
+        with self._copying:  # which writes it first: earlier work of another stream may still use memory freed there
+            return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the pieces of a block that one thread reads each: they end at natural bounds."""
@@ -213,9 +211,8 @@ class SlotFeed:
             self.bytes_read += stored.nbytes
 
     def close(self) -> None:
-        """Read nothing more, and wait for queued copies; reads under way are not waited for."""
+        """Read nothing more; reads under way are not waited for, and the computing stream waits for queued copies."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._copying.record().wait()
 
 
 class ResidentRows:
