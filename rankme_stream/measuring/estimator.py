@@ -100,12 +100,12 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     @contextmanager
     def _unchanged_if_refused(self) -> Iterator[None]:
         """Take back what was set inside if anything is raised there."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def merge(self, other: RankMe) -> RankMe:
