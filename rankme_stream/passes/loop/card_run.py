@@ -166,7 +166,8 @@ class CardRunner:
     def _slab(self, key: str) -> Any:
         if key not in self._slabs:
             plan = self._spec.plan
-            self._slabs[key] = self._card.slab((plan.slab_rows, 1 + plan.n_features), self._spec.panel_type)
+            n_rows = min(plan.slab_rows, plan.row_stop - plan.row_start)
+            self._slabs[key] = self._card.slab((n_rows, 1 + plan.n_features), self._spec.panel_type)
         return self._slabs[key]
 
     def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
