@@ -92,6 +92,27 @@ class Divisible(Protocol):
         """Exponent of the state: its rows were multiplied by that power of two."""
 
 
+@runtime_checkable
+class Queued(Protocol):
+    """An accumulator that a card can be told to fill, slab by slab, without waiting for it."""
+
+    @property
+    def takes_slabs(self) -> bool:
+        """Whether slabs of rows that may be tiny can be queued now; until then ``update`` takes their panels."""
+
+    def queue(self, slab: Any, panel_rows: int, overflowed: Any) -> None:
+        """Queue the addition of a slab: consecutive whole panels of ``panel_rows`` rows, or one shorter panel.
+
+        Parameters
+        ----------
+        overflowed
+            uint8, shape ``(panels,)``, on the card: 1 is written for each panel whose float32 products overflow.
+        """
+
+    def note(self, nonzero: Array) -> None:
+        """Take the mask of the features that are nonzero in some row queued since, fetched when the work was done."""
+
+
 def check_device(device: Device, other: Device) -> None:
     """Raise ``UsageError`` if two accumulators are on different devices."""
     if device is not other:

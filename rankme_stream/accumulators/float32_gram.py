@@ -59,10 +59,7 @@ class Float32GramAccumulator(GramSums):
         for index in product.block_indices:
             product.set_product(index, rounded)
         if not np.isfinite(product.diagonal()).all():
-            raise MagnitudeError(
-                f"rows {start:,}-{start + rows - 1:,} hold values whose squares overflow float32; "
-                f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
-            )
+            raise overflow_error(start, start + rows)
         self.probes.observe(panel, self._workspace)
         self._gram.add(product)
         self.count(panel)
@@ -138,3 +135,11 @@ class Float32GramAccumulator(GramSums):
         accumulator = super().from_arrays(arrays, device)
         accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays, device)
         return accumulator
+
+
+def overflow_error(start: int, stop: int) -> MagnitudeError:
+    """Return the error for rows [start, stop), of one panel, whose float32 products overflow."""
+    return MagnitudeError(
+        f"rows {start:,}-{stop - 1:,} hold values whose squares overflow float32; "
+        f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
+    )

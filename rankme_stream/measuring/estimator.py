@@ -12,15 +12,21 @@ from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import MagnitudeError, UsageError
-from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.known_products import check_products
 from rankme_stream.numerics.devices.registry import adopted, is_array, on_host
 from rankme_stream.numerics.dtypes import FloatArray, stored_type
 from rankme_stream.numerics.rounding import U
+from rankme_stream.passes.engines import local
 from rankme_stream.passes.loop.panels import PanelWriter
+from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.grid import grid_for
+from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
+from rankme_stream.passes.planning.plan import make_plan
+from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectra.estimates import Estimate, estimate_all
 from rankme_stream.spectra.spectrum import Spectrum
@@ -82,9 +88,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             self._accumulator: Accumulator = self._empty(rows.device)
             self._roundoff = 0.0
         check_device(self._accumulator.device, rows.device)
-        accumulator = self._accumulator.merge(self._empty(rows.device))  # a copy, so that refused rows leave no trace
-        self._absorb(accumulator, rows)
-        self._accumulator = accumulator
+        self._accumulator = self._with_rows(self._accumulator, rows)
         # each batch was rounded to its own type; the coarsest type decides which singular values count as zero
         self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
         return self._solved()
@@ -108,8 +112,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         """Return RankMe of other rows, shape ``(n, D)``; the estimator must be fitted to rows of the same width."""
         check_is_fitted(self, "rankme_")
         rows = self._validated(X, reset=False)
-        accumulator = self._empty(rows.device)
-        self._absorb(accumulator, rows)
+        accumulator = self._with_rows(self._empty(rows.device), rows)
         return _value(estimate_all(accumulator.spectrum(unit_roundoff=_unit_roundoff(X, rows)))["rankme"])
 
     def _validated(self, X: Any, *, reset: bool) -> ArraySource:
@@ -134,14 +137,28 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             raise UsageError(f"method {self.method!r} is not one of {', '.join(_METHODS)}")
         return _METHODS[self.method].accumulator("float64")(self.n_features_in_, Workspace(device))
 
-    def _absorb(self, accumulator: Accumulator, rows: ArraySource) -> None:
-        n_rows, n_features = rows.shape
-        workspace = Workspace(rows.device)
+    def _with_rows(self, accumulator: Accumulator, rows: ArraySource) -> Accumulator:
+        """Return an accumulator with rows added to those of another, which does not change even if they are refused."""
+        arithmetic, size = Arithmetic(self.method, "float64"), Size(rows.shape[1])
+        if rows.device is not HOST:
+            return self._with_rows_on_card(accumulator, rows, Workload(arithmetic, size))
+        added: Accumulator = accumulator.merge(self._empty(HOST))
+        workspace = Workspace()
         writer = PanelWriter(rows, workspace)
-        for start, stop in grid_for(Arithmetic(self.method, "float64"), Size(n_features)).panels(0, n_rows):
-            panel = workspace.array("panel", (stop - start, 1 + n_features))
+        for start, stop in grid_for(arithmetic, size).panels(0, rows.shape[0]):
+            panel = workspace.array("panel", (stop - start, 1 + rows.shape[1]))
             writer.write(start, rows.read(start, stop), panel)
-            accumulator.update(panel, start)
+            added.update(panel, start)
+        return added
+
+    def _with_rows_on_card(self, accumulator: Accumulator, rows: ArraySource, workload: Workload) -> Accumulator:
+        layout = RowLayout((0, rows.shape[0]), rows.stored.dtype.itemsize, rows.bounds(0, rows.shape[0]), lambda _: 0)
+        card = CardLimits(rows.device.free_bytes(), has_host=False, itemsize=0)
+        plan = make_plan(workload, layout, machine.limits(1, None), card)
+        tree = MergeTree[PartialResult]()
+        local.run_into(tree, PassSpec(rows, plan, accumulator_of(plan), device=rows.device))
+        added: Accumulator = accumulator.merge(tree.total().accumulators["raw"])
+        return added
 
     def _solved(self) -> Self:
         spectrum: Spectrum = self._accumulator.spectrum(unit_roundoff=self._roundoff)

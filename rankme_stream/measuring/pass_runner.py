@@ -16,7 +16,7 @@ from rankme_stream.errors import LimitError, MissingChunksError, SourceChangedEr
 from rankme_stream.groups.grouped_rows import kept_dtype
 from rankme_stream.groups.partition import Partition, partition_of
 from rankme_stream.measuring.completed_pass import CompletedPass, check_count
-from rankme_stream.measuring.placement import device_for
+from rankme_stream.measuring.placement import device_for, traveling_bytes
 from rankme_stream.measuring.request import Request
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
@@ -207,7 +207,9 @@ class PassRunner:
             self.source.shape[0],
         )  # fmt: skip
         has_card = self.device is not HOST or engine.device not in (None, "cpu")
-        card = CardLimits(self.device.free_bytes(), has_host=self.device is HOST) if has_card else None
+        card = None
+        if has_card:
+            card = CardLimits(self.device.free_bytes(), self.device is HOST, traveling_bytes(self.source, self.device))
         planned = make_plan(workload, layout, limits, card)
         return planned if self.basis is None else replace(planned, basis=self.basis.digest)
 

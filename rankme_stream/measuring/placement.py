@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from rankme_stream.errors import UsageError, argument
 from rankme_stream.measuring.request import Request
+from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.registry import device_named
@@ -47,3 +49,12 @@ def device_for(source: Source | BlockStream, name: str) -> Device:
             "the rows"
         )
     return named if current is HOST else current
+
+
+def traveling_bytes(source: Source | BlockStream, device: Device) -> int:
+    """Return the bytes of a value as it travels from the host to a card; 0 if the rows lie there, 8 if unknown."""
+    if device is HOST:  # workers of a cluster open their cards themselves
+        return 8
+    if isinstance(source, ArraySource | BlockStream) and source.device is device:
+        return 0
+    return cast(Card, device).taken_as(source.stored).dtype.itemsize

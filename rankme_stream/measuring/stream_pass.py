@@ -11,11 +11,13 @@ from rankme_stream.errors import LimitError
 from rankme_stream.measuring.completed_pass import CompletedPass
 from rankme_stream.measuring.escalation import check_not_empty
 from rankme_stream.measuring.pass_runner import PassRunner, draw_probe_seed
+from rankme_stream.measuring.placement import traveling_bytes
 from rankme_stream.measuring.request import Request
 from rankme_stream.numerics import machine
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.engines.engine import Progress, Report
+from rankme_stream.passes.planning.card_layout import run_level
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import Plan, extend_plan, make_plan
 from rankme_stream.passes.state.audit import Rules
@@ -68,9 +70,12 @@ def _plan_window(stream: BlockStream, arithmetic: Arithmetic, request: Request, 
     size = Size(stream.n_features, request.sketch_size(stream.n_features))
     workload = Workload(arithmetic, size, normalize=request.normalize, seed=request.seed)
     segment_rows = workload.grid.segment_rows
-    card = None if device is HOST else CardLimits(device.free_bytes(), has_host=False)
+    card = None
+    if device is not HOST:  # whole runs are gathered
+        segment_rows <<= run_level(segment_rows, stream.row_bytes)
+        card = CardLimits(device.free_bytes(), has_host=False, itemsize=traveling_bytes(stream, device))
     for count in [request.workers] if request.workers else range(machine.cores(), 0, -1):
-        n_rows = count * segment_rows
+        n_rows = segment_rows * (count if card is None else 1)
         layout = RowLayout((0, n_rows), stream.stored.dtype.itemsize, range(1, n_rows), lambda _: 0)
         limits = machine.limits(count, request.memory_limit)
         limits = replace(limits, base_bytes=limits.base_bytes + n_rows * stream.row_bytes)

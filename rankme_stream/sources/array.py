@@ -32,6 +32,8 @@ class ArraySource:
     ----------
     device
         Device that the rows are on, and stay on.
+    is_view
+        Whether ``read`` lends the rows where they are.
 
     Raises
     ------
@@ -58,11 +60,11 @@ class ArraySource:
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
         if self.device is not HOST:
             self.stored: StoredType = self.device.stored_type(array, uri)
-            self._array, self._is_view = array, True
+            self._array, self.is_view = array, True
             return
         self.stored = stored_type(array.dtype, uri=uri, declared=declared)
         self._array = array if array.dtype.name == self.stored.dtype.name else array.view(self.stored.dtype)
-        self._is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
+        self.is_view = self._array.flags.c_contiguous and self._array.dtype.isnative
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)``: a read may begin at any row."""
@@ -71,7 +73,7 @@ class ArraySource:
     def read(self, start: int, stop: int, out: Any = None) -> Any:
         """Return rows ``[start, stop)``: a view if the layout allows it, read-only on the host, and not in ``out``."""
         rows = self._array[start:stop, :]
-        if self._is_view:
+        if self.is_view:
             if self.device is HOST:
                 rows.flags.writeable = False
             return rows
@@ -82,7 +84,7 @@ class ArraySource:
 
     def read_memory(self, n_rows: int) -> int:
         """Return the bytes that reading ``n_rows`` rows takes: none for a view."""
-        return 0 if self._is_view else n_rows * self.shape[1] * self.stored.dtype.itemsize
+        return 0 if self.is_view else n_rows * self.shape[1] * self.stored.dtype.itemsize
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the row ranges known to be unwritten: none."""

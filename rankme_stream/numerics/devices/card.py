@@ -80,13 +80,13 @@ class Card(Device, Protocol):
         """Wait for the work that the calling thread queued outside of streams."""
 
     def pinned(self, n_bytes: int) -> Array:
-        """Return memory of the host, uint8, from which copies run beside other work; plain memory on the host itself."""
+        """Return memory of the host, uint8, from which copies run beside other work."""
 
     def is_pinned(self, rows: Array) -> bool:
         """Return whether copies from an array of the host run beside other work."""
 
     def taken_as(self, kind: StoredType) -> StoredType:
-        """Return the type in which stored rows travel to the card: their own, or float64, to which the host converts."""
+        """Return the type in which stored rows travel to the card: their own, or float64, made by the host."""
 
     def stored_rows(self, shape: tuple[int, int], kind: StoredType) -> Any:
         """Return uninitialized memory of the card for rows of a type that ``taken_as`` returned."""
@@ -123,9 +123,7 @@ class Card(Device, Protocol):
         bits depend on the panels alone. Only the lower triangle of ``total`` need be valid.
         """
 
-    def add_float32_panels(
-        self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Workspace
-    ) -> None:
+    def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Workspace) -> None:
         """Do as ``add_panels`` with float32 products, of panels of float32, of a 16-bit type, or of float64, rounded.
 
         Products of 16-bit panels are put right by their diagonals, because tensor cores cut off when they sum:

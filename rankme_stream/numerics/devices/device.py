@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Device(Protocol):
     """Arrays of one device, and the operations on them that the array API standard lacks.
 
-    Arrays are those of the namespace ``xp``, in which slices share memory. *Rows* are stored rows as ``rows`` returned
-    them. A *panel* has shape ``(rows, 1 + D)`` and is float64; or of ``panel_type``, if products are float32.
+    Arrays are those of the namespace ``xp``, in which slices share memory. A *panel* has shape ``(rows, 1 + D)`` and is
+    float64; or of ``panel_type``, if products are float32.
 
     Attributes
     ----------
@@ -66,39 +66,6 @@ class Device(Protocol):
 
     def stored_type(self, rows: Any, uri: str) -> StoredType:
         """Return the number type of an array of this device, or refuse it."""
-
-    def rows(self, stored: Any, kind: StoredType) -> Any:
-        """Return stored rows on the device: as they are if it has their type, exactly converted otherwise.
-
-        Raises
-        ------
-        OverflowError
-            As ``cast``.
-        """
-
-    def nonfinite_rows(self, rows: Any, kind: StoredType) -> Array | None:
-        """Return a mask on the host of the rows that hold NaN or infinity; None where none does."""
-
-    def zero_rows(self, rows: Any, kind: StoredType) -> Array:
-        """Return the indices, on the host, of the rows that are zero throughout."""
-
-    def constant_rows(self, rows: Any, kind: StoredType) -> Array:
-        """Return the indices, on the host, of the rows that hold one number in all of two or more features."""
-
-    def largest_magnitude(self, rows: Any, kind: StoredType) -> float:
-        """Return the largest absolute value of float64 data; 0.0 for every other type."""
-
-    def without(self, rows: Any, out: Array) -> Any:
-        """Return the rows, with the rows of a mask on the host set to zero."""
-
-    def cast(self, rows: Any, kind: StoredType, out: Any, scratch: Workspace) -> None:
-        """Write the values of finite rows into ``out``, of the type of a panel and of the same shape, exactly.
-
-        Raises
-        ------
-        OverflowError
-            Integers beyond 2**53; the argument is the index of the first row that holds one.
-        """
 
     def squared_lengths(self, rows: Any) -> Any:
         """Return the sum of the squares of each row of a float64 array."""

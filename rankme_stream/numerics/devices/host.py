@@ -193,34 +193,6 @@ class Host:
         """Return the number type of an array."""
         return stored_type(rows.dtype, uri=uri)
 
-    def rows(self, stored: Array, kind: StoredType) -> Array:
-        """Return the stored rows themselves."""
-        return stored
-
-    def nonfinite_rows(self, rows: Array, kind: StoredType) -> Array | None:
-        """Return a mask of the rows that hold NaN or infinity; None where none does."""
-        return kind.nonfinite_rows(rows)
-
-    def zero_rows(self, rows: Array, kind: StoredType) -> Array:
-        """Return the indices of the rows that are zero throughout."""
-        return kind.zero_rows(rows)
-
-    def constant_rows(self, rows: Array, kind: StoredType) -> Array:
-        """Return the indices of the rows that hold one number throughout."""
-        return kind.constant_rows(rows)
-
-    def largest_magnitude(self, rows: Array, kind: StoredType) -> float:
-        """Return the largest absolute value of float64 data; 0.0 for every other type."""
-        return kind.largest_magnitude(rows)
-
-    def without(self, rows: Array, out: Array) -> Array:
-        """Return the rows, with the rows of a mask set to zero."""
-        return np.where(out[:, None], rows.dtype.type(0), rows)
-
-    def cast(self, rows: Array, kind: StoredType, out: Array, scratch: Any) -> None:
-        """Write the values of finite rows into ``out``."""
-        kind.widen(rows, out, scratch.room("cast", rows.shape, np.int32))
-
     def squared_lengths(self, rows: Array) -> Array:
         """Return the sum of the squares of each row."""
         return np.asarray(np.einsum("ij,ij->i", rows, rows))

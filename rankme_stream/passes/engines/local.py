@@ -13,14 +13,17 @@ from typing import Any
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import RankMeError
 from rankme_stream.numerics import blas_threads, machine
+from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.known_products import check_factor, check_products
+from rankme_stream.passes.engines.card_engine import run_nodes
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec, run_segment
 from rankme_stream.passes.planning.block_layout import BlockRange, block_ranges
+from rankme_stream.passes.planning.card_layout import run_level
 from rankme_stream.passes.planning.grid import PATIENCE
-from rankme_stream.passes.state.merge_tree import MergeTree
+from rankme_stream.passes.state.merge_tree import MergeTree, nodes_of
 from rankme_stream.passes.state.partial_result import PartialResult
 
 _TICK_S = 0.1
@@ -72,8 +75,15 @@ def run_into(
     bounds = spec.source.bounds(plan.row_start, plan.row_stop)
     missing = tree.missing(plan.all_segments if segments is None else segments)
     rows = [plan.rows_of(interval) for interval in missing]
-    blocks = (block_ranges(bounds, start, stop, plan.block_rows, plan.grid.segment_rows) for start, stop in rows)
+    run_rows, level = plan.grid.segment_rows, 0
+    if spec.device is not HOST:
+        level = run_level(run_rows, plan.n_features * spec.source.stored.dtype.itemsize)
+        run_rows <<= level
+    blocks = (block_ranges(bounds, start, stop, plan.block_rows, run_rows) for start, stop in rows)
     n_rows = sum(stop - start for start, stop in rows)
+    if spec.device is not HOST:
+        nodes = chain.from_iterable(nodes_of(interval, level, tree.tail) for interval in missing)
+        return run_nodes(spec, nodes, chain.from_iterable(blocks), tree.add_node, n_rows, progress)
     return run_segments(spec, chain(*missing), chain.from_iterable(blocks), tree.add, n_rows, progress)
 
 
@@ -110,6 +120,9 @@ def run_segments(
     within twice as many after the oldest unfinished one, which bounds the partial results alive. An interrupt stops
     the workers at their next slab.
     """
+    if spec.device is not HOST:
+        nodes = ((0, segment) for segment in segments)
+        return run_nodes(spec, nodes, block_ranges, lambda node, found: add(node[1], found), rows_total, progress)
     machine.return_freed_memory()
     shared = _Run(spec, block_ranges, add)
     plan = spec.plan

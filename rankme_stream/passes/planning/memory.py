@@ -11,6 +11,7 @@ from rankme_stream.accumulators.method import Arithmetic, Method, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.planning.block_layout import largest_unit
+from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, PIECE_BYTES, SLOTS, run_level, slab_panels
 from rankme_stream.passes.planning.grid import PATIENCE, Grid, grid_for
 from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
@@ -50,6 +51,8 @@ class Workload:
         Partition of the rows into groups, and bytes of a value in the rows that are kept.
     sample
         Units to read; None to read every row.
+    is_on_card
+        Whether a card computes.
     """
 
     arithmetic: Arithmetic
@@ -61,6 +64,7 @@ class Workload:
     groups: Partition | None = None
     kept_itemsize: int = 8
     sample: SampleUnits | None = None
+    is_on_card: bool = False
 
     @property
     def method(self) -> Method:
@@ -78,6 +82,9 @@ class Workload:
     @property
     def slab_rows(self) -> int:
         """Number of rows in a slab: whole panels that are audited and cast at once."""
+        grid = self.grid
+        if self.is_on_card:
+            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows)
         rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
         return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
@@ -143,10 +150,13 @@ class RowLayout:
 
 
 class CardLimits(NamedTuple):
-    """Free bytes of a card, 0 if unknown, and whether partial results are merged on the host."""
+    """Free bytes of a card, 0 if unknown; whether partial results are merged on the host; bytes of a value that travels
+    to the card, 0 for rows that lie there.
+    """
 
     free_bytes: int
     has_host: bool
+    itemsize: int = 8
 
 
 class Concurrency(NamedTuple):
@@ -156,6 +166,11 @@ class Concurrency(NamedTuple):
     segments_at_once: int
     reads_ahead: bool
     block_rows: int
+
+    @property
+    def n_slots(self) -> int:
+        """Number of blocks that are read or copied to a card at once."""
+        return SLOTS if self.reads_ahead else FEWEST_SLOTS
 
 
 @dataclass(frozen=True)
@@ -187,22 +202,29 @@ def predict_memory(
         )  # fmt: skip
     at_once = concurrency.segments_at_once
     n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
+    if card is not None:  # those of a run, which are merged by themselves
+        n_live += run_level(workload.grid.segment_rows, workload.size.n_features * layout.itemsize) + 2
     if workload.method.keeps_rows:  # which partial results share: together they are as large as the last
         n_live = 1
     on_card: dict[str, int] = {}
-    if card is not None:
-        on_card = card_memory(workload, n_live, concurrency)
-        if card.has_host:  # the host then also solves
-            del on_card["solving"]
-    if card is None or card.has_host:
+    if card is None:
         memory = host_memory(workload, n_live, concurrency)
+        reading = _reading_bytes(workload, layout, concurrency)
     else:
-        memory = feeding_memory(workload, at_once)
+        slot_bytes = _slot_rows(workload, layout, concurrency) * workload.size.n_features * card.itemsize
+        on_card = card_memory(workload, n_live, layout)
+        on_card["rows"] += concurrency.n_slots * slot_bytes
+        reading = concurrency.n_slots * slot_bytes + _pieces_bytes(workload, layout, workers)
+        if card.has_host:  # which then solves
+            del on_card["solving"]
+            memory = host_memory(workload, n_live, concurrency)
+        else:
+            memory = {"accumulators": 0, "panels": 0, "solving": _solving(workload, workers)}
     if workload.pass_number:  # for the basis, on the host, that the previous pass found
         memory["accumulators"] += workload.state_bytes
         memory["solving"] += workload.state_bytes
     memory |= {
-        "reading": _reading_bytes(workload, layout, concurrency),
+        "reading": reading,
         "libraries": _LIBRARY_BYTES + workers * _THREAD_BYTES, "process": base_bytes,
     }  # fmt: skip
     if workload.has_checkpoint:
@@ -244,31 +266,38 @@ def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
     }
 
 
-def feeding_memory(workload: Workload, at_once: int) -> dict[str, int]:
-    """Return the bytes on the host if a card computes: rows on their way to it, and a sketch that comes back."""
-    solving = 3 * workload.state_bytes if workload.method.is_sketch else 0
-    return {"accumulators": 0, "panels": at_once * workload.slab_bytes, "solving": solving}
-
-
-def card_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> dict[str, int]:
-    """Return the bytes on the card: matrices are whole, rows are copied as stored, and every step makes a new array."""
-    at_once, size, method = concurrency.segments_at_once, workload.size, workload.method
+def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str, int]:
+    """Return the bytes on the card beside the slots: matrices are whole, and every merge makes a new one."""
+    size, method, grid = workload.size, workload.method, workload.grid
     is_whole = not (method.is_sketch or method.keeps_rows)  # a D x D matrix
     state = size.square_bytes if is_whole else workload.state_bytes
-    scratch = method.card_scratch_bytes(size, workload.grid.panel_rows)
+    scratch = method.card_scratch_bytes(size, grid.panel_rows)
+    if is_whole:
+        scratch += workload.slab_rows // grid.panel_rows * size.square_bytes  # a product for each panel of a slab
     if workload.arithmetic.precision == "float32":
-        scratch += 8 * workload.grid.panel_rows * size.width + 2 * size.square_bytes
-    masks = 2 * workload.slab_rows * size.width
+        scratch += workload.slab_bytes
+    run_rows = min(layout.n_rows, grid.segment_rows << run_level(grid.segment_rows, size.n_features * layout.itemsize))
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     found = {
-        "accumulators": _accumulators(workload, _n_live(workload, n_live, at_once), state, at_once * state),
-        "rows": at_once * (workload.slab_bytes + masks),
-        "panels": _slabs(workload, concurrency) + 2 * at_once * workload.slab_bytes + concurrency.workers * scratch,
+        "accumulators": _accumulators(workload, _n_live(workload, n_live, 1), state, state),
+        "rows": run_rows + size.n_features,  # what was seen in them
+        "panels": (workload.n_matrices + 2) * workload.slab_bytes + scratch,
         "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }
     if method.keeps_rows:
         found["solving"] = method.solving_bytes(size, normalize=workload.normalize)
     return found
+
+
+def _slot_rows(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
+    """Return the rows of the largest block that a slot holds."""
+    return min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit))
+
+
+def _pieces_bytes(workload: Workload, layout: RowLayout, workers: int) -> int:
+    """Return the bytes that threads take to read the pieces of a block."""
+    piece_rows = PIECE_BYTES // (workload.size.n_features * layout.itemsize) + layout.largest_unit
+    return workers * layout.read_memory(min(layout.n_rows, piece_rows))
 
 
 def _n_live(workload: Workload, n_live: int, at_once: int) -> int:

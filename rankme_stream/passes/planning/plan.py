@@ -12,6 +12,7 @@ from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision,
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
+from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, SLOT_BYTES, SLOTS
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
     CardLimits,
@@ -100,6 +101,11 @@ class Plan:
         return Size(self.n_features, self.sketch_size, self.row_stop - self.row_start)
 
     @property
+    def n_slots(self) -> int:
+        """Number of blocks that are read or copied to a card at once."""
+        return SLOTS if self.reads_ahead else FEWEST_SLOTS
+
+    @property
     def node_bytes(self) -> int:
         """Bytes of one partial result when sent or stored."""
         return (1 + self.normalize) * METHODS[self.method].packed_bytes(self.size) + self.group_bytes
@@ -163,6 +169,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
         raise UsageError(f"rows {start}:{stop} is an empty range: the end must be above the start")
     least: Footprint | None = None
     least_card = 0
+    workload = replace(workload, is_on_card=card is not None)
     for concurrency in _candidates(workload, layout, limits):
         footprint = predict_memory(workload, layout, concurrency, limits.base_bytes, card)
         peak, card_peak = peak_bytes(footprint.host), peak_bytes(footprint.card)
@@ -183,8 +190,13 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
 
 def _candidates(workload: Workload, layout: RowLayout, limits: Limits) -> Iterator[Concurrency]:
     """Yield the ways to run a pass, fastest first."""
-    n_segments = len(workload.grid.segments(*layout.rows))
     row_bytes = workload.size.n_features * layout.itemsize
+    if workload.is_on_card:  # one thread queues the work of the card, the others read
+        counts = [limits.workers] if limits.workers else list(range(limits.cores, 0, -1))
+        for count, reads_ahead, block_bytes in product(counts, (True, False), SLOT_BYTES):
+            yield Concurrency(count, 1, reads_ahead, max(1, block_bytes // row_bytes))
+        return
+    n_segments = len(workload.grid.segments(*layout.rows))
     shared = workload.method.shares_update(workload.size.n_features, workload.arithmetic.precision)
     counts = [limits.workers] if limits.workers else list(range(min(limits.cores, n_segments), 0, -1))
     for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):

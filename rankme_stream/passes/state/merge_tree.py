@@ -21,6 +21,18 @@ def span(node: Node) -> range:
     return range(index << level, (index + 1) << level)
 
 
+def nodes_of(segments: range, level: int, cut: int | None = None) -> Iterator[Node]:
+    """Yield the largest nodes up to a level that make up consecutive segments, ascending; none reaches over a cut."""
+    start = segments.start
+    while start < segments.stop:
+        stop = segments.stop if cut is None or cut <= start else min(cut, segments.stop)
+        size = 1 << level
+        while start & (size - 1) or start + size > stop:
+            size >>= 1
+        yield size.bit_length() - 1, start // size
+        start += size
+
+
 class IntervalSet:
     """Set of segments, held as the fewest possible intervals: ranges of step one, ascending."""
 

@@ -1,0 +1,229 @@
+"""Rows on a card to accumulators: one thread queues the work of run after run, and waits once at the end of each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from rankme_stream.accumulators.accumulator import Accumulator, Queued
+from rankme_stream.accumulators.float32_gram import overflow_error
+from rankme_stream.numerics.devices.card import MISSING, Card, Seen
+from rankme_stream.numerics.devices.device import Workspace
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.loop.row_faults import RowFaults, with_magnitude
+from rankme_stream.passes.loop.segment import Interrupted, PassSpec
+from rankme_stream.passes.loop.slot_feed import card_rows
+from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.state.audit import Audit
+from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
+from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
+from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
+
+
+class CardRunner:
+    """Reads runs of consecutive segments on a card, one after another, in ascending order.
+
+    Every method is called by one thread. What a run leaves is complete: nothing that it queued is still to be done.
+
+    Parameters
+    ----------
+    block_ranges
+        Blocks that hold the rows of all runs, in row order.
+    stop
+        Checked between slabs; if set, ``Interrupted`` is raised.
+    progress
+        Called with the number of rows of each slab.
+    """
+
+    def __init__(
+        self, spec: PassSpec, block_ranges: Iterable[BlockRange], stop: threading.Event,
+        progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._spec, self._card, self._stop, self._progress = spec, cast(Card, spec.device), stop, progress
+        self._computing = self._card.stream()
+        self._notes = _WitnessNotes(spec.plan) if _may_be_resumed(spec) else None
+        self._rows = card_rows(spec, self._computing, block_ranges, self._notes)
+        self._may_be_tiny = self._rows.kind.name == "float64"
+        self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
+        self._slabs: dict[str, Any] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes decoded so far."""
+        return self._rows.bytes_read
+
+    def read(self, node: Node) -> PartialResult:
+        """Read the segments of a node and return their partial result.
+
+        Raises
+        ------
+        NonFiniteError, ZeroRowError, MagnitudeError
+            As where rows are looked at on the host; the message names the row.
+        ArithmeticCheckError
+            If the rows were multiplied wrongly.
+        """
+        first, last = self._spec.plan.rows_of(span(node))
+        tree = MergeTree[PartialResult]()
+        with self._computing:
+            run = self._new_run(first, last)
+            for segment in self._spec.plan.grid.segments(first, last):
+                tree.add(segment, self._queue_segment(segment, run))
+            found = tree.total()
+        self._computing.record().wait()
+        audit = self._judged(run, found)
+        witnesses = Witnesses() if self._notes is None else self._notes.take(first, last)
+        return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
+
+    def close(self) -> None:
+        """Read nothing more, and free the memory of slabs once queued work is done."""
+        self._rows.close()
+        self._computing.record().wait()
+        self._slabs.clear()
+        self._workspace.clear()
+
+    def _new_run(self, first: int, last: int) -> _Run:
+        card, grid = self._card, self._spec.plan.grid
+        seen = Seen(
+            card.zeros((last - first,), np.uint8), card.zeros((1,)), card.zeros((self._spec.plan.n_features,), np.uint8)
+        )
+        n_panels = -(-last // grid.panel_rows) - first // grid.panel_rows
+        return _Run(first, last, seen, {key: card.zeros((n_panels,), np.uint8) for key in self._keys}, [])
+
+    @property
+    def _keys(self) -> list[str]:
+        return ["raw", "unit"] if self._spec.normalize else ["raw"]
+
+    def _queue_segment(self, segment: int, run: _Run) -> PartialResult:
+        """Queue the work of one segment and return its partial result, which holds when that work is done."""
+        spec, grid = self._spec, self._spec.plan.grid
+        first, last = spec.plan.rows_of(range(segment, segment + 1))
+        made = {"raw": spec.make_accumulator(spec.plan.n_features, self._workspace)}
+        if spec.normalize:
+            error = rows_error(spec.plan.n_features)
+            made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
+        row_norms = RowNorms()
+        for start, end in grid.slabs(first, last, spec.plan.slab_rows):
+            if self._stop.is_set():
+                raise Interrupted
+            slabs = self._filled_slabs(start, end, run)
+            if spec.records_norms:
+                row_norms = row_norms.merge(RowNorms.of(slabs["raw"], self._card))
+            for key, accumulator in made.items():
+                self._add(accumulator, slabs[key], start, (run, key))
+            self._progress(end - start)
+        return PartialResult(made, Audit(), row_norms)
+
+    def _filled_slabs(self, start: int, end: int, run: _Run) -> dict[str, Any]:
+        """Queue the look at rows [start, end) and return the slabs that they are written to."""
+        slabs = {key: self._slab(key)[: end - start, :] for key in self._keys}
+        for row, stored in self._rows.rows(start, end):
+            n_rows = stored.shape[0]
+            seen = run.seen.of(row - run.first, row - run.first + n_rows)
+            audit, out = self._faults.missing(row, n_rows)
+            if out is not None:
+                seen.flags[...] = self._card.upload(out * np.uint8(MISSING))
+            run.pieces.append((row, n_rows, audit))
+            piece = slabs["raw"][row - start : row - start + n_rows, :]
+            self._card.look(stored, self._rows.kind, piece, seen, self._faults.skipped_flags)
+        if "unit" in slabs and self._may_be_tiny:
+            scale_rows(slabs["raw"], slabs["unit"], self._card)
+        elif "unit" in slabs:
+            self._card.unit_rows(slabs["raw"], slabs["unit"])
+        return slabs
+
+    def _slab(self, key: str) -> Any:
+        if key not in self._slabs:
+            plan = self._spec.plan
+            self._slabs[key] = self._card.slab((plan.slab_rows, 1 + plan.n_features), self._spec.panel_type)
+        return self._slabs[key]
+
+    def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
+        """Add a slab to an accumulator: whole panels at once where it takes them so."""
+        (run, key), rows = into, self._spec.plan.grid.panel_rows
+        for low, high in _whole_panels(start, start + slab.shape[0], rows):
+            while low < high and not self._takes_slabs(accumulator):
+                end = min(low + rows, high)
+                accumulator.update(slab[low - start : end - start, :], low)
+                low = end
+            if low < high and isinstance(accumulator, Queued):
+                number = low // rows - run.first // rows
+                overflowed = run.overflowed[key][number : number - (low - high) // rows]
+                accumulator.queue(slab[low - start : high - start, :], rows, overflowed)
+
+    def _takes_slabs(self, accumulator: Accumulator) -> bool:
+        return isinstance(accumulator, Queued) and (not self._may_be_tiny or accumulator.takes_slabs)
+
+    def _judged(self, run: _Run, found: PartialResult) -> Audit:
+        """Return the audit of the rows of a run whose work is done; refuse what is at fault."""
+        card, audit = self._card, Audit()
+        flags = card.download(run.seen.flags)
+        for row, n_rows, of_missing in run.pieces:
+            audit = audit.merge(of_missing).merge(
+                self._faults.of_flags(row, flags[row - run.first : row - run.first + n_rows])
+            )
+        nonzero = card.download(run.seen.nonzero) != 0
+        for key, accumulator in found.accumulators.items():
+            panel_rows = self._spec.plan.grid.panel_rows
+            for number in np.flatnonzero(card.download(run.overflowed[key])).tolist():
+                low = (run.first // panel_rows + number) * panel_rows
+                raise overflow_error(max(low, run.first), min(low + panel_rows, run.last))
+            if isinstance(accumulator, Queued):
+                accumulator.note(nonzero)
+            accumulator.check(run.first, run.last)
+        return with_magnitude(audit, float(card.download(run.seen.largest)[0]))
+
+
+class _Run(NamedTuple):
+    """Rows [first, last) of a run: what the card sees in them, and the pieces in which it was given them.
+
+    ``overflowed`` has a number for each panel and accumulator; a piece has a first row, a number of rows and the audit
+    of those that are missing.
+    """
+
+    first: int
+    last: int
+    seen: Seen
+    overflowed: dict[str, Any]
+    pieces: list[tuple[int, int, Audit]]
+
+
+class _WitnessNotes:
+    """Notes a few rows of every segment as they are read, by any thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._lock = plan, threading.Lock()
+        self._digests: dict[int, str] = {}
+
+    def __call__(self, start: int, stored: Array) -> None:
+        """Note the wanted rows among stored ones."""
+        plan = self._plan
+        for segment in plan.grid.segments(start, start + len(stored)):
+            wanted = witness_rows(*plan.rows_of(range(segment, segment + 1)))
+            found = Witnesses.of(wanted, start, stored)
+            with self._lock:
+                self._digests.update(found.digests)
+
+    def take(self, first: int, last: int) -> Witnesses:
+        """Return those of rows [first, last), which are forgotten here."""
+        with self._lock:
+            taken = {row: self._digests.pop(row) for row in list(self._digests) if first <= row < last}
+        return Witnesses().merge(Witnesses(taken))
+
+
+def _may_be_resumed(spec: PassSpec) -> bool:
+    """Return whether a later run may have to recognise the dump."""
+    return spec.plan.sample_rows == 0 and spec.source.reopen() is not None
+
+
+def _whole_panels(start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield row ranges of consecutive whole panels, and each shorter panel alone."""
+    while start < stop:
+        whole = stop // rows * rows
+        end = min(stop, (start // rows + 1) * rows) if start % rows or whole <= start else whole
+        yield start, end
+        start = end

@@ -1,0 +1,23 @@
+"""Sizes of what a pass on a card keeps: slots, slabs and runs. None of them changes a bit of a result."""
+
+from __future__ import annotations
+
+from rankme_stream.accumulators.method import power_of_two_below
+
+SLOTS, FEWEST_SLOTS = 6, 2
+SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of a link, smaller ones need more calls
+PIECE_BYTES = 2**21  # that one thread reads at a time
+_SLAB_VALUES = 2**23  # looked at and multiplied together
+_MOST_PANELS = 16  # of a slab
+_RUN_BYTES = 2**28  # of rows: waiting at the end of a run is then below a hundredth of it
+
+
+def slab_panels(panel_rows: int, n_features: int, segment_rows: int) -> int:
+    """Return the number of panels of a slab, a power of two that divides a segment."""
+    panels = max(1, min(_MOST_PANELS, _SLAB_VALUES // (panel_rows * n_features), segment_rows // panel_rows))
+    return power_of_two_below(panels)
+
+
+def run_level(segment_rows: int, row_bytes: int) -> int:
+    """Return the level, in the merge tree, of a run: one wait for the card each."""
+    return max(1, _RUN_BYTES // (segment_rows * row_bytes)).bit_length() - 1
