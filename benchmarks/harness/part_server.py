@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,25 @@ class PartServer:
         """
         process = self._process = self._process or self._started()
         assert process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(limit_s, process.kill)
+        timer, answer = threading.Timer(limit_s, process.kill), ""
         timer.start()
         try:
-            process.stdin.write(json.dumps(part) + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
+            with suppress(BrokenPipeError):  # the process has ended
+                process.stdin.write(json.dumps(part) + "\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            if answer.endswith("\n"):
+                return json.loads(answer)
+            process.wait()  # for the last words of a process that failed
+            is_late = timer.finished.is_set()
         finally:
             timer.cancel()
-        if answer:
-            return json.loads(answer)
-        process.wait()
-        is_late = timer.finished.is_set() and process.returncode == -9
         self._errors.seek(0)
-        last = [line for line in self._errors.read().splitlines() if line.strip()][-1:]
+        said = [line for line in self._errors.read().splitlines() if line.strip()]
         self.close()
-        raise PartError(f"it took more than {limit_s:.0f} s" if is_late else " ".join([*last, "(the process ended)"]))
+        if is_late:
+            raise PartError(f"it took more than {limit_s:.3g} s")
+        raise PartError(said[-1] if said else f"its process ended with {process.returncode}")
 
     def _started(self) -> subprocess.Popen[str]:
         setup = self.setup

@@ -34,7 +34,7 @@ Line = dict[str, Any]
 _PRODUCT_ROWS = (1024, 8192, 65_536)
 _COPIED_BYTES = (2**25, 2**28)
 _SLAB_PANELS, _PANEL_ROWS = 8, 1024
-_ZARR_BYTES = 2**31
+_ZARR_BYTES = 2**30
 _REPEATS, _ENOUGH_S = 3, 1.0  # a pass is timed again, up to so many times, until all took so long
 
 

@@ -30,8 +30,9 @@ class NullArray:
     def __getitem__(self, key: Any) -> NullArray:
         """Return the part of some slices."""
         keys = key if isinstance(key, tuple) else (key,)
-        wanted = (len(range(*one.indices(n))) for one, n in zip(keys, self.shape, strict=False) if isinstance(one, slice))
-        return NullArray((*wanted, *self.shape[len(keys) :]), self.dtype)
+        pairs = zip(keys, self.shape, strict=False)
+        kept = (len(range(*one.indices(length))) for one, length in pairs if isinstance(one, slice))
+        return NullArray((*kept, *self.shape[len(keys) :]), self.dtype)
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write nothing."""
