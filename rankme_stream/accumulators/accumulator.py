@@ -94,23 +94,33 @@ class Divisible(Protocol):
 
 @runtime_checkable
 class Queued(Protocol):
-    """An accumulator that a card can be told to fill, slab by slab, without waiting for it."""
+    """An accumulator of a card that adds slabs of rows, which are whole panels or a shorter one, without waiting."""
 
-    @property
-    def takes_slabs(self) -> bool:
-        """Whether slabs of rows that may be tiny can be queued now; until then ``update`` takes their panels."""
+    def takes_slabs(self, *, may_be_tiny: bool) -> bool:
+        """Return whether slabs may be queued from here on; until then panels go through ``update``, which waits.
+
+        Parameters
+        ----------
+        may_be_tiny
+            Whether rows may be so small that their squares underflow, as only those stored as float64 are. They may be
+            queued once a row of usual size was met, because the exponent of the state stays 0 from there on.
+        """
 
     def queue(self, slab: Any, panel_rows: int, overflowed: Any) -> None:
-        """Queue the addition of a slab: consecutive whole panels of ``panel_rows`` rows, or one shorter panel.
+        """Queue the addition of a slab, shape ``(rows, 1 + n_features)``, first column ones; nothing waits.
 
         Parameters
         ----------
         overflowed
-            uint8, shape ``(panels,)``, on the card: 1 is written for each panel whose float32 products overflow.
+            uint8 on the card, shape ``(panels,)``: 1 is written for each panel whose float32 product overflows. The
+            state is then of no use (``float32_gram.overflow_error``).
         """
 
     def note(self, nonzero: Array) -> None:
-        """Take the mask of the features that are nonzero in some row queued since, fetched when the work was done."""
+        """Note the features that are nonzero in some queued row: a mask on the host, shape ``(n_features,)``.
+
+        Accumulators whose rows are not noted yet may merge, and do nothing else that says which features are zero.
+        """
 
 
 def check_device(device: Device, other: Device) -> None:

@@ -34,15 +34,17 @@ matrix, J. ACM 58 (2011); F. Roosta-Khorasani, U. Ascher, Found. Comput. Math. 1
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics import counter_rng
+from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, FloatArray
@@ -80,6 +82,11 @@ class ErrorProbes:
         directions = _directions(panel.shape[1] - 1, self.seed, self.device)
         self.device.add_probed(panel, directions, self._products, self._sums, workspace)
 
+    def observe_panels(self, slab: Any, panel_rows: int, workspace: Workspace) -> None:
+        """Queue the addition of the panels of a slab on a card, as they were given, without waiting for it."""
+        directions = _directions(slab.shape[1] - 1, self.seed, self.device)
+        cast(Card, self.device).add_probed_panels(slab, panel_rows, directions, self._products, self._sums, workspace)
+
     def residual(self, product: Triangle, totals: RowTotals) -> Residual:
         """Return what the sum of fast products, of ``1 + D`` rows, is off by; 16 D^2 flops.
 
@@ -110,9 +117,16 @@ class ErrorProbes:
                 f"float32 errors probed with seed {other.seed} cannot join those probed with {self.seed}: take parts "
                 "of one pass"
             )
-        merged = ErrorProbes(self._products.shape[0] - 1, self.seed, self.device)
-        merged._products, merged._sums = self._products + other._products, self._sums + other._sums
-        return merged
+        return self._with(self.device, self._products + other._products, self._sums + other._sums)
+
+    def on_host(self) -> ErrorProbes:
+        """Return the same probes on the host."""
+        return self._with(HOST, self.device.download(self._products), self.device.download(self._sums))
+
+    def _with(self, device: Device, products: Any, sums: Any) -> ErrorProbes:
+        made = copy(self)
+        made.device, made._products, made._sums = device, products, sums
+        return made
 
     @staticmethod
     def array_shapes(n_features: int) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,14 @@ from rankme_stream.spectra.spectrum import Evidence
 _IMPOSSIBLE = 3.0  # times the worst case; a larger estimate is no chance: P(chi-square_8 > 9 x 8) < 1e-11
 
 
+def overflow_error(start: int, stop: int) -> MagnitudeError:
+    """Return the error of a panel of rows [start, stop) whose float32 product overflowed."""
+    return MagnitudeError(
+        f"rows {start:,}-{stop - 1:,} hold values whose squares overflow float32; "
+        f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
+    )
+
+
 class Float32GramAccumulator(GramSums):
     """Gram sums of float32 products of short panels, summed in float64, with an error measured by probes.
 
@@ -64,6 +72,26 @@ class Float32GramAccumulator(GramSums):
         self._gram.add(product)
         self.count(panel)
 
+    def takes_slabs(self, *, may_be_tiny: bool) -> bool:
+        """Return whether slabs may be queued: if one block holds the sums; tiny rows are not scaled up here."""
+        return self._gram.is_whole
+
+    def queue(self, slab: Any, panel_rows: int, overflowed: Any) -> None:
+        """Queue the addition of a slab of any type of panel on a card, and of its products with the probes."""
+        if slab.shape[0] == 0:
+            return
+        assert self.probes is not None
+        self._gram.add_float32_panels(slab, panel_rows, overflowed, self._workspace)
+        self.probes.observe_panels(slab, panel_rows, self._workspace)
+        self.totals = self.totals.with_queued(slab.shape[0], panel_rows)
+
+    def on_host(self) -> Self:
+        """Return the same sums and probes on the host, itself if they are there."""
+        made = super().on_host()
+        if made is not self and self.probes is not None:
+            made.probes = self.probes.on_host()
+        return made
+
     def check(self, start: int, stop: int) -> None:
         """Raise ``ArithmeticCheckError`` if the products are further off than float32 can be."""
         if self.probes is None or not self.n_rows:
@@ -85,9 +113,10 @@ class Float32GramAccumulator(GramSums):
 
     def prefix(self, n_features: int) -> Self:
         """Return the accumulator of the first features alone; the error of a part is at most that of the whole."""
-        made = super().prefix(n_features)
-        if self.probes is not None and self._residual is None:
-            made._residual = self.probes.residual(self._gram, self.totals)
+        held = self.on_host()
+        made = super(Float32GramAccumulator, held).prefix(n_features)
+        if held.probes is not None and held._residual is None:
+            made._residual = held.probes.residual(held._gram, held.totals)
         return made
 
     def _worst_case(self) -> tuple[float, float]:
@@ -135,11 +164,3 @@ class Float32GramAccumulator(GramSums):
         accumulator = super().from_arrays(arrays, device)
         accumulator.probes = ErrorProbes.from_arrays(accumulator.n_features, arrays, device)
         return accumulator
-
-
-def overflow_error(start: int, stop: int) -> MagnitudeError:
-    """Return the error for rows [start, stop), of one panel, whose float32 products overflow."""
-    return MagnitudeError(
-        f"rows {start:,}-{stop - 1:,} hold values whose squares overflow float32; "
-        f"pass {argument('precision', 'float64')}, or scale by a power of two, which changes no rank"
-    )

@@ -22,6 +22,7 @@ from rankme_stream.spectra.spectrum import Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
+_SOLVED_THERE_FROM = 512  # features; a card is 15 times as fast as the host at 4,096, and no faster below 512
 
 
 class GramSums(RowAccumulator):
@@ -41,6 +42,7 @@ class GramSums(RowAccumulator):
     def __init__(self, n_features: int, workspace: Workspace | None = None, *, rows_error: float = 0.0) -> None:
         super().__init__(n_features, workspace, rows_error)
         self._gram = Triangle(n_features + 1, device=self.device)
+        self._solver = self.device if n_features >= _SOLVED_THERE_FROM else HOST
 
     @property
     def n_rows(self) -> int:
@@ -59,8 +61,23 @@ class GramSums(RowAccumulator):
         self._gram = self._gram.scaled(factor)
 
     def prefix(self, n_features: int) -> Self:
-        """Return the accumulator of the first features alone."""
-        return self._with(self._gram.prefix(n_features + 1), self.totals.prefix(n_features))
+        """Return the accumulator of the first features alone, on the host."""
+        held = self.on_host()
+        made = held._with(held._gram.prefix(n_features + 1), held.totals.prefix(n_features))
+        made._solver = self._solver if n_features >= _SOLVED_THERE_FROM else HOST
+        return made
+
+    def on_host(self) -> Self:
+        """Return the same sums on the host, itself if they are there; the device still solves large eigenproblems.
+
+        Beside these, which take most of the time, everything is done on the host: a card would compile a kernel for
+        each of a dozen operations before its first spectrum.
+        """
+        if self.device is HOST:
+            return self
+        made = self._with(self._gram.on_host(), self.totals)
+        made._workspace = Workspace()
+        return made
 
     def _with(self, gram: Triangle, totals: RowTotals) -> Self:
         made = copy(self)
@@ -81,8 +98,11 @@ class GramSums(RowAccumulator):
 
         Notes
         -----
-        8/3 D^3 flops, raw and centred on a thread each, and 32 D^2 bytes beside the accumulator.
+        8/3 D^3 flops, raw and centred on a thread each, or one after another on a card; 32 D^2 bytes on the host beside
+        the accumulator, and 8 D^2 more if that is on a card.
         """
+        if self.device is not HOST:
+            return self.on_host().spectrum(unit_roundoff=unit_roundoff)
         computed_trace = math.fsum(self._gram.diagonal()[1:].tolist())
         if not math.isfinite(computed_trace):
             raise ArithmeticCheckError("the Gram matrix is not finite although every row was; please report this")
@@ -98,9 +118,9 @@ class GramSums(RowAccumulator):
         centered_error = (3.0 * g + 4.0 * U) / (1.0 - g) * trace + fast + rows + 3.0 * lost
         if n_rows:
             centered_error += fast_sums * (2.0 * totals.norm + fast_sums) / n_rows
-        centered = self._about_the_mean(self.device.xp.asarray(gram, copy=True), totals.sums)
-        centered_trace = math.fsum(np.maximum(self._diagonal(centered), 0.0))
-        threads = 2 if self.device is HOST else 1  # a card solves one at a time anyway
+        centered = self._about_the_mean(gram.copy(), totals.sums)
+        centered_trace = math.fsum(np.maximum(np.diagonal(centered), 0.0))
+        threads = 2 if self._solver is HOST else 1  # a card solves one at a time anyway
         with blas_threads.threads(threads, "rankme-solve") as pool:
             raw = pool.submit(self._eigenvalues, gram, computed_trace) if threads > 1 else None
             centered_values, centered_margin = self._eigenvalues(centered, centered_trace, computed_trace)
@@ -122,23 +142,21 @@ class GramSums(RowAccumulator):
             grounds=grounds,
         ).over(totals.exponent)
 
-    def _about_the_mean(self, gram: Any, sums: FloatArray) -> Any:
+    def _about_the_mean(self, gram: FloatArray, sums: FloatArray) -> FloatArray:
         """Subtract n_rows mu mu' from the Gram of the rows, in place."""
         if self.n_rows:
-            mean, row = self.device.upload((sums / self.n_rows)[:, None]), self.device.upload(sums[None, :])
+            mean, row = (sums / self.n_rows)[:, None], sums[None, :]
             for start in range(0, self.n_features, _ROWS_AT_ONCE):  # no third D x D for the outer product
                 some = slice(start, min(start + _ROWS_AT_ONCE, self.n_features))
                 gram[some, :] -= mean[some, :] * row
         return gram
 
-    def _diagonal(self, matrix: Any) -> FloatArray:
-        return self.device.download(self.device.xp.linalg.diagonal(matrix))
+    def _scatter(self, *, centered: bool) -> FloatArray:
+        held = self.on_host()
+        gram: FloatArray = held._gram.lower()[1:, 1:]
+        return held._about_the_mean(gram, held._scaled_sums()) if centered else gram
 
-    def _scatter(self, *, centered: bool) -> Any:
-        gram = self._gram.lower()[1:, 1:]
-        return self._about_the_mean(gram, self._scaled_sums()) if centered else gram
-
-    def about_mean(self) -> tuple[Any, float]:
+    def about_mean(self) -> tuple[FloatArray, float]:
         """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.
 
         The bound is on the Frobenius norm, in float64: (3 gamma_n + 4 u) times the trace of the raw Gram, because the
@@ -161,7 +179,7 @@ class GramSums(RowAccumulator):
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 4/3 D^3 flops."""
-        found = self.device.eigenvalues(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
+        found = self._solved(self._scatter(centered=centered))[: min(self.n_rows, self.n_features)]
         return np.ldexp(np.sqrt(np.maximum(found, 0.0)), -self.totals.exponent)
 
     def _scaled_sums(self) -> FloatArray:
@@ -187,16 +205,19 @@ class GramSums(RowAccumulator):
             f"certified: worst case of sums of {self.totals.chain:,} operations, margin (D + 32) u for the eigensolver",
         )  # fmt: skip
 
-    def _eigenvalues(self, lower: Any, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
+    def _solved(self, lower: FloatArray) -> FloatArray:
+        """Return the eigenvalues, descending, of a symmetric matrix on the host."""
+        return self._solver.eigenvalues(self._solver.upload(lower))
+
+    def _eigenvalues(self, lower: FloatArray, trace: float, scale: float | None = None) -> tuple[FloatArray, float]:
         """Return eigenvalues, descending, and their error margin; features that are all zero give exact zeros."""
         values = np.zeros(self.n_features)
-        alive = np.flatnonzero(self._diagonal(lower) > 0.0)
+        alive = np.flatnonzero(np.diagonal(lower) > 0.0)
         if alive.size == 0:
             return values, 0.0
         if alive.size < self.n_features:
-            live = self.device.upload(alive)
-            lower = self.device.xp.take(self.device.xp.take(lower, live, axis=0), live, axis=1)
-        found = self.device.eigenvalues(lower)
+            lower = np.take(np.take(lower, alive, axis=0), alive, axis=1)
+        found = self._solved(lower)
         values[: alive.size] = found
         values[::-1].sort()
         margin = (self.n_features + 32) * U * max(float(found[0]), 0.0)
@@ -206,6 +227,7 @@ class GramSums(RowAccumulator):
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
+        assert self.totals.is_noted
         numbers = self._numbers(("n_features", *_NUMBERS))
         return numbers | {"gram": self._gram.to_array(), "nonzero": self.totals.nonzero.copy()}
 
@@ -229,3 +251,16 @@ class GramAccumulator(GramSums, DividedAccumulator):
     def update_part(self, part: BlockIndex, panel: Any, workspace: Workspace) -> None:
         """Do one part of ``update``; threads may do different parts at once, each part panel after panel."""
         self._gram.add_product(part, panel, workspace)
+
+    def takes_slabs(self, *, may_be_tiny: bool) -> bool:
+        """Return whether slabs may be queued: no row to come changes the exponent, and one block holds the sums."""
+        is_settled = self.exponent == 0 and not (may_be_tiny and self.totals.is_zero)
+        return is_settled and self._gram.is_whole
+
+    def queue(self, slab: Any, panel_rows: int, overflowed: Any) -> None:
+        """Queue the addition of a float64 slab on a card; ``overflowed`` stays as it is."""
+        if slab.shape[0] == 0:
+            return
+        assert self.exponent == 0
+        self._gram.add_panels(slab, panel_rows, self._workspace)
+        self.totals = self.totals.with_queued(slab.shape[0], panel_rows)

@@ -81,7 +81,7 @@ class RowAccumulator(ABC):
 
         Costs nothing once a row of usual size was met.
         """
-        exponent, is_zero = self.totals.exponent, not self.totals.nonzero.any()
+        exponent, is_zero = self.totals.exponent, self.totals.is_zero
         if (exponent == 0 and not is_zero) or panel.dtype != self.device.xp.float64:  # narrower types have no tiny rows
             return exponent
         for rows in (panel[:1, 1:], panel[:, 1:]):
@@ -110,7 +110,7 @@ class RowAccumulator(ABC):
 
     def _with_one_exponent(self, other: Self) -> tuple[Self, Self]:
         """Return both with one exponent, that of the larger rows; neither changes."""
-        exponents = {one.totals.exponent for one in (self, other) if one.totals.nonzero.any()}
+        exponents = {one.totals.exponent for one in (self, other) if not one.totals.is_zero}
         exponent, pair = min(exponents, default=0), []
         for one in (self, other):
             if one.totals.exponent != exponent:
@@ -118,6 +118,10 @@ class RowAccumulator(ABC):
                 one._rescale(exponent)
             pair.append(one)
         return pair[0], pair[1]
+
+    def note(self, nonzero: Array) -> None:
+        """Note the features that are nonzero in some row of the slabs queued."""
+        self.totals = self.totals.with_noted(nonzero)
 
     def count(self, panel: Any) -> None:
         """Add the rows of ``panel`` to the totals."""

@@ -41,6 +41,8 @@ class RowTotals:
         Sum of the squares of all values, as computed.
     exponent
         The rows are multiplied by 2^exponent before anything is summed, so that no square of theirs underflows.
+    is_noted
+        Whether ``nonzero`` is known of all rows: a card reports it later than it takes them.
 
     References
     ----------
@@ -54,6 +56,7 @@ class RowTotals:
     chain: int = 0
     energy: float = 0.0
     exponent: int = 0
+    is_noted: bool = True
 
     @classmethod
     def empty(cls, n_features: int, rows_error: float = 0.0) -> Self:
@@ -79,6 +82,17 @@ class RowTotals:
             changes["chain"] = max(self.chain, panel.shape[0]) + (self.chain > 0)
         return replace(self, **changes)
 
+    def with_queued(self, rows: int, panel_rows: int) -> Self:
+        """Return the totals with the chain of a slab: whole panels, or a shorter one; its rows are not noted yet."""
+        assert rows < panel_rows or rows % panel_rows == 0
+        n_panels = max(1, rows // panel_rows)
+        chain = max(self.chain, min(rows, panel_rows)) + (self.chain > 0) + n_panels - 1
+        return replace(self, chain=chain, is_noted=False)
+
+    def with_noted(self, nonzero: Array) -> Self:
+        """Return the totals with the features that are nonzero in some queued row."""
+        return replace(self, nonzero=self.nonzero | nonzero, is_noted=True)
+
     def merge(self, other: Self) -> Self:
         """Return the totals of both sets of rows; the totals of no rows change no bit."""
         return replace(
@@ -89,6 +103,7 @@ class RowTotals:
             n_rows=self.n_rows + other.n_rows,
             chain=max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0),
             energy=self.energy + other.energy,
+            is_noted=self.is_noted and other.is_noted,
         )
 
     def rescaled(self, exponent: int) -> Self:
@@ -115,12 +130,18 @@ class RowTotals:
         return made
 
     @property
+    def is_zero(self) -> bool:
+        """Whether every row absorbed is zero throughout."""
+        return self.is_noted and not self.nonzero.any()
+
+    @property
     def size(self) -> int:
         """Number of singular values."""
         return min(self.n_rows, self.n_features)
 
     def n_zeros(self, *, centered: bool) -> int:
         """Return the number of singular values, at the end, that are zero exactly."""
+        assert self.is_noted
         dead = max(0, self.size - int(np.count_nonzero(self.nonzero)))
         return max(dead, int(centered and self.n_rows <= self.n_features))
 

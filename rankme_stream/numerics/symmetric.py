@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from copy import copy
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
+from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import FloatArray
@@ -83,6 +84,19 @@ class Triangle:
         rows, columns = self._slices(index)
         self.device.add_product(panel[:, rows], panel[:, columns], self._blocks[index], workspace)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether one block holds it all, as ``add_panels`` needs it."""
+        return len(self._blocks) == 1
+
+    def add_panels(self, slab: Any, panel_rows: int, workspace: Workspace) -> None:
+        """Add ``panel.T @ panel`` of each panel of a slab on a card, in float64, without waiting for it."""
+        cast(Card, self.device).add_panels(slab, panel_rows, self._blocks[0, 0], workspace)
+
+    def add_float32_panels(self, slab: Any, panel_rows: int, overflowed: Any, workspace: Workspace) -> None:
+        """Do as ``add_panels`` with float32 products; ``overflowed`` is set as ``Card.add_float32_panels`` does."""
+        cast(Card, self.device).add_float32_panels(slab, panel_rows, self._blocks[0, 0], overflowed, workspace)
+
     def add(self, other: Triangle) -> None:
         """Add another triangle of the same size to this one."""
         for index, block in self._blocks.items():
@@ -118,6 +132,13 @@ class Triangle:
     def first_column(self) -> FloatArray:
         """Return the entries of the first column on the host, shape ``(n,)``."""
         return np.concatenate([self.device.download(self._blocks[i, 0][:, 0]) for i in range(len(self._ranges))])
+
+    def on_host(self) -> Triangle:
+        """Return the same triangle on the host."""
+        dense = np.empty((self.n, self.n), self.dtype)
+        for index, block in self._blocks.items():
+            dense[self._slices(index)] = self.device.download(block)
+        return Triangle.of(dense, self.dtype)
 
     def lower(self) -> Any:
         """Return a new matrix on the device, shape ``(n, n)``, with this lower triangle; the rest is undefined."""

@@ -87,8 +87,10 @@ class StandardDevice:
         return False
 
     def panel_type(self, kind: StoredType) -> str:
-        """Return the type of the panels from which float32 products are formed: that of rows multiplied exactly."""
-        return kind.name if self.multiplies_exactly(kind) else "float64"
+        """Return the type of the panels from which float32 products are formed, as ``Device`` says."""
+        if self.multiplies_exactly(kind):
+            return kind.name
+        return "float32" if kind.fits_float32 else "float64"
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float64, order: Any = "C") -> Any:
         """Return an array of zeros; the order is ignored."""
@@ -183,7 +185,7 @@ class StandardDevice:
     def add_panels(self, slab: Any, panel_rows: int, total: Any, scratch: Any) -> None:
         """Add ``panel.T @ panel`` of each float64 panel of a slab, one after another, to a float64 matrix."""
         for start in range(0, slab.shape[0], panel_rows):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             self.add_product(panel, panel, total, scratch)
 
     def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Any) -> None:
@@ -191,7 +193,7 @@ class StandardDevice:
         xp, width = self.xp, slab.shape[1]
         product = scratch.array("product32", (width, width), dtype=np.float32)
         for number, start in enumerate(range(0, slab.shape[0], panel_rows)):
-            panel = slab[start : start + panel_rows, :]
+            panel = slab[start : min(start + panel_rows, slab.shape[0]), :]
             if panel.dtype == xp.float64:
                 rounded = scratch.array("panel32", tuple(panel.shape), dtype=np.float32)
                 self.narrow(panel, rounded)
@@ -231,6 +233,18 @@ class StandardDevice:
         wide = self.xp.astype(panel, self.xp.float64, copy=False)
         products += wide.T @ (wide @ directions)
         sums += self.xp.sum(wide, axis=0)
+
+    def add_probed_panels(
+        self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Any
+    ) -> None:
+        """Do as ``add_probed`` for each panel of a slab, all at once; 8 bytes a value, if they are not float64."""
+        xp, (rows, width) = self.xp, slab.shape
+        wide = xp.astype(slab, xp.float64, copy=False)
+        n_panels = max(1, rows // panel_rows)
+        panels = xp.reshape(wide, (n_panels, -1, width))
+        images = xp.reshape(wide @ directions, (n_panels, -1, directions.shape[1]))
+        products += xp.sum(xp.matmul(xp.matrix_transpose(panels), images), axis=0)
+        sums += xp.sum(xp.sum(panels, axis=1), axis=0)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right`` into ``out``."""

@@ -123,6 +123,11 @@ class Card(Device, Protocol):
         bits depend on the panels alone. Only the lower triangle of ``total`` need be valid.
         """
 
+    def add_probed_panels(
+        self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Workspace
+    ) -> None:
+        """Do as ``add_probed`` for each panel of a slab: the sums of a panel are added to those of the others."""
+
     def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Workspace) -> None:
         """Do as ``add_panels`` with float32 products, of panels of float32, of a 16-bit type, or of float64, rounded.
 

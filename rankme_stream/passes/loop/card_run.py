@@ -51,6 +51,9 @@ class CardRunner:
         self._may_be_tiny = self._rows.kind.name == "float64"
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
+        # float64 products keep the chains of the host; the error of 16-bit ones is measured, and long ones are faster
+        is_16_bit = spec.panel_type not in ("float64", "float32")
+        self._product_rows = spec.plan.slab_rows if is_16_bit else spec.plan.grid.panel_rows
 
     @property
     def bytes_read(self) -> int:
@@ -87,12 +90,12 @@ class CardRunner:
         self._workspace.clear()
 
     def _new_run(self, first: int, last: int) -> _Run:
-        card, grid = self._card, self._spec.plan.grid
+        card, rows = self._card, self._product_rows
         seen = Seen(
             card.zeros((last - first,), np.uint8), card.zeros((1,)), card.zeros((self._spec.plan.n_features,), np.uint8)
         )
-        n_panels = -(-last // grid.panel_rows) - first // grid.panel_rows
-        return _Run(first, last, seen, {key: card.zeros((n_panels,), np.uint8) for key in self._keys}, [])
+        n_products = -(-last // rows) - first // rows
+        return _Run(first, last, seen, {key: card.zeros((n_products,), np.uint8) for key in self._keys}, [])
 
     @property
     def _keys(self) -> list[str]:
@@ -144,7 +147,7 @@ class CardRunner:
 
     def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
         """Add a slab to an accumulator: whole panels at once where it takes them so."""
-        (run, key), rows = into, self._spec.plan.grid.panel_rows
+        (run, key), rows = into, self._product_rows
         for low, high in _whole_panels(start, start + slab.shape[0], rows):
             while low < high and not self._takes_slabs(accumulator):
                 end = min(low + rows, high)
@@ -156,7 +159,7 @@ class CardRunner:
                 accumulator.queue(slab[low - start : high - start, :], rows, overflowed)
 
     def _takes_slabs(self, accumulator: Accumulator) -> bool:
-        return isinstance(accumulator, Queued) and (not self._may_be_tiny or accumulator.takes_slabs)
+        return isinstance(accumulator, Queued) and accumulator.takes_slabs(may_be_tiny=self._may_be_tiny)
 
     def _judged(self, run: _Run, found: PartialResult) -> Audit:
         """Return the audit of the rows of a run whose work is done; refuse what is at fault."""
@@ -168,10 +171,9 @@ class CardRunner:
             )
         nonzero = card.download(run.seen.nonzero) != 0
         for key, accumulator in found.accumulators.items():
-            panel_rows = self._spec.plan.grid.panel_rows
             for number in np.flatnonzero(card.download(run.overflowed[key])).tolist():
-                low = (run.first // panel_rows + number) * panel_rows
-                raise overflow_error(max(low, run.first), min(low + panel_rows, run.last))
+                low = (run.first // self._product_rows + number) * self._product_rows
+                raise overflow_error(max(low, run.first), min(low + self._product_rows, run.last))
             if isinstance(accumulator, Queued):
                 accumulator.note(nonzero)
             accumulator.check(run.first, run.last)
@@ -181,8 +183,8 @@ class CardRunner:
 class _Run(NamedTuple):
     """Rows [first, last) of a run: what the card sees in them, and the pieces in which it was given them.
 
-    ``overflowed`` has a number for each panel and accumulator; a piece has a first row, a number of rows and the audit
-    of those that are missing.
+    ``overflowed`` has a number for each product and accumulator; a piece has a first row, a number of rows and the
+    audit of those that are missing.
     """
 
     first: int

@@ -1,21 +1,21 @@
-"""Sizes of what a pass on a card keeps: slots, slabs and runs. None of them changes a bit of a result."""
+"""Sizes of what a pass on a card keeps: slots, slabs and runs. Slots and runs change no bit of a result."""
 
 from __future__ import annotations
 
-from rankme_stream.accumulators.method import power_of_two_below
+from rankme_stream.accumulators.method import Precision, power_of_two_below
 
 SLOTS, FEWEST_SLOTS = 6, 2
 SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of a link, smaller ones need more calls
 PIECE_BYTES = 2**21  # that one thread reads at a time
-_SLAB_VALUES = 2**23  # looked at and multiplied together
+_SLAB_VALUES = {"float64": 2**24, "float32": 2**26}  # looked at and multiplied together, by precision of the products
 _MOST_PANELS = 16  # of a slab
 _RUN_BYTES = 2**28  # of rows: waiting at the end of a run is then below a hundredth of it
 
 
-def slab_panels(panel_rows: int, n_features: int, segment_rows: int) -> int:
+def slab_panels(panel_rows: int, n_features: int, segment_rows: int, precision: Precision) -> int:
     """Return the number of panels of a slab, a power of two that divides a segment."""
-    panels = max(1, min(_MOST_PANELS, _SLAB_VALUES // (panel_rows * n_features), segment_rows // panel_rows))
-    return power_of_two_below(panels)
+    fit = _SLAB_VALUES[precision] // (panel_rows * n_features)
+    return power_of_two_below(max(1, min(_MOST_PANELS, fit, segment_rows // panel_rows)))
 
 
 def run_level(segment_rows: int, row_bytes: int) -> int:

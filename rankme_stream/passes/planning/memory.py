@@ -84,7 +84,8 @@ class Workload:
         """Number of rows in a slab: whole panels that are audited and cast at once."""
         grid = self.grid
         if self.is_on_card:
-            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows)
+            precision = self.arithmetic.precision
+            return grid.panel_rows * slab_panels(grid.panel_rows, self.size.n_features, grid.segment_rows, precision)
         rows = min(self.grid.segment_rows, _SLAB_VALUES // self.size.width)
         return self.grid.panel_rows * max(1, rows // self.grid.panel_rows)
 
@@ -211,10 +212,10 @@ def predict_memory(
         memory = host_memory(workload, n_live, concurrency)
         reading = _reading_bytes(workload, layout, concurrency)
     else:
-        slot_bytes = _slot_rows(workload, layout, concurrency) * workload.size.n_features * card.itemsize
+        in_slots = _slots_values(workload, layout, concurrency) * card.itemsize
         on_card = card_memory(workload, n_live, layout)
-        on_card["rows"] += concurrency.n_slots * slot_bytes
-        reading = concurrency.n_slots * slot_bytes + _pieces_bytes(workload, layout, workers)
+        on_card["rows"] += in_slots
+        reading = in_slots + _pieces_bytes(workload, layout, workers)
         if card.has_host:  # which then solves
             del on_card["solving"]
             memory = host_memory(workload, n_live, concurrency)
@@ -289,9 +290,11 @@ def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str,
     return found
 
 
-def _slot_rows(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the rows of the largest block that a slot holds."""
-    return min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit))
+def _slots_values(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
+    """Return the values that the slots hold: each the largest block."""
+    block_rows = min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit))
+    is_one_block = workload.sample is None and layout.n_rows <= concurrency.block_rows
+    return (1 if is_one_block else concurrency.n_slots) * block_rows * workload.size.n_features
 
 
 def _pieces_bytes(workload: Workload, layout: RowLayout, workers: int) -> int:

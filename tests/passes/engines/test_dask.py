@@ -544,7 +544,8 @@ def test_workers_compute_with_cards_of_their_own(client, source, options, tmp_pa
     for name, one in found.estimates.items():
         assert one.value is None or (one.lower <= there[name].upper and there[name].lower <= one.upper), name
     assert found.plan.card_peak_bytes > 0 == there.plan.card_peak_bytes
-    assert found.plan.predicted_peak_bytes == there.plan.predicted_peak_bytes  # what they made is merged on processors
+    assert found.plan.memory["accumulators"] >= there.plan.memory["accumulators"]  # merged on processors
+    assert found.plan.memory["solving"] == there.plan.memory["solving"]
     jsonschema.validate(found.to_dict(), SCHEMA)
     again = rs.measure(source, **asked, device="toy", checkpoint=tmp_path / "kept")
     assert again.rankme == found.rankme

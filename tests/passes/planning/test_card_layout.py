@@ -1,0 +1,63 @@
+"""Sizes of slots, slabs and runs on a card, and what the plan says of their memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rankme_stream.accumulators.method import Arithmetic, Size
+from rankme_stream.numerics.machine import Limits
+from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, SLOT_BYTES, SLOTS, run_level, slab_panels
+from rankme_stream.passes.planning.grid import grid_for
+from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
+from rankme_stream.passes.planning.plan import make_plan
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 33, 256, 768, 1024, 2048, 4096, 65_536])
+@pytest.mark.parametrize(("method", "precision"), [("gram", "float64"), ("gram", "float32"), ("tsqr", "float64")])
+def test_slabs_are_powers_of_two_of_panels_that_divide_a_segment(n_features, method, precision):
+    grid = grid_for(Arithmetic(method, precision), Size(n_features))
+    panels = slab_panels(grid.panel_rows, n_features, grid.segment_rows, precision)
+    assert 1 <= panels <= 16
+    assert grid.segment_rows % (panels * grid.panel_rows) == 0
+    assert panels & (panels - 1) == 0
+    assert panels == 1 or panels * grid.panel_rows * n_features <= (2**24 if precision == "float64" else 2**26)
+
+
+def test_runs_hold_about_256_mebibytes_and_at_least_a_segment():
+    assert run_level(8192, 2 * 768) == 4  # 16 segments of 12 MiB
+    assert run_level(2**16, 2 * 256) == 3
+    assert run_level(8192, 8 * 65_536) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_memory_for_a_card_is_that_of_slots_and_does_not_grow_with_workers(workers):
+    layout = RowLayout((0, 10**6), 2, range(1024, 10**6, 1024), lambda n_rows: 2 * 768 * n_rows)
+    limits = Limits(workers=workers, cores=4, memory_limit_bytes=2**40, base_bytes=0)
+    workload = Workload(Arithmetic("gram", "float64"), Size(768, 0, 10**6))
+    plan = make_plan(workload, layout, limits, CardLimits(0, has_host=False, itemsize=2))
+    assert (plan.segments_at_once, plan.workers, plan.n_slots) == (1, workers, SLOTS)
+    assert plan.block_rows * 2 * 768 <= SLOT_BYTES[0]
+    slots = SLOTS * plan.block_rows * 2 * 768
+    assert slots <= plan.memory["reading"] <= slots + workers * 2**23
+    assert slots <= plan.card["rows"] <= slots + 2**28
+    there = make_plan(workload, layout, limits, CardLimits(0, has_host=False, itemsize=0))
+    assert there.card["rows"] == plan.card["rows"] - slots  # rows that lie on the card need no slots
+
+
+def test_fewer_and_smaller_slots_are_taken_where_memory_is_short():
+    layout = RowLayout((0, 10**6), 2, range(1, 10**6), lambda n_rows: 0)
+    limits = Limits(workers=2, cores=4, memory_limit_bytes=2**40, base_bytes=0)
+    workload, card = Workload(Arithmetic("gram", "float64"), Size(768, 0, 10**6)), CardLimits(0, False, 2)
+    widest = make_plan(workload, layout, limits, card)
+    small = make_plan(
+        workload, layout, replace(limits, memory_limit_bytes=widest.predicted_peak_bytes - 150 * 2**20), card
+    )
+    assert small.block_rows < widest.block_rows
+    assert small.predicted_peak_bytes <= widest.predicted_peak_bytes - 150 * 2**20
+    full = make_plan(workload, layout, limits, card._replace(free_bytes=widest.card_peak_bytes - 180 * 2**20))
+    assert full.card_peak_bytes <= widest.card_peak_bytes - 180 * 2**20
+    few = [plan.n_slots for plan in (small, full)]
+    assert set(few) <= {SLOTS, FEWEST_SLOTS}
+    assert full.grid == small.grid == widest.grid
