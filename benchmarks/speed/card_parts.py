@@ -33,7 +33,6 @@ OTHERS: dict[str, dict[str, Any]] = {  # kinds of passes beside the plain Gram m
 Line = dict[str, Any]
 _PRODUCT_ROWS = (1024, 8192, 65_536)
 _COPIED_BYTES = (2**25, 2**28)
-_SLAB_PANELS, _PANEL_ROWS = 8, 1024
 _ZARR_BYTES = 2**30
 _REPEATS, _ENOUGH_S = 3, 1.0  # a pass is timed again, up to so many times, until all took so long
 
@@ -118,28 +117,36 @@ class CardParts:
         ]  # fmt: skip
 
     def operations(self) -> list[Line]:
-        """Time what our pass does to a slab: the look at every value, and the products."""
+        """Time what our passes do to a slab: the look at every value, and the products."""
+        import rankme_stream as rs
         from rankme_stream.numerics.devices.card import Seen
         from rankme_stream.numerics.devices.device import Workspace
 
-        device = self._our_device()
-        stored = self.rows[: _SLAB_PANELS * _PANEL_ROWS]
-        n_rows, n_features = stored.shape
-        kind = device.stored_type(stored, "rows")
-        flags, nonzero = device.zeros((n_rows,), np.uint8), device.zeros((n_features,), np.uint8)
-        seen, scratch = Seen(flags, device.zeros((1,)), nonzero), Workspace(device)
-        total, overflowed = device.zeros((1 + n_features,) * 2), device.zeros((_SLAB_PANELS,), np.uint8)
-        lines: list[Line] = []
-        for arithmetic, panel_type in (("float64", "float64"), ("float32", device.panel_type(kind))):
+        device, lines = self._our_device(), list[Line]()
+        kind, scratch = device.stored_type(self.rows, "rows"), Workspace(device)
+        total = device.zeros((1 + self._n_features,) * 2)
+        for precision, panel_type in (("float64", "float64"), ("float32", device.panel_type(kind))):
+            planned = rs.plan(self.rows, method="gram", precision=precision)
+            stored = self.rows[: planned.slab_rows]
+            n_rows, n_features = stored.shape
+            product_rows = planned.grid.panel_rows if panel_type in ("float64", "float32") else n_rows
+            seen = Seen(
+                device.zeros((n_rows,), np.uint8), device.zeros((1,)), device.zeros((n_features,), np.uint8)
+            )  # fmt: skip
             slab = device.slab((n_rows, 1 + n_features), panel_type)
-            product = (
-                partial(device.add_panels, slab, _PANEL_ROWS, total, scratch)
-                if arithmetic == "float64"
-                else partial(device.add_float32_panels, slab, _PANEL_ROWS, total, overflowed, scratch)
-            )
-            for name, work in (("look", partial(device.look, stored, kind, slab, seen, 0)), ("products", product)):
+            overflowed = device.zeros((n_rows // product_rows,), np.uint8)
+            products = {
+                "float64": partial(device.add_panels, slab, product_rows, total, scratch),
+                "float32": partial(device.add_float32_panels, slab, product_rows, total, overflowed, scratch),
+            }
+            for name, work in (
+                ("look", partial(device.look, stored, kind, slab, seen, 0)), ("products", products[precision]),
+            ):  # fmt: skip
                 took = mean_s(self.card, work, self._seconds)
-                lines.append({"what": "operation", "name": name, "panels": panel_type, "rows": n_rows, "s": took})
+                lines.append({
+                    "what": "operation", "name": name, "precision": precision, "panels": panel_type, "rows": n_rows,
+                    "s": took,
+                })  # fmt: skip
         return lines
 
     def _our_device(self) -> Any:

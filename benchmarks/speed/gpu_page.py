@@ -233,8 +233,8 @@ def _limit_lines(result: dict[str, Any]) -> list[str]:
          f"{2e-9 * line['panel_rows'] * line['features'] / line['s']:.3g}"] for line in run.of("product")
     ]  # fmt: skip
     operations = [
-        [f"{line['features']:,}", _LIBRARIES[line["library"]], line["name"], line["panels"], f"{line['rows']:,}",
-         f"{line['s'] * 1e6:.0f}", f"{2e-9 * line['rows'] * line['features'] / line['s']:.3g}"]
+        [f"{line['features']:,}", _LIBRARIES[line["library"]], line["name"], line["precision"], line["panels"],
+         f"{line['rows']:,}", f"{line['s'] * 1e6:.0f}", f"{2e-9 * line['rows'] * line['features'] / line['s']:.3g}"]
         for line in run.of("operation")
     ]  # fmt: skip
     rates = "GB/s of 16-bit rows"
@@ -242,7 +242,8 @@ def _limit_lines(result: dict[str, Any]) -> list[str]:
         ("Copies", ["D", "library", "from", "MiB", "GB/s"], copies),
         ("Products alone, 2 rows D^2 flops",
          ["D", "stored", "library", "arithmetic", "function", "rows", "TFLOP/s", rates], products),
-        ("Our operations on a slab, alone", ["D", "library", "operation", "panels", "rows", "us", rates], operations),
+        ("Our operations on a slab, alone",
+         ["D", "library", "operation", "precision", "panels", "rows", "us", rates], operations),
     ):  # fmt: skip
         lines += table(title, header, cells) if cells else []
     return lines
