@@ -145,11 +145,11 @@ class TorchCard:
     def __init__(self, device: str) -> None:
         import torch
 
-        if device == "cuda" and not torch.cuda.is_available():
+        self.is_card = device == "cuda"
+        if self.is_card and not torch.cuda.is_available():
             raise RuntimeError("PyTorch finds no CUDA card")
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._torch, self._device = torch, torch.device(device)
-        self.is_card = device == "cuda"
+        self._torch, self._device = torch, torch.device("cuda:0" if self.is_card else device)
 
     def describe(self) -> dict[str, str]:
         """Return card, memory, driver and versions."""

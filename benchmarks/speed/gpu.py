@@ -122,7 +122,7 @@ class Parts:
     def _first_passes(self, library: str) -> Iterator[Part]:
         """Yield the first passes of a process that finds no compiled kernels."""
         setup = self._setup(library, bytes=min(self.plan.card_bytes, 2**29))
-        caches = {name: str(self.folder / library / name) for name in ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")}
+        caches = {name: str(self.folder / f"{library}-{name}") for name in ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")}
         empty = Setup(setup.module, setup.arguments, {**setup.environment, **caches})
         yield Part(empty, ("first",), 15.0, _shared(library, self.plan.features[0]))
 
