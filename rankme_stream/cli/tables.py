@@ -27,7 +27,7 @@ def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
         f"  panels      {planned['panel_rows']:,} rows; "
         f"segments {planned['segments']:,} of {planned['segment_rows']:,} rows",
         f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
-        f"blocks of up to {planned['block_rows']:,} rows" + (", one read ahead" if planned["reads_ahead"] else ""),
+        f"blocks of up to {planned['block_rows']:,} rows{_read_ahead(planned)}",
         *_sample_line(planned),
         f"  workers     {planned['workers']}, {planned['segments_at_once']} segments at once",
         f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
@@ -47,6 +47,14 @@ def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
         lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
         lines += [f"    {purpose:<12}{n_bytes / mebi:>10,.1f} MiB" for purpose, n_bytes in planned["card"].items()]
     return "\n".join(lines)
+
+
+def _read_ahead(planned: dict[str, Any]) -> str:
+    if planned["card"]:
+        from rankme_stream.passes.planning.card_layout import slots
+
+        return f" in {slots(reads_ahead=planned['reads_ahead'])} slots"
+    return ", one read ahead" if planned["reads_ahead"] else ""
 
 
 def _schedule_lines(schedule: dict[str, Any]) -> list[str]:

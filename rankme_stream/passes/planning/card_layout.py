@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from rankme_stream.accumulators.method import Precision, power_of_two_below
 
-SLOTS, FEWEST_SLOTS = 6, 2
+_SLOTS, _FEWEST_SLOTS = 6, 2
 SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of a link, smaller ones need more calls
 PIECE_BYTES = 2**21  # that one thread reads at a time
 _SLAB_VALUES = {"float64": 2**24, "float32": 2**26}  # looked at and multiplied together, by precision of the products
 _MOST_PANELS = 16  # of a slab
 _RUN_BYTES = 2**28  # of rows: waiting at the end of a run is then below a hundredth of it
+
+
+def slots(*, reads_ahead: bool) -> int:
+    """Return the number of blocks that are read or copied to a card at once."""
+    return _SLOTS if reads_ahead else _FEWEST_SLOTS
 
 
 def slab_panels(panel_rows: int, n_features: int, segment_rows: int, precision: Precision) -> int:

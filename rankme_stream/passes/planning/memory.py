@@ -11,7 +11,7 @@ from rankme_stream.accumulators.method import Arithmetic, Method, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.planning.block_layout import largest_unit
-from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, PIECE_BYTES, SLOTS, run_level, slab_panels
+from rankme_stream.passes.planning.card_layout import PIECE_BYTES, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import PATIENCE, Grid, grid_for
 from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
 
@@ -171,7 +171,7 @@ class Concurrency(NamedTuple):
     @property
     def n_slots(self) -> int:
         """Number of blocks that are read or copied to a card at once."""
-        return SLOTS if self.reads_ahead else FEWEST_SLOTS
+        return slots(reads_ahead=self.reads_ahead)
 
 
 @dataclass(frozen=True)

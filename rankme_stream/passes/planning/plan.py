@@ -12,7 +12,7 @@ from rankme_stream.accumulators.method import Arithmetic, MethodName, Precision,
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
-from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, SLOT_BYTES, SLOTS
+from rankme_stream.passes.planning.card_layout import SLOT_BYTES, slots
 from rankme_stream.passes.planning.grid import Grid
 from rankme_stream.passes.planning.memory import (
     CardLimits,
@@ -103,7 +103,7 @@ class Plan:
     @property
     def n_slots(self) -> int:
         """Number of blocks that are read or copied to a card at once."""
-        return SLOTS if self.reads_ahead else FEWEST_SLOTS
+        return slots(reads_ahead=self.reads_ahead)
 
     @property
     def node_bytes(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.numerics.machine import Limits
-from rankme_stream.passes.planning.card_layout import FEWEST_SLOTS, SLOT_BYTES, SLOTS, run_level, slab_panels
+from rankme_stream.passes.planning.card_layout import SLOT_BYTES, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
@@ -37,13 +37,13 @@ def test_memory_for_a_card_is_that_of_slots_and_does_not_grow_with_workers(worke
     limits = Limits(workers=workers, cores=4, memory_limit_bytes=2**40, base_bytes=0)
     workload = Workload(Arithmetic("gram", "float64"), Size(768, 0, 10**6))
     plan = make_plan(workload, layout, limits, CardLimits(0, has_host=False, itemsize=2))
-    assert (plan.segments_at_once, plan.workers, plan.n_slots) == (1, workers, SLOTS)
+    assert (plan.segments_at_once, plan.workers, plan.n_slots) == (1, workers, slots(reads_ahead=True))
     assert plan.block_rows * 2 * 768 <= SLOT_BYTES[0]
-    slots = SLOTS * plan.block_rows * 2 * 768
-    assert slots <= plan.memory["reading"] <= slots + workers * 2**23
-    assert slots <= plan.card["rows"] <= slots + 2**28
+    in_slots = plan.n_slots * plan.block_rows * 2 * 768
+    assert in_slots <= plan.memory["reading"] <= in_slots + workers * 2**23
+    assert in_slots <= plan.card["rows"] <= in_slots + 2**28
     there = make_plan(workload, layout, limits, CardLimits(0, has_host=False, itemsize=0))
-    assert there.card["rows"] == plan.card["rows"] - slots  # rows that lie on the card need no slots
+    assert there.card["rows"] == plan.card["rows"] - in_slots  # rows that lie on the card need no slots
 
 
 def test_fewer_and_smaller_slots_are_taken_where_memory_is_short():
@@ -58,6 +58,5 @@ def test_fewer_and_smaller_slots_are_taken_where_memory_is_short():
     assert small.predicted_peak_bytes <= widest.predicted_peak_bytes - 150 * 2**20
     full = make_plan(workload, layout, limits, card._replace(free_bytes=widest.card_peak_bytes - 180 * 2**20))
     assert full.card_peak_bytes <= widest.card_peak_bytes - 180 * 2**20
-    few = [plan.n_slots for plan in (small, full)]
-    assert set(few) <= {SLOTS, FEWEST_SLOTS}
+    assert {small.n_slots, full.n_slots} <= {slots(reads_ahead=True), slots(reads_ahead=False)}
     assert full.grid == small.grid == widest.grid
