@@ -146,9 +146,10 @@ class Parts:
                 setup = Setup(host_parts.__name__, rows, folder | dict.fromkeys(_THREADS, str(cores)), cores)
                 shared = {"cores": cores, "features": n_features, "stored": "float16"}
                 yield from (Part(setup, words, 1.4, shared) for words in _HOST_PARTS)
-        setup = Setup(queueing.__name__, {"features": n_features, "bytes": min(self.plan.card_bytes, 2**29)}, folder)
-        for precision in ("float64", "float32"):
-            yield Part(setup, ("queue", precision), 2.0, {"features": n_features, "stored": "float16"})
+        for n_features in self.plan.features:
+            setup = Setup(queueing.__name__, {"features": n_features, "bytes": self.plan.card_bytes}, folder)
+            for precision in ("float64", "float32"):
+                yield Part(setup, ("queue", precision), 1.0, {"features": n_features, "stored": "float16"})
 
 
 def _shared(library: str, n_features: int, stored: str = "float16") -> dict[str, Any]:
