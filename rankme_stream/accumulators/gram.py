@@ -57,6 +57,10 @@ class GramSums(RowAccumulator):
         mine, theirs = self._with_one_exponent(other)
         return self._with(mine._gram + theirs._gram, mine.totals.merge(theirs.totals))
 
+    def note(self, nonzero: Array) -> None:
+        """Note the features that are nonzero in some row of the slabs queued."""
+        self.totals = self.totals.with_noted(nonzero)
+
     def _scale_arrays(self, factor: float) -> None:
         self._gram = self._gram.scaled(factor)
 

@@ -119,10 +119,6 @@ class RowAccumulator(ABC):
             pair.append(one)
         return pair[0], pair[1]
 
-    def note(self, nonzero: Array) -> None:
-        """Note the features that are nonzero in some row of the slabs queued."""
-        self.totals = self.totals.with_noted(nonzero)
-
     def count(self, panel: Any) -> None:
         """Add the rows of ``panel`` to the totals."""
         self.totals = self.totals.with_panel(panel, self.device, self.counted)

@@ -19,7 +19,9 @@ BlockIndex = tuple[int, int]  # row and column of a block
 
 
 class Triangle:
-    """A symmetric matrix, initially zero, as blocks on and below the diagonal; diagonal blocks are whole.
+    """A symmetric matrix, initially zero, as blocks on and below the diagonal.
+
+    Blocks on the diagonal are whole on the host; on a card only their lower triangle is valid.
 
     Parameters
     ----------
@@ -152,10 +154,12 @@ class Triangle:
         xp, out = self.device.xp, self.device.zeros(dense.shape)
         for index, block in self._blocks.items():
             rows, columns = self._slices(index)
-            wide = xp.astype(block, xp.float64, copy=False)
+            wide = below = xp.astype(block, xp.float64, copy=False)
+            if index[0] == index[1] and self.device is not HOST:  # where a card may leave the upper triangle undefined
+                wide, below = xp.tril(wide), xp.tril(wide, k=-1)
             out[rows, :] += wide @ dense[columns, :]
-            if index[0] != index[1]:
-                out[columns, :] += wide.T @ dense[rows, :]
+            if index[0] != index[1] or self.device is not HOST:
+                out[columns, :] += below.T @ dense[rows, :]
         return out
 
     def prefix(self, n: int) -> Triangle:

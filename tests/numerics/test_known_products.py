@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import array_api_compat.numpy as array_api_numpy
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -13,12 +14,15 @@ import rankme_stream as rs
 from rankme_stream.cli.commands import run
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics import blas_threads
-from rankme_stream.numerics.devices import host
+from rankme_stream.numerics.devices import host, registry
+from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.host import HOST, cross_product
-from rankme_stream.numerics.devices.known_products import check_factor, check_products
+from rankme_stream.numerics.devices.known_products import check_factor, check_products, check_slabs
+from rankme_stream.numerics.dtypes import named_type
+from rankme_stream.passes.loop import card_run
 from rankme_stream.sources.npy import NpySource
 from tests.dumps import rows_like, same_bits
-from tests.toy_device import TOY
+from tests.toy_device import TOY, TYPES
 
 KINDS = [(name, is_one) for name in ("float64", "float32") for is_one in (True, False)]
 
@@ -108,6 +112,96 @@ def test_a_device_that_multiplies_wrongly_is_named():
 
     with pytest.raises(ArithmeticCheckError, match=r"toy:0 computes wrongly: .*; update its driver"):
         check(Faulty(TOY.xp, "toy:0"))
+
+
+SLABS = [("float64", "float64", False), ("float64", "float64", True), ("float32", "float32", True),
+         ("float16", "float16", True), ("float16", "float64", False), ("uint8", "float64", False),
+         ("int64", "float64", True)]  # fmt: skip
+
+
+def check_all_slabs(card) -> None:
+    for kind, panel_type, in_float32 in SLABS:
+        check_slabs(card, named_type(kind), panel_type, in_float32=in_float32)
+
+
+class Narrow(StandardDevice):
+    """A card that adds up products of 16-bit rows in float32."""
+
+    def __init__(self) -> None:
+        super().__init__(array_api_numpy, "narrow:0", types=(*TYPES, "float16"))
+
+    def set_product(self, left, right, out):
+        super().set_product(left.astype(out.dtype), right.astype(out.dtype), out)
+
+
+class LosesAShortSlab(Narrow):
+    def add_panels(self, slab, panel_rows, total, scratch):
+        if len(slab) >= panel_rows:
+            super().add_panels(slab, panel_rows, total, scratch)
+
+
+class MixesPanels(Narrow):
+    def add_panels(self, slab, panel_rows, total, scratch):
+        for start in range(0, len(slab), panel_rows):
+            panel = slab[start : start + panel_rows]
+            total += panel.T @ slab[: len(panel)]
+
+
+class ScalesByADiagonalOfItsOwn(Narrow):
+    def _with_true_diagonal(self, product, panel):
+        return super()._with_true_diagonal(product, panel[:-1])
+
+
+class AddsUpIn16Bits(Narrow):
+    def set_product(self, left, right, out):
+        out[...] = left.T @ right
+
+
+class CountsRowsThatAreLeftOut(Narrow):
+    def look(self, stored, kind, slab, seen, skip):
+        super().look(stored, kind, slab, seen, skip)
+        slab[:, 0] = 1
+
+
+class SeesNoNumberAsOne(Narrow):
+    def look(self, stored, kind, slab, seen, skip):
+        super().look(np.nan_to_num(stored), kind, slab, seen, skip)
+
+
+def test_slabs_that_are_right_pass():
+    check_all_slabs(Narrow())
+    for kind in TYPES:
+        for in_float32 in (False, True):
+            check_slabs(TOY, named_type(kind), "float64", in_float32=in_float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (LosesAShortSlab, "products of whole numbers, of slabs of float64"),
+        (MixesPanels, "products of whole numbers, of slabs of float64"),
+        (ScalesByADiagonalOfItsOwn, "products of whole numbers, of slabs of float16"),
+        (AddsUpIn16Bits, "products of whole numbers, of slabs of float16"),
+        (CountsRowsThatAreLeftOut, "products of whole numbers, of slabs of float64"),
+        (SeesNoNumberAsOne, "what is found in rows of float64, as bits, has 0 in place of 1"),
+    ],
+)
+def test_a_card_that_adds_up_slabs_wrongly_is_refused(kind, what):
+    with pytest.raises(ArithmeticCheckError, match=rf"narrow:0 computes wrongly: .*{what}.*; update its driver"):
+        check_all_slabs(kind())
+
+
+def test_a_pass_on_a_card_tries_its_slabs_before_it_reads(monkeypatch):
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
+    rows, tried = rows_like(2_000, 4).astype(np.float32), []
+    monkeypatch.setattr(card_run, "check_slabs", lambda *arguments, **options: tried.append((arguments[1:], options)))
+    for options in ({"precision": "float64"}, {"precision": "float32"}, {"method": "tsqr"}, {"normalize": True}):
+        rs.measure(rows, device="toy", tolerance=1.0, **{"method": "gram"} | options)
+    kind = named_type("float32")
+    assert tried == [
+        ((kind, "float64"), {"in_float32": False}), ((kind, "float32"), {"in_float32": True}),
+        ((kind, "float64"), {"in_float32": False}),
+    ]  # fmt: skip
 
 
 def test_a_pass_by_a_faulty_blas_ends_with_exit_code_5_before_it_reads(monkeypatch, tmp_path, capsys):

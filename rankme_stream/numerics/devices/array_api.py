@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO, Seen
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
 
@@ -117,6 +117,9 @@ class StandardDevice:
         name = str(rows.dtype).rpartition(".")[2]
         return stored_type(np.dtype(np.uint16 if name == "bfloat16" else name), uri=uri, declared=name)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Return at once: no setting is known to change these products."""
+
     def stream(self) -> Any:
         """Return a stream whose work is done when it is queued."""
         return ImmediateStream(self)
@@ -159,12 +162,15 @@ class StandardDevice:
                 beyond = beyond | (stored < -_EXACT_INTEGER)
             found = found + self._bits(xp.any(beyond, axis=1), INEXACT)
         flags[...] = xp.bitwise_or(flags, found)
-        counts = xp.bitwise_and(flags, xp.asarray(skip, dtype=xp.uint8, device=self._device)) == 0
+        bits = xp.asarray(skip, dtype=xp.uint8, device=self._device)
+        counts = xp.bitwise_and(flags, bits) == 0
         kept = xp.where(counts[:, None], stored, xp.zeros_like(stored))
         if kind.name == "float64":
             magnitudes = xp.max(xp.abs(kept), axis=1)
             flags[...] = xp.bitwise_or(flags, self._bits(magnitudes > LARGEST_MAGNITUDE, LARGE))
-            seen.largest[...] = xp.maximum(seen.largest, xp.max(magnitudes))
+            counts = xp.bitwise_and(flags, bits) == 0
+            kept = xp.where(counts[:, None], kept, xp.zeros_like(kept))
+            seen.largest[...] = xp.maximum(seen.largest, xp.max(xp.abs(kept)))
         seen.nonzero[...] = xp.bitwise_or(seen.nonzero, self._bits(xp.any(kept != 0, axis=0), 1))
         slab[:, 0] = xp.astype(counts, slab.dtype)
         slab[:, 1:] = xp.astype(kept, slab.dtype)
@@ -211,7 +217,7 @@ class StandardDevice:
         xp = self.xp
         true = xp.sum(xp.square(xp.astype(panel, xp.float32)), axis=0, dtype=xp.float64)
         computed = xp.linalg.diagonal(product)
-        is_usual = (computed > 0) & xp.isfinite(computed)
+        is_usual = (computed >= LEAST_DIAGONAL) & xp.isfinite(computed)
         ratio = xp.where(is_usual, true, xp.ones_like(true)) / xp.where(is_usual, computed, xp.ones_like(computed))
         scales = xp.sqrt(ratio)
         return product * scales[:, None] * scales[None, :]

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.dtypes import Array, StoredType
 
+# Least sum of squares in float32 by which a product is put right: what underflow takes from smaller ones may be large.
+LEAST_DIAGONAL = 2.0**-80
+
 # What is found in a row, as bits of one byte. MISSING is set by the caller, before the card looks.
 NONFINITE, ZERO, CONSTANT, LARGE, INEXACT, MISSING = 1, 2, 4, 8, 16, 32
 
@@ -73,6 +76,25 @@ class Card(Device, Protocol):
     shorter than the others is a slab of its own.
     """
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Refuse settings of the environment or a library under which products would not be what their bounds assume.
+
+        They are read at each call, because other code may change them at any time: call this before a pass, and after
+        each of its runs before the result of the run is believed. It waits for the card if a setting has changed.
+
+        Parameters
+        ----------
+        precision
+            ``float64`` or ``float32``: arithmetic of the products.
+        panel_type
+            Type of the panels that are multiplied.
+
+        Raises
+        ------
+        DeviceError
+            The text names the setting.
+        """
+
     def stream(self) -> Stream:
         """Return a new stream."""
 
@@ -126,13 +148,14 @@ class Card(Device, Protocol):
     def add_probed_panels(
         self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Workspace
     ) -> None:
-        """Do as ``add_probed`` for each panel of a slab: the sums of a panel are added to those of the others."""
+        """Do as ``add_probed`` for each panel of a slab; sums of panels are then added to each other, in any order."""
 
     def add_float32_panels(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Workspace) -> None:
         """Do as ``add_panels`` with float32 products, of panels of float32, of a 16-bit type, or of float64, rounded.
 
         Products of 16-bit panels are put right by their diagonals, because tensor cores cut off when they sum:
         rows and columns are scaled by the root of the true sum of squares, in float32 or better, over the computed.
+        Those whose computed sum is below ``LEAST_DIAGONAL``, or not finite, are left as they are.
 
         Parameters
         ----------

@@ -13,8 +13,10 @@ import numpy as np
 
 from rankme_stream.errors import ArithmeticCheckError, argument
 from rankme_stream.numerics import machine
+from rankme_stream.numerics.devices.card import CONSTANT, NONFINITE, ZERO, Card, Seen
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.dtypes import Array, FloatArray, StoredType
 
 _ROWS, _COLUMNS = 128, 97  # more than 10^6 multiplications: below, OpenBLAS takes kernels that a pass hardly uses
 _FACTOR_COLUMNS = 72  # more than one block of reflectors
@@ -72,6 +74,74 @@ def check_products(device: Device, pool: Executor, *, of_rows: bool = False) -> 
             if (wrong := product != known).any():
                 what = f"a {name} product of whole numbers, of {'one block' if left == right else 'two blocks'}"
                 raise _fault(what, product[wrong][0], known[wrong][0], device)
+
+
+def check_slabs(card: Card, kind: StoredType, panel_type: str, *, in_float32: bool) -> None:
+    """Copy known rows to a card, look at them and multiply them in slabs, as a pass does that forms a Gram matrix.
+
+    Parameters
+    ----------
+    kind
+        Type in which rows travel to the card, or lie on it.
+    panel_type
+        Type of the panels: that of the products, or one that is rounded or exact in float32.
+    in_float32
+        Whether products are formed in float32, so that those of 16-bit panels are put right by a factor, here 1.
+
+    Raises
+    ------
+    ArithmeticCheckError
+        If a row is not found to be what it is, or an entry of the sum of the products differs.
+    """
+    n_rows = 2 * _ROWS + _ROWS // 3
+    values = np.add.outer(5 * np.arange(n_rows), 3 * np.arange(_COLUMNS)) % 17  # exact in every type
+    flags, counts = np.zeros(n_rows, np.uint8), np.ones((n_rows, 1))
+    values[_ROWS] = 0
+    flags[_ROWS] = ZERO | CONSTANT
+    stored = values.astype(np.float32)
+    if kind.is_float:
+        stored[-1, 3] = np.nan
+        values[-1], flags[-1], counts[-1] = 0, NONFINITE, 0.0
+    panel = np.concatenate([counts, values], axis=1)
+    total, found_flags = _queued_sum(card, kind, panel_type, _encoded(stored, kind), in_float32)
+    if (wrong := found_flags != flags).any():
+        what = f"what is found in rows of {kind.name}, as bits"
+        raise _fault(what, found_flags[wrong][0], flags[wrong][0], card)
+    found, known = np.tril(total), np.tril(panel.T @ panel)
+    if (wrong := found != known).any():
+        what = f"a sum of products of whole numbers, of slabs of {panel_type}"
+        raise _fault(what, found[wrong][0], known[wrong][0], card)
+
+
+def _encoded(values: Array, kind: StoredType) -> Array:
+    """Return whole numbers, or NaN, in float32 as they are stored in a type."""
+    if kind.name == "bfloat16":  # the upper half of a float32
+        return (values.view(np.uint32) >> 16).astype(kind.dtype)
+    return values.astype(kind.dtype)
+
+
+def _queued_sum(
+    card: Card, kind: StoredType, panel_type: str, stored: Array, in_float32: bool
+) -> tuple[FloatArray, Array]:
+    """Return the sum of the products of rows in two slabs, lower triangle, and the flags of the rows."""
+    n_rows, width = len(stored), 1 + stored.shape[1]
+    whole = n_rows - n_rows % _ROWS
+    with (stream := card.stream()):
+        lent = card.pinned(stored.nbytes).view(stored.dtype).reshape(stored.shape)
+        lent[...] = stored
+        rows, slab = card.stored_rows(stored.shape, kind), card.slab((n_rows, width), panel_type)
+        seen = Seen(card.zeros((n_rows,), np.uint8), card.zeros((1,)), card.zeros((width - 1,), np.uint8))
+        total, overflowed = card.zeros((width, width)), card.zeros((n_rows // _ROWS + 1,), np.uint8)
+        scratch = Workspace(card)
+        stream.copy(lent, rows)
+        card.look(rows, kind, slab, seen, NONFINITE)
+        for low, high in ((0, whole), (whole, n_rows)):
+            if in_float32:
+                card.add_float32_panels(slab[low:high, :], _ROWS, total, overflowed[low // _ROWS :], scratch)
+            else:
+                card.add_panels(slab[low:high, :], _ROWS, total, scratch)
+        stream.record().wait()
+        return card.download(total), card.download(seen.flags)
 
 
 def check_factor(device: Device) -> None:

@@ -50,6 +50,7 @@ def run_nodes(
         nonlocal work
         work = CardRunner(spec, block_ranges, stop, count)
         try:
+            work.check_products()
             for node in nodes:
                 if stop.is_set():
                     raise Interrupted
