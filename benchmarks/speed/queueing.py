@@ -75,8 +75,8 @@ class QueueParts:
         blocks = block_ranges(self._source.bounds(*rows), *rows, plan.block_rows, plan.grid.segment_rows << level)
         began = card.now
         work = CardRunner(spec, blocks, threading.Event(), lambda n_rows: None)
-        for node in nodes_of(plan.all_segments, level, tree.tail):
-            tree.add_node(node, work.read(node))
+        for node, found in work.read(nodes_of(plan.all_segments, level, tree.tail)):
+            tree.add_node(node, found)
             card.finish()
         work.close()
         return card.now - began, card.calls, len(plan.all_segments)
