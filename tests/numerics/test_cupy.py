@@ -254,10 +254,15 @@ def named(card, monkeypatch):
     return card
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "float32"}, {"normalize": True, "dims": (7,)}], ids=str)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int8"])
-def test_a_pass_gives_the_interval_of_the_host(named, options, dtype):
-    rows = 30.0 * matrix_with_spectrum(np.arange(1.0, 25) ** -0.5, n_rows=2500, n_features=24)
+@pytest.mark.parametrize(
+    "dtype, options",
+    [
+        ("bfloat16", {}), ("bfloat16", {"precision": "float32"}), ("float64", {"precision": "float32"}),
+        ("float64", {"normalize": True}), ("int8", {"normalize": True, "dims": (7,)}),
+    ],
+)  # fmt: skip
+def test_a_pass_gives_the_interval_of_the_host(named, dtype, options):
+    rows = 30.0 * matrix_with_spectrum(np.arange(1.0, 25) ** -0.5, n_rows=1100, n_features=24)
     rows = rows.astype(dtype_of(dtype))
     rows[40:42] = 0
     found, there = (rs.measure(rows, **options, tolerance=1.0, device=name) for name in ("cuda", "cpu"))

@@ -36,8 +36,8 @@ class CudaKernels:
         """Do as ``Card.look``; ``kind`` names the type of the stored rows."""
         rows, features = stored.shape
         self._by_warps(
-            f"look_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows, features,
-            seen.flags, seen.largest, seen.nonzero, skip,
+            f"look_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows,
+            features, seen.flags, seen.largest, seen.nonzero, skip,
         )  # fmt: skip
 
     def squared_lengths(self, rows: Any, out: Any) -> None:
@@ -131,9 +131,7 @@ class CudaKernels:
     def _launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         if name not in self._functions:
             self._functions[name] = self._module(name).get_function(name)
-        self._functions[name](
-            grid, block, tuple(np.int64(one) if isinstance(one, int) else one for one in arguments)
-        )
+        self._functions[name](grid, block, tuple(np.int64(one) if isinstance(one, int) else one for one in arguments))
 
     def _module(self, name: str) -> Any:
         """Return the module of a kernel, compiled by the first thread that asks while others wait."""
@@ -150,8 +148,8 @@ class CudaKernels:
 
 def has_rows(matrix: Any) -> bool:
     """Return whether the numbers of each row of a matrix lie side by side, as every kernel needs it."""
-    item = matrix.itemsize
-    return (matrix.shape[1] == 1 or matrix.strides[1] == item) and matrix.strides[0] % item == 0
+    item, (apart, along) = matrix.itemsize, matrix.strides
+    return bool((matrix.shape[1] == 1 or along == item) and apart % item == 0)
 
 
 def row_stride(matrix: Any) -> int:

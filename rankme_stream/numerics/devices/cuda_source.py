@@ -1,7 +1,7 @@
 """The CUDA C++ of the kernels of a card: every value is looked at once, and products are added up in a fixed order.
 
-NVRTC compiles it, which finds no header: no ``cuda_fp16.h``. Arguments are pointers and ``long long`` alone. A matrix is
-given by its first value and by the distance of its rows, in values (``..._row``).
+NVRTC compiles it, which finds no header: no ``cuda_fp16.h``. Arguments are pointers and ``long long`` alone. A matrix
+is given by its first value and by the distance of its rows, in values (``..._row``).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ struct float16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
 
 // CuPy compiles with -ftz=true, which takes subnormal float32 for zeros; these instructions do not.
-__device__ __forceinline__ float widened_half(unsigned short x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
-__device__ __forceinline__ double widened(float x) { double y; asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x)); return y; }
-__device__ __forceinline__ float narrowed(double x) { float y; asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x)); return y; }
+__device__ float widened_half(unsigned short x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+__device__ double widened(float x) { double y; asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x)); return y; }
+__device__ float narrowed(double x) { float y; asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x)); return y; }
 
 // The value of a number as stored: float64 of floats, whole numbers as they are.
 __device__ __forceinline__ double value(float16 x) { return widened(widened_half(x.bits)); }
@@ -37,7 +37,9 @@ __device__ __forceinline__ double value(float x) { return widened(x); }
 template <class T> __device__ __forceinline__ T value(T x) { return x; }
 
 template <class T> __device__ __forceinline__ float narrowed(T x) { return (float)x; }
-template <class To, class From> struct Cast { static __device__ __forceinline__ To of(From x) { return (To)value(x); } };
+template <class To, class From> struct Cast {
+  static __device__ __forceinline__ To of(From x) { return (To)value(x); }
+};
 template <class From> struct Cast<float, From> {
   static __device__ __forceinline__ float of(From x) { return narrowed(value(x)); }
 };
@@ -56,7 +58,9 @@ __device__ __forceinline__ bool is_inexact(unsigned long long x) { return x > EX
 
 // Bits of the magnitude of stored float64, ordered as the magnitudes are, NaN above all; 0 for other types.
 template <class T> __device__ __forceinline__ unsigned long long magnitude(T) { return 0; }
-__device__ __forceinline__ unsigned long long magnitude(double x) { return __double_as_longlong(x) & 0x7FFFFFFFFFFFFFFFll; }
+__device__ __forceinline__ unsigned long long magnitude(double x) {
+  return __double_as_longlong(x) & 0x7FFFFFFFFFFFFFFFll;
+}
 
 __device__ __forceinline__ bool in_warp(bool is) { return __any_sync(0xFFFFFFFFu, is); }
 __device__ __forceinline__ wide_int thread() { return (wide_int)blockIdx.x * blockDim.x + threadIdx.x; }
@@ -139,7 +143,8 @@ extern "C" __global__ void unit_rows(
 }
 
 extern "C" __global__ void scale_rows(
-    const double* x, wide_int x_row, const double* scales, double* out, wide_int out_row, wide_int rows, wide_int columns) {
+    const double* x, wide_int x_row, const double* scales, double* out, wide_int out_row, wide_int rows,
+    wide_int columns) {
   const wide_int column = thread();
   if (column >= columns) return;
   for (wide_int row = thread_row(); row < rows; row += thread_rows())

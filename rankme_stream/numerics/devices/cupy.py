@@ -55,9 +55,7 @@ class CupyStream:
     def copy(self, rows: Array, out: Any) -> None:
         """Queue a copy of rows of the host, C order, into an array of the card, C order, of the same size."""
         runtime = self._cupy.cuda.runtime
-        runtime.memcpyAsync(
-            out.data.ptr, rows.ctypes.data, rows.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
-        )
+        runtime.memcpyAsync(out.data.ptr, rows.ctypes.data, rows.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
 
     def record(self) -> CupyEvent:
         """Return the point after all work queued so far."""
@@ -106,7 +104,7 @@ class CupyDevice(StandardDevice):
         """Return a type of the namespace; bfloat16 are held as their bits."""
         return super()._type("uint16" if name == "bfloat16" else name)
 
-    def stream(self) -> CupyStream:
+    def stream(self) -> Any:
         """Return a new stream, beside the default one."""
         return CupyStream(self._cupy)
 
@@ -224,7 +222,8 @@ class CupyDevice(StandardDevice):
         if str(slab.dtype) != "float64":
             wide = self._aligned(slab.shape, "float64", lambda size: scratch.room("widened", (size,)))
             self._kernels.convert(slab, wide)
-        images, parts = scratch.room("images", (rows, count)), scratch.room("probed", (rows // panel_rows, width, count))
+        images = scratch.room("images", (rows, count))
+        parts = scratch.room("probed", (rows // panel_rows, width, count))
         self._products.set(wide.T, directions, images[None], width)
         self._products.set(wide, images, parts, panel_rows)
         self._kernels.add_matrices(products, parts)
