@@ -286,16 +286,21 @@ def test_each_part_of_the_kernels_is_compiled_once(card):
 
 
 def test_the_stand_in_is_called_as_the_library_is():
-    cublas = pytest.importorskip("cupy_backends.cuda.libs.cublas")
+    cupy = pytest.importorskip("cupy")
+    cublas = cupy.cuda.cublas
     for name in ("dgemmStridedBatched", "sgemmStridedBatched", "gemmStridedBatchedEx", "dsyrk", "setStream"):
         text = re.search(r"\((.*)\)", getattr(cublas, name).__doc__)[1]
         theirs = [one.split()[-1] for one in text.split(",")]
         mine = list(inspect.signature(getattr(cupy_stand_in.Cublas, name)).parameters)[1:]
         assert mine == theirs
+    stand_in = cupy_stand_in.STAND_IN
+    for name, mine in (("memcpyAsync", stand_in.copy), ("pointerGetAttributes", stand_in.pointer_attributes)):
+        text = re.search(r"\((.*?)\)", getattr(cupy.cuda.runtime, name).__doc__)[1]
+        assert list(inspect.signature(mine).parameters) == [one.split()[-1] for one in text.split(",")]
     for name in ("OP_N", "OP_T", "FILL_MODE_LOWER", "FILL_MODE_UPPER", "COMPUTE_32F", "GEMM_DEFAULT"):
         assert getattr(cublas, f"CUBLAS_{name}") == getattr(cupy_stand_in.Cublas, f"CUBLAS_{name}")
-    from cupy_backends.cuda.api import runtime
-
-    mine = cupy_stand_in.STAND_IN.modules()["cupy"].cuda.runtime
+    runtime, mine = (
+        one.cuda.runtime for one in (pytest.importorskip("cupy"), cupy_stand_in.STAND_IN.modules()["cupy"])
+    )
     for name in ("CUDA_R_16F", "CUDA_R_16BF", "CUDA_R_32F", "memcpyHostToDevice", "memoryTypeHost"):
         assert getattr(runtime, name) == getattr(mine, name)
