@@ -110,7 +110,7 @@ class Cublas:
     Attributes
     ----------
     kept
-        Part of each product of 16-bit factors that is kept: less than 1 on tensor cores, which cut off.
+        Part of each float32 product that is kept: less than 1 on tensor cores, which cut off.
     calls
         Name and number of matrices of each product so far.
     """
@@ -172,7 +172,7 @@ class Cublas:
             )
             left, right = (_widened(left.T if transa else left), _widened(right.T if transb else right))
             with np.errstate(over="ignore", invalid="ignore"):
-                out[...] = (left @ right) * (self.kept if name == "gemmEx" else 1.0)
+                out[...] = (left @ right) * (1.0 if name == "dgemm" else self.kept)
 
     def _begin(self, name, count):
         assert self._stream == self._streams.current().ptr, "the handle is not on the current stream"

@@ -117,6 +117,15 @@ def test_products_that_are_cut_off_are_put_right_by_their_diagonals(card, panel)
     np.testing.assert_allclose(np.diagonal(total), np.diagonal(exact), rtol=1e-12)
 
 
+def test_products_of_float32_panels_are_left_as_they_are(card):
+    slab, rows = slabs(card, 256, 40, "float32")
+    kept = cupy_stand_in.STAND_IN.cublas.kept = 1 - 2.0**-9
+    total = card.zeros((41, 41))
+    card.add_float32_panels(slab, 64, total, card.zeros((4,), np.uint8), Workspace(card))
+    exact = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
+    np.testing.assert_allclose(np.diagonal(total)[1:], kept * exact[1:], rtol=1e-5)
+
+
 @pytest.mark.parametrize("panel", ["bfloat16", "float32", "float64"])
 def test_panels_whose_squares_overflow_are_flagged_and_no_other(card, panel):
     slab, _ = slabs(card, 90, 12, panel)
@@ -127,21 +136,21 @@ def test_panels_whose_squares_overflow_are_flagged_and_no_other(card, panel):
 
 
 @pytest.mark.parametrize("panel", ["float32", "float64", *SIXTEEN_BIT])
-@pytest.mark.parametrize("features", [1, 33, 70])
+@pytest.mark.parametrize("features", [1, 33, 600])
 def test_probes_see_every_panel_in_float64(card, panel, features):
-    slab, rows = slabs(card, 96, features, panel)
+    slab, rows = slabs(card, 140, features, panel)
     wide = rows.astype(np.float64)
-    drawn = np.asfortranarray(np.random.default_rng(0).standard_normal((1 + features, 8)))
-    for directions in (drawn, np.ascontiguousarray(drawn)):
-        for panel_rows in (32, 96):
-            products, sums = card.zeros((1 + features, 8)), card.zeros((1 + features,))
+    for count, panel_rows in ((8, 70), (8, 140), (3, 140), (11, 35)):
+        drawn = np.random.default_rng(count).standard_normal((1 + features, count))
+        for directions in (np.asfortranarray(drawn), drawn):
+            products, sums = card.zeros((1 + features, count)), card.zeros((1 + features,))
             there = card.upload(directions)
             with cupy_stand_in.own_kernels_only():
                 card.add_probed_panels(slab, panel_rows, there, products, sums, Workspace(card))
-                card.add_probed(slab[:32], there, products, sums, Workspace(card))
-            wanted = wide.T @ (wide @ drawn) + wide[:32].T @ (wide[:32] @ drawn)
+                card.add_probed(slab[:33], there, products, sums, Workspace(card))
+            wanted = wide.T @ (wide @ drawn) + wide[:33].T @ (wide[:33] @ drawn)
             np.testing.assert_allclose(products, wanted, rtol=1e-12, atol=1e-11)
-            np.testing.assert_allclose(sums, wide.sum(axis=0) + wide[:32].sum(axis=0), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(sums, wide.sum(axis=0) + wide[:33].sum(axis=0), rtol=1e-12, atol=1e-12)
 
 
 def test_products_take_matrices_by_rows_by_columns_and_any_other(card):
@@ -162,6 +171,9 @@ def test_products_take_matrices_by_rows_by_columns_and_any_other(card):
         out = card.zeros((m, n))
         card.set_product(card.upload(wide)[::2, ::2], card.upload(right), out)
         np.testing.assert_allclose(out, left.T @ right, rtol=1e-13, atol=1e-13)
+        alike = np.broadcast_to(card.upload(left)[:1], left.shape, subok=True)
+        card.set_product(alike, card.upload(right), out)
+        np.testing.assert_allclose(out, np.asarray(alike).T @ right, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", SIXTEEN_BIT)
@@ -281,7 +293,8 @@ def test_each_part_of_the_kernels_is_compiled_once(card):
         seen = Seen(card.zeros((8,), np.uint8), card.zeros((1,)), card.zeros((3,), np.uint8))
         card.look(card.upload(rows[:, 1:].copy()), named_type(panel), slab, seen, 0)
         card.add_probed(slab, card.zeros((4, 8)), card.zeros((4, 8)), card.zeros((4,)), Workspace(card))
-    parts = [cuda_source.look_source("float16"), cuda_source.look_source("float64"), cuda_source.panel_source()]
+    parts = [cuda_source.look_source("float16"), cuda_source.look_source("float64")]
+    parts += [cuda_source.panel_source(), cuda_source.probe_source()]
     assert sorted(compiled) == sorted(parts)
 
 
