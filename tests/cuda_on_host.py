@@ -135,8 +135,10 @@ _MEETING = ("look", "squared_lengths", "unit_rows", "probe_rows")  # kernels who
 @cache
 def source() -> str:
     """Return the text of all kernels: parts that are compiled one by one for a card, each in a namespace here."""
-    parts = [cuda_source.panel_source(), cuda_source.probe_source()]
-    parts += [cuda_source.look_source(name) for name in cuda_source.STORED_TYPES]
+    parts = [cuda_source.panel_source(), *map(cuda_source.probe_source, cuda_source.PANEL_TYPES)]
+    pairs = [(stored, panel) for stored in cuda_source.STORED_TYPES for panel in ("float32", "float64")]
+    pairs += [(name, name) for name in ("float16", "bfloat16")]
+    parts += [cuda_source.look_source(*pair) for pair in pairs]
     return "".join(f"namespace part_{number} {{\n{text}}}\n" for number, text in enumerate(parts))
 
 

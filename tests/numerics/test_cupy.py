@@ -293,8 +293,9 @@ def test_each_part_of_the_kernels_is_compiled_once(card):
         seen = Seen(card.zeros((8,), np.uint8), card.zeros((1,)), card.zeros((3,), np.uint8))
         card.look(card.upload(rows[:, 1:].copy()), named_type(panel), slab, seen, 0)
         card.add_probed(slab, card.zeros((4, 8)), card.zeros((4, 8)), card.zeros((4,)), Workspace(card))
-    parts = [cuda_source.look_source("float16"), cuda_source.look_source("float64")]
-    parts += [cuda_source.panel_source(), cuda_source.probe_source()]
+    parts = [cuda_source.look_source(name, name) for name in ("float16", "float64")]
+    parts += [cuda_source.probe_source(name) for name in ("float16", "float64")]
+    parts.append(cuda_source.panel_source())
     assert sorted(compiled) == sorted(parts)
 
 

@@ -169,11 +169,12 @@ class CudaKernels:
 
 def _part(name: str) -> tuple[str, Callable[[], str]]:
     """Return what is compiled together with a kernel, and the function that returns its text."""
-    verb, _, rest = name.partition("_")
-    if verb == "look":
-        stored = rest.partition("_")[0]
-        return f"look {stored}", lambda: cuda_source.look_source(stored)
-    return ("probe", cuda_source.probe_source) if verb == "probe" else ("panels", cuda_source.panel_source)
+    words = name.split("_")
+    if words[0] == "look":
+        return name, lambda: cuda_source.look_source(words[1], words[2])
+    if words[0] == "probe":
+        return f"probe {words[-1]}", lambda: cuda_source.probe_source(words[-1])
+    return "panels", cuda_source.panel_source
 
 
 def has_rows(matrix: Any) -> bool:

@@ -16,8 +16,7 @@ STORED_TYPES = {
     "int8": "signed char", "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short",
     "int32": "int", "uint32": "unsigned int", "int64": "long long", "uint64": "unsigned long long",
 }  # fmt: skip
-SIXTEEN_BIT = ("float16", "bfloat16")
-PANEL_TYPES = (*SIXTEEN_BIT, "float32", "float64")
+PANEL_TYPES = ("float16", "bfloat16", "float32", "float64")
 
 _NUMBERS = r"""
 typedef long long wide_int;
@@ -191,8 +190,18 @@ extern "C" __global__ void add_matrices(
 """
 
 _PROBES = r"""
+// Each lane hands half of its sums to another and adds those that it is given.
+template <int half> __device__ __forceinline__ void fold(double (&sums)[32], int lane) {
+  const bool is_upper = lane & half;
+  #pragma unroll
+  for (int i = 0; i < half; ++i) {
+    const double given = is_upper ? sums[i] : sums[i + half], kept = is_upper ? sums[i + half] : sums[i];
+    sums[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, half);
+  }
+}
+
 // Products of 4 rows with 8 directions by a warp, each lane with every 32nd column. In the end lane 8 r + k has the sum
-// of row r and direction k: at each step a lane hands half of its sums to another.
+// of row r and direction k.
 template <class Panel> __device__ __forceinline__ void probe_rows(
     const Panel* slab, wide_int slab_row, wide_int rows, wide_int width, const double* directions,
     wide_int directions_row, wide_int directions_column, wide_int count, double* images) {
@@ -212,15 +221,11 @@ template <class Panel> __device__ __forceinline__ void probe_rows(
           for (int k = 0; k < 8; ++k) sums[8 * r + k] += x * drawn[k];
         }
       }
-      #pragma unroll
-      for (int half = 16; half; half /= 2) {
-        const bool is_upper = lane & half;
-        #pragma unroll
-        for (int i = 0; i < half; ++i) {
-          const double given = is_upper ? sums[i] : sums[i + half], kept = is_upper ? sums[i + half] : sums[i];
-          sums[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, given, half);
-        }
-      }
+      fold<16>(sums, lane);
+      fold<8>(sums, lane);
+      fold<4>(sums, lane);
+      fold<2>(sums, lane);
+      fold<1>(sums, lane);
       if (row + lane / 8 < rows && first + lane % 8 < count)
         images[(row + lane / 8) * count + first + lane % 8] = sums[0];
     }
@@ -352,10 +357,9 @@ _CONSTANTS = {
 }  # fmt: skip
 
 
-def look_source(stored: str) -> str:
-    """Return the text of the kernels that look at rows of a stored type."""
-    panels = [stored] if stored in SIXTEEN_BIT else []
-    return _text([_LOOKING] + [_of(_LOOK, stored, panel) for panel in [*panels, "float32", "float64"]])
+def look_source(stored: str, panel: str) -> str:
+    """Return the text of the kernel that looks at rows of a stored type and writes panels of a type."""
+    return _text([_LOOKING, _of(_LOOK, stored, panel)])
 
 
 def panel_source() -> str:
@@ -367,9 +371,9 @@ def panel_source() -> str:
     )
 
 
-def probe_source() -> str:
-    """Return the text of the kernels that multiply panels by a few directions."""
-    return _text([_PROBES] + [_of(_PROBE, panel, panel) for panel in PANEL_TYPES])
+def probe_source(panel: str) -> str:
+    """Return the text of the kernels that multiply panels of a type by a few directions."""
+    return _text([_PROBES, _of(_PROBE, panel, panel)])
 
 
 def _text(kernels: list[str]) -> str:
