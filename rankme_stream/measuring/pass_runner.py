@@ -91,11 +91,6 @@ class PassRunner:
         self.rows = request.row_range(n_rows)
         self.sketch_size = request.sketch_size(n_features)
         self.groups = self._partition()
-        if self.groups is not None and self.device is not HOST:
-            raise UsageError(
-                f"groups are computed on the CPU, and the rows are on {self.device.name}: move them to the host, or "
-                f"leave {argument('groups')} out"
-            )
         self.checkpoint = None if request.checkpoint is None else Path(request.checkpoint)
         self.bytes_read, self.pass_number, self.probe_seed = 0, 0, 0
         self.refused: str | None = None

@@ -171,10 +171,6 @@ class Request:
                 f"groups need every row: leave {argument('sample')} and {argument('population')} out, or leave "
                 f"{argument('groups')} out"
             )
-        if self.groups is not None and self.device != "cpu":
-            raise UsageError(
-                f"groups are computed on the CPU: leave {argument('device')} out, or leave {argument('groups')} out"
-            )
         chosen = self.chosen
         if self.rank is not None and (chosen is None or not chosen.is_sketch):
             sketches = ", ".join(name for name, method in METHODS.items() if method.is_sketch)

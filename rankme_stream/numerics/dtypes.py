@@ -108,6 +108,14 @@ class StoredType:
         """Whether float32 holds every value: floats of 32 bits or fewer, integers of 16 or fewer, not decoded."""
         return self.decoding is None and self.dtype.itemsize <= (4 if self.is_float else 2)
 
+    def as_held(self, rows: Array) -> Array:
+        """Return rows that a card gave back as they are held here: bfloat16 by its bits, whatever they came as."""
+        if rows.dtype == self.dtype:
+            return rows
+        if rows.dtype.itemsize == self.dtype.itemsize:
+            return rows.view(self.dtype)
+        return (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(self.dtype)  # float32, the upper half of which
+
     def values(self, stored: Array) -> FloatArray:
         """Return the values of stored rows in float64; a row without data, or not finite, holds NaN throughout.
 

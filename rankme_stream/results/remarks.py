@@ -28,6 +28,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"{_share(constant, n_rows)} of the rows hold one number in all features, the first is row "
             f"{audit['first_constant']:,}: if it stands for missing data, the option `nodata` names it."
         )
+    cards = [name for one in result["provenance"].get("workers", ()) if (name := one.get("device", "cpu")) != "cpu"]
+    if result.get("groups") and cards:
+        found.append(f"Groups and LiDAR were computed on the processor, not on {cards[0]}.")
     return found
 
 

@@ -22,7 +22,7 @@ from rankme_stream.groups.group import OpenGroup
 from rankme_stream.groups.packing import pack_open, unpack_open
 from rankme_stream.groups.partition import partition_of
 from rankme_stream.passes.planning.grid import Grid
-from rankme_stream.passes.planning.group_memory import predict_group_memory
+from rankme_stream.passes.planning.group_memory import GroupWork, predict_group_memory
 from rankme_stream.testing import with_ones
 from tests.dumps import store
 from tests.interruptions import stopped
@@ -289,9 +289,9 @@ def test_large_groups_in_runs_cost_no_more_than_a_few_and_shuffled_ones_are_refu
     """A group is closed as soon as its last row is in."""
     grid, n_rows = Grid(1024, 16_384), 20_000_000
     runs = partition_of("rows:10000", n_rows, (0, n_rows))
-    contiguous = predict_group_memory(runs, grid, 512, 2, 2, 2)
+    contiguous = predict_group_memory(runs, grid, 512, 2, GroupWork.on_host(2, 2))
     labels = np.arange(n_rows) % len(runs)
-    shuffled = predict_group_memory(partition_of(labels, n_rows, (0, n_rows)), grid, 512, 2, 2, 2)
+    shuffled = predict_group_memory(partition_of(labels, n_rows, (0, n_rows)), grid, 512, 2, GroupWork.on_host(2, 2))
     assert contiguous.reading < 2**30
     assert shuffled.reading > len(runs) * 4 * 512**2
     with pytest.raises(LimitError, match=r"for 2,000 groups, .*; give memory_limit \d+MiB"):

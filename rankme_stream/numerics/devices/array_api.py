@@ -162,12 +162,15 @@ class StandardDevice:
                 beyond = beyond | (stored < -_EXACT_INTEGER)
             found = found + self._bits(xp.any(beyond, axis=1), INEXACT)
         flags[...] = xp.bitwise_or(flags, found)
-        counts = xp.bitwise_and(flags, xp.asarray(skip, dtype=xp.uint8, device=self._device)) == 0
+        bits = xp.asarray(skip, dtype=xp.uint8, device=self._device)
+        counts = xp.bitwise_and(flags, bits) == 0
         kept = xp.where(counts[:, None], stored, xp.zeros_like(stored))
         if kind.name == "float64":
             magnitudes = xp.max(xp.abs(kept), axis=1)
             flags[...] = xp.bitwise_or(flags, self._bits(magnitudes > LARGEST_MAGNITUDE, LARGE))
-            seen.largest[...] = xp.maximum(seen.largest, xp.max(magnitudes))
+            counts = xp.bitwise_and(flags, bits) == 0
+            kept = xp.where(counts[:, None], kept, xp.zeros_like(kept))
+            seen.largest[...] = xp.maximum(seen.largest, xp.max(xp.abs(kept)))
         seen.nonzero[...] = xp.bitwise_or(seen.nonzero, self._bits(xp.any(kept != 0, axis=0), 1))
         slab[:, 0] = xp.astype(counts, slab.dtype)
         slab[:, 1:] = xp.astype(kept, slab.dtype)

@@ -11,10 +11,12 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import Accumulator, Queued
 from rankme_stream.accumulators.float32_gram import overflow_error
 from rankme_stream.accumulators.methods import METHODS
+from rankme_stream.errors import RankMeError
 from rankme_stream.numerics.devices.card import MISSING, Card, Seen
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.loop.group_feed import GroupFeed
 from rankme_stream.passes.loop.row_faults import RowFaults, with_magnitude
 from rankme_stream.passes.loop.segment import Interrupted, PassSpec
 from rankme_stream.passes.loop.slot_feed import card_rows
@@ -49,7 +51,9 @@ class CardRunner:
         self._spec, self._card, self._stop, self._progress = spec, cast(Card, spec.device), stop, progress
         self._computing = self._card.stream()
         self._notes = _WitnessNotes(spec.plan) if _may_be_resumed(spec) else None
-        self._rows = card_rows(spec, self._computing, block_ranges, self._notes)
+        self._groups = None if spec.groups is None else GroupFeed(spec, spec.groups)
+        observers = [one for one in (self._notes, self._groups) if one is not None]
+        self._rows = card_rows(spec, self._computing, block_ranges, observers)
         self._may_be_tiny = self._rows.kind.name == "float64"
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
@@ -76,10 +80,15 @@ class CardRunner:
         tree = MergeTree[PartialResult]()
         with self._computing:
             run = self._new_run(first, last)
-            for segment in self._spec.plan.grid.segments(first, last):
-                tree.add(segment, self._queue_segment(segment, run))
+            try:
+                for segment in self._spec.plan.grid.segments(first, last):
+                    tree.add(segment, self._queue_segment(segment, run))
+            except RankMeError:
+                self._row_audit(run)  # a fault in rows before those that could not be read comes first
+                raise
             found = tree.total()
         self._computing.record().wait()
+        self._card.check_settings(self._spec.plan.precision, self._spec.panel_type)  # before the result is believed
         audit = self._judged(run, found)
         witnesses = Witnesses() if self._notes is None else self._notes.take(first, last)
         return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
@@ -134,7 +143,7 @@ class CardRunner:
             for key, accumulator in made.items():
                 self._add(accumulator, slabs[key], start, (run, key))
             self._progress(end - start)
-        return PartialResult(made, Audit(), row_norms)
+        return PartialResult(made, Audit(), row_norms, None if self._groups is None else self._groups.take(segment))
 
     def _filled_slabs(self, start: int, end: int, run: _Run) -> dict[str, Any]:
         """Queue the look at rows [start, end) and return the slabs that they are written to."""
@@ -157,7 +166,8 @@ class CardRunner:
     def _slab(self, key: str) -> Any:
         if key not in self._slabs:
             plan = self._spec.plan
-            self._slabs[key] = self._card.slab((plan.slab_rows, 1 + plan.n_features), self._spec.panel_type)
+            n_rows = min(plan.slab_rows, plan.row_stop - plan.row_start)
+            self._slabs[key] = self._card.slab((n_rows, 1 + plan.n_features), self._spec.panel_type)
         return self._slabs[key]
 
     def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
@@ -176,14 +186,20 @@ class CardRunner:
     def _takes_slabs(self, accumulator: Accumulator) -> bool:
         return isinstance(accumulator, Queued) and accumulator.takes_slabs(may_be_tiny=self._may_be_tiny)
 
+    def _row_audit(self, run: _Run) -> Audit:
+        """Return the audit of the rows of a run that were looked at; refuse those that are at fault.
+
+        Their flags are fetched once the work of the current stream is done.
+        """
+        audit, flags = Audit(), self._card.download(run.seen.flags)
+        for row, n_rows, of_missing in run.pieces:
+            found = self._faults.of_flags(row, flags[row - run.first : row - run.first + n_rows])
+            audit = audit.merge(of_missing).merge(found)
+        return audit
+
     def _judged(self, run: _Run, found: PartialResult) -> Audit:
         """Return the audit of the rows of a run whose work is done; refuse what is at fault."""
-        card, audit = self._card, Audit()
-        flags = card.download(run.seen.flags)
-        for row, n_rows, of_missing in run.pieces:
-            audit = audit.merge(of_missing).merge(
-                self._faults.of_flags(row, flags[row - run.first : row - run.first + n_rows])
-            )
+        card, audit = self._card, self._row_audit(run)
         nonzero = card.download(run.seen.nonzero) != 0
         for key, accumulator in found.accumulators.items():
             for number in np.flatnonzero(card.download(run.overflowed[key])).tolist():

@@ -79,7 +79,7 @@ class RowFaults:
     @property
     def skipped_flags(self) -> int:
         """Bits of a card's flags whose rows are left out; rows that are an error count nowhere either."""
-        return MISSING | NONFINITE | (0 if self.rules.zeros == "count" else ZERO)
+        return MISSING | NONFINITE | LARGE | INEXACT | (0 if self.rules.zeros == "count" else ZERO)
 
     def of_flags(self, row: int, flags: Array) -> Audit:
         """Return the audit of consecutive rows by the flags that a card gave them, or refuse the first fault.

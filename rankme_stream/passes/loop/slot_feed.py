@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
 
 from rankme_stream.errors import MissingChunksError
+from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.card import Card, Event, Stream
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.loop.block_reader import missing_message
@@ -47,12 +48,6 @@ class _Slot:
         self.copied: Event | None = None
         self.used: Event | None = None
 
-    def wait(self) -> None:
-        """Wait, on the host, until nothing queued reads or writes the slot."""
-        for event in (self.copied, self.used):
-            if event is not None:
-                event.wait()
-
 
 class _Block:
     """Consecutive rows in a slot, and the reads that fill it."""
@@ -73,9 +68,9 @@ class SlotFeed:
         Stream that uses the rows.
     block_ranges
         Blocks in row order; each is dropped when ``n_used`` of its rows were used.
-    observe
-        Called with the first row and the rows as they are stored, piece by piece in any order, by the threads that
-        read; None if nobody needs rows on the host.
+    observers
+        Each is called with the first row and the rows as they are stored, piece by piece in any order, by the threads
+        that read.
 
     Attributes
     ----------
@@ -86,9 +81,9 @@ class SlotFeed:
     """
 
     def __init__(
-        self, spec: PassSpec, computing: Stream, block_ranges: Iterable[BlockRange], observe: Observer | None = None
+        self, spec: PassSpec, computing: Stream, block_ranges: Iterable[BlockRange], observers: Sequence[Observer] = ()
     ) -> None:
-        self._source, self._plan, self._observe = spec.source, spec.plan, observe
+        self._source, self._plan, self._observers = spec.source, spec.plan, observers
         self._card, self._computing = cast(Card, spec.device), computing
         self._copying = self._card.stream()
         self._faults, self._refuse_missing = RowFaults(spec.source, spec.rules), spec.rules.missing == "error"
@@ -99,7 +94,7 @@ class SlotFeed:
         self._free: deque[_Slot | None] = deque([None] * spec.plan.n_slots)  # None: not allocated yet
         self._filling: deque[_Block] = deque()
         self._current: _Block | None = None
-        self._threads = ThreadPoolExecutor(spec.plan.workers, thread_name_prefix="rankme-read")
+        self._threads = blas_threads.threads(spec.plan.workers, "rankme-read")
         self._lock = threading.Lock()
         self.bytes_read = 0
         self._card.finish()  # memory that the slots are given may have been freed while queued work still used it
@@ -107,7 +102,7 @@ class SlotFeed:
     def _pinned_rows(self) -> ArraySource | None:
         """Return the source if its rows lie in pinned memory as they travel: nothing need be copied on the host."""
         source = self._source
-        if not self._is_as_stored or self._observe or not isinstance(source, ArraySource) or not source.is_view:
+        if not self._is_as_stored or self._observers or not isinstance(source, ArraySource) or not source.is_view:
             return None
         return source if self._card.is_pinned(source.read(self._plan.row_start, self._plan.row_stop)) else None
 
@@ -158,12 +153,16 @@ class SlotFeed:
     def _fill(self, block_range: BlockRange, slot: _Slot | None) -> _Block:
         start, stop, _ = block_range
         n_rows, width = stop - start, self._source.shape[1]
-        if slot is None or slot.buffer.shape[0] < n_rows:  # a larger one
-            if slot is not None:
-                slot.wait()
+        if slot is not None and slot.buffer.shape[0] < n_rows:
+            if slot.used is not None:
+                slot.used.wait()  # nothing queued reads it any more
+            slot = None  # frees it before a larger one is made
+        if slot is None:
             slot = self._new_slot(max(n_rows, min(self._plan.block_rows, self._plan.row_stop - self._plan.row_start)))
         if self._lent is not None:
-            return _Block(block_range, slot, self._lent.read(start, stop), [])
+            rows = self._lent.read(start, stop)
+            self.bytes_read += rows.nbytes
+            return _Block(block_range, slot, rows, [])
         assert slot.memory is not None
         rows = slot.memory[: n_rows * width].reshape(n_rows, width)
         pieces = [
@@ -177,7 +176,8 @@ class SlotFeed:
         memory = None
         if self._lent is None:
             memory = self._card.pinned(n_rows * width * self.kind.dtype.itemsize).view(self.kind.dtype)
-        return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
+        with self._copying:  # which writes it first: earlier work of another stream may still use memory freed there
+            return _Slot(memory, self._card.stored_rows((n_rows, width), self.kind))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the pieces of a block that one thread reads each: they end at natural bounds."""
@@ -195,8 +195,11 @@ class SlotFeed:
             copied.wait()
         source = self._source
         stored = source.read(start, stop, rows if self._is_as_stored else None)
-        if self._observe is not None:
-            self._observe(start, stored)
+        if self._refuse_missing:
+            for first, last in source.missing(start, stop):
+                raise MissingChunksError(missing_message(source, first, last))
+        for observe in self._observers:
+            observe(start, stored)
         if not self._is_as_stored:
             try:
                 rows[...] = source.stored.values(stored)
@@ -206,14 +209,10 @@ class SlotFeed:
             np.copyto(rows, stored)
         with self._lock:
             self.bytes_read += stored.nbytes
-        if self._refuse_missing:
-            for first, last in source.missing(start, stop):
-                raise MissingChunksError(missing_message(source, first, last))
 
     def close(self) -> None:
-        """Read nothing more, and wait for queued copies; reads under way are not waited for."""
+        """Read nothing more; reads under way are not waited for, and the computing stream waits for queued copies."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._copying.record().wait()
 
 
 class ResidentRows:
@@ -221,12 +220,12 @@ class ResidentRows:
 
     Parameters
     ----------
-    observe
-        Called with the first row and the rows copied to the host; None if nobody needs them there.
+    observers
+        Each is called with the first row and the rows copied to the host.
     """
 
-    def __init__(self, spec: PassSpec, observe: Observer | None = None) -> None:
-        self._source, self._card, self._observe = spec.source, cast(Card, spec.device), observe
+    def __init__(self, spec: PassSpec, observers: Sequence[Observer] = ()) -> None:
+        self._source, self._card, self._observers = spec.source, cast(Card, spec.device), observers
         self.kind = spec.source.stored
         self.bytes_read = 0
         self._card.finish()  # the rows may be the result of work that is queued
@@ -234,8 +233,10 @@ class ResidentRows:
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """Yield the rows [start, stop) with the number of the first."""
         stored = self._source.read(start, stop)
-        if self._observe is not None:
-            self._observe(start, self._card.download(stored))
+        if self._observers:
+            held = self.kind.as_held(self._card.download(stored))
+            for observe in self._observers:
+                observe(start, held)
         self.bytes_read += (stop - start) * self._source.shape[1] * self.kind.dtype.itemsize
         yield start, stored
 
@@ -244,9 +245,9 @@ class ResidentRows:
 
 
 def card_rows(
-    spec: PassSpec, computing: Stream, block_ranges: Iterable[BlockRange], observe: Observer | None = None
+    spec: PassSpec, computing: Stream, block_ranges: Iterable[BlockRange], observers: Sequence[Observer] = ()
 ) -> SlotFeed | ResidentRows:
     """Return the rows of a pass on its card, from wherever they lie."""
     if isinstance(spec.source, ArraySource) and spec.source.device is spec.device:
-        return ResidentRows(spec, observe)
-    return SlotFeed(spec, computing, block_ranges, observe)
+        return ResidentRows(spec, observers)
+    return SlotFeed(spec, computing, block_ranges, observers)

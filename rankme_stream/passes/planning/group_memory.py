@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,17 +59,38 @@ class _Level:
         return self.grams + self.scatters
 
 
-def predict_group_memory(
-    groups: Partition, grid: Grid, n_features: int, itemsize: int, at_once: int, workers: int
-) -> GroupMemory:
+class GroupWork(NamedTuple):
+    """What is done at once for groups.
+
+    Attributes
+    ----------
+    collected, waiting
+        Number of segments whose rows are being collected, and of those that are not merged yet.
+    closing, merges
+        Number of threads that close groups, and of merges of partial results.
+    scoring
+        Number of threads that compute scores.
+    """
+
+    collected: int
+    waiting: int
+    closing: int
+    merges: int
+    scoring: int
+
+    @classmethod
+    def on_host(cls, at_once: int, workers: int) -> GroupWork:
+        """Return the work of a pass on the host, which runs that many segments at once on that many threads."""
+        return cls(at_once, PATIENCE * at_once, at_once, at_once, workers)
+
+
+def predict_group_memory(groups: Partition, grid: Grid, n_features: int, itemsize: int, work: GroupWork) -> GroupMemory:
     """Return the bytes that groups hold in a pass over their rows.
 
     Parameters
     ----------
     itemsize
         Bytes of a value in the rows that are kept.
-    at_once, workers
-        Number of segments that run at once, and of threads.
 
     Notes
     -----
@@ -81,7 +103,7 @@ def predict_group_memory(
     levels = _levels(groups, grid, n_features, itemsize)
     leaf, root, below = levels[0], levels[-1], levels[:-1]
     n_rows = int(groups.counts.sum())
-    in_flight = min(PATIENCE * at_once, leaf.n_nodes)
+    in_flight = min(work.waiting, leaf.n_nodes)
     rows = min(sum(level.rows for level in below) + in_flight * leaf.rows, n_rows * row_bytes)
     leaves = groups.last // grid.segment_rows - groups.first // grid.segment_rows + 1
     rows += int(np.minimum(groups.counts, leaves).sum()) * _PIECE_BYTES
@@ -91,19 +113,19 @@ def predict_group_memory(
     merges = [
         lower.matrices + upper.matrices + upper.scatters + upper.n_open * _GROUP_BYTES  # scatters before and after
         for lower, upper in pairwise(levels)
-        for _ in range(min(at_once, upper.n_nodes))
+        for _ in range(min(work.merges, upper.n_nodes))
     ]
-    merging = sum(sorted(merges)[-at_once:]) if merges else root.matrices
-    buffers = 2 * at_once * min(grid.segment_rows, n_rows) * row_bytes
+    merging = sum(sorted(merges)[-work.merges :]) if merges else root.matrices
+    buffers = 2 * work.collected * min(grid.segment_rows, n_rows) * row_bytes
     panels = 8 * (PANEL_ROWS + n_features) * n_features
-    scratch = 2 * at_once * max(9 * square, 4 * square + 2 * panels)  # to close groups, in workers and shared merges
+    scratch = 2 * work.closing * max(9 * square, 4 * square + 2 * panels)  # in workers and shared merges
     return GroupMemory(
         reading=waiting + merging + buffers + scratch,
         waiting=waiting,
         node=max(level.rows + level.grams for level in levels) + closed + root.scatters,
         scoring=int(_FRAGMENTATION * closed) + root.scatters
-        + (2 + 3 * min(workers, N_BATCHES)) * 8 * len(groups) * n_features
-        + (4 + 8 * min(workers, N_BATCHES)) * square,
+        + (2 + 3 * min(work.scoring, N_BATCHES)) * 8 * len(groups) * n_features
+        + (4 + 8 * min(work.scoring, N_BATCHES)) * square,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from rankme_stream.groups.partition import Partition
 from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.card_layout import PIECE_BYTES, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import PATIENCE, Grid, grid_for
-from rankme_stream.passes.planning.group_memory import GroupMemory, predict_group_memory
+from rankme_stream.passes.planning.group_memory import GroupMemory, GroupWork, predict_group_memory
 
 _SLAB_VALUES = 2**19  # audited and cast at once: enough to make calls cheap, and their 4 MiB stay in the cache
 _LIBRARY_BYTES = 40 * 2**20  # imports, and the store's own tables
@@ -212,10 +212,11 @@ def predict_memory(
         memory = host_memory(workload, n_live, concurrency)
         reading = _reading_bytes(workload, layout, concurrency)
     else:
-        in_slots = _slots_values(workload, layout, concurrency) * card.itemsize
+        slot_bytes = _slot_rows(layout, concurrency) * workload.size.n_features * card.itemsize
+        n_slots = _n_slots(workload, layout, concurrency)
         on_card = card_memory(workload, n_live, layout)
-        on_card["rows"] += in_slots
-        reading = in_slots + _pieces_bytes(workload, layout, workers)
+        on_card["rows"] += n_slots * slot_bytes
+        reading = n_slots * slot_bytes + _pieces_bytes(workload, layout, workers)
         if card.has_host:  # which then solves
             del on_card["solving"]
             memory = host_memory(workload, n_live, concurrency)
@@ -233,11 +234,23 @@ def predict_memory(
         memory["checkpoint"] = workload.n_matrices * held * workload.state_bytes
     groups = None
     if workload.groups is not None:
+        work = GroupWork.on_host(at_once, workers)
+        if card is not None:
+            work = _group_work(workload, layout, concurrency, card)
+            memory["panels"] += workers * 2 * workload.grid.panel_rows * 8 * workload.size.width
         groups = predict_group_memory(workload.groups, workload.grid, workload.size.n_features, workload.kept_itemsize,
-                                      at_once, workers)  # fmt: skip
+                                      work)  # fmt: skip
         stored = workload.has_checkpoint * (groups.waiting + groups.node)
         memory |= {"groups": groups.reading + stored, "scores": groups.scoring}
     return Footprint(memory, on_card, _checkpoint_bytes(workload, n_live, groups), groups)
+
+
+def _group_work(workload: Workload, layout: RowLayout, concurrency: Concurrency, card: CardLimits) -> GroupWork:
+    """Return what is done at once for groups of rows on their way to a card: every slot may hold parts of segments."""
+    rows = _n_slots(workload, layout, concurrency) * _slot_rows(layout, concurrency)
+    rows = rows if card.itemsize else workload.slab_rows  # of rows on the card, one slab after another is grouped
+    at_once = min(rows // workload.grid.segment_rows + 2, len(workload.grid.segments(*layout.rows)))
+    return GroupWork(at_once, at_once, concurrency.workers, 1, concurrency.workers)
 
 
 def _checkpoint_bytes(workload: Workload, n_live: int, groups: GroupMemory | None) -> int:
@@ -270,19 +283,21 @@ def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
 def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str, int]:
     """Return the bytes on the card beside the slots: matrices are whole, and every merge makes a new one."""
     size, method, grid = workload.size, workload.method, workload.grid
+    slab_rows = min(workload.slab_rows, layout.n_rows)
+    slab_bytes = 8 * slab_rows * size.width
     is_whole = not (method.is_sketch or method.keeps_rows)  # a D x D matrix
     state = size.square_bytes if is_whole else workload.state_bytes
     scratch = method.card_scratch_bytes(size, grid.panel_rows)
     if is_whole:
-        scratch += workload.slab_rows // grid.panel_rows * size.square_bytes  # a product for each panel of a slab
+        scratch += -(-slab_rows // grid.panel_rows) * size.square_bytes  # a product for each panel of a slab
     if workload.arithmetic.precision == "float32":
-        scratch += workload.slab_bytes
-    run_rows = min(layout.n_rows, grid.segment_rows << run_level(grid.segment_rows, size.n_features * layout.itemsize))
+        scratch += slab_bytes
+    run_rows = min(layout.n_rows, _run_rows(workload, layout))
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     found = {
         "accumulators": _accumulators(workload, _n_live(workload, n_live, 1), state, state),
         "rows": run_rows + size.n_features,  # what was seen in them
-        "panels": (workload.n_matrices + 2) * workload.slab_bytes + scratch,
+        "panels": (workload.n_matrices + 2) * slab_bytes + scratch,
         "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }
     if method.keeps_rows:
@@ -290,11 +305,24 @@ def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str,
     return found
 
 
-def _slots_values(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the values that the slots hold: each the largest block."""
-    block_rows = min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit))
-    is_one_block = workload.sample is None and layout.n_rows <= concurrency.block_rows
-    return (1 if is_one_block else concurrency.n_slots) * block_rows * workload.size.n_features
+def _slot_rows(layout: RowLayout, concurrency: Concurrency) -> int:
+    """Return the rows of the largest block that a slot holds."""
+    return min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit))
+
+
+def _n_slots(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
+    """Return the slots that are used: no more than blocks, all of them half full but the last of each run."""
+    if workload.sample is not None:  # its units lie apart
+        return concurrency.n_slots
+    run_rows = _run_rows(workload, layout)
+    n_runs = layout.rows[1] // run_rows - layout.rows[0] // run_rows + 1
+    return min(concurrency.n_slots, 2 * layout.n_rows // concurrency.block_rows + n_runs)
+
+
+def _run_rows(workload: Workload, layout: RowLayout) -> int:
+    """Return the rows that a card reads before it is waited for."""
+    row_bytes = workload.size.n_features * layout.itemsize
+    return workload.grid.segment_rows << run_level(workload.grid.segment_rows, row_bytes)
 
 
 def _pieces_bytes(workload: Workload, layout: RowLayout, workers: int) -> int:
