@@ -48,6 +48,7 @@ def run_nodes(
 
     def run() -> int:
         nonlocal work
+        cast(Card, spec.device).check_settings(spec.plan.precision, spec.panel_type)
         work = CardRunner(spec, block_ranges, stop, count)
         try:
             work.check_products()

@@ -104,7 +104,6 @@ class CardRunner:
                 for segment in self._spec.plan.grid.segments(first, last):
                     tree.add(segment, self._queue_segment(segment, run))
             except RankMeError:
-                self._computing.record().wait()
                 self._row_audit(run)  # a fault in rows before those that could not be read comes first
                 raise
             found = tree.total()
@@ -113,6 +112,7 @@ class CardRunner:
     def _complete(self, queued: _QueuedNode) -> PartialResult:
         """Wait for the work of a node and return its partial result."""
         queued.done.wait()
+        self._card.check_settings(self._spec.plan.precision, self._spec.panel_type)  # before the result is believed
         run, found = queued.run, queued.found
         audit = self._judged(run, found)
         witnesses = Witnesses() if self._notes is None else self._notes.take(run.first, run.last)
@@ -191,7 +191,8 @@ class CardRunner:
     def _slab(self, key: str) -> Any:
         if key not in self._slabs:
             plan = self._spec.plan
-            self._slabs[key] = self._card.slab((plan.slab_rows, 1 + plan.n_features), self._spec.panel_type)
+            n_rows = min(plan.slab_rows, plan.row_stop - plan.row_start)
+            self._slabs[key] = self._card.slab((n_rows, 1 + plan.n_features), self._spec.panel_type)
         return self._slabs[key]
 
     def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
@@ -211,7 +212,10 @@ class CardRunner:
         return isinstance(accumulator, Queued) and accumulator.takes_slabs(may_be_tiny=self._may_be_tiny)
 
     def _row_audit(self, run: _Run) -> Audit:
-        """Return the audit of the rows of a run that were looked at; refuse those that are at fault."""
+        """Return the audit of the rows of a run that were looked at; refuse those that are at fault.
+
+        Their flags are fetched once the work of the current stream is done.
+        """
         audit, flags = Audit(), self._card.download(run.seen.flags)
         for row, n_rows, of_missing in run.pieces:
             found = self._faults.of_flags(row, flags[row - run.first : row - run.first + n_rows])

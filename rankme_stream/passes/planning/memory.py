@@ -283,19 +283,21 @@ def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
 def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str, int]:
     """Return the bytes on the card beside the slots: matrices are whole, and every merge makes a new one."""
     size, method, grid = workload.size, workload.method, workload.grid
+    slab_rows = min(workload.slab_rows, layout.n_rows)
+    slab_bytes = 8 * slab_rows * size.width
     is_whole = not (method.is_sketch or method.keeps_rows)  # a D x D matrix
     state = size.square_bytes if is_whole else workload.state_bytes
     scratch = method.card_scratch_bytes(size, grid.panel_rows)
     if is_whole:
-        scratch += workload.slab_rows // grid.panel_rows * size.square_bytes  # a product for each panel of a slab
+        scratch += -(-slab_rows // grid.panel_rows) * size.square_bytes  # a product for each panel of a slab
     if workload.arithmetic.precision == "float32":
-        scratch += workload.slab_bytes
+        scratch += slab_bytes
     run_rows = min(layout.n_rows, _run_rows(workload, layout))
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     found = {
         "accumulators": _accumulators(workload, _n_live(workload, n_live, 1), state, state),
         "rows": run_rows + size.n_features,  # what was seen in them
-        "panels": (workload.n_matrices + 2) * workload.slab_bytes + scratch,
+        "panels": (workload.n_matrices + 2) * slab_bytes + scratch,
         "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }
     if method.keeps_rows:
