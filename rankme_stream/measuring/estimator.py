@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -74,24 +76,37 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Fit to rows, shape ``(n, D)``, and forget those seen before."""
-        if hasattr(self, "_accumulator"):
-            del self._accumulator
-        return self.partial_fit(X)
+        with self._unchanged_if_refused():
+            if hasattr(self, "_accumulator"):
+                del self._accumulator
+            return self.partial_fit(X)
 
     def partial_fit(self, X: Any, y: None = None) -> Self:
         """Add more rows, shape ``(n, D)``, to the fit."""
         is_first = not hasattr(self, "_accumulator")
-        rows = self._validated(X, reset=is_first)
-        if is_first:
-            with blas_threads.threads(1, "rankme-check") as pool:
-                check_products(rows.device, pool)
-            self._accumulator: Accumulator = self._empty(rows.device)
-            self._roundoff = 0.0
-        check_device(self._accumulator.device, rows.device)
-        self._accumulator = self._with_rows(self._accumulator, rows)
-        # each batch was rounded to its own type; the coarsest type decides which singular values count as zero
-        self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
-        return self._solved()
+        with self._unchanged_if_refused():
+            rows = self._validated(X, reset=is_first)
+            if is_first:
+                with blas_threads.threads(1, "rankme-check") as pool:
+                    check_products(rows.device, pool)
+                self._accumulator: Accumulator = self._empty(rows.device)
+                self._roundoff = 0.0
+            check_device(self._accumulator.device, rows.device)
+            self._accumulator = self._with_rows(self._accumulator, rows)
+            # each batch was rounded to its own type; the coarsest type decides which singular values count as zero
+            self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
+            return self._solved()
+
+    @contextmanager
+    def _unchanged_if_refused(self) -> Iterator[None]:
+        """Take back what was set inside if anything is raised there."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def merge(self, other: RankMe) -> RankMe:
         """Return the estimator of both sets of rows; neither changes."""

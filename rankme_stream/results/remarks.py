@@ -30,7 +30,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         )
     cards = [name for one in result["provenance"].get("workers", ()) if (name := one.get("device", "cpu")) != "cpu"]
     if result.get("groups") and cards:
-        found.append(f"Groups and LiDAR were computed on the processor, the numbers of all rows on {cards[0]}.")
+        found.append(f"Groups and LiDAR were computed on the processor, not on {cards[0]}.")
     return found
 
 

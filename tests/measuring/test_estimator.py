@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import rankme_stream as rs
-from rankme_stream.errors import MagnitudeError, UsageError
+from rankme_stream.errors import MagnitudeError, NonFiniteError, UsageError
+from rankme_stream.numerics.devices import registry
+from tests.toy_device import TOY
 
 METHODS = ["gram", "tsqr"]
 
@@ -18,15 +23,43 @@ def rows() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((3000, 24)) * np.arange(1, 25) ** -0.5 + 0.2
 
 
+class OnToy:
+    """Rows on the toy."""
+
+    def __init__(self, rows):
+        self.rows = TOY.upload(rows)
+
+    def __dlpack__(self, **_):
+        raise BufferError("nothing is lent")
+
+    def __dlpack_device__(self):
+        return 77, 0
+
+
+@pytest.fixture
+def on_toy(monkeypatch):
+    """Bring rows to the toy."""
+    monkeypatch.setitem(registry.MODULES, "toy", ("tests.toy_device",))
+    monkeypatch.setattr(registry, "_DLPACK_KINDS", {1: "cpu", 77: "toy"})
+    monkeypatch.setattr(TOY.xp, "from_dlpack", lambda one: one.rows)
+    return OnToy
+
+
+@pytest.fixture(params=["host", "toy"])
+def placed(request, on_toy):
+    """Bring rows to a place."""
+    return np.asarray if request.param == "host" else on_toy
+
+
 @parametrize_with_checks([rs.RankMe(), rs.RankMe("tsqr")])
 def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_estimator_agrees_with_measure(rows, method):
+def test_the_estimator_agrees_with_measure(rows, method, placed):
     wanted = rs.measure(rows, method=method)
-    found = rs.RankMe(method).fit(rows)
+    found = rs.RankMe(method).fit(placed(rows))
     assert wanted.rankme.lower <= found.rankme_ <= wanted.rankme.upper
     assert found.interval_[0] <= wanted.rankme.value <= found.interval_[1]
     assert found.estimates_.keys() == wanted.estimates.keys()
@@ -35,13 +68,14 @@ def test_the_estimator_agrees_with_measure(rows, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_batches_and_merges_equal_one_fit(rows, method):
+def test_batches_and_merges_equal_one_fit(rows, method, placed):
     whole = rs.RankMe(method).fit(rows)
     batches = rs.RankMe(method)
     for start in range(0, len(rows), 700):
-        batches.partial_fit(rows[start : start + 700])
-    merged = rs.RankMe(method).fit(rows[:1]).merge(rs.RankMe(method).fit(rows[1:]))
-    for found in (batches, merged):
+        batches.partial_fit(placed(rows[start : start + 700]))
+    merged = rs.RankMe(method).fit(placed(rows[:1])).merge(rs.RankMe(method).fit(placed(rows[1:])))
+    again = pickle.loads(pickle.dumps(rs.RankMe(method).fit(placed(rows[:900])))).partial_fit(placed(rows[900:]))
+    for found in (batches, merged, again):
         assert found.n_samples_seen_ == len(rows)
         assert found.interval_[0] <= whole.rankme_ <= found.interval_[1]
 
@@ -51,12 +85,12 @@ def test_fitting_again_forgets(rows):
     assert estimator.fit(rows[:50]).n_samples_seen_ == 50
 
 
-def test_score_is_of_the_rows_given(rows):
-    estimator = rs.RankMe().fit(rows)
+def test_score_is_of_the_rows_given(rows, placed):
+    estimator = rs.RankMe().fit(placed(rows))
     before = estimator.rankme_
-    score = estimator.score(rows[:100])
+    score = estimator.score(placed(rows[:100]))
     assert isinstance(score, float)
-    assert score == rs.RankMe().fit(rows[:100]).rankme_
+    assert score == rs.RankMe().fit(placed(rows[:100])).rankme_
     assert estimator.rankme_ == before
 
 
@@ -69,11 +103,29 @@ def test_a_clone_keeps_the_method_and_unknown_methods_are_refused(rows):
     assert np.isnan(rs.RankMe().fit(np.zeros((3, 2))).rankme_)
 
 
-@pytest.mark.parametrize("rows", [np.full((4, 2), 1e200), np.full((4, 2), 2**60)])
-def test_values_out_of_range_are_refused_and_leave_it_as_it_was(rows):
-    estimator = rs.RankMe().fit(np.eye(3)[:, :2])
-    before = estimator.rankme_
-    with pytest.raises(MagnitudeError, match=r"beyond 2\^"):
+@pytest.mark.parametrize("refused", [np.full((4, 2), 1e200), np.full((4, 2), 2**60), np.full((4, 2), np.inf)], ids=str)
+def test_rows_that_are_refused_leave_no_trace(refused, placed):
+    estimator, good = rs.RankMe(), placed(np.eye(3))
+    for first in (estimator.fit, estimator.partial_fit):
+        with pytest.raises((MagnitudeError, NonFiniteError, ValueError)):
+            first(placed(refused))
+        assert vars(estimator) == {"method": "gram"}
+    before = dict(vars(estimator.partial_fit(good)))  # of another width
+    for again, rows in ((estimator.fit, refused), (estimator.partial_fit, np.c_[refused, refused[:, :1]])):
+        with pytest.raises((MagnitudeError, NonFiniteError, ValueError)):
+            again(placed(rows))
+        assert vars(estimator) == before
+    assert estimator.partial_fit(good).n_samples_seen_ == 6
+    assert estimator.merge(estimator).n_samples_seen_ == 12
+
+
+def test_a_small_batch_on_a_card_takes_little_memory(on_toy):
+    rows, estimator = on_toy(np.random.default_rng(0).standard_normal((64, 100))), rs.RankMe()
+    estimator.fit(rows)
+    tracemalloc.start()
+    try:
         estimator.partial_fit(rows)
-    assert estimator.partial_fit(np.eye(3)[:, :2]).n_samples_seen_ == 6
-    assert estimator.rankme_ == pytest.approx(before)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 2**20  # 80 kB for a square matrix, 50 for the rows

@@ -203,8 +203,8 @@ def predict_memory(
         )  # fmt: skip
     at_once = concurrency.segments_at_once
     n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
-    if card is not None:  # those of a run, which are merged by themselves
-        n_live += run_level(workload.grid.segment_rows, workload.size.n_features * layout.itemsize) + 2
+    if card is not None:  # those of a run, which are merged by themselves, and the total of the run before it
+        n_live += run_level(workload.grid.segment_rows, workload.size.n_features * layout.itemsize) + 3
     if workload.method.keeps_rows:  # which partial results share: together they are as large as the last
         n_live = 1
     on_card: dict[str, int] = {}
@@ -283,19 +283,21 @@ def host_memory(workload: Workload, n_live: int, concurrency: Concurrency) -> di
 def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str, int]:
     """Return the bytes on the card beside the slots: matrices are whole, and every merge makes a new one."""
     size, method, grid = workload.size, workload.method, workload.grid
+    slab_rows = min(workload.slab_rows, layout.n_rows)
+    slab_bytes = 8 * slab_rows * size.width
     is_whole = not (method.is_sketch or method.keeps_rows)  # a D x D matrix
     state = size.square_bytes if is_whole else workload.state_bytes
     scratch = method.card_scratch_bytes(size, grid.panel_rows)
     if is_whole:
-        scratch += workload.slab_rows // grid.panel_rows * size.square_bytes  # a product for each panel of a slab
+        scratch += -(-slab_rows // grid.panel_rows) * size.square_bytes  # a product for each panel of a slab
     if workload.arithmetic.precision == "float32":
-        scratch += workload.slab_bytes
+        scratch += slab_bytes
     run_rows = min(layout.n_rows, _run_rows(workload, layout))
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     found = {
         "accumulators": _accumulators(workload, _n_live(workload, n_live, 1), state, state),
         "rows": run_rows + size.n_features,  # what was seen in them
-        "panels": (workload.n_matrices + 2) * workload.slab_bytes + scratch,
+        "panels": (workload.n_matrices + 2) * slab_bytes + scratch,
         "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }
     if method.keeps_rows:
