@@ -152,6 +152,9 @@ class ModelCard:
     def _work(self, seconds: float) -> None:
         self.streams[-1].work(seconds)
 
+    def check_settings(self, precision: str, panel_type: str) -> None:
+        """Refuse nothing."""
+
     def free_bytes(self) -> int:
         """Return 0: not known."""
         return 0
