@@ -129,18 +129,17 @@ extern "C" void launch(void* address, const Word* arguments, const unsigned int*
 
 _MOST_ARGUMENTS = 12
 _DTYPES = {c: np.dtype("uint16" if name == "bfloat16" else name) for name, c in cuda_source.STORED_TYPES.items()}
-_MEETING = ("look", "squared_lengths", "unit_rows")  # kernels whose warps meet
+_MEETING = ("look", "squared_lengths", "unit_rows", "probe_rows")  # kernels whose warps meet
 
 
 @cache
 def source() -> str:
-    """Return the text of all kernels together; each part of it has the same beginning."""
-    whole, kernel = cuda_source.panel_source(), 'extern "C"'
-    for name in cuda_source.STORED_TYPES:
-        text = cuda_source.look_source(name)
-        assert whole.startswith(text[: text.index(kernel)])
-        whole += text[text.index(kernel) :]
-    return whole
+    """Return the text of all kernels: parts that are compiled one by one for a card, each in a namespace here."""
+    parts = [cuda_source.panel_source(), *map(cuda_source.probe_source, cuda_source.PANEL_TYPES)]
+    pairs = [(stored, panel) for stored in cuda_source.STORED_TYPES for panel in ("float32", "float64")]
+    pairs += [(name, name) for name in ("float16", "bfloat16")]
+    parts += [cuda_source.look_source(*pair) for pair in pairs]
+    return "".join(f"namespace part_{number} {{\n{text}}}\n" for number, text in enumerate(parts))
 
 
 @cache
@@ -150,7 +149,7 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("no compiler is here")
     text, n_replaced = re.subn(r"^__device__ .* asm\(.*$", "", source(), flags=re.MULTILINE)
-    assert n_replaced == 3  # instructions of a card, which the shim does on the processor
+    assert n_replaced == 3 * source().count("namespace")  # instructions of a card, which the shim has as well
     folder = Path(tempfile.mkdtemp(prefix="rankme-kernels-"))
     try:
         (folder / "kernels.cpp").write_text(_SHIM + text + _LAUNCH)

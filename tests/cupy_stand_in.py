@@ -5,8 +5,10 @@ What CuPy would compile a kernel for is refused inside ``own_kernels_only``.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
+from bisect import bisect
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -73,7 +75,7 @@ class Memory:
     """Allocations of the card, each between guards; what runs beyond one is found."""
 
     def __init__(self):
-        self.held = []
+        self._starts, self._held = [], []
 
     def allocate(self, shape, dtype, byte):
         dtype = np.dtype(dtype)
@@ -81,19 +83,25 @@ class Memory:
         whole = np.full(size + 2 * _GUARD + _ALIGNED, _GUARD_BYTE, np.uint8)
         first = _GUARD + -(whole.ctypes.data + _GUARD) % _ALIGNED
         whole[first : first + size] = byte
-        self.held.append((whole, first, first + size))
+        place = bisect(self._starts, whole.ctypes.data)
+        self._starts.insert(place, whole.ctypes.data)
+        self._held.insert(place, (whole, first, first + size))
         return whole[first : first + size].view(dtype).reshape(shape).view(CardArray)
 
-    def check(self):
-        for whole, first, last in self.held:
-            assert (whole[:first] == _GUARD_BYTE).all(), "something was written before an array"
-            assert (whole[last:] == _GUARD_BYTE).all(), "something was written beyond an array"
+    def _around(self, address):
+        place = bisect(self._starts, address) - 1
+        assert place >= 0, "this is no memory of the card"
+        return self._held[place]
+
+    def check(self, address):
+        """Find out whether something was written beside the memory of an address."""
+        whole, first, last = self._around(address)
+        assert (whole[:first] == _GUARD_BYTE).all(), "something was written before an array"
+        assert (whole[last:] == _GUARD_BYTE).all(), "something was written beyond an array"
 
     def holds(self, address, n_bytes):
-        return any(
-            low <= address and address + n_bytes <= high
-            for low, high in ((whole.ctypes.data + first, whole.ctypes.data + last) for whole, first, last in self.held)
-        )
+        whole, first, last = self._around(address)
+        return whole.ctypes.data + first <= address and address + n_bytes <= whole.ctypes.data + last
 
 
 class Cublas:
@@ -102,14 +110,14 @@ class Cublas:
     Attributes
     ----------
     kept
-        Part of each product of 16-bit factors that is kept: less than 1 on tensor cores, which cut off.
+        Part of each float32 product that is kept: less than 1 on tensor cores, which cut off.
     calls
         Name and number of matrices of each product so far.
     """
 
     CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_FILL_MODE_LOWER, CUBLAS_FILL_MODE_UPPER = 0, 1, 0, 1
     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 68, -1
-    _TYPES = {2: np.dtype(np.float16), 14: np.dtype(np.uint16), 0: np.dtype(np.float32)}
+    _TYPES: ClassVar[dict] = {2: np.float16, 14: np.uint16, 0: np.float32}
 
     def __init__(self, memory, streams):
         self._memory, self._streams = memory, streams
@@ -119,52 +127,52 @@ class Cublas:
         self._stream = stream
 
     def dgemmStridedBatched(  # noqa: N802
-        self, handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC,  # noqa: N803
-        batchCount,  # noqa: N803
+        self, handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC,
+        batchCount,
     ):  # fmt: skip
-        a, b, c = ((one, np.dtype(np.float64), *rest) for one, *rest in ((A, lda, strideA), (B, ldb, strideB), (C, ldc, strideC)))
-        self._gemm("dgemm", (transa, transb, m, n, k), (alpha, beta, np.float64), a, b, c, batchCount)
+        matrices = (A, np.float64, lda, strideA), (B, np.float64, ldb, strideB), (C, np.float64, ldc, strideC)
+        self._gemm("dgemm", (transa, transb, m, n, k), (alpha, beta, np.float64), matrices, batchCount)
 
     def sgemmStridedBatched(  # noqa: N802
-        self, handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC,  # noqa: N803
-        batchCount,  # noqa: N803
+        self, handle, transa, transb, m, n, k, alpha, A, lda, strideA, B, ldb, strideB, beta, C, ldc, strideC,
+        batchCount,
     ):  # fmt: skip
-        a, b, c = ((one, np.dtype(np.float32), *rest) for one, *rest in ((A, lda, strideA), (B, ldb, strideB), (C, ldc, strideC)))
-        self._gemm("sgemm", (transa, transb, m, n, k), (alpha, beta, np.float32), a, b, c, batchCount)
+        matrices = (A, np.float32, lda, strideA), (B, np.float32, ldb, strideB), (C, np.float32, ldc, strideC)
+        self._gemm("sgemm", (transa, transb, m, n, k), (alpha, beta, np.float32), matrices, batchCount)
 
     def gemmStridedBatchedEx(  # noqa: N802
-        self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,  # noqa: N803
-        C, Ctype, ldc, strideC, batchCount, computeType, algo,  # noqa: N803
+        self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,
+        C, Ctype, ldc, strideC, batchCount, computeType, algo,
     ):  # fmt: skip
         assert (computeType, algo, Ctype) == (68, -1, 0)
         assert Atype == Btype
-        a, b, c = (A, self._TYPES[Atype], lda, strideA), (B, self._TYPES[Btype], ldb, strideB), (C, self._TYPES[0], ldc, strideC)
-        self._gemm("gemmEx", (transa, transb, m, n, k), (alpha, beta, np.float32), a, b, c, batchCount)
+        kind, out = self._TYPES[Atype], self._TYPES[Ctype]
+        matrices = (A, kind, lda, strideA), (B, kind, ldb, strideB), (C, out, ldc, strideC)
+        self._gemm("gemmEx", (transa, transb, m, n, k), (alpha, beta, np.float32), matrices, batchCount)
 
-    def dsyrk(self, handle, uplo, trans, n, k, alpha, A, lda, beta, C, ldc):  # noqa: N803
+    def dsyrk(self, handle, uplo, trans, n, k, alpha, A, lda, beta, C, ldc):
         self._begin("dsyrk", 1)
         assert trans == self.CUBLAS_OP_N
         factors = _numbers((alpha, beta), np.float64)
-        a = self._by_columns(A, np.dtype(np.float64), lda, n, k)
-        c = self._by_columns(C, np.dtype(np.float64), ldc, n, n)
+        a = self._by_columns(A, np.float64, lda, n, k)
+        c = self._by_columns(C, np.float64, ldc, n, n)
         part = np.tril(np.ones((n, n), bool)) if uplo == self.CUBLAS_FILL_MODE_LOWER else np.triu(np.ones((n, n), bool))
         assert factors == [1.0, 0.0]
         c[part] = (a @ a.T)[part]
 
-    def _gemm(self, name, sizes, scalars, a, b, c, count):
+    def _gemm(self, name, sizes, scalars, matrices, count):
         self._begin(name, count)
         (transa, transb, m, n, k), (alpha, beta, dtype) = sizes, scalars
+        shapes = (k, m) if transa else (m, k), (n, k) if transb else (k, n), (m, n)
         assert _numbers((alpha, beta), dtype) == [1.0, 0.0]
         for number in range(count):
             left, right, out = (
-                self._by_columns(address + number * apart * kind.itemsize, kind, distance, *shape)
-                for (address, kind, distance, apart), shape in (
-                    (a, (k, m) if transa else (m, k)), (b, (n, k) if transb else (k, n)), (c, (m, n))
-                )
-            )  # fmt: skip
+                self._by_columns(address + number * apart * np.dtype(kind).itemsize, kind, distance, *shape)
+                for (address, kind, distance, apart), shape in zip(matrices, shapes, strict=True)
+            )
             left, right = (_widened(left.T if transa else left), _widened(right.T if transb else right))
             with np.errstate(over="ignore", invalid="ignore"):
-                out[...] = (left @ right) * (self.kept if name == "gemmEx" else 1.0)
+                out[...] = (left @ right) * (1.0 if name == "dgemm" else self.kept)
 
     def _begin(self, name, count):
         assert self._stream == self._streams.current().ptr, "the handle is not on the current stream"
@@ -172,6 +180,7 @@ class Cublas:
 
     def _by_columns(self, address, dtype, distance, rows, columns):
         assert distance >= rows
+        dtype = np.dtype(dtype)
         n_bytes = (distance * (columns - 1) + rows) * dtype.itemsize
         assert self._memory.holds(address, n_bytes), "a matrix runs beyond its memory"
         held = np.ndarray(n_bytes, np.uint8, _at(address, n_bytes))
@@ -179,8 +188,6 @@ class Cublas:
 
 
 def _at(address, n_bytes):
-    import ctypes
-
     return (ctypes.c_char * n_bytes).from_address(address)
 
 
@@ -268,7 +275,9 @@ class RawModule:
             for one in arguments:
                 assert isinstance(one, CardArray | np.int64), f"{name} is given {type(one)}"
             cuda_on_host.launch(name, grid, block, arguments)
-            STAND_IN.memory.check()
+            for one in arguments:
+                if isinstance(one, CardArray):
+                    STAND_IN.memory.check(one.ctypes.data)
 
         return run
 
@@ -286,9 +295,9 @@ class _Namespace:
         return STAND_IN.memory.allocate(shape, dtype, _UNSET_BYTE)
 
     def asarray(self, values, device=None, dtype=None, copy=None):
-        if dtype is None and isinstance(values, np.ndarray) and values.flags.f_contiguous:
-            return self.asarray(values.T.copy()).T if values.ndim == 2 and not values.flags.c_contiguous else _copied(values)
-        return _copied(np.asarray(values, dtype))
+        values = np.asarray(values, dtype)
+        is_by_columns = values.ndim == 2 and values.flags.f_contiguous  # an order that CuPy keeps
+        return _copied(values.T).T if is_by_columns else _copied(values)
 
 
 def _copied(values):
@@ -326,15 +335,18 @@ class StandIn:
             getDeviceProperties=lambda index: {"name": b"a stand-in"}, runtimeGetVersion=lambda: 13000,
         )  # fmt: skip
         cuda = SimpleNamespace(
-            Device=lambda index: SimpleNamespace(id=index, mem_info=(2**33, 2**34)), Stream=self.streams.stream, Event=self.streams.event,
+            Device=lambda index: SimpleNamespace(id=index, mem_info=(2**33, 2**34)),
+            Stream=self.streams.stream, Event=self.streams.event,
             get_current_stream=self.streams.current, runtime=runtime, cublas=self.cublas,
             device=SimpleNamespace(get_cublas_handle=lambda: 7),
         )  # fmt: skip
         cupy, cupyx = ModuleType("cupy"), ModuleType("cupyx")
         cupy.__dict__.update(
-            __version__="0", get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0), cuda=cuda,
-            RawModule=RawModule, asnumpy=lambda one: np.array(one, subok=False), ascontiguousarray=_contiguous,
-            linalg=SimpleNamespace(eigvalsh=lambda a, UPLO: on_card(np.linalg.eigvalsh(np.asarray(a), UPLO=UPLO))),
+            __version__="0",
+            get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0), cuda=cuda,
+            RawModule=RawModule, asnumpy=lambda one: np.array(one, subok=False),
+            ascontiguousarray=_contiguous,
+            linalg=SimpleNamespace(eigvalsh=_eigvalsh),
         )  # fmt: skip
         cupyx.__dict__.update(empty_pinned=self.empty_pinned)
         return {"cupy": cupy, "cupyx": cupyx, "array_api_compat.cupy": _Namespace()}
@@ -347,12 +359,16 @@ def _contiguous(values):
     return _copied(np.ascontiguousarray(values))
 
 
+def _eigvalsh(matrix, UPLO):
+    return on_card(np.linalg.eigvalsh(np.asarray(matrix), UPLO=UPLO))
+
+
 STAND_IN = StandIn()
 
 
 def device(monkeypatch):
     """Return a device over the stand-in, as if CuPy found a card."""
-    global STAND_IN  # noqa: PLW0603 - one card
+    global STAND_IN
     from rankme_stream.numerics.devices.cupy import CupyDevice
 
     STAND_IN = StandIn()

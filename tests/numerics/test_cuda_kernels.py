@@ -56,6 +56,9 @@ def rows_of(name, width):
         if name == "float64":
             rows[-1, 0], rows[-1, -1] = np.nan, 1e200
     rows[:, width // 2] = np.where(np.arange(len(rows)) < len(rows) // 2, rows[:, width // 2], 0)  # often zero
+    if width > 3:
+        rows[:, 1:3] = 0  # one feature is zero throughout, one but for rows that are missing
+        rows[5:7, 2] = 1
     return rows
 
 
@@ -144,20 +147,12 @@ def test_columns_are_summed_panel_by_panel(card, panel, panel_rows):
     np.testing.assert_array_equal(sums, np.stack([panels.sum(axis=1), (panels**2).sum(axis=1)], axis=1))
 
 
-def test_numbers_are_converted_exactly_or_rounded_to_nearest(card):
-    for panel in ("float16", "bfloat16", "float32"):
-        dtype = dtype_of(panel)
-        values = np.array([special_values(dtype)] * 3).astype(dtype)
-        slab, wide = card.slab(values.shape, panel), card.slab(values.shape, "float64")
-        np.asarray(slab)[...] = values.view(np.asarray(slab).dtype)
-        card._kernels.convert(slab, wide)
-        np.testing.assert_array_equal(wide, values.astype(np.float64))
+def test_numbers_are_rounded_to_the_nearest_float32(card):
     values = np.array([[1e300, -1e300, 1e-300, 1 + 2.0**-24, 1 + 3 * 2.0**-24, 2.0**-149, 2.0**-140 * 1.3, np.nan]])
     narrow = card.slab(values.shape, "float32")
+    there = card.upload(values)
     with cupy_stand_in.own_kernels_only():
-        there = card.slab(values.shape, "float64")
-    np.asarray(there)[...] = values
-    card.narrow(there, narrow)
+        card.narrow(there, narrow)
     with np.errstate(over="ignore", under="ignore"):
         np.testing.assert_array_equal(narrow, values.astype(np.float32))
 

@@ -49,8 +49,8 @@ class CublasProducts:
         """
         first, second = _operand(left), _operand(right)
         if first is None or second is None:
-            dense = [self._cupy.ascontiguousarray(one) for one in (left, right)]
-            self.set(*dense, out, panel_rows)
+            dense = self._cupy.ascontiguousarray
+            self.set(dense(left), dense(right), out, panel_rows)
             return
         item, panels = out.itemsize, out.shape[0]
         operations = [

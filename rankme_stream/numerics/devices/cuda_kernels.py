@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,8 @@ class CudaKernels:
         """Do as ``Card.look``; ``kind`` names the type of the stored rows."""
         rows, features = stored.shape
         self._by_warps(
-            f"look_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows, features,
-            seen.flags, seen.largest, seen.nonzero, skip,
+            f"look_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows,
+            features, seen.flags, seen.largest, seen.nonzero, skip,
         )  # fmt: skip
 
     def squared_lengths(self, rows: Any, out: Any) -> None:
@@ -53,10 +54,9 @@ class CudaKernels:
         """Write each row of a float64 matrix times its scale."""
         self._by_cells("scale_rows", rows.shape, rows, row_stride(rows), scales, out, row_stride(out), *rows.shape)
 
-    def convert(self, values: Any, out: Any) -> None:
-        """Write the values of a matrix of any type of panel into a float64 one, or of a float64 one into a float32."""
-        name = f"convert_{_panel_type(values)}_{_panel_type(out)}"
-        self._by_cells(name, values.shape, values, row_stride(values), out, row_stride(out), *values.shape)
+    def narrow(self, values: Any, out: Any) -> None:
+        """Write a float64 matrix into a float32 one."""
+        self._by_cells("narrow", values.shape, values, row_stride(values), out, row_stride(out), *values.shape)
 
     def column_sums(self, slab: Any, panel_rows: int, scratch: Workspace) -> Any:
         """Return sums and sums of squares of each column of each panel, shape ``(panels, 2, columns)``, float64.
@@ -70,13 +70,36 @@ class CudaKernels:
         self._launch(
             f"sum_columns_{_panel_type(slab)}", grid, (_THREADS,), slab, row_stride(slab), panel_rows, width, sums
         )
-        level = 1
+        return self._sum_chunks(sums, scratch, "column sums").reshape(n_panels, 2, width)
+
+    def probe(self, slab: Any, panel_rows: int, directions: Any, scratch: Workspace) -> Any:
+        """Return ``panel.T @ (panel @ directions)`` of each panel, float64, shape ``(panels, *directions.shape)``.
+
+        The slab is read twice, as it is stored. The array lives until the next call.
+        """
+        (rows, width), count, kind = slab.shape, directions.shape[1], _panel_type(slab)
+        images, item = scratch.room("images", (rows, count)), directions.itemsize
+        self._by_warps(
+            f"probe_rows_{kind}", -(-rows // 4), slab, row_stride(slab), rows, width, directions,
+            directions.strides[0] // item, directions.strides[1] // item, count, images,
+        )  # fmt: skip
+        chunks, n_panels = -(-panel_rows // cuda_source.PROBED_ROWS), rows // panel_rows
+        parts = scratch.room("probed 0", (n_panels, chunks, width * count))
+        grid = (-(-width // (2 * _THREADS)), chunks, n_panels)
+        self._launch(
+            f"probe_columns_{kind}", grid, (_THREADS,), slab, row_stride(slab), panel_rows, width, images, count, parts
+        )
+        return self._sum_chunks(parts, scratch, "probed").reshape(n_panels, width, count)
+
+    def _sum_chunks(self, parts: Any, scratch: Workspace, name: str) -> Any:
+        """Return the sums of parts of shape ``(panels, chunks, size)`` over the chunks, a few at a time."""
+        (n_panels, chunks, size), level = parts.shape, 1
         while chunks > 1:
             fewer = _chunks(chunks)
-            out = scratch.room(f"column sums {level}", (n_panels, fewer, size))
-            self._launch("sum_chunks", (-(-size // _THREADS), fewer, n_panels), (_THREADS,), sums, chunks, size, out)
-            sums, chunks, level = out, fewer, level + 1
-        return sums.reshape(n_panels, 2, width)
+            out = scratch.room(f"{name} {level}", (n_panels, fewer, size))
+            self._launch("sum_chunks", (-(-size // _THREADS), fewer, n_panels), (_THREADS,), parts, chunks, size, out)
+            parts, chunks, level = out, fewer, level + 1
+        return parts
 
     def set_scales(self, squares: Any, sums: Any, is_16_bit: bool, scales: Any, overflowed: Any) -> None:
         """Set what rows and columns of the squares of panels are multiplied by, and tell which are not finite.
@@ -131,27 +154,33 @@ class CudaKernels:
     def _launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         if name not in self._functions:
             self._functions[name] = self._module(name).get_function(name)
-        self._functions[name](
-            grid, block, tuple(np.int64(one) if isinstance(one, int) else one for one in arguments)
-        )
+        self._functions[name](grid, block, tuple(np.int64(one) if isinstance(one, int) else one for one in arguments))
 
     def _module(self, name: str) -> Any:
         """Return the module of a kernel, compiled by the first thread that asks while others wait."""
-        verb, stored = name.split("_")[:2]
-        part = f"look {stored}" if verb == "look" else "panels"
+        part, text = _part(name)
         with self._lock:
             if part not in self._modules:
-                text = cuda_source.look_source(stored) if verb == "look" else cuda_source.panel_source()
-                module = self._cupy.RawModule(code=text, options=("-std=c++14",))
+                module = self._cupy.RawModule(code=text(), options=("-std=c++14",))
                 module.compile()
                 self._modules[part] = module
             return self._modules[part]
 
 
+def _part(name: str) -> tuple[str, Callable[[], str]]:
+    """Return what is compiled together with a kernel, and the function that returns its text."""
+    words = name.split("_")
+    if words[0] == "look":
+        return name, lambda: cuda_source.look_source(words[1], words[2])
+    if words[0] == "probe":
+        return f"probe {words[-1]}", lambda: cuda_source.probe_source(words[-1])
+    return "panels", cuda_source.panel_source
+
+
 def has_rows(matrix: Any) -> bool:
     """Return whether the numbers of each row of a matrix lie side by side, as every kernel needs it."""
-    item = matrix.itemsize
-    return (matrix.shape[1] == 1 or matrix.strides[1] == item) and matrix.strides[0] % item == 0
+    item, (apart, along) = matrix.itemsize, matrix.strides
+    return bool((matrix.shape[1] == 1 or along == item) and apart % item == 0)
 
 
 def row_stride(matrix: Any) -> int:

@@ -55,9 +55,7 @@ class CupyStream:
     def copy(self, rows: Array, out: Any) -> None:
         """Queue a copy of rows of the host, C order, into an array of the card, C order, of the same size."""
         runtime = self._cupy.cuda.runtime
-        runtime.memcpyAsync(
-            out.data.ptr, rows.ctypes.data, rows.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
-        )
+        runtime.memcpyAsync(out.data.ptr, rows.ctypes.data, rows.nbytes, runtime.memcpyHostToDevice, self._stream.ptr)
 
     def record(self) -> CupyEvent:
         """Return the point after all work queued so far."""
@@ -106,7 +104,7 @@ class CupyDevice(StandardDevice):
         """Return a type of the namespace; bfloat16 are held as their bits."""
         return super()._type("uint16" if name == "bfloat16" else name)
 
-    def stream(self) -> CupyStream:
+    def stream(self) -> Any:
         """Return a new stream, beside the default one."""
         return CupyStream(self._cupy)
 
@@ -183,7 +181,7 @@ class CupyDevice(StandardDevice):
         if str(slab.dtype) == "float64":
             wide, dtype = slab, "float32"
             slab = self._aligned(wide.shape, dtype, lambda size: scratch.room("panel32", (size,), np.float32))
-            self._kernels.convert(wide, slab)
+            self._kernels.narrow(wide, slab)
         self._add_squares(slab, min(panel_rows, slab.shape[0]), total, overflowed, scratch)
 
     def _add_squares(self, slab: Any, panel_rows: int, total: Any, overflowed: Any, scratch: Workspace) -> None:
@@ -215,19 +213,11 @@ class CupyDevice(StandardDevice):
     def add_probed_panels(
         self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Workspace
     ) -> None:
-        """Do as ``add_probed`` for each panel of a slab, all at once; 8 bytes a value, if they are not float64."""
-        (rows, width), count = slab.shape, directions.shape[1]
-        panel_rows = min(panel_rows, rows)
+        """Do as ``add_probed`` for each panel of a slab, all at once; the slab is read as it is stored."""
+        panel_rows = min(panel_rows, slab.shape[0])
+        self._kernels.add_matrices(products, self._kernels.probe(slab, panel_rows, directions, scratch))
         column_sums = self._kernels.column_sums(slab, panel_rows, scratch)
         self._kernels.add_matrices(sums[:, None], column_sums[:, 0, :, None])
-        wide = slab
-        if str(slab.dtype) != "float64":
-            wide = self._aligned(slab.shape, "float64", lambda size: scratch.room("widened", (size,)))
-            self._kernels.convert(slab, wide)
-        images, parts = scratch.room("images", (rows, count)), scratch.room("probed", (rows // panel_rows, width, count))
-        self._products.set(wide.T, directions, images[None], width)
-        self._products.set(wide, images, parts, panel_rows)
-        self._kernels.add_matrices(products, parts)
 
     def set_product(self, left: Any, right: Any, out: Any) -> None:
         """Write ``left.T @ right`` into ``out``, in float32 from columns of 16 bits."""
@@ -242,7 +232,7 @@ class CupyDevice(StandardDevice):
     def narrow(self, panel: Any, out: Any) -> None:
         """Write a float64 array into a float32 one, from which products are formed."""
         cuda_settings.refuse_tf32()
-        self._kernels.convert(panel, out)
+        self._kernels.narrow(panel, out)
 
     def r_factor(self, matrix: Any) -> Any:
         """Return the R factor of a tall matrix."""

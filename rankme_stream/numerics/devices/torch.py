@@ -24,6 +24,7 @@ _NO_TYPES = ("uint16", "uint32", "uint64")  # torch stores these types and does 
 _EXACT_INTEGER = 2**53
 _ALIGNMENT, _STRIDE = 128, 16  # bytes at which the features of a slab begin; its stride is a multiple of 16 values
 _ONE_BY_ONE = 2048  # features from which on one product fills a card
+_ROUNDED = 2.0**-22  # four roundings of float32
 _BATCH_VALUES, _LARGEST_BATCH = 2**13, 16  # features times panels, and panels, that are multiplied at once
 
 
@@ -191,8 +192,8 @@ class TorchDevice(StandardDevice):
     def _batches(self, slab: Any, panel_rows: int, scratch: Workspace) -> Iterator[tuple[Any, int]]:
         """Yield the features of some panels, shape ``(panels, rows, D)``, and how many of the panels are of the slab.
 
-        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: the last
-        ones are filled up with panels of zeros.
+        cuBLAS chooses how to add up by the number of panels multiplied at once, so this depends on D alone: a batch
+        that is not full is multiplied beside panels of zeros, or old ones, whose products nobody uses.
         """
         rows, width = slab.shape[0], slab.shape[1] - 1
         if rows < panel_rows:
@@ -206,7 +207,6 @@ class TorchDevice(StandardDevice):
                 key = ("batch", (batch * panel_rows, 1 + width), _name(slab.dtype))
                 whole = scratch.kept(key, partial(self.slab, *key[1:]))
                 whole[:n_rows, :].copy_(some)
-                whole[n_rows:, :].zero_()
                 some = whole
             yield some[:, 1:].unflatten(0, (batch, panel_rows)), n_rows // panel_rows
 
@@ -317,10 +317,12 @@ def _add_bits(flags: Any, mask: Any, bit: int) -> None:
 def _true_over_computed(torch: Any, panels: Any, squares: Any) -> Any:
     """Return the root of the true over the computed sum of squares of each feature, shape ``(panels, D)``, float32.
 
-    1 where a sum is zero or overflowed.
+    It is 1 where both are zero, where one overflowed, which the diagonal shows, and where it is 1 but for the roundings
+    of two roots: products that are exact, of whole numbers, stay so.
     """
     ratios = torch.linalg.vector_norm(panels, dim=1, dtype=torch.float32) / squares.sqrt()
-    return torch.where((ratios > 0) & (ratios < math.inf), ratios, torch.ones_like(ratios))
+    is_off = ((ratios - 1).abs() > _ROUNDED) & (ratios < math.inf)  # not where it is NaN
+    return torch.where(is_off, ratios, torch.ones_like(ratios))
 
 
 def adopted(array: Any, uri: str) -> Adopted:

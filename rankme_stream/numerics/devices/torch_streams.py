@@ -1,9 +1,10 @@
 """Streams of PyTorch, and a stream of the processor, on which everything is done at once.
 
 torch keeps freed memory of a stream for later work of the same stream, and does not know what other streams still do
-with it. So what two streams use (rows that one copies to the card and another looks at) must live until both were
-waited for, and the second stream must wait for a point of the first before it uses them. Everything else is used on the
-stream on which it was made.
+with it. So what two streams use (rows that one copies to the card and another looks at) is made on the stream that
+writes it first and lives until both were waited for, and each waits for a point of the other before it goes on.
+Everything else is used on the stream on which it was made. A pass waits for both streams at the end of each run, and
+before it drops what it holds.
 """
 
 from __future__ import annotations
