@@ -117,13 +117,14 @@ def test_products_that_are_cut_off_are_put_right_by_their_diagonals(card, panel)
     np.testing.assert_allclose(np.diagonal(total), np.diagonal(exact), rtol=1e-12)
 
 
-def test_products_of_float32_panels_are_left_as_they_are(card):
-    slab, rows = slabs(card, 256, 40, "float32")
+@pytest.mark.parametrize("panel, scale", [("float32", 1.0), ("bfloat16", 1e-15)])
+def test_float32_panels_and_tiny_sums_are_left_as_they_are(card, panel, scale):
+    slab, rows = slabs(card, 256, 40, panel, scale)
+    rows = rows.astype(np.float64)
     kept = cupy_stand_in.STAND_IN.cublas.kept = 1 - 2.0**-9
     total = card.zeros((41, 41))
     card.add_float32_panels(slab, 64, total, card.zeros((4,), np.uint8), Workspace(card))
-    exact = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-    np.testing.assert_allclose(np.diagonal(total)[1:], kept * exact[1:], rtol=1e-5)
+    np.testing.assert_allclose(np.diagonal(total)[1:], kept * np.einsum("ij,ij->j", rows, rows)[1:], rtol=1e-5)
 
 
 @pytest.mark.parametrize("panel", ["bfloat16", "float32", "float64"])
