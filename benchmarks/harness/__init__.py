@@ -1,1 +1,1 @@
-"""Parts that benchmarks share: resumable experiments, watched processes, synthetic stores, CPU profiles."""
+"""Parts that benchmarks share: resumable experiments, watched and limited processes, synthetic stores, CPU profiles."""

@@ -1,153 +1,295 @@
-"""The page of `benchmarks gpu`: tables, and measurements beside their targets."""
+"""The page of `benchmarks gpu`: what holds and what falls short, and the measurements behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness.experiment import table
 
-_PINNED = 0.9  # target: share of the copy bandwidth
-_ON_CARD = 0.8  # target: share of the ceiling of products
-_FASTER = 5.0  # target: float64 pass over one by 16-bit products
-_HALF_WIDTH = 1e-3  # target: most of a pass by 16-bit products
+Line = dict[str, Any]
+_ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4}
+_LIBRARIES = {"cupy": "CuPy", "torch": "torch"}
+_WIDTHS = (256, 768, 1024, 2048)  # of the requirements; 16-bit products are required at 4,096 too
+_HALVES = (*_WIDTHS, 4096)
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the page."""
-    facts = ", ".join(f"{name} {value}" for name, value in result["card"].items())
-    copied = result["copies"]
-    lines = [
-        "# Passes on a GPU",
-        "",
-        f"`{result['command']}`, {result['date']}, {result['machine']}; {facts}.",
-    ]
+    lines = ["# Passes on a CUDA card", "", f"`{result['command']}`, {result['date']}, {result['machine']}."]
+    for library, facts in result["facts"].items():
+        lines += ["", f"{_LIBRARIES[library]}: {', '.join(f'{name} {value}' for name, value in facts.items())}."]
     if not result["is_card"]:
-        lines += ["", "**No card: the processor stood in for it. No figure here says anything about a card.**"]
+        stand_in = " The processor stood in for it: no figure of passes below says anything about a card."
+        lines += ["", f"**No card.**{stand_in if result['facts'] else ''}"]
     if result["missing"]:
-        lines += ["", f"Our passes were not measured: {', '.join(result['missing'])} not installed."]
-    lines += [
-        "",
-        f"Copies from pinned memory {copied['to_card'] / 1e9:.1f} GB/s, within the card {copied['within'] / 1e9:,.0f}.",
-    ]
-    tops = _tops(result["ceilings"])
-    lines += [*_product_lines(result), *_feeding_lines(result), *_pass_lines(result, tops)]
-    for title, name in (("Solving", "solving"), ("Other libraries, all rows at once", "peers")):
-        cells = [[f"{one['features']:,}", one["way"], f"{one['rows']:,}", f"{one['s']:.4g}"] for one in result[name]]
-        lines += table(title, ["D", "way", "rows", "s"], cells)
+        lines += ["", f"Not installed: {', '.join(result['missing'])}."]
+    lines += _verdict_lines(result) + _pass_lines(result) + _limit_lines(result) + _other_lines(result)
+    lines += _host_lines(result)
+    if result["left_out"]:
+        lines += table("Not measured", ["part", "why"], [[one["part"], one["why"]] for one in result["left_out"]])
     return "\n".join(lines)
 
 
-def _product_lines(result: dict[str, Any]) -> list[str]:
-    lines = []
-    for title, name, cell in (
-        ("Products, TFLOP/s: alone / added to a float64 sum (2 rows D^2 flops)", "ceilings", _rates),
-        ("Error of the Gram matrix over its largest eigenvalue / of RankMe, relative", "errors", _errors),
-    ):
-        groups = _grouped(result[name])
-        panels = [f"{one['panel_rows']:,} rows" for one in next(iter(groups.values()))]
-        cells = [[f"{key[0]:,}", *key[1:], *map(cell, some)] for key, some in groups.items()]
-        lines += table(title, ["D", "stored", "arithmetic", *panels], cells)
-    cells = [[f"{one['features']:,}", one["arithmetic"], one["columns"], f"{one['panel_rows']:,}",
-              f"{one['flops'] / 1e12:.3g}"] for one in result["panels"]]  # fmt: skip
-    return lines + table("Columns of a panel", ["D", "arithmetic", "columns", "rows", "TFLOP/s of D"], cells)
+@dataclass(frozen=True)
+class Requirement:
+    """A quantity, its bound, and what was measured of it, by library: (label, value), None where it is missing."""
+
+    name: str
+    bound: str
+    is_met: Callable[[float], bool]
+    values: dict[str, list[tuple[str, float | None]]]
+
+    def verdict(self, library: str) -> str:
+        """Return whether it holds, falls short, or was not measured."""
+        values = self.values[library]
+        short = [label for label, value in values if value is not None and not self.is_met(value)]
+        missing = [label for label, value in values if value is None]
+        if short:
+            return f"**falls short**: {', '.join(short)}"
+        if missing:
+            return "not measured" + ("" if len(missing) == len(values) else f": {', '.join(missing)}")
+        return "holds"
 
 
-def _feeding_lines(result: dict[str, Any]) -> list[str]:
-    to_card = result["copies"]["to_card"]
-    cells = [[f"{one['features']:,}", one["arithmetic"], one["way"], f"{one['bytes'] / one['s'] / 1e9:.1f}",
-              f"{one['bytes'] / one['s'] / to_card:.3f}", "yes" if one["equal"] else "**NO**"]
-             for one in result["feeding"]]  # fmt: skip
-    header = ["D", "arithmetic", "way", "GB/s", "share of copies", "same bits"]
-    return table("Rows of the host, copied and multiplied", header, cells)
+class Measured:
+    """The lines of a run, looked up by what they measure."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self.lines = lines
+
+    def of(self, what: str, **wanted: Any) -> list[Line]:
+        """Return the lines that measure something, with the wanted fields."""
+        return [
+            line for line in self.lines
+            if line["what"] == what and all(line.get(name) == value for name, value in wanted.items())
+        ]  # fmt: skip
+
+    def link(self) -> float | None:
+        """Return the fastest copy from pinned memory of the run, bytes a second."""
+        return max((line["bytes"] / line["s"] for line in self.of("copy", **{"from": "pinned"})), default=None)
+
+    def top(self, n_features: int, arithmetic: str) -> float | None:
+        """Return the rate of the fastest product of an arithmetic and a width in the run, rows a second."""
+        products = self.of("product", features=n_features, arithmetic=arithmetic)
+        return max((line["panel_rows"] / line["s"] for line in products), default=None)
+
+    def a_pass(self, library: str, n_features: int, where: str, precision: str) -> Line | None:
+        """Return our pass over float16 rows."""
+        wanted = {"library": library, "features": n_features, "where": where, "precision": precision}
+        found = [line for line in self.of("pass", stored="float16", **wanted) if "build" not in line]
+        return found[0] if found else None
 
 
-def _pass_lines(result: dict[str, Any], tops: dict[tuple[int, str, str], float]) -> list[str]:
-    shares = ["share of copies", "share of products", "share of decoding"]
-    lines = table(
-        "Our passes",
-        ["D", "stored", "rows are", "precision", "rows/s", "GB/s", *shares, "half-width", "interval holds"],
-        [_our_cells(one, result["copies"], tops) for one in result["ours"]],
+def rows_per_s(line: Line) -> float:
+    """Return the rate of the rows that a whole pass has more than one over a quarter of them."""
+    spent = line["s"] - line["quarter_s"]
+    return (line["rows"] - line["quarter_rows"]) / spent if spent > 0.0 else line["rows"] / line["s"]
+
+
+def bytes_per_s(line: Line) -> float:
+    """Return that rate in bytes."""
+    return rows_per_s(line) * line["features"] * _ITEMSIZE[line["stored"]]
+
+
+def _ratio(over: float | None, under: float | None) -> float | None:
+    return None if over is None or under is None else over / under
+
+
+def requirements(result: dict[str, Any]) -> list[Requirement]:
+    """Return every requirement with its measurements; none counts without a card."""
+    run = Measured(result["lines"] if result["is_card"] else [])
+
+    def each(value: Callable[[str, int], float | None], widths: Iterable[int] = _WIDTHS) -> Any:
+        return {library: [(f"{d:,}", value(library, d)) for d in widths] for library in _LIBRARIES}
+
+    def rate(library: str, d: int, where: str, precision: str = "float64") -> float | None:
+        line = run.a_pass(library, d, where, precision)
+        return None if line is None else rows_per_s(line)
+
+    def gigabytes(library: str, d: int, where: str) -> float | None:
+        return _ratio(rate(library, d, where), 1e9 / (2 * d))
+
+    def decoded(library: str, d: int) -> float | None:
+        line = run.a_pass(library, d, "zarr", "float64")
+        return None if line is None else rows_per_s(line) * line["decode_s"] / line["rows"]
+
+    def width(library: str, d: int) -> float | None:
+        line = run.a_pass(library, d, "card", "float32")
+        return None if line is None else line["half_width"]
+
+    def older(library: str, d: int) -> float | None:
+        old = [line for line in run.of("pass", library=library, features=d, where="card") if "build" in line]
+        return _ratio(rate(library, d, "card"), rows_per_s(old[0]) if old else None)
+
+    first = {
+        library: [(f"{line['where']} {line['precision']}", line["first_s"] - line["second_s"])
+                  for line in run.of("first", library=library)] or [("all", None)]
+        for library in _LIBRARIES
+    }  # fmt: skip
+    held = {
+        library: [(_label(line), float(line["held"])) for line in run.lines
+                  if "held" in line and "build" not in line and line["library"] == library] or [("all", None)]
+        for library in _LIBRARIES
+    }  # fmt: skip
+    link = run.link()
+    share = "share of the fastest product of the run"
+    return [
+        Requirement("pinned rows, float64: share of the copy bandwidth", "at least 0.9", lambda x: x >= 0.9,
+                    each(lambda name, d: _ratio(gigabytes(name, d, "pinned"), _ratio(link, 1e9)))),
+        Requirement("pageable rows, float64: GB/s, on 16 cores", "at least 20", lambda x: x >= 20.0,
+                    each(lambda name, d: gigabytes(name, d, "pageable") if result["cores"] >= 16 else None)),
+        Requirement("zarr rows, float64: share of what the host decodes alone", "at least 0.9", lambda x: x >= 0.9,
+                    each(decoded)),
+        Requirement(f"rows on the card, float64: {share}", "at least 0.8", lambda x: x >= 0.8,
+                    each(lambda name, d: _ratio(rate(name, d, "card"), run.top(d, "float64")))),
+        Requirement(f"rows on the card, 16-bit: {share}", "at least 0.8", lambda x: x >= 0.8,
+                    each(lambda name, d: _ratio(rate(name, d, "card", "float32"), run.top(d, "16-bit")), _HALVES)),
+        Requirement("rows on the card, 16-bit over float64", "at least 5", lambda x: x >= 5.0,
+                    each(lambda name, d: _ratio(rate(name, d, "card", "float32"), rate(name, d, "card")), (4096,))),
+        Requirement("16-bit: half-width of RankMe, relative", "at most 1e-3", lambda x: x <= 1e-3,
+                    each(width, _HALVES)),
+        Requirement("rows on the card, float64: speed over the older build", "at least 30", lambda x: x >= 30.0,
+                    each(older, (768,))),
+        Requirement("first pass, no kernel compiled before: seconds over the second", "at most 3", lambda x: x <= 3.0,
+                    first),
+        Requirement("intervals that hold the value in float64", "all", lambda x: x == 1.0, held),
+    ]  # fmt: skip
+
+
+def _label(line: Line) -> str:
+    """Return a name of a pass for a verdict."""
+    words = (line.get("name"), line.get("where"), line.get("precision"), line.get("build"))
+    return " ".join([f"{line['features']:,}", line["stored"], *(word for word in words if word)])
+
+
+def _verdict_lines(result: dict[str, Any]) -> list[str]:
+    cells = []
+    for one in requirements(result):
+        for library, name in _LIBRARIES.items():
+            known = [(label, value) for label, value in one.values[library] if value is not None]
+            shown = (
+                f"{sum(value for _, value in known):.0f} of {len(known)}"
+                if one.bound == "all" and known
+                else (", ".join(f"{label}: {value:.3g}" for label, value in known) or "-")
+            )
+            cells.append([one.name, one.bound, name, shown, one.verdict(library)])
+    text = (
+        "Rates of passes are those of the rows that a pass over all rows has more than one over a quarter of them, so "
+        "that solving, which takes the same time for any number of rows, does not count; the next table has both."
     )
-    if result["is_card"]:
-        lines += table(
-            "Targets and measurements",
-            ["quantity", "target", "measured", "met"],
-            [[name, bound, *_verdict(values, is_met)] for name, bound, values, is_met in _targets(result, tops)],
+    return [*table("What holds", ["requirement", "bound", "library", "measured", "verdict"], cells), "", text]
+
+
+def _pass_lines(result: dict[str, Any]) -> list[str]:
+    run = Measured(result["lines"])
+    link, cells = run.link(), []
+    for line in run.of("pass"):
+        rate = bytes_per_s(line)
+        arithmetic = "float64" if line["precision"] == "float64" else "16-bit"
+        if line["stored"] == "float32":
+            arithmetic = line["precision"]
+        shares = (
+            _ratio(rate, link) if line["where"] == "pinned" else None,
+            _ratio(rows_per_s(line), run.top(line["features"], arithmetic)),
+            rows_per_s(line) * line["decode_s"] / line["rows"] if "decode_s" in line else None,
         )
+        cells.append([
+            f"{line['features']:,}", line["stored"], _LIBRARIES[line["library"]] + _older(line), line["where"],
+            line["precision"], f"{rate / 1e9:.3g}", *("" if share is None else f"{share:.3f}" for share in shares),
+            f"{line['rows']:,}", f"{line['s']:.3g}", f"{line['quarter_s']:.3g}", f"{line['first_s']:.3g}",
+            *_interval_cells(line),
+        ])  # fmt: skip
+    header = [
+        "D", "stored", "library", "rows are", "precision", "GB/s", "of copies", "of products", "of decoding", "rows",
+        "s", "s of a quarter", "s of the first", *_INTERVAL,
+    ]  # fmt: skip
+    return table("Our passes over a Gram matrix", header, cells) if cells else []
+
+
+_INTERVAL = ("true error", "half-width", "interval holds")
+
+
+def _interval_cells(line: Line) -> list[str]:
+    width = "-" if line["half_width"] is None else f"{line['half_width']:.1e}"
+    return [f"{line['error']:.1e}", width, "yes" if line["held"] else "**no**"]
+
+
+def _older(line: Line) -> str:
+    return f", {line['build']}" if "build" in line else ""
+
+
+def _limit_lines(result: dict[str, Any]) -> list[str]:
+    """Return tables of copies, of products, and of our own operations on a slab."""
+    run, lines = Measured(result["lines"]), []
+    copies = [
+        [f"{line['features']:,}", _LIBRARIES[line["library"]], line["from"], f"{line['bytes'] / 2**20:.0f}",
+         f"{line['bytes'] / line['s'] / 1e9:.3g}"] for line in run.of("copy")
+    ]  # fmt: skip
+    products = [
+        [f"{line['features']:,}", line["stored"], _LIBRARIES[line["library"]], line["arithmetic"], line["function"],
+         f"{line['panel_rows']:,}", f"{2e-12 * line['panel_rows'] * line['features'] ** 2 / line['s']:.3g}",
+         f"{2e-9 * line['panel_rows'] * line['features'] / line['s']:.3g}"] for line in run.of("product")
+    ]  # fmt: skip
+    operations = [
+        [f"{line['features']:,}", _LIBRARIES[line["library"]], line["name"], line["precision"], line["panels"],
+         f"{line['rows']:,}", f"{line['s'] * 1e6:.0f}", f"{2e-9 * line['rows'] * line['features'] / line['s']:.3g}"]
+        for line in run.of("operation")
+    ]  # fmt: skip
+    rates = "GB/s of 16-bit rows"
+    for title, header, cells in (
+        ("Copies", ["D", "library", "from", "MiB", "GB/s"], copies),
+        ("Products alone, 2 rows D^2 flops",
+         ["D", "stored", "library", "arithmetic", "function", "rows", "TFLOP/s", rates], products),
+        ("Our operations on a slab, alone",
+         ["D", "library", "operation", "precision", "panels", "rows", "us", rates], operations),
+    ):  # fmt: skip
+        lines += table(title, header, cells) if cells else []
     return lines
 
 
-def _rates(one: dict[str, Any]) -> str:
-    return f"{one['alone_flops'] / 1e12:.3g} / {one['added_flops'] / 1e12:.3g}"
-
-
-def _errors(one: dict[str, Any]) -> str:
-    return f"{one['error']:.1e} / {one['rankme_error']:.1e}"
-
-
-def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[int, str, str], list[dict[str, Any]]]:
-    groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["features"], row["stored"], row["arithmetic"]), []).append(row)
-    return groups
-
-
-def _tops(rows: list[dict[str, Any]]) -> dict[tuple[int, str, str], float]:
-    """Return the ceiling of each width, type and arithmetic: its fastest product."""
-    return {key: max(one["alone_flops"] for one in some) for key, some in _grouped(rows).items()}
-
-
-def _shares(one: dict[str, Any], copied: dict[str, float], tops: dict[tuple[int, str, str], float]) -> dict[str, Any]:
-    """Return the share of each ceiling that a pass reaches."""
-    flops = 2.0 * one["rows"] * one["features"] ** 2 / one["s"]
-    arithmetic = "float64" if one["precision"] == "float64" else "16-bit"
-    return {
-        "copies": one["bytes"] / one["s"] / copied["to_card"] if one["where"] == "pinned" else None,
-        "products": flops / tops[one["features"], one["stored"], arithmetic],
-        "decoding": one["decode_s"] / one["s"] if "decode_s" in one else None,
-    }
-
-
-def _our_cells(one: dict[str, Any], copied: dict[str, float], tops: dict[tuple[int, str, str], float]) -> list[str]:
-    shares = ["" if share is None else f"{share:.3f}" for share in _shares(one, copied, tops).values()]
-    return [
-        f"{one['features']:,}", one["stored"], one["where"], one["precision"], f"{one['rows'] / one['s']:,.0f}",
-        f"{one['bytes'] / one['s'] / 1e9:.2f}", *shares,
-        "-" if one["half_width"] is None else f"{one['half_width']:.1e}", "yes" if one["held"] else "NO",
+def _other_lines(result: dict[str, Any]) -> list[str]:
+    """Return tables of first passes and of other kinds of passes."""
+    run = Measured(result["lines"])
+    first = [
+        [_LIBRARIES[line["library"]], f"{line['features']:,}", line["where"], line["precision"],
+         f"{line['rows']:,}", f"{line['first_s']:.3g}", f"{line['second_s']:.3g}"] for line in run.of("first")
     ]  # fmt: skip
-
-
-def _targets(
-    result: dict[str, Any], tops: dict[tuple[int, str, str], float]
-) -> list[tuple[str, str, list[float], Callable[[float], bool]]]:
-    """Return every target: its name, its bound, the measurements, and the test that each must pass."""
-    passes = [(one, _shares(one, result["copies"], tops)) for one in result["ours"]]
-    on_card = {
-        (one["features"], one["stored"], one["precision"]): one["s"]
-        for one, _ in passes
-        if one["where"] == "on the card"
-    }
-    faster = [on_card[d, kind, "float64"] / s for (d, kind, precision), s in on_card.items() if precision == "float32"]
-    narrow = [one for one, _ in passes if one["precision"] == "float32" and one["half_width"] is not None]
-    return [
-        ("pinned 16-bit rows, D up to 1,024, share of the copy bandwidth", f"at least {_PINNED}",
-         [share["copies"] for one, share in passes if one["where"] == "pinned" and one["features"] <= 1024],
-         lambda share: share >= _PINNED),
-        ("rows on the card, share of the fastest product", f"at least {_ON_CARD}",
-         [share["products"] for one, share in passes if one["where"] == "on the card"],
-         lambda share: share >= _ON_CARD),
-        ("zarr, share of the decoding speed of the host", f"at least {_PINNED}",
-         [share["decoding"] for _, share in passes if share["decoding"] is not None], lambda share: share >= _PINNED),
-        ("16-bit products against float64, rows on the card", f"at least {_FASTER:g} times", faster,
-         lambda ratio: ratio >= _FASTER),
-        ("half-width of 16-bit products", f"at most {_HALF_WIDTH:g}", [one["half_width"] for one in narrow],
-         lambda width: width <= _HALF_WIDTH),
-        ("intervals that hold", "all", [float(one["held"]) for one, _ in passes], lambda is_held: is_held == 1.0),
+    lines = table(
+        "First passes of a process, no kernel compiled before",
+        ["library", "D", "rows are", "precision", "rows", "s of the first", "s of the second"], first,
+    ) if first else []  # fmt: skip
+    others = [
+        [_LIBRARIES[line["library"]], f"{line['features']:,}", line["name"], f"{line['rows']:,}", f"{line['s']:.3g}",
+         f"{line['host_s']:.3g}", *_interval_cells(line)] for line in run.of("other")
     ]  # fmt: skip
+    header = ["library", "D", "pass", "rows", "s", "s of the host", *_INTERVAL]
+    return lines + (table("Other passes over float16 rows in pinned memory", header, others) if others else [])
 
 
-def _verdict(values: list[float], is_met: Callable[[float], bool]) -> tuple[str, str]:
-    if not values:
-        return "not measured", "-"
-    return f"{min(values):.3g} to {max(values):.3g}", "yes" if all(map(is_met, values)) else "**no**"
+def _host_lines(result: dict[str, Any]) -> list[str]:
+    """Return tables of the host alone and of the queueing of segments."""
+    run, lines = Measured(result["lines"]), []
+    hosts = run.of("host")
+    counts = sorted({line["cores"] for line in hosts})
+    ways = {line["way"]: {} for line in hosts}
+    for line in hosts:
+        ways[line["way"]][line["cores"]] = 2e-9 * line["rows"] * line["features"] / line["s"]
+    if hosts:
+        title = f"The host alone, whole passes, D = {hosts[0]['features']:,}: GB/s of float16 rows"
+        header = ["way", *(f"{count} core{'s' * (count > 1)}" for count in counts)]
+        cells = [[way, *(f"{rates[c]:.3g}" if c in rates else "-" for c in counts)] for way, rates in ways.items()]
+        lines += table(title, header, cells)
+    queued = [
+        [f"{line['features']:,}", line["precision"], f"{line['rows'] / line['segments']:,.0f}",
+         f"{line['calls']:.1f}", f"{line['s'] / line['segments'] * 1e6:.0f}",
+         f"{2e-9 * line['rows'] * line['features'] / line['s']:.3g}",
+         f"{2 * line['rows'] * line['features'] / line['model_s'] / line['link']:.2f}"] for line in run.of("queue")
+    ]  # fmt: skip
+    header = [
+        "D", "precision", "rows a segment", "calls a segment", "us a segment", "GB/s of float16 rows at most",
+        "share of a link, modelled",
+    ]  # fmt: skip
+    title = "Python alone, and a model of a card: no measurement of one"
+    return [*lines, *(table(title, header, queued) if queued else [])]

@@ -14,7 +14,7 @@ from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.known_products import check_factor, check_products
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.loop.card_run import CardRunner
-from rankme_stream.passes.loop.segment import Interrupted, PassSpec
+from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.state.merge_tree import Node
 from rankme_stream.passes.state.partial_result import PartialResult
@@ -52,10 +52,8 @@ def run_nodes(
         work = CardRunner(spec, block_ranges, stop, count)
         try:
             work.check_products()
-            for node in nodes:
-                if stop.is_set():
-                    raise Interrupted
-                add(node, work.read(node))
+            for node, found in work.read(nodes):
+                add(node, found)
                 cast(Card, spec.device).finish()  # merges must be done before memory that they read is given to others
         finally:
             work.close()

@@ -1,4 +1,4 @@
-"""Rows on a card to accumulators: one thread queues the work of run after run, and waits once at the end of each."""
+"""Rows on a card to accumulators: one thread queues run after run, and waits for each while the card does the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankme_stream.accumulators.accumulator import Accumulator, Queued
 from rankme_stream.accumulators.float32_gram import overflow_error
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import RankMeError
-from rankme_stream.numerics.devices.card import MISSING, Card, Seen
+from rankme_stream.numerics.devices.card import MISSING, Card, Event, Seen
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.dtypes import Array
@@ -32,7 +32,7 @@ from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
 class CardRunner:
     """Reads runs of consecutive segments on a card, one after another, in ascending order.
 
-    Every method is called by one thread. What a run leaves is complete: nothing that it queued is still to be done.
+    Every method is called by one thread. What ``read`` yields is complete: its work is done.
 
     Parameters
     ----------
@@ -66,8 +66,10 @@ class CardRunner:
         """Bytes decoded so far."""
         return self._rows.bytes_read
 
-    def read(self, node: Node) -> PartialResult:
-        """Read the segments of a node and return their partial result.
+    def read(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, PartialResult]]:
+        """Yield each node, ascending, with the partial result of its segments.
+
+        The work of the next node is queued before that of the last is waited for, so that the card is never idle.
 
         Raises
         ------
@@ -76,6 +78,24 @@ class CardRunner:
         ArithmeticCheckError
             If the rows were multiplied wrongly.
         """
+        last: _QueuedNode | None = None
+        for node in nodes:
+            try:
+                queued = self._queue(node)
+            except (RankMeError, Interrupted):
+                if last is not None:
+                    yield last.node, self._complete(last)  # a fault in its rows comes first
+                raise
+            if last is not None:
+                yield last.node, self._complete(last)
+            last = queued
+        if last is not None:
+            yield last.node, self._complete(last)
+
+    def _queue(self, node: Node) -> _QueuedNode:
+        """Queue the work of the segments of a node."""
+        if self._stop.is_set():
+            raise Interrupted
         first, last = self._spec.plan.rows_of(span(node))
         tree = MergeTree[PartialResult]()
         with self._computing:
@@ -87,10 +107,15 @@ class CardRunner:
                 self._row_audit(run)  # a fault in rows before those that could not be read comes first
                 raise
             found = tree.total()
-        self._computing.record().wait()
+        return _QueuedNode(node, run, found, self._computing.record())
+
+    def _complete(self, queued: _QueuedNode) -> PartialResult:
+        """Wait for the work of a node and return its partial result."""
+        queued.done.wait()
         self._card.check_settings(self._spec.plan.precision, self._spec.panel_type)  # before the result is believed
+        run, found = queued.run, queued.found
         audit = self._judged(run, found)
-        witnesses = Witnesses() if self._notes is None else self._notes.take(first, last)
+        witnesses = Witnesses() if self._notes is None else self._notes.take(run.first, run.last)
         return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
 
     def check_products(self) -> None:
@@ -223,6 +248,15 @@ class _Run(NamedTuple):
     seen: Seen
     overflowed: dict[str, Any]
     pieces: list[tuple[int, int, Audit]]
+
+
+class _QueuedNode(NamedTuple):
+    """A node whose work is queued, what holds when it is done, and the point at which it is."""
+
+    node: Node
+    run: _Run
+    found: PartialResult
+    done: Event
 
 
 class _WitnessNotes:

@@ -9,7 +9,7 @@ SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of 
 PIECE_BYTES = 2**21  # that one thread reads at a time
 _SLAB_VALUES = {"float64": 2**24, "float32": 2**26}  # looked at and multiplied together, by precision of the products
 _MOST_PANELS = 16  # of a slab
-_RUN_BYTES = 2**28  # of rows: waiting at the end of a run is then below a hundredth of it
+_RUN_BYTES = 2**28  # of rows: the host waits for each run once, while the card does the next
 
 
 def slots(*, reads_ahead: bool) -> int:

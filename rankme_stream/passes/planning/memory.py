@@ -203,8 +203,8 @@ def predict_memory(
         )  # fmt: skip
     at_once = concurrency.segments_at_once
     n_live = live(at_once, n_segments) + workload.has_checkpoint * n_segments.bit_length()  # the tail is merged last
-    if card is not None:  # those of a run, which are merged by themselves
-        n_live += run_level(workload.grid.segment_rows, workload.size.n_features * layout.itemsize) + 2
+    if card is not None:  # those of a run, which are merged by themselves, and the total of the run before it
+        n_live += run_level(workload.grid.segment_rows, workload.size.n_features * layout.itemsize) + 3
     if workload.method.keeps_rows:  # which partial results share: together they are as large as the last
         n_live = 1
     on_card: dict[str, int] = {}

@@ -143,7 +143,7 @@ class Runner:
 
         work = CardRunner(spec, blocks, stop, progress)
         with pytest.raises(Interrupted):
-            work.read((3, 0))
+            list(work.read([(3, 0)]))
         work.close()
 
     def _spec(self, case: Case, device: Any, rules: Rules = SKIP) -> tuple[PassSpec, Any]:
