@@ -176,6 +176,14 @@ template <class T> __device__ __forceinline__ void add_squares(
   total[i * total_row + column] = sum;
 }
 
+// Copies the lower triangle above the diagonal.
+extern "C" __global__ void mirror(double* matrix, wide_int matrix_row, wide_int n) {
+  const wide_int column = thread();
+  if (column >= n) return;
+  for (wide_int row = thread_row(); row < column; row += thread_rows())
+    matrix[row * matrix_row + column] = matrix[column * matrix_row + row];
+}
+
 // Adds one matrix after another to a matrix.
 extern "C" __global__ void add_matrices(
     double* total, wide_int total_row, const double* parts, wide_int row, wide_int apart, wide_int n_parts,
