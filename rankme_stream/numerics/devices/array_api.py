@@ -240,6 +240,10 @@ class StandardDevice:
         products += wide.T @ (wide @ directions)
         sums += self.xp.sum(wide, axis=0)
 
+    def symmetric_product(self, lower: Any, right: Any) -> Any:
+        """Return the product of the symmetric matrix with a lower triangle and a matrix."""
+        return self.xp.tril(lower) @ right + self.xp.tril(lower, k=-1).T @ right
+
     def add_probed_panels(
         self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Any
     ) -> None:

@@ -206,6 +206,13 @@ class CupyDevice(StandardDevice):
                 self._kernels.set_scales(found, sums[first:last], is_16_bit, scales, overflowed[first:last])
             self._kernels.add_squares(total, found, sums[first:last], scales)
 
+    def symmetric_product(self, lower: Any, right: Any) -> Any:
+        """Return the product of the symmetric matrix with a lower triangle, which is copied above it, and a matrix."""
+        self._kernels.mirror(lower)
+        out = self.empty(tuple(right.shape), right)
+        self.set_product(lower, right, out)
+        return out
+
     def add_probed(self, panel: Any, directions: Any, products: Any, sums: Any, scratch: Workspace) -> None:
         """Add ``panel.T @ (panel @ directions)`` to ``products`` and the sum of the rows to ``sums``, in float64."""
         self.add_probed_panels(panel, panel.shape[0], directions, products, sums, scratch)
