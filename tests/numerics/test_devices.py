@@ -741,3 +741,11 @@ def test_numbers_are_decoded_before_a_device_gets_them(named, name):
     on_host = rs.measure(source, nonfinite="skip", tolerance=1.0).audit
     assert replace(found.audit, largest_magnitude=0.0) == on_host
     assert (found.audit.first_nonfinite, found.audit.rows_zero) == (17, 2)
+
+
+def test_a_library_that_finds_no_eigenvalues_is_one_of_our_errors():
+    card = StandardDevice(array_api_numpy, "a card")
+    bad = np.full((3, 3), np.nan)
+    for solve in (card.eigenvalues, card.eigenvectors, card.singular_values):
+        with pytest.raises(ArithmeticCheckError, match="a card found no eigenvalues: "):
+            solve(bad)

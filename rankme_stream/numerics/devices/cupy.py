@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -243,30 +244,21 @@ class CupyDevice(StandardDevice):
 
     def r_factor(self, matrix: Any) -> Any:
         """Return the R factor of a tall matrix."""
-        with _raising():
+        with self._solving():
             return self._cupy.linalg.qr(matrix, mode="r")
-
-    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the card."""
-        with _raising():
-            return super().eigenvectors(symmetric)
 
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, descending; CuPy reads the lower triangle alone."""
-        with _raising():
+        with self._solving():
             return np.array(self.download(self._cupy.linalg.eigvalsh(lower, UPLO="L"))[::-1])
 
-    def singular_values(self, matrix: Any) -> FloatArray:
-        """Return the singular values, descending."""
-        with _raising():
-            return super().singular_values(matrix)
+    @contextmanager
+    def _solving(self) -> Iterator[None]:
+        """Let CuPy raise failures of cuSOLVER, which it ignores by default."""
+        import cupyx
 
-
-def _raising() -> Any:
-    """Return a context in which CuPy raises failures of cuSOLVER, which it ignores by default."""
-    import cupyx
-
-    return cupyx.errstate(linalg="raise")
+        with super()._solving(), cupyx.errstate(linalg="raise"):
+            yield
 
 
 def _padded(n: int) -> int:

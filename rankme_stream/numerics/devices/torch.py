@@ -36,7 +36,7 @@ class TorchDevice(StandardDevice):
         from array_api_compat import torch as xp
 
         super().__init__(xp, name, torch.device(name), _TYPES)
-        self._torch = torch
+        self._torch, self.unsolved = torch, (torch.linalg.LinAlgError,)
         self._is_cuda = self._device.type == "cuda"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from rankme_stream.passes.loop.row_faults import RowFaults, with_magnitude
 from rankme_stream.passes.loop.segment import Interrupted, PassSpec
 from rankme_stream.passes.loop.slot_feed import card_rows
 from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning.card_layout import exact_product_rows
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
@@ -57,9 +58,9 @@ class CardRunner:
         self._may_be_tiny = self._rows.kind.name == "float64"
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
-        # float64 products keep the chains of the host; the error of 16-bit ones is measured, and long ones are faster
-        is_16_bit = spec.panel_type not in ("float64", "float32")
-        self._product_rows = spec.plan.slab_rows if is_16_bit else spec.plan.grid.panel_rows
+        # float64 products keep the chains of the host; the error of 16-bit ones is measured, and longer ones are faster
+        is_16_bit, rows = spec.panel_type not in ("float64", "float32"), spec.plan.grid.panel_rows
+        self._product_rows = exact_product_rows(rows, spec.plan.slab_rows) if is_16_bit else rows
 
     @property
     def bytes_read(self) -> int:
