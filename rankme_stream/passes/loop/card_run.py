@@ -49,7 +49,7 @@ class CardRunner:
         self, spec: PassSpec, block_ranges: Iterable[BlockRange], stop: threading.Event,
         progress: Callable[[int], None],
     ) -> None:  # fmt: skip
-        self._spec, self._card, self._stop, self._progress = spec, cast(Card, spec.device), stop, progress
+        self._spec, self._card, self.stop, self._progress = spec, cast(Card, spec.device), stop, progress
         self._computing = self._card.stream()
         self._notes = _WitnessNotes(spec.plan) if _may_be_resumed(spec) else None
         self._groups = None if spec.groups is None else GroupFeed(spec, spec.groups)
@@ -95,7 +95,7 @@ class CardRunner:
 
     def _queue(self, node: Node) -> _QueuedNode:
         """Queue the work of the segments of a node."""
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise Interrupted
         first, last = self._spec.plan.rows_of(span(node))
         tree = MergeTree[PartialResult]()
@@ -161,7 +161,7 @@ class CardRunner:
             made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
         row_norms = RowNorms()
         for start, end in grid.slabs(first, last, spec.plan.slab_rows):
-            if self._stop.is_set():
+            if self.stop.is_set():
                 raise Interrupted
             slabs = self._filled_slabs(start, end, run)
             if spec.records_norms:
