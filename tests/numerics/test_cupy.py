@@ -117,6 +117,16 @@ def test_products_that_are_cut_off_are_put_right_by_their_diagonals(card, panel)
     np.testing.assert_allclose(np.diagonal(total), np.diagonal(exact), rtol=1e-12)
 
 
+@pytest.mark.parametrize("power", [-66, -73, -75])
+def test_squares_that_underflow_put_nothing_right(card, power):
+    slab, rows = slabs(card, 64, 12, "bfloat16")
+    wide, total = np.abs(rows.astype(np.float64)), card.zeros((13, 13))
+    wide[:, 5] *= 2.0**power
+    np.asarray(slab).view(dtype_of("bfloat16"))[...] = wide
+    card.add_float32_panels(slab, 64, total, card.zeros((1,), np.uint8), Workspace(card))
+    np.testing.assert_allclose(np.asarray(total)[5, :5], wide[:, 5] @ wide[:, :5], rtol=1e-4)
+
+
 @pytest.mark.parametrize("panel, scale", [("float32", 1.0), ("bfloat16", 1e-15)])
 def test_float32_panels_and_tiny_sums_are_left_as_they_are(card, panel, scale):
     slab, rows = slabs(card, 256, 40, panel, scale)

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import tracemalloc
 from dataclasses import replace
 from functools import cache
@@ -43,6 +44,9 @@ from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.host import HOST, Host
 from rankme_stream.numerics.dtypes import StoredType
 from rankme_stream.passes.loop import card_run
+from rankme_stream.passes.loop.card_run import CardRunner
+from rankme_stream.passes.planning import card_layout
+from rankme_stream.passes.state.merge_tree import span
 from rankme_stream.sources import ArraySource
 from rankme_stream.spectra import intervals
 from rankme_stream.testing import AccumulatorLaws, matrix_with_spectrum, with_ones
@@ -187,14 +191,27 @@ def test_a_sample_and_blocks_stay_on_the_device(named, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_pass_goes_on_on_the_device_that_it_began_on_and_on_another(named, name, tmp_path):
-    rows = np.random.default_rng(5).standard_normal((40_000, 512), dtype=np.float32)  # three segments
+def test_a_pass_goes_on_on_the_device_that_it_began_on_and_on_another(named, name, tmp_path, monkeypatch):
+    rows = np.random.default_rng(5).standard_normal((40_000, 512), dtype=np.float32)  # three segments, each a run
+    monkeypatch.setattr(card_layout, "_RUN_BYTES", 2**20)
+    is_interrupted, read = threading.Event(), CardRunner.read
+
+    def read_later(runner, node):
+        if span(node).start and not is_interrupted.is_set():  # one run is done
+            reached.append(node)
+            is_interrupted.wait(10)
+        return read(runner, node)
+
     device = named(name)
     path, kept = store(tmp_path / "a.zarr", rows), tmp_path / "kept"
     whole = rs.measure(path, device=device, workers=1)
 
+    reached: list[object] = []
+    monkeypatch.setattr(CardRunner, "read", read_later)
+
     def stop(done):
-        if done.rows_done > 20_000:
+        if reached or (name == "numpy" and done.rows_done > 20_000):
+            is_interrupted.set()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -470,26 +487,59 @@ def test_what_a_card_holds_is_predicted(options, normalize, named):
     assert rs.measure(rows, tolerance=1e9).plan.card == {}
 
 
-def test_a_card_that_is_too_small_is_refused_before_anything_is_read(named, monkeypatch, tmp_path, capsys):
-    path = store(tmp_path / "a.zarr", rows_of(70_000, 30))  # two segments
-    one, two = (rs.measure(path, method="gram", device=named("strict"), workers=n).plan.card_peak_bytes for n in (1, 2))
-    assert one < two
-    monkeypatch.setattr(TOY, "free_bytes", lambda: two)
-    assert rs.measure(path, method="gram", device="toy", workers=2).plan.card_limit_bytes == two
-    monkeypatch.setattr(TOY, "free_bytes", lambda: two - 1)
-    monkeypatch.setattr("rankme_stream.numerics.machine.cores", lambda: 2)
-    assert rs.measure(path, method="gram", device="toy").plan.workers == 1
-    assert rs.plan(path, method="gram", device="toy").card_peak_bytes == one
+@pytest.mark.parametrize(
+    "groups, slot_bytes", [(None, 2**16), ("rows:700", 2**16), ("labels", 2**16), ("labels", 2**20)]
+)
+def test_what_slots_and_groups_hold_is_predicted(named, monkeypatch, tmp_path, groups, slot_bytes):
+    monkeypatch.setattr("rankme_stream.passes.planning.plan.SLOT_BYTES", (slot_bytes,))
+    monkeypatch.setattr(card_layout, "_RUN_BYTES", 2**20)
+    rows = rows_of(12_000, 120).astype(np.float32)
+    path = store(tmp_path / "a.zarr", rows, chunk=100)
+    labels = np.random.default_rng(0).integers(0, 20, len(rows))  # 20 Gram matrices
+    asked = {"method": "gram", "device": named("strict"), "groups": labels if groups == "labels" else groups}
+    rs.measure(path, **asked)
+    tracemalloc.start()
+    try:
+        plan = rs.measure(path, **asked).plan
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    here = plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"]
+    assert 0.3 * (plan.card_peak_bytes + here) < peak < plan.card_peak_bytes + here
+
+
+def test_a_card_with_little_memory_is_given_smaller_blocks_and_fewer_slots(named, monkeypatch, tmp_path, capsys):
+    path = store(tmp_path / "a.zarr", rows_of(20_000, 30).astype(np.float32), chunk=100)
+    monkeypatch.setattr("rankme_stream.passes.planning.plan.SLOT_BYTES", (2**19, 2**17, 2**15))
+    asked = {"method": "gram", "device": named("strict"), "workers": 2}
+    found, refused = [rs.measure(path, **asked)], ""
+    while not refused:
+        free = found[-1].plan.card_peak_bytes
+        monkeypatch.setattr(TOY, "free_bytes", lambda free=free: free)
+        enough = rs.plan(path, **asked)
+        assert (enough.card, enough.card_limit_bytes) == (found[-1].plan.card, free)
+        monkeypatch.setattr(TOY, "free_bytes", lambda free=free: free - 1)
+        try:
+            found.append(rs.measure(path, **asked))
+        except LimitError as error:
+            refused = str(error)
+    plans = [one.plan for one in found]
+    assert len({(plan.block_rows, plan.reads_ahead) for plan in plans}) == len(plans) > 2
+    assert plans[-1].block_rows < plans[0].block_rows
+    assert not plans[-1].reads_ahead
+    assert all(one.rankme == found[0].rankme for one in found)
+    least = f"{-(-plans[-1].card_peak_bytes // 2**20)} MiB"
+    assert f"the pass needs {least} on the card at least" in refused
+
+    with pytest.raises(SystemExit, match="4"):
+        main(["score", str(path), "--device", "toy"])
+    assert f"needs {least} on the card at least" in capsys.readouterr().err
+    monkeypatch.setattr(TOY, "free_bytes", lambda: plans[-1].card_peak_bytes)
     with pytest.raises(SystemExit) as end:
         main(["plan", str(path), "--method", "gram", "--device", "toy"])
     assert not end.value.code
-    assert (
-        f"  card        {one / 2**20:,.0f} MiB predicted, {(two - 1) / 2**20:,.0f} MiB free" in capsys.readouterr().out
-    )
-    monkeypatch.setattr(TOY, "free_bytes", lambda: one - 1)
-    with pytest.raises(SystemExit, match="4"):
-        main(["score", str(path), "--device", "toy"])
-    assert "on the card at least" in capsys.readouterr().err
+    mebibytes = f"{plans[-1].card_peak_bytes / 2**20:,.0f} MiB"
+    assert f"  card        {mebibytes} predicted, {mebibytes} free" in capsys.readouterr().out
     monkeypatch.setattr(TOY, "free_bytes", lambda: 2**20)
     blocks = iter(np.array_split(rows_of(20_000, 30), 3))
     with pytest.raises(LimitError, match="are free there; leave device out"):
