@@ -510,9 +510,10 @@ class AsyncToy(Exact16):
         return ToyStream(self)
 
     def finish(self) -> None:
-        """Wait for what was queued outside of streams."""
+        """Wait for what was queued outside of streams, and in the current one."""
         if not self.schedule.leaves_out():
             self.schedule.wait(ToyEvent(self.schedule, self._default, self._default.n_queued))
+            self.schedule.wait(self.mark())
 
     def pinned(self, n_bytes: int) -> np.ndarray:
         """Return memory from which streams copy."""

@@ -207,17 +207,18 @@ class Streams:
 
     def __init__(self):
         self.calls, self._count, self._of_thread = [], 0, threading.local()
+        self.null = _Stream(self, 0)
 
     @property
     def entered(self):
         if not hasattr(self._of_thread, "entered"):
-            self._of_thread.entered = [_Stream(self, 0)]
+            self._of_thread.entered = [self.null]
         return self._of_thread.entered
 
     def current(self):
         return self.entered[-1]
 
-    def stream(self, non_blocking=False):
+    def __call__(self, non_blocking=False):
         assert non_blocking
         self._count += 1
         return _Stream(self, self._count)
@@ -336,7 +337,7 @@ class StandIn:
         )  # fmt: skip
         cuda = SimpleNamespace(
             Device=lambda index: SimpleNamespace(id=index, mem_info=(2**33, 2**34)),
-            Stream=self.streams.stream, Event=self.streams.event,
+            Stream=self.streams, Event=self.streams.event,
             get_current_stream=self.streams.current, runtime=runtime, cublas=self.cublas,
             device=SimpleNamespace(get_cublas_handle=lambda: 7),
         )  # fmt: skip

@@ -74,18 +74,19 @@ class ErrorProbes:
 
     def __init__(self, n_features: int, seed: int, device: Device = HOST) -> None:
         self.seed, self.device = seed, device
+        self._directions = _directions(n_features, seed, device)  # held, as work that is queued may outlive the cache
         self._products = device.zeros((n_features + 1, N_PROBES))
         self._sums = device.zeros((n_features + 1,))
 
     def observe(self, panel: Any, workspace: Workspace) -> None:
         """Add a panel, shape ``(rows, 1 + D)``, as it was given, on the device."""
-        directions = _directions(panel.shape[1] - 1, self.seed, self.device)
-        self.device.add_probed(panel, directions, self._products, self._sums, workspace)
+        self.device.add_probed(panel, self._directions, self._products, self._sums, workspace)
 
     def observe_panels(self, slab: Any, panel_rows: int, workspace: Workspace) -> None:
         """Queue the addition of the panels of a slab on a card, as they were given, without waiting for it."""
-        directions = _directions(slab.shape[1] - 1, self.seed, self.device)
-        cast(Card, self.device).add_probed_panels(slab, panel_rows, directions, self._products, self._sums, workspace)
+        cast(Card, self.device).add_probed_panels(
+            slab, panel_rows, self._directions, self._products, self._sums, workspace
+        )
 
     def residual(self, product: Triangle, totals: RowTotals) -> Residual:
         """Return what the sum of fast products, of ``1 + D`` rows, is off by; 16 D^2 flops.
@@ -93,7 +94,7 @@ class ErrorProbes:
         Its own rounding is bounded, in float64: a product with W by gamma_n |Z|_F^2 |W|_F, n = D + rows of a panel,
         the additions included; the same for G^ W. About 1e-12 of the trace, where float32 errors are some 1e-8.
         """
-        directions = _directions(product.n - 1, self.seed, self.device)
+        directions = self._directions
         found, wanted = self.device.download(product.times(directions)), self.device.download(self._products)
         errors = (found - wanted)[1:]
         sums = product.first_column()[1:] - self.device.download(self._sums)[1:]
@@ -127,6 +128,7 @@ class ErrorProbes:
     def _with(self, device: Device, products: Any, sums: Any) -> ErrorProbes:
         made = copy(self)
         made.device, made._products, made._sums = device, products, sums
+        made._directions = _directions(products.shape[0] - 1, self.seed, device)
         return made
 
     @staticmethod
@@ -196,4 +198,7 @@ def _directions(n_features: int, seed: int, device: Device) -> Any:
         low = low[np.square(directions[low]).sum(axis=1) < least]
         attempt += 1
     directions.flags.writeable = False
-    return device.upload(directions)
+    held = device.upload(directions)
+    if device is not HOST:
+        cast(Card, device).finish()  # other passes use it in streams of their own
+    return held

@@ -241,7 +241,8 @@ def test_copies_and_events_are_queued_on_their_streams(card):
     first, second = copying._stream, computing._stream
     assert streams.calls == [
         ("copy", first.ptr, 56), ("record", first, copied.event), ("wait_event", second, copied.event),
-        ("record", second, used.event), ("synchronize", second), ("synchronize", copied.event),
+        ("record", second, used.event), ("synchronize", streams.null), ("synchronize", second),
+        ("synchronize", copied.event),
     ]  # fmt: skip
     assert streams.current().ptr == 0
 

@@ -99,7 +99,10 @@ class Card(Device, Protocol):
         """Return a new stream."""
 
     def finish(self) -> None:
-        """Wait for the work that the calling thread queued outside of streams."""
+        """Wait for all work queued outside of streams, and for that of the stream that the calling thread is inside of.
+
+        Threads may be inside of streams of a caller, so what one thread queues is waited for before another uses it.
+        """
 
     def pinned(self, n_bytes: int) -> Array:
         """Return memory of the host, uint8, from which copies run beside other work."""

@@ -110,8 +110,9 @@ class CupyDevice(StandardDevice):
         return CupyStream(self._cupy)
 
     def finish(self) -> None:
-        """Wait for the work that the calling thread queued."""
-        self._cupy.cuda.get_current_stream().synchronize()
+        """Wait for all work outside of streams, and for that of the current stream."""
+        for stream in (self._cupy.cuda.Stream.null, self._cupy.cuda.get_current_stream()):
+            stream.synchronize()
 
     def pinned(self, n_bytes: int) -> Array:
         """Return pinned memory, which CuPy keeps for reuse."""

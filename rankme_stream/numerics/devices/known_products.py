@@ -31,7 +31,7 @@ def check_products(device: Device, pool: Executor, *, of_rows: bool = False) -> 
     ----------
     pool
         Threads of the pass. On the host one of them multiplies while the calling thread does; a card is used by one of
-        them alone, because each thread takes memory there.
+        them alone, because each thread takes memory there, and may be inside of another stream.
     of_rows
         Whether the columns lie in memory one after another, as where rows are multiplied with rows.
 
@@ -44,7 +44,15 @@ def check_products(device: Device, pool: Executor, *, of_rows: bool = False) -> 
     -----
     About 0.5 ms on the host.
     """
-    at_once = 2 if device is HOST else 1
+    if device is HOST:
+        _check_products(device, pool, of_rows)
+    else:
+        pool.submit(_check_products, device, None, of_rows).result()
+
+
+def _check_products(device: Device, pool: Executor | None, of_rows: bool) -> None:
+    """Form known products in this thread, and in one of a pool at once."""
+    at_once = 1 if pool is None else 2
     rows, columns = 2 * np.arange(_ROWS) - (_ROWS - 1), np.arange((at_once + 1) * _COLUMNS) - _COLUMNS
     known_panels = [np.add.outer(rows.astype(name), columns.astype(name)) for name in _TYPES]
     if of_rows:
@@ -63,10 +71,10 @@ def check_products(device: Device, pool: Executor, *, of_rows: bool = False) -> 
             for panel, out in zip(panels, products, strict=True):
                 device.set_product(panel[:, left], panel[:, right], out)
 
-    other = pool.submit(multiply, at_once - 1)
-    if at_once > 1:
-        multiply(0)
-    other.result()
+    other = None if pool is None else pool.submit(multiply, 1)
+    multiply(0)
+    if other is not None:
+        other.result()
     for (left, right), products in zip(chain(*pairs), chain(*found), strict=True):
         known = np.multiply.outer(_ROWS * columns[left], columns[right]) + rows @ rows  # the rows add up to zero
         for name, out in zip(_TYPES, products, strict=True):

@@ -85,9 +85,10 @@ class TorchDevice(StandardDevice):
         return CudaStream(self._torch, self._device) if self._is_cuda else HostStream(self._torch, self)
 
     def finish(self) -> None:
-        """Wait for the work that the calling thread queued outside of streams."""
+        """Wait for all work outside of streams, and for that of the current stream."""
         if self._is_cuda:
-            self._torch.cuda.current_stream(self._device).synchronize()
+            for stream in (self._torch.cuda.default_stream, self._torch.cuda.current_stream):
+                stream(self._device).synchronize()
 
     def pinned(self, n_bytes: int) -> Array:
         """Return pinned memory, of which torch takes a power of two bytes; plain memory on the processor."""

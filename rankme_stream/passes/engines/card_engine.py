@@ -62,6 +62,8 @@ def run_nodes(
     machine.return_freed_memory()
     pool = blas_threads.threads(1, "rankme-card")
     try:
+        # What is queued may make the rows, or use memory that was freed; and this thread may be inside of a stream.
+        cast(Card, spec.device).finish()
         check_products(spec.device, pool, of_rows=METHODS[spec.plan.method].keeps_rows)
         if METHODS[spec.plan.method].uses_qr:
             pool.submit(check_factor, spec.device).result()

@@ -97,7 +97,6 @@ class SlotFeed:
         self._threads = blas_threads.threads(spec.plan.workers, "rankme-read")
         self._lock = threading.Lock()
         self.bytes_read = 0
-        self._card.finish()  # memory that the slots are given may have been freed while queued work still used it
 
     def _pinned_rows(self) -> ArraySource | None:
         """Return the source if its rows lie in pinned memory as they travel: nothing need be copied on the host."""
@@ -228,7 +227,6 @@ class ResidentRows:
         self._source, self._card, self._observers = spec.source, cast(Card, spec.device), observers
         self.kind = spec.source.stored
         self.bytes_read = 0
-        self._card.finish()  # the rows may be the result of work that is queued
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """Yield the rows [start, stop) with the number of the first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.method import Arithmetic
@@ -13,6 +13,7 @@ from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.accumulators.nystrom.accumulator import NystromAccumulator
 from rankme_stream.accumulators.nystrom.test_vectors import LaterPass, OrthonormalBasis
 from rankme_stream.groups.grouped_rows import GroupedRows
+from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array
@@ -101,6 +102,8 @@ class PartialResult:
     def to_record(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return the result as JSON types and arrays of the host; ``from_record`` gives the same bits back."""
         plain: dict[str, Any] = {"audit": asdict(self.audit), "lengths": asdict(self.row_norms)}
+        for device in {accumulator.device for accumulator in self.accumulators.values()} - {HOST}:
+            cast(Card, device).finish()  # another thread may have merged it just now
         plain["witnesses"] = [[row, digest] for row, digest in self.witnesses.digests.items()]
         arrays = {
             f"{key}/{name}": array

@@ -297,8 +297,15 @@ def _two_passes(runner: Runner, schedule: Schedule, case: Case) -> Bits:
     return bits_of(total)
 
 
+def _inside_a_stream(runner: Runner, schedule: Schedule, case: Case) -> Bits:
+    """Return the bits of a pass that a program begins inside of a stream of its own, where its rows are made."""
+    card = AsyncToy(schedule)
+    with card.stream():
+        return bits_of(runner.tree(case, card))
+
+
 Program = Callable[[Runner, Schedule, Case], Bits]
-PROGRAMS: list[Program] = [_one_pass, _after_an_interrupt, _two_passes]
+PROGRAMS: list[Program] = [_one_pass, _after_an_interrupt, _two_passes, _inside_a_stream]
 WAITS = {slot_feed: ("wait", "result", "finish", "record"), card_run: ("wait", "result", "finish", "record"),
          card_engine: ("finish", "record")}  # fmt: skip
 
