@@ -221,14 +221,21 @@ class StoredType:
         return numbers
 
     def largest_magnitude(self, stored: Array) -> float:
-        """Return the largest absolute value of float64 or decoded data; 0.0 for types whose squares cannot overflow."""
+        """Return the largest absolute value; 0.0 for types whose squares cannot overflow."""
+        if not self.may_be_large:
+            return 0.0
         if self.decoding is None:
-            return float(np.uint64(self._largest_bits(stored)).view(np.float64)) if self.name == "float64" else 0.0
+            return float(np.uint64(self._largest_bits(stored)).view(np.float64))
+        return float(np.abs(self._decoded(self._numbers(stored))).max())
+
+    @cached_property
+    def may_be_large(self) -> bool:
+        """Whether squares of values may overflow: those of float64, and of decoded data of a wide scale."""
+        if self.decoding is None:
+            return self.name == "float64"
         wide = np.float64 if self.name == "float64" else np.float32
         limits: Any = np.finfo(wide) if self.is_float else np.iinfo(self.dtype)
-        if np.abs(self._decoded(np.array([limits.min, limits.max], wide))).max() <= LARGEST_MAGNITUDE:
-            return 0.0
-        return float(np.abs(self._decoded(self._numbers(stored))).max())
+        return bool(np.abs(self._decoded(np.array([limits.min, limits.max], wide))).max() > LARGEST_MAGNITUDE)
 
     def _decoded(self, numbers: Array) -> FloatArray:
         """Return the values of numbers, whether they are data or not."""
