@@ -1,8 +1,8 @@
 """What Python takes to queue the work of a pass, and what the order of that work would leave of the speed of a link.
 
 ``python -m benchmarks.speed.queueing SETUP`` answers lines of the standard input, as ``benchmarks.speed.card_parts``
-does. Nothing here is a measurement of a card: one model takes no time at all, so that only Python is left; the other
-has the rates of one H200, on which nothing of this package ran.
+does. Nothing here is a measurement of a card: one model takes no time at all, so that only Python is left; the rates
+of the other are assumptions, such as a large card on a fast link may have.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _MEMORY = 3e12  # bytes a second that a look reads and writes
 _WRITTEN = {"float64": 8, "float32": 2}  # bytes of a value of a panel; 2 are read
 
 
-def h200(n_features: int, precision: Precision) -> Rates:
-    """Return the rates of one H200 for 16-bit rows; calls of a library are taken to last 6 us, small kernels 3."""
+def assumed_rates(n_features: int, precision: Precision) -> Rates:
+    """Return the rates of a card for 16-bit rows; calls of a library are taken to last 6 us, small kernels 3."""
     has_half = precision == "float64" and n_features >= _SYRK_FROM
     return Rates(
         copied_byte=1.0 / LINK,
@@ -58,7 +58,7 @@ class QueueParts:
         assert part == "queue"
         (python_s, calls, segments), (model_s, _, _) = (
             min(self.queued(ModelCard(rates), precision) for _ in range(_REPEATS))
-            for rates in (Rates(), h200(self._source.shape[1], precision))
+            for rates in (Rates(), assumed_rates(self._source.shape[1], precision))
         )
         return [{
             "what": "queue", "precision": precision, "rows": self._source.shape[0], "segments": segments,

@@ -94,7 +94,8 @@ class ErrorProbes:
         the additions included; the same for G^ W. About 1e-12 of the trace, where float32 errors are some 1e-8.
         """
         directions = _directions(product.n - 1, self.seed, self.device)
-        errors = self.device.download(product.times(directions) - self._products)[1:]
+        found, wanted = self.device.download(product.times(directions)), self.device.download(self._products)
+        errors = (found - wanted)[1:]
         sums = product.first_column()[1:] - self.device.download(self._sums)[1:]
         trace = 1.01 * math.fsum(product.diagonal()[1:].tolist())  # of the rows: float32 is not 1 % off
         norm = float(np.linalg.norm(self.device.download(directions))) / math.sqrt(N_PROBES)

@@ -21,7 +21,6 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.passes.engines import local
 from rankme_stream.passes.loop.card_run import CardRunner
 from rankme_stream.passes.planning import card_layout
-from rankme_stream.passes.state.merge_tree import span
 from tests.dumps import rows_like, store
 
 PAGE = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text(encoding="utf-8")
@@ -254,24 +253,28 @@ def test_a_pass_with_groups_goes_on_elsewhere(long_path, tmp_path, monkeypatch, 
     monkeypatch.setattr(card_layout, "_RUN_BYTES", 2**19)
     is_under_way, is_interrupted = threading.Event(), threading.Event()
 
-    def waiting(read, first_of):
-        """Let a pass wait, with its first segment read, until it is interrupted."""
+    run_segment, read = local.run_segment, CardRunner.read
 
-        def read_later(*arguments):
-            if first_of(*arguments):
-                is_under_way.set()
-                is_interrupted.wait(10)
-            return read(*arguments)
+    def run_segment_later(*arguments):
+        if arguments[2]:  # the first segment is done
+            is_under_way.set()
+            is_interrupted.wait(10)
+        return run_segment(*arguments)
 
-        return read_later
+    def read_later(runner, nodes):
+        for node, found in read(runner, nodes):
+            yield node, found
+            is_under_way.set()
+            if not is_interrupted.is_set():
+                runner.stop.wait(10)
 
     def stop(_):
         if is_under_way.is_set():
             is_interrupted.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(CardRunner, "read", waiting(CardRunner.read, lambda _, node: span(node).start))
-    monkeypatch.setattr(local, "run_segment", waiting(local.run_segment, lambda *arguments: arguments[2]))
+    monkeypatch.setattr(CardRunner, "read", read_later)
+    monkeypatch.setattr(local, "run_segment", run_segment_later)
     kept, asked = tmp_path / "kept", SKIP | {"tolerance": 9.0, "groups": "rows:30000", "normalize": True, "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         rs.measure(long_path, device=first, checkpoint=kept, progress=stop, **asked)

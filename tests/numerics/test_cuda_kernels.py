@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+from importlib import metadata
 
 import array_api_compat.numpy as array_api_numpy
 import ml_dtypes
 import numpy as np
 import pytest
 
+from rankme_stream.numerics.devices import cuda_source
 from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.card import INEXACT, MISSING, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.cuda_source import STORED_TYPES
+from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.dtypes import named_type
 from tests import cupy_stand_in
 
@@ -135,8 +139,6 @@ def test_rows_are_scaled_to_unit_length(card, width):
 @pytest.mark.parametrize("panel", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("panel_rows", [1, 31, 32, 33, 1100])
 def test_columns_are_summed_panel_by_panel(card, panel, panel_rows):
-    from rankme_stream.numerics.devices.device import Workspace
-
     width, n_panels = 35, 2
     values = np.random.default_rng(1).integers(-9, 9, (panel_rows * n_panels, width))
     slab = card.slab(values.shape, panel)
@@ -165,3 +167,40 @@ def test_the_features_of_a_slab_are_aligned_as_products_need_them(card):
         assert slab.strides[0] // slab.itemsize % 16 == 0
         assert slab.strides[0] >= slab.itemsize * (1 + width)
         assert not np.asarray(slab).any()
+
+
+def nvrtc():
+    """Return NVIDIA's compiler for kernels, which needs no card; skip the test where it is not installed."""
+    for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"):
+        try:
+            files = [str(one.locate()) for one in metadata.files(name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        ctypes.CDLL(next(one for one in files if "libnvrtc-builtins.so" in one))  # found by name once it is loaded
+        return ctypes.CDLL(next(one for one in files if "libnvrtc.so" in one))
+    pytest.skip("NVRTC is not installed")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        cuda_source.panel_source(), cuda_source.probe_source("float16"), cuda_source.look_source("float16", "float64"),
+        cuda_source.look_source("bfloat16", "bfloat16"), cuda_source.look_source("uint64", "float32"),
+    ],
+    ids=["panels", "probe", "float16", "bfloat16", "uint64"],
+)  # fmt: skip
+def test_nvrtc_compiles_the_text_without_a_word(text):
+    compiler, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
+    assert compiler.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None) == 0
+    options = [b"-std=c++14", b"-ftz=true", b"--device-as-default-execution-space", b"-arch=sm_80"]  # as CuPy
+    status = compiler.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetProgramLog(program, log)
+    assert (status, log.value.decode().strip()) == (0, "")
+    compiler.nvrtcGetPTXSize(program, ctypes.byref(size))
+    ptx = ctypes.create_string_buffer(size.value)
+    compiler.nvrtcGetPTX(program, ptx)
+    assert ".entry" in ptx.value.decode()
+    assert ".ftz" not in ptx.value.decode()  # nothing takes a subnormal number for zero
+    compiler.nvrtcDestroyProgram(ctypes.byref(program))

@@ -53,7 +53,7 @@ def slabs(card, n_rows, features, panel, scale=1.0):
     return slab, rows
 
 
-def lower(matrix):
+def lower_of(matrix):
     return np.tril(np.asarray(matrix))
 
 
@@ -69,8 +69,8 @@ def test_float64_panels_are_added_one_after_another(card, monkeypatch, features,
         monkeypatch.setattr(cupy_module, "_SQUARES_BYTES", n_bytes)
         with cupy_stand_in.own_kernels_only():
             card.add_panels(slab, panel_rows, total, Workspace(card))
-        np.testing.assert_allclose(lower(total), lower(wanted), rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(lower(totals[0]), lower(totals[2]))  # the number at once changes no bit
+        np.testing.assert_allclose(lower_of(total), lower_of(wanted), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(lower_of(totals[0]), lower_of(totals[2]))  # the number at once changes no bit
     assert {name for name, _ in cupy_stand_in.STAND_IN.cublas.calls} == {"dgemm", "dsyrk"}
 
 
@@ -84,7 +84,7 @@ def test_the_count_of_rows_and_whole_numbers_are_exact(card):
             card.add_panels(slab, 200, total, Workspace(card))
         else:
             card.add_float32_panels(slab, 200, total, flags, Workspace(card))
-        np.testing.assert_array_equal(lower(total), lower(rows.T @ rows))
+        np.testing.assert_array_equal(lower_of(total), lower_of(rows.T @ rows))
         assert not flags.any()
 
 
@@ -100,7 +100,7 @@ def test_float32_products_are_those_of_the_standard(card, panel, features, n_row
     standard.add_float32_panels(rows, panel_rows, wanted, their_flags, Workspace(standard))
     with cupy_stand_in.own_kernels_only():
         card.add_float32_panels(slab, panel_rows, total, flags, Workspace(card))
-    np.testing.assert_allclose(lower(total), lower(wanted), rtol=1e-5, atol=1e-5 * n_rows)
+    np.testing.assert_allclose(lower_of(total), lower_of(wanted), rtol=1e-5, atol=1e-5 * n_rows)
     np.testing.assert_array_equal(flags, their_flags)
     name = {"float32": "sgemm", "float64": "sgemm"}.get(panel, "gemmEx")
     assert cupy_stand_in.STAND_IN.cublas.calls == [(name, n_panels)]
@@ -113,17 +113,28 @@ def test_products_that_are_cut_off_are_put_right_by_their_diagonals(card, panel)
     cupy_stand_in.STAND_IN.cublas.kept = 1 - 2.0**-9
     total = card.zeros((41, 41))
     card.add_float32_panels(slab, 64, total, card.zeros((4,), np.uint8), Workspace(card))
-    np.testing.assert_allclose(lower(total), lower(exact), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(lower_of(total), lower_of(exact), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(np.diagonal(total), np.diagonal(exact), rtol=1e-12)
 
 
-def test_products_of_float32_panels_are_left_as_they_are(card):
-    slab, rows = slabs(card, 256, 40, "float32")
+@pytest.mark.parametrize("power", [-66, -73, -75])
+def test_squares_that_underflow_put_nothing_right(card, power):
+    slab, rows = slabs(card, 64, 12, "bfloat16")
+    wide, total = np.abs(rows.astype(np.float64)), card.zeros((13, 13))
+    wide[:, 5] *= 2.0**power
+    np.asarray(slab).view(dtype_of("bfloat16"))[...] = wide
+    card.add_float32_panels(slab, 64, total, card.zeros((1,), np.uint8), Workspace(card))
+    np.testing.assert_allclose(np.asarray(total)[5, :5], wide[:, 5] @ wide[:, :5], rtol=1e-4)
+
+
+@pytest.mark.parametrize("panel, scale", [("float32", 1.0), ("bfloat16", 1e-15)])
+def test_float32_panels_and_tiny_sums_are_left_as_they_are(card, panel, scale):
+    slab, rows = slabs(card, 256, 40, panel, scale)
+    rows = rows.astype(np.float64)
     kept = cupy_stand_in.STAND_IN.cublas.kept = 1 - 2.0**-9
     total = card.zeros((41, 41))
     card.add_float32_panels(slab, 64, total, card.zeros((4,), np.uint8), Workspace(card))
-    exact = np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-    np.testing.assert_allclose(np.diagonal(total)[1:], kept * exact[1:], rtol=1e-5)
+    np.testing.assert_allclose(np.diagonal(total)[1:], kept * np.einsum("ij,ij->j", rows, rows)[1:], rtol=1e-5)
 
 
 @pytest.mark.parametrize("panel", ["bfloat16", "float32", "float64"])
@@ -151,6 +162,21 @@ def test_probes_see_every_panel_in_float64(card, panel, features):
             wanted = wide.T @ (wide @ drawn) + wide[:33].T @ (wide[:33] @ drawn)
             np.testing.assert_allclose(products, wanted, rtol=1e-12, atol=1e-11)
             np.testing.assert_allclose(sums, wide.sum(axis=0) + wide[:33].sum(axis=0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 33, 70])
+def test_a_lower_triangle_is_multiplied_as_a_whole_matrix(card, n):
+    rng = np.random.default_rng(n)
+    lower, right = rng.standard_normal((n, n)), rng.standard_normal((n, 8))
+    exact = (np.tril(lower) + np.tril(lower, k=-1).T) @ right
+    np.testing.assert_allclose(STANDARD.symmetric_product(lower, right), exact, rtol=1e-12, atol=1e-12)
+    there = card.upload(lower)
+    for laid in (right, np.asfortranarray(right)):
+        uploaded = card.upload(laid)
+        with cupy_stand_in.own_kernels_only():
+            found = card.symmetric_product(there, uploaded)
+        np.testing.assert_allclose(found, exact, rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(lower_of(there), np.tril(lower))
 
 
 def test_products_take_matrices_by_rows_by_columns_and_any_other(card):

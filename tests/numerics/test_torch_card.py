@@ -250,6 +250,17 @@ def test_products_of_16_bit_rows_are_put_right_by_their_diagonals(dtype, n_panel
         assert device.download(flags).tolist() == [0] * (n_panels - 1) + [1]
 
 
+@pytest.mark.parametrize("power", [-66, -72, -76])
+def test_squares_that_underflow_put_nothing_right(power):
+    device = CuttingOff("cpu")
+    rows = np.abs(np.random.default_rng(2).standard_normal((256, 41)))
+    rows[:, 0], rows[:, 9] = 1.0, np.ldexp(rows[:, 9], power)
+    slab = slab_of(device, rows, "bfloat16")
+    wide, total = device.download(slab.double()), device.zeros((41, 41))
+    device.add_float32_panels(slab, 256, total, device.zeros((1,), np.uint8), Workspace(device))
+    assert np.allclose(device.download(total)[9, :9], wide[:, 9] @ wide[:, :9], rtol=1e-3, atol=0.0)
+
+
 class Exact(TorchDevice):
     """The processor, with exact products of 16-bit rows of whole numbers."""
 

@@ -5,10 +5,13 @@ The modules of the libraries override the operations that a library does better.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
@@ -65,6 +68,7 @@ class StandardDevice:
     """
 
     block_columns = 2**16  # one product per panel: threads share nothing
+    unsolved: tuple[type[Exception], ...] = (np.linalg.LinAlgError,)  # what the library raises
 
     def __init__(self, xp: Any, name: str, device: Any = None, types: tuple[str, ...] = ("float32", "float64")) -> None:
         self.xp, self.name = xp, name
@@ -240,6 +244,10 @@ class StandardDevice:
         products += wide.T @ (wide @ directions)
         sums += self.xp.sum(wide, axis=0)
 
+    def symmetric_product(self, lower: Any, right: Any) -> Any:
+        """Return the product of the symmetric matrix with a lower triangle and a matrix."""
+        return self.xp.tril(lower) @ right + self.xp.tril(lower, k=-1).T @ right
+
     def add_probed_panels(
         self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Any
     ) -> None:
@@ -274,7 +282,8 @@ class StandardDevice:
 
     def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
         """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the device."""
-        values, vectors = self.xp.linalg.eigh(symmetric)
+        with self._solving():
+            values, vectors = self.xp.linalg.eigh(symmetric)
         return np.array(self.download(values)), vectors
 
     def reflected_rows(self, rows: int, n: int) -> int:
@@ -284,7 +293,8 @@ class StandardDevice:
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, descending; the upper triangle is filled in, as libraries may read either."""
         whole = self.xp.tril(lower) + self.xp.tril(lower, k=-1).T
-        return np.array(self.download(self.xp.linalg.eigvalsh(whole))[::-1])
+        with self._solving():
+            return np.array(self.download(self.xp.linalg.eigvalsh(whole))[::-1])
 
     def eigenvalues_with_leading(self, lower: Any) -> tuple[FloatArray, FloatArray]:
         """Return the eigenvalues, descending, of all, and of all but the last row and column."""
@@ -293,4 +303,13 @@ class StandardDevice:
 
     def singular_values(self, matrix: Any) -> FloatArray:
         """Return the singular values, descending."""
-        return np.array(self.download(self.xp.linalg.svdvals(matrix)))
+        with self._solving():
+            return np.array(self.download(self.xp.linalg.svdvals(matrix)))
+
+    @contextmanager
+    def _solving(self) -> Iterator[None]:
+        """Raise our error where the library finds no eigenvalues, as of numbers that are not finite."""
+        try:
+            yield
+        except self.unsolved as error:
+            raise ArithmeticCheckError(f"{self.name} found no eigenvalues: {error}") from error

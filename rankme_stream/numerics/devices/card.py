@@ -145,6 +145,12 @@ class Card(Device, Protocol):
         bits depend on the panels alone. Only the lower triangle of ``total`` need be valid.
         """
 
+    def symmetric_product(self, lower: Any, right: Any) -> Any:
+        """Return the product of the symmetric matrix with a lower triangle, float64, and a matrix of shape ``(n, k)``.
+
+        What the matrix holds above its diagonal is not used, and may change.
+        """
+
     def add_probed_panels(
         self, slab: Any, panel_rows: int, directions: Any, products: Any, sums: Any, scratch: Workspace
     ) -> None:

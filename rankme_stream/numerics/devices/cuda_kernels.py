@@ -132,6 +132,10 @@ class CudaKernels:
             squares, row_stride(squares[0]), squares.strides[0] // squares.itemsize, sums, scales, n_panels,
         )  # fmt: skip
 
+    def mirror(self, matrix: Any) -> None:
+        """Copy the lower triangle of a float64 matrix above its diagonal."""
+        self._by_cells("mirror", matrix.shape, matrix, row_stride(matrix), matrix.shape[0])
+
     def add_matrices(self, total: Any, parts: Any) -> None:
         """Add float64 matrices, shape ``(parts, rows, columns)``, one after another to another of that shape."""
         n_parts, rows, columns = parts.shape

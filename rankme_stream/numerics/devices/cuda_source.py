@@ -6,7 +6,7 @@ is given by its first value and by the distance of its rows, in values (``..._ro
 
 from __future__ import annotations
 
-from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE
 
 CHUNK_ROWS = 32  # that one thread adds up: the sums of a column run side by side
@@ -153,7 +153,8 @@ extern "C" __global__ void set_scales(
   const bool is_finite = computed - computed == 0;
   if (!is_finite) overflowed[blockIdx.y] = 1;
   const double wanted = sums[(blockIdx.y * 2 + 1) * (1 + features) + 1 + i];
-  scales[blockIdx.y * features + i] = is_16_bit && is_finite && computed > 0 ? sqrt(wanted / computed) : 1;
+  const bool is_usual = is_finite && computed >= LEAST_DIAGONAL;
+  scales[blockIdx.y * features + i] = is_16_bit && is_usual ? sqrt(wanted / computed) : 1;
 }
 
 // Adds sums of columns, and squares times their scales, of panel after panel to the lower triangle of a matrix.
@@ -173,6 +174,14 @@ template <class T> __device__ __forceinline__ void add_squares(
     }
   }
   total[i * total_row + column] = sum;
+}
+
+// Copies the lower triangle above the diagonal.
+extern "C" __global__ void mirror(double* matrix, wide_int matrix_row, wide_int n) {
+  const wide_int column = thread();
+  if (column >= n) return;
+  for (wide_int row = thread_row(); row < column; row += thread_rows())
+    matrix[row * matrix_row + column] = matrix[column * matrix_row + row];
 }
 
 // Adds one matrix after another to a matrix.
@@ -353,7 +362,8 @@ extern "C" __global__ void add_squares_{panel}(
 _CONSTANTS = {
     "NONFINITE": NONFINITE, "ZERO": ZERO, "CONSTANT": CONSTANT, "LARGE": LARGE, "INEXACT": INEXACT,
     "CHUNK_ROWS": CHUNK_ROWS, "PROBED_ROWS": PROBED_ROWS, "EXACT_INTEGER": f"{2**53}ll",
-    "LARGEST": repr(LARGEST_MAGNITUDE), "QUIET_NAN": "0x7FF8000000000000ull",
+    "LARGEST": repr(LARGEST_MAGNITUDE), "LEAST_DIAGONAL": repr(LEAST_DIAGONAL),
+    "QUIET_NAN": "0x7FF8000000000000ull",
 }  # fmt: skip
 
 

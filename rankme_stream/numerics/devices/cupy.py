@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -206,6 +207,13 @@ class CupyDevice(StandardDevice):
                 self._kernels.set_scales(found, sums[first:last], is_16_bit, scales, overflowed[first:last])
             self._kernels.add_squares(total, found, sums[first:last], scales)
 
+    def symmetric_product(self, lower: Any, right: Any) -> Any:
+        """Return the product of the symmetric matrix with a lower triangle, which is copied above it, and a matrix."""
+        self._kernels.mirror(lower)
+        out = self.empty(tuple(right.shape), right)
+        self.set_product(lower, right, out)
+        return out
+
     def add_probed(self, panel: Any, directions: Any, products: Any, sums: Any, scratch: Workspace) -> None:
         """Add ``panel.T @ (panel @ directions)`` to ``products`` and the sum of the rows to ``sums``, in float64."""
         self.add_probed_panels(panel, panel.shape[0], directions, products, sums, scratch)
@@ -236,30 +244,21 @@ class CupyDevice(StandardDevice):
 
     def r_factor(self, matrix: Any) -> Any:
         """Return the R factor of a tall matrix."""
-        with _raising():
+        with self._solving():
             return self._cupy.linalg.qr(matrix, mode="r")
-
-    def eigenvectors(self, symmetric: Any) -> tuple[FloatArray, Any]:
-        """Return the eigenvalues, on the host, ascending, and the eigenvectors, on the card."""
-        with _raising():
-            return super().eigenvectors(symmetric)
 
     def eigenvalues(self, lower: Any) -> FloatArray:
         """Return the eigenvalues, descending; CuPy reads the lower triangle alone."""
-        with _raising():
+        with self._solving():
             return np.array(self.download(self._cupy.linalg.eigvalsh(lower, UPLO="L"))[::-1])
 
-    def singular_values(self, matrix: Any) -> FloatArray:
-        """Return the singular values, descending."""
-        with _raising():
-            return super().singular_values(matrix)
+    @contextmanager
+    def _solving(self) -> Iterator[None]:
+        """Let CuPy raise failures of cuSOLVER, which it ignores by default."""
+        import cupyx
 
-
-def _raising() -> Any:
-    """Return a context in which CuPy raises failures of cuSOLVER, which it ignores by default."""
-    import cupyx
-
-    return cupyx.errstate(linalg="raise")
+        with super()._solving(), cupyx.errstate(linalg="raise"):
+            yield
 
 
 def _padded(n: int) -> int:

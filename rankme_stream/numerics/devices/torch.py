@@ -13,7 +13,7 @@ import numpy as np
 from rankme_stream.errors import DeviceError, SourceFormatError
 from rankme_stream.numerics.devices import cuda_settings
 from rankme_stream.numerics.devices.array_api import StandardDevice
-from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, NONFINITE, ZERO, Seen
+from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.device import Adopted, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.torch_streams import CudaStream, HostStream
@@ -36,7 +36,7 @@ class TorchDevice(StandardDevice):
         from array_api_compat import torch as xp
 
         super().__init__(xp, name, torch.device(name), _TYPES)
-        self._torch = torch
+        self._torch, self.unsolved = torch, (torch.linalg.LinAlgError,)
         self._is_cuda = self._device.type == "cuda"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -317,11 +317,11 @@ def _add_bits(flags: Any, mask: Any, bit: int) -> None:
 def _true_over_computed(torch: Any, panels: Any, squares: Any) -> Any:
     """Return the root of the true over the computed sum of squares of each feature, shape ``(panels, D)``, float32.
 
-    It is 1 where both are zero, where one overflowed, which the diagonal shows, and where it is 1 but for the roundings
-    of two roots: products that are exact, of whole numbers, stay so.
+    It is 1 where the computed sum is below ``LEAST_DIAGONAL``, where one overflowed, which the diagonal shows, and
+    where it is 1 but for the roundings of two roots: products that are exact, of whole numbers, stay so.
     """
     ratios = torch.linalg.vector_norm(panels, dim=1, dtype=torch.float32) / squares.sqrt()
-    is_off = ((ratios - 1).abs() > _ROUNDED) & (ratios < math.inf)  # not where it is NaN
+    is_off = ((ratios - 1).abs() > _ROUNDED) & (ratios < math.inf) & (squares >= LEAST_DIAGONAL)  # not where one is NaN
     return torch.where(is_off, ratios, torch.ones_like(ratios))
 
 

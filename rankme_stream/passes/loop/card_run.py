@@ -16,11 +16,13 @@ from rankme_stream.numerics.devices.card import MISSING, Card, Event, Seen
 from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.numerics.scaling import exponent_of
 from rankme_stream.passes.loop.group_feed import GroupFeed
 from rankme_stream.passes.loop.row_faults import RowFaults, with_magnitude
 from rankme_stream.passes.loop.segment import Interrupted, PassSpec
 from rankme_stream.passes.loop.slot_feed import card_rows
 from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning.card_layout import exact_product_rows
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
@@ -48,18 +50,18 @@ class CardRunner:
         self, spec: PassSpec, block_ranges: Iterable[BlockRange], stop: threading.Event,
         progress: Callable[[int], None],
     ) -> None:  # fmt: skip
-        self._spec, self._card, self._stop, self._progress = spec, cast(Card, spec.device), stop, progress
+        self._spec, self._card, self.stop, self._progress = spec, cast(Card, spec.device), stop, progress
         self._computing = self._card.stream()
         self._notes = _WitnessNotes(spec.plan) if _may_be_resumed(spec) else None
         self._groups = None if spec.groups is None else GroupFeed(spec, spec.groups)
         observers = [one for one in (self._notes, self._groups) if one is not None]
         self._rows = card_rows(spec, self._computing, block_ranges, observers)
-        self._may_be_tiny = self._rows.kind.name == "float64"
+        self._has_tiny_rows = self._may_be_tiny = self._rows.kind.name == "float64"  # perhaps; no other type does
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
-        # float64 products keep the chains of the host; the error of 16-bit ones is measured, and long ones are faster
-        is_16_bit = spec.panel_type not in ("float64", "float32")
-        self._product_rows = spec.plan.slab_rows if is_16_bit else spec.plan.grid.panel_rows
+        # float64 products keep the chains of the host; the error of 16-bit ones is measured, and longer ones are faster
+        is_16_bit, rows = spec.panel_type not in ("float64", "float32"), spec.plan.grid.panel_rows
+        self._product_rows = exact_product_rows(rows, spec.plan.slab_rows) if is_16_bit else rows
 
     @property
     def bytes_read(self) -> int:
@@ -94,7 +96,7 @@ class CardRunner:
 
     def _queue(self, node: Node) -> _QueuedNode:
         """Queue the work of the segments of a node."""
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise Interrupted
         first, last = self._spec.plan.rows_of(span(node))
         tree = MergeTree[PartialResult]()
@@ -139,10 +141,11 @@ class CardRunner:
         self._workspace.clear()
 
     def _new_run(self, first: int, last: int) -> _Run:
-        card, rows = self._card, self._product_rows
+        card, plan, rows = self._card, self._spec.plan, self._product_rows
         seen = Seen(
-            card.zeros((last - first,), np.uint8), card.zeros((1,)), card.zeros((self._spec.plan.n_features,), np.uint8)
-        )
+            card.zeros((last - first,), np.uint8), card.zeros((len(plan.grid.segments(first, last)),)),
+            card.zeros((plan.n_features,), np.uint8),
+        )  # fmt: skip
         n_products = -(-last // rows) - first // rows
         return _Run(first, last, seen, {key: card.zeros((n_products,), np.uint8) for key in self._keys}, [])
 
@@ -158,11 +161,15 @@ class CardRunner:
         if spec.normalize:
             error = rows_error(spec.plan.n_features)
             made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
-        row_norms = RowNorms()
+        row_norms, seen = RowNorms(), run.seen_in(segment - run.first // grid.segment_rows)
+        self._may_be_tiny = self._has_tiny_rows
         for start, end in grid.slabs(first, last, spec.plan.slab_rows):
-            if self._stop.is_set():
+            if self.stop.is_set():
                 raise Interrupted
-            slabs = self._filled_slabs(start, end, run)
+            slabs = self._filled_slabs(start, end, (run, seen))
+            if self._may_be_tiny:  # until a row of usual size was met; this waits for the card
+                largest = float(self._card.download(seen.largest)[0])
+                self._may_be_tiny = largest == 0.0 or exponent_of(largest) > 0
             if spec.records_norms:
                 row_norms = row_norms.merge(RowNorms.of(slabs["raw"], self._card))
             for key, accumulator in made.items():
@@ -170,19 +177,20 @@ class CardRunner:
             self._progress(end - start)
         return PartialResult(made, Audit(), row_norms, None if self._groups is None else self._groups.take(segment))
 
-    def _filled_slabs(self, start: int, end: int, run: _Run) -> dict[str, Any]:
+    def _filled_slabs(self, start: int, end: int, into: tuple[_Run, Seen]) -> dict[str, Any]:
         """Queue the look at rows [start, end) and return the slabs that they are written to."""
+        run, of_segment = into
         slabs = {key: self._slab(key)[: end - start, :] for key in self._keys}
         for row, stored in self._rows.rows(start, end):
             n_rows = stored.shape[0]
-            seen = run.seen.of(row - run.first, row - run.first + n_rows)
+            seen = of_segment.of(row - run.first, row - run.first + n_rows)
             audit, out = self._faults.missing(row, n_rows)
             if out is not None:
                 seen.flags[...] = self._card.upload(out * np.uint8(MISSING))
             run.pieces.append((row, n_rows, audit))
             piece = slabs["raw"][row - start : row - start + n_rows, :]
             self._card.look(stored, self._rows.kind, piece, seen, self._faults.skipped_flags)
-        if "unit" in slabs and self._may_be_tiny:
+        if "unit" in slabs and self._has_tiny_rows:
             scale_rows(slabs["raw"], slabs["unit"], self._card)
         elif "unit" in slabs:
             self._card.unit_rows(slabs["raw"], slabs["unit"])
@@ -233,14 +241,14 @@ class CardRunner:
             if isinstance(accumulator, Queued):
                 accumulator.note(nonzero)
             accumulator.check(run.first, run.last)
-        return with_magnitude(audit, float(card.download(run.seen.largest)[0]))
+        return with_magnitude(audit, float(card.download(run.seen.largest).max()))
 
 
 class _Run(NamedTuple):
     """Rows [first, last) of a run: what the card sees in them, and the pieces in which it was given them.
 
-    ``overflowed`` has a number for each product and accumulator; a piece has a first row, a number of rows and the
-    audit of those that are missing.
+    ``seen`` has a largest magnitude for each segment; ``overflowed`` has a number for each product and accumulator. A
+    piece has a first row, a number of rows and the audit of those that are missing.
     """
 
     first: int
@@ -248,6 +256,10 @@ class _Run(NamedTuple):
     seen: Seen
     overflowed: dict[str, Any]
     pieces: list[tuple[int, int, Audit]]
+
+    def seen_in(self, number: int) -> Seen:
+        """Return what is seen in the rows of a segment, counted from the first of the run."""
+        return self.seen._replace(largest=self.seen.largest[number : number + 1])
 
 
 class _QueuedNode(NamedTuple):

@@ -9,6 +9,9 @@ SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of 
 PIECE_BYTES = 2**21  # that one thread reads at a time
 _SLAB_VALUES = {"float64": 2**24, "float32": 2**26}  # looked at and multiplied together, by precision of the products
 _MOST_PANELS = 16  # of a slab
+_EXACT_ROWS = (
+    4096  # of one product of 16-bit rows: shorter ones are bound by the memory of squares, longer ones lose more
+)
 _RUN_BYTES = 2**28  # of rows: the host waits for each run once, while the card does the next
 
 
@@ -21,6 +24,11 @@ def slab_panels(panel_rows: int, n_features: int, segment_rows: int, precision: 
     """Return the number of panels of a slab, a power of two that divides a segment."""
     fit = _SLAB_VALUES[precision] // (panel_rows * n_features)
     return power_of_two_below(max(1, min(_MOST_PANELS, fit, segment_rows // panel_rows)))
+
+
+def exact_product_rows(panel_rows: int, slab_rows: int) -> int:
+    """Return the rows of one product of 16-bit rows, whole panels that divide a slab."""
+    return max(panel_rows, min(_EXACT_ROWS // panel_rows * panel_rows, slab_rows))
 
 
 def run_level(segment_rows: int, row_bytes: int) -> int:

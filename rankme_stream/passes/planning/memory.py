@@ -296,7 +296,7 @@ def card_memory(workload: Workload, n_live: int, layout: RowLayout) -> dict[str,
     n_copies = 7 + workload.normalize + 4 * workload.n_replicates
     found = {
         "accumulators": _accumulators(workload, _n_live(workload, n_live, 1), state, state),
-        "rows": run_rows + size.n_features,  # what was seen in them
+        "rows": 2 * run_rows + size.n_features,  # what was seen in a run, and in the one before it
         "panels": (workload.n_matrices + 2) * slab_bytes + scratch,
         "solving": n_copies * state + is_whole * 8 * size.square_bytes,
     }

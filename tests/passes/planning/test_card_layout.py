@@ -8,7 +8,7 @@ import pytest
 
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.numerics.machine import Limits
-from rankme_stream.passes.planning.card_layout import SLOT_BYTES, run_level, slab_panels, slots
+from rankme_stream.passes.planning.card_layout import SLOT_BYTES, exact_product_rows, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
@@ -23,6 +23,15 @@ def test_slabs_are_powers_of_two_of_panels_that_divide_a_segment(n_features, met
     assert grid.segment_rows % (panels * grid.panel_rows) == 0
     assert panels & (panels - 1) == 0
     assert panels == 1 or panels * grid.panel_rows * n_features <= (2**24 if precision == "float64" else 2**26)
+
+
+@pytest.mark.parametrize("n_features", [1, 256, 768, 4096, 16_384, 65_536])
+def test_products_of_16_bit_rows_are_whole_panels_that_divide_a_slab(n_features):
+    grid = grid_for(Arithmetic("gram", "float32"), Size(n_features))
+    slab_rows = grid.panel_rows * slab_panels(grid.panel_rows, n_features, grid.segment_rows, "float32")
+    rows = exact_product_rows(grid.panel_rows, slab_rows)
+    assert rows % grid.panel_rows == 0 == slab_rows % rows
+    assert rows == (4096 if n_features <= 16_384 else slab_rows)
 
 
 def test_runs_hold_about_256_mebibytes_and_at_least_a_segment():
