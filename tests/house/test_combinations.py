@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -214,7 +213,7 @@ def test_a_card_gives_what_the_host_gives(arrays, stored, monkeypatch, rows, opt
             found.append(error)
     there, here = found
     if isinstance(there, rs.Measurement) and isinstance(here, rs.Measurement):
-        agree(replace(here, audit=replace(here.audit, largest_magnitude=there.audit.largest_magnitude)), there)
+        agree(here, there)
         return
     assert type(here) is type(there)
     assert WHERE_READING_STOPPED.sub("", str(here)) == WHERE_READING_STOPPED.sub("", str(there))

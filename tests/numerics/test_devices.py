@@ -739,7 +739,7 @@ def test_numbers_are_decoded_before_a_device_gets_them(named, name):
     wanted = rs.measure(np.delete(rows, 17, axis=0) * 0.1 - 5.0, tolerance=1.0)
     assert overlap(found.rankme, wanted.rankme)
     on_host = rs.measure(source, nonfinite="skip", tolerance=1.0).audit
-    assert replace(found.audit, largest_magnitude=0.0) == on_host
+    assert found.audit == on_host
     assert (found.audit.first_nonfinite, found.audit.rows_zero) == (17, 2)
 
 

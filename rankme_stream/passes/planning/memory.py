@@ -311,12 +311,14 @@ def _slot_rows(layout: RowLayout, concurrency: Concurrency) -> int:
 
 
 def _n_slots(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the slots that are used: no more than blocks, all of them half full but the last of each run."""
+    """Return the slots that are used: no more than blocks, all of them half full but two of each run: its last, and
+    that of a chunk which straddles its end.
+    """
     if workload.sample is not None:  # its units lie apart
         return concurrency.n_slots
     run_rows = _run_rows(workload, layout)
     n_runs = layout.rows[1] // run_rows - layout.rows[0] // run_rows + 1
-    return min(concurrency.n_slots, 2 * layout.n_rows // concurrency.block_rows + n_runs)
+    return min(concurrency.n_slots, 2 * layout.n_rows // concurrency.block_rows + 2 * n_runs - 1)
 
 
 def _run_rows(workload: Workload, layout: RowLayout) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.numerics.machine import Limits
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.card_layout import SLOT_BYTES, exact_product_rows, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import grid_for
 from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
@@ -69,3 +71,25 @@ def test_fewer_and_smaller_slots_are_taken_where_memory_is_short():
     assert full.card_peak_bytes <= widest.card_peak_bytes - 180 * 2**20
     assert {small.n_slots, full.n_slots} <= {slots(reads_ahead=True), slots(reads_ahead=False)}
     assert full.grid == small.grid == widest.grid
+
+
+@pytest.mark.parametrize("seed", [165, *range(20)])  # 165: a chunk straddles the end of a run, beside two short blocks
+def test_a_pass_has_no_more_blocks_at_once_than_its_plan_counts(seed):
+    draw = Random(seed)
+    segment_rows = grid_for(Arithmetic("gram", "float64"), Size(65_536)).segment_rows
+    row_bytes = 4 * 65_536
+    run_rows = segment_rows << run_level(segment_rows, row_bytes)
+    start = run_rows - draw.randrange(1, 400)
+    stop = start + draw.randrange(1, 400)
+    bounds = sorted({draw.randrange(start, stop) for _ in range(draw.randrange(12))} - {start})
+    layout = RowLayout((start, stop), 4, bounds, lambda n_rows: n_rows * row_bytes)
+    workload = Workload(Arithmetic("gram", "float64"), Size(65_536))
+    plan = make_plan(
+        workload,
+        layout,
+        Limits(workers=1, cores=1, memory_limit_bytes=2**50, base_bytes=0),
+        CardLimits(0, has_host=True, itemsize=4),
+    )
+    blocks = list(block_ranges(bounds, start, stop, plan.block_rows, run_rows))
+    largest = max(block.stop - block.start for block in blocks)
+    assert plan.card["rows"] >= min(plan.n_slots, len(blocks)) * largest * row_bytes
