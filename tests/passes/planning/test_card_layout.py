@@ -91,5 +91,5 @@ def test_a_pass_has_no_more_blocks_at_once_than_its_plan_counts(seed):
         CardLimits(0, has_host=True, itemsize=4),
     )
     blocks = list(block_ranges(bounds, start, stop, plan.block_rows, run_rows))
-    largest = max(block.stop - block.start for block in blocks)
-    assert plan.card["rows"] >= min(plan.n_slots, len(blocks)) * largest * row_bytes
+    slot_rows = max(min(plan.block_rows, stop - start), *(block.stop - block.start for block in blocks))
+    assert plan.card["rows"] >= min(plan.n_slots, len(blocks)) * slot_rows * row_bytes
