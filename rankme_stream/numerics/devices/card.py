@@ -129,7 +129,8 @@ class Card(Device, Protocol):
         seen
             What is found is added to it. ``flags`` may hold MISSING before.
         skip
-            Bits: a row that has one of them counts nowhere, and is written as zeros, the one in front included.
+            Bits: a row that has one of them, LARGE included, counts nowhere, and is written as zeros, the one in front
+            included: no accumulator meets numbers whose squares overflow.
         """
 
     def unit_rows(self, slab: Any, out: Any) -> None:

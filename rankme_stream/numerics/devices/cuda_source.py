@@ -302,8 +302,8 @@ template <class Stored, class Panel> __device__ __forceinline__ void look(
     if (!in_warp(is_nonzero)) found |= ZERO;
     if (!in_warp(differs) && features > 1) found |= CONSTANT;
     if (in_warp(is_beyond)) found |= INEXACT;
+    if (in_warp(is_large) && !in_warp(is_nan) && !(found & skip)) found |= LARGE;
     const bool counts = !(found & skip);
-    if (in_warp(is_large) && !in_warp(is_nan) && counts) found |= LARGE;
     if (lane == 0) {
       flags[row] = found;
       to[0] = counts ? one<Panel>() : Panel();

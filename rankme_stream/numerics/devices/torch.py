@@ -136,6 +136,8 @@ class TorchDevice(StandardDevice):
         if kind.name == "float64":
             magnitudes = torch.where(counts, magnitudes, torch.zeros_like(magnitudes))
             flags.bitwise_or_((magnitudes > LARGEST_MAGNITUDE).view(torch.uint8) * LARGE)
+            counts = (flags & skip) == 0
+            magnitudes = torch.where(counts, magnitudes, torch.zeros_like(magnitudes))
             torch.maximum(seen.largest, magnitudes.amax(dim=0, keepdim=True), out=seen.largest)
         features = slab[:, 1:]
         kept = features if features.dtype == stored.dtype else torch.empty_like(stored)

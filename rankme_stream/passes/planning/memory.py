@@ -250,7 +250,7 @@ def _group_work(workload: Workload, layout: RowLayout, concurrency: Concurrency,
     rows = _n_slots(workload, layout, concurrency) * _slot_rows(layout, concurrency)
     rows = rows if card.itemsize else workload.slab_rows  # of rows on the card, one slab after another is grouped
     at_once = min(rows // workload.grid.segment_rows + 2, len(workload.grid.segments(*layout.rows)))
-    return GroupWork(at_once, at_once, concurrency.workers, 1, concurrency.workers)
+    return GroupWork(at_once, at_once, concurrency.workers, 2, concurrency.workers)  # a run waits while one is merged
 
 
 def _checkpoint_bytes(workload: Workload, n_live: int, groups: GroupMemory | None) -> int:
