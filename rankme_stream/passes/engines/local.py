@@ -29,7 +29,7 @@ from rankme_stream.passes.state.partial_result import PartialResult
 _TICK_S = 0.1
 
 
-class _Run:
+class _SharedWork:
     """State that the workers of one pass share."""
 
     def __init__(
@@ -123,7 +123,7 @@ def run_segments(
         nodes = ((0, segment) for segment in segments)
         return run_nodes(spec, nodes, block_ranges, lambda node, found: add(node[1], found), rows_total, progress)
     machine.return_freed_memory()
-    shared = _Run(spec, block_ranges, add)
+    shared = _SharedWork(spec, block_ranges, add)
     plan = spec.plan
     waiting = enumerate(segments)
     running: dict[Future[None], int] = {}
