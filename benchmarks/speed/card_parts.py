@@ -31,7 +31,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # kinds of passes beside the plain Gram m
     "groups": {"groups": "rows:4096"},
 }
 Line = dict[str, Any]
-_PRODUCT_ROWS = (1024, 8192, 65_536)
+_PRODUCT_ROWS = (1024, 4096, 65_536)  # our products have 1,024 rows, those of 16-bit rows 4,096
 _COPIED_BYTES = (2**25, 2**28)
 _ZARR_BYTES = 2**30
 _REPEATS, _ENOUGH_S = 3, 1.0  # a pass is timed again, up to so many times, until all took so long
@@ -121,6 +121,7 @@ class CardParts:
         import rankme_stream as rs
         from rankme_stream.numerics.devices.card import Seen
         from rankme_stream.numerics.devices.device import Workspace
+        from rankme_stream.passes.planning.card_layout import exact_product_rows
 
         device, lines = self._our_device(), list[Line]()
         kind, scratch = device.stored_type(self.rows, "rows"), Workspace(device)
@@ -129,7 +130,9 @@ class CardParts:
             planned = rs.plan(self.rows, method="gram", precision=precision)
             stored = self.rows[: planned.slab_rows]
             n_rows, n_features = stored.shape
-            product_rows = planned.grid.panel_rows if panel_type in ("float64", "float32") else n_rows
+            product_rows = planned.grid.panel_rows
+            if panel_type not in ("float64", "float32"):
+                product_rows = exact_product_rows(product_rows, n_rows)
             seen = Seen(
                 device.zeros((n_rows,), np.uint8), device.zeros((1,)), device.zeros((n_features,), np.uint8)
             )  # fmt: skip

@@ -22,7 +22,7 @@ from rankme_stream.spectra.spectrum import Evidence, SingularValues, Spectrum
 
 _NUMBERS = ("chain", "rows_error")
 _ROWS_AT_ONCE = 256
-_SOLVED_THERE_FROM = 512  # features; a card is 15 times as fast as the host at 4,096, and no faster below 512
+_SOLVED_THERE_FROM = 512  # features; the host solves smaller eigenproblems
 
 
 class GramSums(RowAccumulator):

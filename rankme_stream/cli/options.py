@@ -120,7 +120,9 @@ pass_options = _add(
                      help="Precision of products; float32: with its error measured; auto: the cheapest that suffices."),
         click.option("--normalize", is_flag=True, help="Also score the rows scaled to unit length."),
         click.option("--rows", type=_Rows(), help="Read only rows A to B-1."),
-        click.option("--workers", type=click.IntRange(1), help="Number of threads; by default one per core."),
+        click.option("--workers", type=click.IntRange(1),
+                     help="Number of threads; by default one per core. With --device cuda they read, and the card "
+                     "computes."),
         click.option("--memory", "memory_limit", type=_Memory(),
                      help="Memory that this process may hold; by default half of the machine's."),
         click.option("--debug", is_flag=True, help="Show the traceback of an error."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rankme_stream.errors import printable
+from rankme_stream.errors import counted, printable
 
 if TYPE_CHECKING:
     from rankme_stream.passes.state.pass_state import State
@@ -29,7 +29,7 @@ def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
         f"  reading     {planned['bytes_stored'] / mebi:,.1f} MiB decoded, "
         f"blocks of up to {planned['block_rows']:,} rows{_read_ahead(planned)}",
         *_sample_line(planned),
-        f"  workers     {planned['workers']}, {planned['segments_at_once']} segments at once",
+        f"  workers     {planned['workers']}, {_shared_work(planned)}",
         f"  memory      {planned['predicted_peak_bytes'] / mebi:,.0f} MiB predicted, "
         f"limit {planned['memory_limit_bytes'] / mebi:,.0f} MiB",
     ]
@@ -47,6 +47,12 @@ def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
         lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
         lines += [f"    {purpose:<12}{n_bytes / mebi:>10,.1f} MiB" for purpose, n_bytes in planned["card"].items()]
     return "\n".join(lines)
+
+
+def _shared_work(planned: dict[str, Any]) -> str:
+    if planned["card"]:
+        return "which read, and one thread for the card"
+    return counted(planned["segments_at_once"], "segment") + " at once"
 
 
 def _read_ahead(planned: dict[str, Any]) -> str:

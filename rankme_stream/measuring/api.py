@@ -311,7 +311,7 @@ def plan(
     rows
         Rows [A, B) to read; None reads all, and None in place of A or B stands for the first or last row.
     workers
-        Number of threads; None uses one per core, fewer if memory requires it.
+        Number of threads; None uses one per core, fewer if memory requires it. If a card computes, they read.
     memory_limit
         Bytes that this process may hold; None is half of what the machine or its cgroup offers.
     checkpoint

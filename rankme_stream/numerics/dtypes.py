@@ -27,7 +27,7 @@ _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 LARGEST_MAGNITUDE = 2.0**480  # its square times 2^64 rows and features stays within the range of float64
 _COLUMNS_TRIED = 8  # features compared before whole rows are
 _DECODED_AT_ONCE = 2**15  # numbers whose values stay in the cache while they are computed
-_FLOAT64_EXACT_INTEGER = 2**53
+EXACT_INTEGER = 2**53  # float64 holds all integers up to it
 # A float16 shifted by 13 bits is a float32 without its exponent's bias: the mask clears copies of the sign between.
 _FLOAT16_IN_FLOAT32 = np.int32(-0x7000_2000)
 _FLOAT16_SCALE = np.float32(2.0**112)
@@ -114,7 +114,8 @@ class StoredType:
             return rows
         if rows.dtype.itemsize == self.dtype.itemsize:
             return rows.view(self.dtype)
-        return (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(self.dtype)  # float32, the upper half of which
+        bits = np.ascontiguousarray(rows).view(np.uint32)  # of bfloat16 values in float32: their upper half
+        return (bits >> 16).astype(self.dtype)
 
     def values(self, stored: Array) -> FloatArray:
         """Return the values of stored rows in float64; a row without data, or not finite, holds NaN throughout.
@@ -182,7 +183,7 @@ class StoredType:
             np.multiply(scratch.view(np.float32), _FLOAT16_SCALE, out=out)
             return
         if not self.is_float and self.dtype.itemsize == 8:
-            limit = _FLOAT64_EXACT_INTEGER
+            limit = EXACT_INTEGER
             beyond = (stored > limit) if self.dtype.kind == "u" else (stored > limit) | (stored < -limit)
             if beyond.any():
                 raise OverflowError(int(np.argmax(beyond.any(axis=1))))

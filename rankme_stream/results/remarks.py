@@ -1,4 +1,4 @@
-"""Remarks on a result: facts about the rows that change what its numbers say."""
+"""Remarks on a result: facts about its rows that change what its numbers say, and where some were computed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         printable(source["uri"]),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
-        + printable(f"{kind}, {result['method']} in {result['precision']}, {_duration(result['measured'])}"),
+        + printable(f"{kind}, {_arithmetic(result)}, {_duration(result['measured'])}"),
         *source_lines(source),
         "",
     ]
@@ -191,6 +191,11 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> l
         value, interval = format_estimate(point)
         lines.append(f"    {point['rows']:>13,} rows  RankMe {value} {interval}".rstrip())
     return lines
+
+
+def _arithmetic(result: Mapping[str, Any]) -> str:
+    where = "" if result["device"] == "cpu" else f" on {result['device']}"
+    return f"{result['method']} in {result['precision']}{where}"
 
 
 def _duration(measured: Mapping[str, float]) -> str:

@@ -34,7 +34,6 @@ def verdict(result: dict[str, Any], words: str) -> str:
 
 
 COPY = {"what": "copy", "library": "cupy", "features": D, "from": "pinned", "bytes": 2**28, "s": 2**28 / 50e9}
-LINK_ROWS = 50e9 / (2 * D)  # rows a second at the speed of that link
 
 
 def at_all_widths(where: str, share: float) -> list[dict[str, Any]]:

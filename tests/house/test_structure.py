@@ -204,3 +204,11 @@ def test_every_path_that_a_page_or_a_comment_names_exists():
         if not (ROOT / name).exists()
     ]
     assert not lost, listed(lost)
+
+
+def test_the_tables_of_the_design_name_every_module_of_their_package_and_no_other():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", "".join(line for line in text.splitlines() if line.startswith("| "))))
+    here = {path.stem for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE and not path.stem.startswith("__")}
+    folders = {path.name for path in PACKAGE.rglob("*") if path.is_dir()} | {"rankme"}
+    assert named | folders == here | folders, f"not named: {here - named}; not there: {named - here - folders}"

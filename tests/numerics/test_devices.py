@@ -459,8 +459,18 @@ def test_a_new_device_is_one_file_and_one_line(tmp_path, named):
     with pytest.raises(SystemExit) as end:
         main(["score", str(path), "--device", named("strict"), "--json", str(tmp_path / "a.json"), "--quiet"])
     assert not end.value.code
-    assert rs.measure(path, device="toy").provenance["workers"][0]["device"] == "toy:0"
+    found = rs.measure(path, device="toy")
+    assert found.provenance["workers"][0]["device"] == "toy:0"
+    assert "gram in float64 on toy:0, " in str(found)
     assert '"device": "toy:0"' in (tmp_path / "a.json").read_text()
+
+
+def test_the_table_of_a_plan_says_what_threads_do_beside_a_card(tmp_path, named, capsys):
+    path = store(tmp_path / "a.zarr", rows_of(4000, 6))
+    for device, words in ((named("strict"), "which read, and one thread for the card"), ("cpu", "at once")):
+        with pytest.raises(SystemExit):
+            main(["plan", str(path), "--workers", "3", "--device", device])
+        assert re.search(rf"^  workers     3, .*{words}$", capsys.readouterr().out, re.MULTILINE)
 
 
 ON_CARD = [

@@ -14,9 +14,16 @@ import numpy as np
 from rankme_stream.errors import ArithmeticCheckError
 from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.registry import device_named
-from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, FloatArray, StoredType, named_type, stored_type
+from rankme_stream.numerics.dtypes import (
+    EXACT_INTEGER,
+    LARGEST_MAGNITUDE,
+    Array,
+    FloatArray,
+    StoredType,
+    named_type,
+    stored_type,
+)
 
-_EXACT_INTEGER = 2**53
 _WIDE = ("int64", "uint64")
 _FLOAT64 = named_type("float64")
 
@@ -161,9 +168,9 @@ class StandardDevice:
         if stored.shape[1] > 1:
             found = found + self._bits(xp.all(stored[:, 1:] == stored[:, :1], axis=1), CONSTANT)
         if kind.name in _WIDE:
-            beyond = stored > _EXACT_INTEGER
+            beyond = stored > EXACT_INTEGER
             if kind.dtype.kind == "i":
-                beyond = beyond | (stored < -_EXACT_INTEGER)
+                beyond = beyond | (stored < -EXACT_INTEGER)
             found = found + self._bits(xp.any(beyond, axis=1), INEXACT)
         flags[...] = xp.bitwise_or(flags, found)
         bits = xp.asarray(skip, dtype=xp.uint8, device=self._device)

@@ -64,8 +64,8 @@ class Seen(NamedTuple):
     largest: Any
     nonzero: Any
 
-    def of(self, start: int, stop: int) -> Seen:
-        """Return the part of the rows at some offsets; the other arrays are shared."""
+    def part(self, start: int, stop: int) -> Seen:
+        """Return what was found in the rows at some offsets; the arrays other than flags are shared."""
         return Seen(self.flags[start:stop], self.largest, self.nonzero)
 
 

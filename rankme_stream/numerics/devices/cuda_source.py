@@ -7,7 +7,7 @@ is given by its first value and by the distance of its rows, in values (``..._ro
 from __future__ import annotations
 
 from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO
-from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE
+from rankme_stream.numerics.dtypes import EXACT_INTEGER, LARGEST_MAGNITUDE
 
 CHUNK_ROWS = 32  # that one thread adds up: the sums of a column run side by side
 PROBED_ROWS = 64  # that one thread multiplies by their images
@@ -361,7 +361,7 @@ extern "C" __global__ void add_squares_{panel}(
 
 _CONSTANTS = {
     "NONFINITE": NONFINITE, "ZERO": ZERO, "CONSTANT": CONSTANT, "LARGE": LARGE, "INEXACT": INEXACT,
-    "CHUNK_ROWS": CHUNK_ROWS, "PROBED_ROWS": PROBED_ROWS, "EXACT_INTEGER": f"{2**53}ll",
+    "CHUNK_ROWS": CHUNK_ROWS, "PROBED_ROWS": PROBED_ROWS, "EXACT_INTEGER": f"{EXACT_INTEGER}ll",
     "LARGEST": repr(LARGEST_MAGNITUDE), "LEAST_DIAGONAL": repr(LEAST_DIAGONAL),
     "QUIET_NAN": "0x7FF8000000000000ull",
 }  # fmt: skip

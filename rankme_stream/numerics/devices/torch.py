@@ -17,11 +17,10 @@ from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_
 from rankme_stream.numerics.devices.device import Adopted, Workspace
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.devices.torch_streams import CudaStream, HostStream
-from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE, Array, StoredType
+from rankme_stream.numerics.dtypes import EXACT_INTEGER, LARGEST_MAGNITUDE, Array, StoredType
 
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
 _NO_TYPES = ("uint16", "uint32", "uint64")  # torch stores these types and does not compute with them
-_EXACT_INTEGER = 2**53
 _ALIGNMENT, _STRIDE = 128, 16  # bytes at which the features of a slab begin; its stride is a multiple of 16 values
 _ONE_BY_ONE = 2048  # features from which on one product fills a card
 _ROUNDED = 2.0**-22  # four roundings of float32
@@ -108,7 +107,7 @@ class TorchDevice(StandardDevice):
         """Return zeros for a slab: the features of every row begin where products read them fastest.
 
         The column of ones lies just before them. Products are of the features alone, so that their width stays whole
-        tiles: 1,025 columns are 9 tiles of 128, and take 1.27 times as long as 8.
+        tiles: 1,025 columns would be 9 tiles of 128 in place of 8.
         """
         rows, width = shape
         stride = -(-width // _STRIDE) * _STRIDE
@@ -132,7 +131,7 @@ class TorchDevice(StandardDevice):
         if stored.shape[1] > 1:
             _add_bits(found, is_constant, CONSTANT)
         if kind.name == "int64":
-            _add_bits(found, (lowest < -_EXACT_INTEGER) | (highest > _EXACT_INTEGER), INEXACT)
+            _add_bits(found, (lowest < -EXACT_INTEGER) | (highest > EXACT_INTEGER), INEXACT)
         flags.bitwise_or_(found)
         counts = (flags & skip) == 0
         if kind.name == "float64":

@@ -29,7 +29,7 @@ from rankme_stream.passes.state.partial_result import PartialResult
 _TICK_S = 0.1
 
 
-class _Run:
+class _SharedWork:
     """State that the workers of one pass share."""
 
     def __init__(
@@ -42,7 +42,7 @@ class _Run:
         self._lock = threading.Lock()
         self._feeds: queue.SimpleQueue[PanelFeed] = queue.SimpleQueue()
         threads = spec.plan.workers // spec.plan.segments_at_once
-        self._all_feeds = [PanelFeed(threads, spec.device) for _ in range(spec.plan.segments_at_once)]
+        self._all_feeds = [PanelFeed(threads) for _ in range(spec.plan.segments_at_once)]
         for feed in self._all_feeds:
             self._feeds.put(feed)
 
@@ -75,11 +75,10 @@ def run_into(
     bounds = spec.source.bounds(plan.row_start, plan.row_stop)
     missing = tree.missing(plan.all_segments if segments is None else segments)
     rows = [plan.rows_of(interval) for interval in missing]
-    run_rows, level = plan.grid.segment_rows, 0
-    if spec.device is not HOST:
-        level = run_level(run_rows, plan.n_features * spec.source.stored.dtype.itemsize)
-        run_rows <<= level
-    blocks = (block_ranges(bounds, start, stop, plan.block_rows, run_rows) for start, stop in rows)
+    row_bytes = plan.n_features * spec.source.stored.dtype.itemsize
+    level = 0 if spec.device is HOST else run_level(plan.grid.segment_rows, row_bytes)
+    read_rows = plan.grid.segment_rows << level  # that are read together: a segment, or a run of a card
+    blocks = (block_ranges(bounds, start, stop, plan.block_rows, read_rows) for start, stop in rows)
     n_rows = sum(stop - start for start, stop in rows)
     if spec.device is not HOST:
         nodes = chain.from_iterable(nodes_of(interval, level, tree.tail) for interval in missing)
@@ -124,7 +123,7 @@ def run_segments(
         nodes = ((0, segment) for segment in segments)
         return run_nodes(spec, nodes, block_ranges, lambda node, found: add(node[1], found), rows_total, progress)
     machine.return_freed_memory()
-    shared = _Run(spec, block_ranges, add)
+    shared = _SharedWork(spec, block_ranges, add)
     plan = spec.plan
     waiting = enumerate(segments)
     running: dict[Future[None], int] = {}
@@ -139,9 +138,9 @@ def run_segments(
     pool = blas_threads.threads(plan.segments_at_once, "rankme")
     upcoming = next(waiting, None)
     try:
-        check_products(spec.device, pool, of_rows=METHODS[plan.method].keeps_rows)
+        check_products(HOST, pool, of_rows=METHODS[plan.method].keeps_rows)
         if METHODS[plan.method].uses_qr:
-            pool.submit(check_factor, spec.device).result()
+            pool.submit(check_factor, HOST).result()
         while running or (upcoming is not None and not failures):
             while (
                 upcoming is not None and not failures and len(running) < plan.segments_at_once

@@ -56,7 +56,8 @@ class CardRunner:
         self._groups = None if spec.groups is None else GroupFeed(spec, spec.groups)
         observers = [one for one in (self._notes, self._groups) if one is not None]
         self._rows = card_rows(spec, self._computing, block_ranges, observers)
-        self._has_tiny_rows = self._may_be_tiny = self._rows.kind.name == "float64"  # perhaps; no other type does
+        self._is_float64 = self._rows.kind.name == "float64"  # no other type holds numbers whose squares underflow
+        self._may_be_tiny = self._is_float64  # until a row of usual size was met in the current segment
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
         # float64 products keep the chains of the host; the error of 16-bit ones is measured, and longer ones are faster
@@ -162,35 +163,34 @@ class CardRunner:
             error = rows_error(spec.plan.n_features)
             made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
         row_norms, seen = RowNorms(), run.seen_in(segment - run.first // grid.segment_rows)
-        self._may_be_tiny = self._has_tiny_rows
+        self._may_be_tiny = self._is_float64
         for start, end in grid.slabs(first, last, spec.plan.slab_rows):
             if self.stop.is_set():
                 raise Interrupted
-            slabs = self._filled_slabs(start, end, (run, seen))
-            if self._may_be_tiny:  # until a row of usual size was met; this waits for the card
+            slabs = self._filled_slabs(start, end, run, seen)
+            if self._may_be_tiny:  # this waits for the card
                 largest = float(self._card.download(seen.largest)[0])
                 self._may_be_tiny = largest == 0.0 or exponent_of(largest) > 0
             if spec.records_norms:
                 row_norms = row_norms.merge(RowNorms.of(slabs["raw"], self._card))
             for key, accumulator in made.items():
-                self._add(accumulator, slabs[key], start, (run, key))
+                self._add(accumulator, slabs[key], start, run, key)
             self._progress(end - start)
         return PartialResult(made, Audit(), row_norms, None if self._groups is None else self._groups.take(segment))
 
-    def _filled_slabs(self, start: int, end: int, into: tuple[_Run, Seen]) -> dict[str, Any]:
-        """Queue the look at rows [start, end) and return the slabs that they are written to."""
-        run, of_segment = into
+    def _filled_slabs(self, start: int, end: int, run: _Run, of_segment: Seen) -> dict[str, Any]:
+        """Queue the look at rows [start, end) of a segment and return the slabs that they are written to."""
         slabs = {key: self._slab(key)[: end - start, :] for key in self._keys}
         for row, stored in self._rows.rows(start, end):
             n_rows = stored.shape[0]
-            seen = of_segment.of(row - run.first, row - run.first + n_rows)
+            seen = of_segment.part(row - run.first, row - run.first + n_rows)
             audit, out = self._faults.missing(row, n_rows)
             if out is not None:
                 seen.flags[...] = self._card.upload(out * np.uint8(MISSING))
             run.pieces.append((row, n_rows, audit))
             piece = slabs["raw"][row - start : row - start + n_rows, :]
             self._card.look(stored, self._rows.kind, piece, seen, self._faults.skipped_flags)
-        if "unit" in slabs and self._has_tiny_rows:
+        if "unit" in slabs and self._is_float64:
             scale_rows(slabs["raw"], slabs["unit"], self._card)
         elif "unit" in slabs:
             self._card.unit_rows(slabs["raw"], slabs["unit"])
@@ -203,17 +203,17 @@ class CardRunner:
             self._slabs[key] = self._card.slab((n_rows, 1 + plan.n_features), self._spec.panel_type)
         return self._slabs[key]
 
-    def _add(self, accumulator: Accumulator, slab: Any, start: int, into: tuple[_Run, str]) -> None:
+    def _add(self, accumulator: Accumulator, slab: Any, start: int, run: _Run, key: str) -> None:
         """Add a slab to an accumulator: whole panels at once where it takes them so."""
-        (run, key), rows = into, self._product_rows
+        rows = self._product_rows
         for low, high in _whole_panels(start, start + slab.shape[0], rows):
             while low < high and not self._takes_slabs(accumulator):
                 end = min(low + rows, high)
                 accumulator.update(slab[low - start : end - start, :], low)
                 low = end
             if low < high and isinstance(accumulator, Queued):
-                number = low // rows - run.first // rows
-                overflowed = run.overflowed[key][number : number - (low - high) // rows]
+                number, n_products = low // rows - run.first // rows, -(-(high - low) // rows)
+                overflowed = run.overflowed[key][number : number + n_products]
                 accumulator.queue(slab[low - start : high - start, :], rows, overflowed)
 
     def _takes_slabs(self, accumulator: Accumulator) -> bool:

@@ -1,4 +1,4 @@
-"""Accumulators updated with panels, by one thread or several."""
+"""Accumulators updated with panels on the host, by one thread or several."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from rankme_stream.accumulators.accumulator import Accumulator, Divisible
 from rankme_stream.numerics import blas_threads
-from rankme_stream.numerics.devices.device import Device, Workspace
-from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.device import Workspace
 
 
 class PanelFeed:
@@ -21,12 +20,10 @@ class PanelFeed:
     threads
         Number of threads. With one, an update is done when ``update`` returns. With more, they share the parts of an
         update while the caller fills the next panel; each part sees the panels in order, so the bits are the same.
-    device
-        Device that holds the panels and accumulators.
     """
 
-    def __init__(self, threads: int, device: Device = HOST) -> None:
-        self.workspace = Workspace(device)
+    def __init__(self, threads: int) -> None:
+        self.workspace = Workspace()
         self._pool = blas_threads.threads(threads, "rankme-feed") if threads > 1 else None
         self._scratch = threading.local()
         self._last: dict[tuple[int, Any], Future[None]] = {}
@@ -61,7 +58,7 @@ class PanelFeed:
         if before is not None:
             before.result()  # started earlier, so no two threads can wait for each other
         if not hasattr(self._scratch, "workspace"):
-            self._scratch.workspace = Workspace(self.workspace.device)
+            self._scratch.workspace = Workspace()
         accumulator.update_part(part, panel, self._scratch.workspace)
 
     def finish(self) -> None:

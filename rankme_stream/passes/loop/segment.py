@@ -1,4 +1,4 @@
-"""The loop of a pass: segment -> blocks -> panels -> accumulators."""
+"""The loop of a pass on the host: segment -> blocks -> panels -> accumulators."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run_segment(
     stop: threading.Event,
     progress: Callable[[int], None],
 ) -> PartialResult:
-    """Read one segment and return its partial result.
+    """Read one segment on the host and return its partial result.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def run_segment(
         If other code gave BLAS more threads meanwhile.
     """
     plan, workspace = spec.plan, feed.workspace
-    n_features, grid, device = plan.n_features, plan.grid, workspace.device
+    n_features, grid = plan.n_features, plan.grid
     first, last = plan.rows_of(range(segment, segment + 1))
     accumulators = {"raw": spec.make_accumulator(n_features, workspace)}
     if spec.normalize:
@@ -122,9 +122,9 @@ def run_segment(
                 grouper.add(row, stored, piece)
             witnesses = witnesses.merge(Witnesses.of(wanted, row, stored))
         if spec.records_norms:
-            row_norms = row_norms.merge(RowNorms.of(slabs["raw"][: end - start, :], device))
+            row_norms = row_norms.merge(RowNorms.of(slabs["raw"][: end - start, :]))
         if spec.normalize:
-            scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :], device)
+            scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :])
         for low, high in grid.panels(start, end):
             for key, accumulator in accumulators.items():
                 feed.update(accumulator, slabs[key][low - start : high - start, :], low)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from rankme_stream.accumulators.method import Precision, power_of_two_below
 
 _SLOTS, _FEWEST_SLOTS = 6, 2
-SLOT_BYTES = (2**25, 2**23, 2**21)  # copies of 32 MiB run at the full speed of a link, smaller ones need more calls
+SLOT_BYTES = (2**25, 2**23, 2**21)  # tried in this order: smaller copies need more calls
 PIECE_BYTES = 2**21  # that one thread reads at a time
 _SLAB_VALUES = {"float64": 2**24, "float32": 2**26}  # looked at and multiplied together, by precision of the products
 _MOST_PANELS = 16  # of a slab
-_EXACT_ROWS = (
-    4096  # of one product of 16-bit rows: shorter ones are bound by the memory of squares, longer ones lose more
-)
+_EXACT_ROWS = 4096  # of one product of 16-bit rows: shorter ones write more squares, longer ones lose more digits
 _RUN_BYTES = 2**28  # of rows: the host waits for each run once, while the card does the next
 
 
