@@ -57,7 +57,7 @@ class CardRunner:
         observers = [one for one in (self._notes, self._groups) if one is not None]
         self._rows = card_rows(spec, self._computing, block_ranges, observers)
         self._is_float64 = self._rows.kind.name == "float64"  # no other type holds numbers whose squares underflow
-        self._may_be_tiny = self._is_float64  # until a row of usual size was met in the current segment
+        self._may_be_tiny = self._is_float64  # until a row of usual size was met: the sum of all then needs no exponent
         self._faults, self._workspace = RowFaults(spec.source, spec.rules), Workspace(self._card)
         self._slabs: dict[str, Any] = {}
         # float64 products keep the chains of the host; the error of 16-bit ones is measured, and longer ones are faster
@@ -163,7 +163,6 @@ class CardRunner:
             error = rows_error(spec.plan.n_features)
             made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
         row_norms, seen = RowNorms(), run.seen_in(segment - run.first // grid.segment_rows)
-        self._may_be_tiny = self._is_float64
         for start, end in grid.slabs(first, last, spec.plan.slab_rows):
             if self.stop.is_set():
                 raise Interrupted
