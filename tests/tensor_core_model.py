@@ -1,9 +1,9 @@
 """A model of products of 16-bit numbers on tensor cores, which cut off where float32 would round.
 
 The products of a group of rows and the sum so far are aligned to the largest exponent among them, cut off below some
-bits, and added exactly; the sum is cut off to float32. So sums of positive numbers are always too small. Length of a
-group and bits are chosen such that the model is as far off as an H200 was measured to be over panels of 1,024 rows:
-4e-6 for float16, half of it for bfloat16. Over 8,192 rows it is off by twice as much as the card.
+bits, and added exactly; the sum is cut off to float32. So sums of positive numbers are always too small: with this
+length of a group and these bits by 4e-6 of themselves over panels of 1,024 rows of float16, and by half of it for
+bfloat16. No card need be off by as much; longer panels make the model worse than cards are thought to be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model of tensor cores is off as a card was measured to be, and exact where that was."""
+"""The model of tensor cores is off by as much as it says, and exact where sums of whole numbers are."""
 
 import numpy as np
 import pytest

@@ -60,6 +60,7 @@ class CardParts:
             "copies": self.copies,
             "products": self.products,
             "operations": self.operations,
+            "eigenvalues": self.eigenvalues,
             "pass": self.passes,
             "first": self.first_passes,
             "other": self.other,
@@ -151,6 +152,18 @@ class CardParts:
                     "s": took,
                 })  # fmt: skip
         return lines
+
+    def eigenvalues(self) -> list[Line]:
+        """Time our eigenvalues of a Gram matrix of the host: by the card, and by one thread of the host."""
+        from rankme_stream.numerics import blas_threads
+        from rankme_stream.numerics.devices.host import HOST
+
+        gram, device = self.card.download(self.card.gram(self.rows)), self._our_device()
+        device.eigenvalues(device.upload(gram))
+        _, took = _least(lambda: device.eigenvalues(device.upload(gram)))
+        with blas_threads.one_thread():
+            _, host_s = _least(lambda: HOST.eigenvalues(gram.copy()))
+        return [{"what": "eigenvalues", "s": took, "host_s": host_s}]
 
     def _our_device(self) -> Any:
         module = import_module(f"rankme_stream.numerics.devices.{self._library}")

@@ -111,6 +111,7 @@ class Parts:
             (("products",), 3.0), (("pass", "card", "float64"), 1.5), (("pass", "pinned", "float64"), 4.5),
             (("pass", "card", "float32"), 1.0), (("pass", "pageable", "float64"), 3.0),
             (("pass", "zarr", "float64"), 4.0), (("pass", "pinned", "float32"), 1.0), (("operations",), 1.0),
+            (("eigenvalues",), 1.0),
         ):  # fmt: skip
             yield Part(setup, words, seconds, shared)
 

@@ -226,7 +226,7 @@ def _older(line: Line) -> str:
 
 
 def _limit_lines(result: dict[str, Any]) -> list[str]:
-    """Return tables of copies, of products, and of our own operations on a slab."""
+    """Return tables of copies, of products, of our own operations on a slab, and of eigenvalues."""
     run, lines = Measured(result["lines"]), []
     copies = [
         [f"{line['features']:,}", _LIBRARIES[line["library"]], line["from"], f"{line['bytes'] / 2**20:.0f}",
@@ -242,6 +242,10 @@ def _limit_lines(result: dict[str, Any]) -> list[str]:
          f"{line['rows']:,}", f"{line['s'] * 1e6:.0f}", f"{2e-9 * line['rows'] * line['features'] / line['s']:.3g}"]
         for line in run.of("operation")
     ]  # fmt: skip
+    eigenvalues = [
+        [f"{line['features']:,}", _LIBRARIES[line["library"]], f"{line['s']:.3g}", f"{line['host_s']:.3g}"]
+        for line in run.of("eigenvalues")
+    ]  # fmt: skip
     rates = "GB/s of 16-bit rows"
     for title, header, cells in (
         ("Copies", ["D", "library", "from", "MiB", "GB/s"], copies),
@@ -249,6 +253,7 @@ def _limit_lines(result: dict[str, Any]) -> list[str]:
          ["D", "stored", "library", "arithmetic", "function", "rows", "TFLOP/s", rates], products),
         ("Our operations on a slab, alone",
          ["D", "library", "operation", "precision", "panels", "rows", "us", rates], operations),
+        ("Eigenvalues of a Gram matrix", ["D", "library", "s", "s of the host"], eigenvalues),
     ):  # fmt: skip
         lines += table(title, header, cells) if cells else []
     return lines

@@ -46,7 +46,7 @@ from rankme_stream.errors import UsageError
 from rankme_stream.numerics import counter_rng
 from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device, Workspace
-from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.devices.host import HOST, Host
 from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.numerics.rounding import gamma
 from rankme_stream.numerics.symmetric import Triangle
@@ -199,6 +199,6 @@ def _directions(n_features: int, seed: int, device: Device) -> Any:
         attempt += 1
     directions.flags.writeable = False
     held = device.upload(directions)
-    if device is not HOST:
+    if not isinstance(device, Host):
         cast(Card, device).finish()  # other passes use it in streams of their own
     return held

@@ -482,7 +482,7 @@ ON_CARD = [
 @pytest.mark.parametrize("options", ON_CARD, ids=str)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_what_a_card_holds_is_predicted(options, normalize, named):
-    rows = rows_of(9000, 120).astype(np.float32)
+    rows = rows_of(5000, 120).astype(np.float32)
     options = {"device": named("strict"), "tolerance": 1e9, "workers": 2, "normalize": normalize} | options
     rs.measure(rows, **options)  # what is loaded and kept is not counted
     tracemalloc.start()

@@ -151,8 +151,16 @@ class RowLayout:
 
 
 class CardLimits(NamedTuple):
-    """Free bytes of a card, 0 if unknown; whether partial results are merged on the host; bytes of a value that travels
-    to the card, 0 for rows that lie there.
+    """What the plan of a pass must know of the card that computes.
+
+    Attributes
+    ----------
+    free_bytes
+        Free memory of the card; 0 if unknown.
+    has_host
+        Whether partial results are merged, and spectra solved, on the host, as on a cluster.
+    itemsize
+        Bytes of a value as it travels to the card; 0 for rows that lie there.
     """
 
     free_bytes: int

@@ -162,7 +162,7 @@ def make_plan(workload: Workload, layout: RowLayout, limits: Limits, card: CardL
     Raises
     ------
     LimitError
-        If not even one worker with the smallest blocks fits; the message says which limit would.
+        If not even one worker with the smallest blocks fits, here or on the card; the message says what would.
     """
     start, stop = layout.rows
     if stop <= start:
