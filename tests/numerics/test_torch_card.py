@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cache
 
 import array_api_compat.numpy as array_api_numpy
@@ -19,6 +20,7 @@ from rankme_stream.numerics.devices.device import Workspace
 from rankme_stream.numerics.devices.known_products import check_slabs
 from rankme_stream.numerics.devices.torch import TorchDevice
 from rankme_stream.numerics.dtypes import named_type
+from rankme_stream.sources import ArraySource
 from tests.tensor_core_model import tensor_core_product
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -448,3 +450,17 @@ def test_a_pass_of_torch_holds_the_truth(device, monkeypatch, dtype, options):
     assert found.audit == there.audit
     assert found.device == device.name
     assert math.isclose(found.rankme.value, there.rankme.value, rel_tol=1e-5)
+
+
+def test_rows_that_a_source_lends_are_copied_from_where_they_lie(monkeypatch):
+    device, stored = TorchDevice("cpu"), np.arange(12, dtype=np.uint16).reshape(4, 3)
+    lent = ArraySource(stored).read(1, 3)
+    assert not lent.flags.writeable
+    there = device.stored_rows((2, 3), named_type("bfloat16"))
+    with warnings.catch_warnings(action="error"):
+        device.stream().copy(lent, there)
+        monkeypatch.setattr(device, "_is_cuda", True)
+        monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: tensor.data_ptr() == lent.ctypes.data)
+        assert device.is_pinned(lent)
+        assert not device.is_pinned(stored)
+    assert np.array_equal(there.view(torch.int16).numpy().view(np.uint16), stored[1:3])

@@ -16,7 +16,7 @@ from rankme_stream.numerics.devices.array_api import StandardDevice
 from rankme_stream.numerics.devices.card import CONSTANT, INEXACT, LARGE, LEAST_DIAGONAL, NONFINITE, ZERO, Seen
 from rankme_stream.numerics.devices.device import Adopted, Workspace
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.devices.torch_streams import CudaStream, HostStream
+from rankme_stream.numerics.devices.torch_streams import CudaStream, HostStream, bytes_of
 from rankme_stream.numerics.dtypes import EXACT_INTEGER, LARGEST_MAGNITUDE, Array, StoredType
 
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
@@ -99,9 +99,9 @@ class TorchDevice(StandardDevice):
     def is_pinned(self, rows: Array) -> bool:
         """Return whether rows of the host lie in pinned memory, in an order in which torch copies them at once."""
         flags = rows.flags
-        if not self._is_cuda or not (flags.c_contiguous and flags.writeable and rows.dtype.isnative and rows.size):
+        if not self._is_cuda or not (flags.c_contiguous and rows.dtype.isnative and rows.size):
             return False
-        return bool(self._torch.from_numpy(rows.reshape(-1).view(np.uint8)).is_pinned())
+        return bool(bytes_of(self._torch, rows).is_pinned())
 
     def slab(self, shape: tuple[int, int], dtype: str) -> Any:
         """Return zeros for a slab: the features of every row begin where products read them fastest.

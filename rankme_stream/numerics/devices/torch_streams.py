@@ -9,9 +9,8 @@ before it drops what it holds.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
-
-import numpy as np
 
 from rankme_stream.numerics.devices.array_api import ImmediateStream, StandardDevice
 from rankme_stream.numerics.dtypes import Array
@@ -74,4 +73,13 @@ class HostStream(ImmediateStream):
 
 def _copy(torch: Any, rows: Array, out: Any) -> None:
     """Copy rows in C order as bytes: torch does not know all types of numpy, nor numpy all of torch."""
-    out.view(torch.uint8).copy_(torch.from_numpy(rows.view(np.uint8)), non_blocking=True)
+    there = out.view(torch.uint8)
+    there.copy_(bytes_of(torch, rows).view(there.shape), non_blocking=True)
+
+
+def bytes_of(torch: Any, rows: Array) -> Any:
+    """Return the bytes of rows in C order as a flat tensor; torch has none that is read only, as lent rows are.
+
+    The memory must outlive the tensor.
+    """
+    return torch.frombuffer((ctypes.c_uint8 * rows.nbytes).from_address(rows.ctypes.data), dtype=torch.uint8)
