@@ -547,9 +547,9 @@ class AsyncToy(Exact16):
         """Return spoiled memory for stored rows."""
         return self.allocate(shape, kind.name)
 
-    def look(self, stored: Any, kind: Any, slab: Any, seen: Any, skip: int) -> None:
-        """Queue one look at every value."""
-        self._put_plain(PLAIN.look, stored, kind, slab, seen, skip)
+    def fill_slab(self, stored: Any, kind: Any, slab: Any, seen: Any, skip: int) -> None:
+        """Queue the filling of a slab."""
+        self._put_plain(PLAIN.fill_slab, stored, kind, slab, seen, skip)
 
     def unit_rows(self, slab: Any, out: Any) -> None:
         """Queue the scaling of rows."""

@@ -129,7 +129,7 @@ extern "C" void launch(void* address, const Word* arguments, const unsigned int*
 
 _MOST_ARGUMENTS = 12
 _DTYPES = {c: np.dtype("uint16" if name == "bfloat16" else name) for name, c in cuda_source.STORED_TYPES.items()}
-_MEETING = ("look", "squared_lengths", "unit_rows", "probe_rows")  # kernels whose warps meet
+_MEETING = ("fill", "squared_lengths", "unit_rows", "probe_rows")  # kernels whose warps meet
 
 
 @cache
@@ -138,7 +138,7 @@ def source() -> str:
     parts = [cuda_source.panel_source(), *map(cuda_source.probe_source, cuda_source.PANEL_TYPES)]
     pairs = [(stored, panel) for stored in cuda_source.STORED_TYPES for panel in ("float32", "float64")]
     pairs += [(name, name) for name in ("float16", "bfloat16")]
-    parts += [cuda_source.look_source(*pair) for pair in pairs]
+    parts += [cuda_source.fill_source(*pair) for pair in pairs]
     return "".join(f"namespace part_{number} {{\n{text}}}\n" for number, text in enumerate(parts))
 
 

@@ -203,7 +203,7 @@ class ModelCard:
         self.finish()
         return np.zeros(values.shape, values.dtype)
 
-    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+    def fill_slab(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
         """Take the time of a look at every value."""
         self._work(self.rates.small_operation + self.rates.seen_value * stored.shape[0] * stored.shape[1])
 

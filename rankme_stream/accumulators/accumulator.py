@@ -116,7 +116,7 @@ class Queued(Protocol):
             state is then of no use (``float32_gram.overflow_error``).
         """
 
-    def note(self, nonzero: Array) -> None:
+    def set_nonzero(self, nonzero: Array) -> None:
         """Note the features that are nonzero in some queued row: a mask on the host, shape ``(n_features,)``.
 
         Accumulators whose rows are not noted yet may merge, and do nothing else that says which features are zero.

@@ -57,9 +57,9 @@ class GramSums(RowAccumulator):
         mine, theirs = self._with_one_exponent(other)
         return self._with(mine._gram + theirs._gram, mine.totals.merge(theirs.totals))
 
-    def note(self, nonzero: Array) -> None:
+    def set_nonzero(self, nonzero: Array) -> None:
         """Note the features that are nonzero in some row of the slabs queued."""
-        self.totals = self.totals.with_noted(nonzero)
+        self.totals = self.totals.with_nonzero(nonzero)
 
     def _scale_arrays(self, factor: float) -> None:
         self._gram = self._gram.scaled(factor)
@@ -231,7 +231,7 @@ class GramSums(RowAccumulator):
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the state as arrays of the host; ``from_arrays`` gives the same bits back."""
-        assert self.totals.is_noted
+        assert self.totals.knows_nonzero
         numbers = self._numbers(("n_features", *_NUMBERS))
         return numbers | {"gram": self._gram.to_array(), "nonzero": self.totals.nonzero.copy()}
 

@@ -41,7 +41,7 @@ class RowTotals:
         Sum of the squares of all values, as computed.
     exponent
         The rows are multiplied by 2^exponent before anything is summed, so that no square of theirs underflows.
-    is_noted
+    knows_nonzero
         Whether ``nonzero`` is known of all rows: a card reports it later than it takes them.
 
     References
@@ -56,7 +56,7 @@ class RowTotals:
     chain: int = 0
     energy: float = 0.0
     exponent: int = 0
-    is_noted: bool = True
+    knows_nonzero: bool = True
 
     @classmethod
     def empty(cls, n_features: int, rows_error: float = 0.0) -> Self:
@@ -87,11 +87,11 @@ class RowTotals:
         assert rows < panel_rows or rows % panel_rows == 0
         n_panels = max(1, rows // panel_rows)
         chain = max(self.chain, min(rows, panel_rows)) + (self.chain > 0) + n_panels - 1
-        return replace(self, chain=chain, is_noted=False)
+        return replace(self, chain=chain, knows_nonzero=False)
 
-    def with_noted(self, nonzero: Array) -> Self:
+    def with_nonzero(self, nonzero: Array) -> Self:
         """Return the totals with the features that are nonzero in some queued row."""
-        return replace(self, nonzero=self.nonzero | nonzero, is_noted=True)
+        return replace(self, nonzero=self.nonzero | nonzero, knows_nonzero=True)
 
     def merge(self, other: Self) -> Self:
         """Return the totals of both sets of rows; the totals of no rows change no bit."""
@@ -103,7 +103,7 @@ class RowTotals:
             n_rows=self.n_rows + other.n_rows,
             chain=max(self.chain, other.chain) + (self.chain > 0 and other.chain > 0),
             energy=self.energy + other.energy,
-            is_noted=self.is_noted and other.is_noted,
+            knows_nonzero=self.knows_nonzero and other.knows_nonzero,
         )
 
     def rescaled(self, exponent: int) -> Self:
@@ -132,7 +132,7 @@ class RowTotals:
     @property
     def is_zero(self) -> bool:
         """Whether every row absorbed is zero throughout."""
-        return self.is_noted and not self.nonzero.any()
+        return self.knows_nonzero and not self.nonzero.any()
 
     @property
     def size(self) -> int:
@@ -141,7 +141,7 @@ class RowTotals:
 
     def n_zeros(self, *, centered: bool) -> int:
         """Return the number of singular values, at the end, that are zero exactly."""
-        assert self.is_noted
+        assert self.knows_nonzero
         dead = max(0, self.size - int(np.count_nonzero(self.nonzero)))
         return max(dead, int(centered and self.n_rows <= self.n_features))
 

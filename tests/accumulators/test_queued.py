@@ -53,7 +53,7 @@ def queue(accumulator, rows: np.ndarray, n_panels: int = 4, panel_rows: int = PA
 def queued(kind, card, rows: np.ndarray, n_panels: int = 4):
     made = kind(rows.shape[1], Workspace(card))
     assert queue(made, rows, n_panels) == []
-    made.note((rows != 0).any(axis=0))
+    made.set_nonzero((rows != 0).any(axis=0))
     return made
 
 
@@ -105,7 +105,7 @@ class TestLaws(AccumulatorLaws):
         edges = [0, *cuts, len(rows)]
         for low, high in pairwise(edges):
             queue(made, rows[low:high])
-        made.note((rows != 0).any(axis=0))
+        made.set_nonzero((rows != 0).any(axis=0))
         return made
 
 
@@ -118,7 +118,7 @@ def test_parts_that_merge_before_they_are_noted_are_those_that_merge_afterwards(
     for part, some in zip(parts, (rows[:64], rows[64:128], rows[128:]), strict=True):
         queue(part, some)
     early = parts[0].merge(parts[1]).merge(parts[2])
-    early.note((rows != 0).any(axis=0))
+    early.set_nonzero((rows != 0).any(axis=0))
     late = queued(kind, card, rows[:64]).merge(queued(kind, card, rows[64:128])).merge(queued(kind, card, rows[128:]))
     for name, array in early.to_arrays().items():
         assert np.array_equal(array, late.to_arrays()[name]), name
@@ -128,7 +128,7 @@ def test_parts_that_merge_before_they_are_noted_are_those_that_merge_afterwards(
 
 @CARDS
 @KINDS
-def test_nothing_says_which_features_are_zero_before_it_is_noted(kind, card):
+def test_nothing_says_which_features_are_zero_before_it_knows_nonzero(kind, card):
     made = kind(D, Workspace(card))
     queue(made, rows_of(40))
     joined = made.merge(kind(D, Workspace(card)))
@@ -137,7 +137,7 @@ def test_nothing_says_which_features_are_zero_before_it_is_noted(kind, card):
             one.spectrum(unit_roundoff=U)
         with pytest.raises(AssertionError):
             one.to_arrays()
-        one.note(np.ones(D, dtype=bool))
+        one.set_nonzero(np.ones(D, dtype=bool))
     assert_alike(made, joined)
 
 
@@ -149,7 +149,7 @@ def test_masks_of_several_runs_add_up(kind, card):
     made = kind(D, Workspace(card))
     for some in (rows[:48], rows[48:]):
         queue(made, some)
-        made.note((some != 0).any(axis=0))
+        made.set_nonzero((some != 0).any(axis=0))
     assert made.totals.nonzero.tolist() == [True, True] + [False] * 7
     assert np.count_nonzero(made.spectrum(unit_roundoff=U).raw.consistent.upper) == 2
 
@@ -166,7 +166,7 @@ def test_rows_that_may_be_tiny_are_queued_once_one_of_usual_size_was_met(card):
     made.update(card.upload(with_ones(usual[:16])), 32)
     assert made.exponent == 0 and made.takes_slabs(may_be_tiny=True)
     queue(made, usual[16:])
-    made.note(np.ones(D, dtype=bool))
+    made.set_nonzero(np.ones(D, dtype=bool))
     assert_alike(made, updated(GramAccumulator, card, np.concatenate([np.zeros((16, D)), tiny, usual])))
 
 
@@ -189,7 +189,7 @@ def test_queued_rows_are_not_taken_for_zeros_where_they_meet_tiny_ones(card):
     held = updated(GramAccumulator, card, tiny)
     for whole in (made.merge(held), held.merge(made)):
         assert whole.exponent == 0
-        whole.note(np.ones(D, dtype=bool))
+        whole.set_nonzero(np.ones(D, dtype=bool))
         assert_alike(whole, updated(GramAccumulator, card, np.concatenate([usual, tiny])), chain=False)
     made.update(card.upload(with_ones(tiny[:16])), 64)
     assert made.exponent == 0
@@ -203,7 +203,7 @@ def test_rows_left_out_are_counted_nowhere(kind, card):
     panel[[3, 40]] = 0.0
     made = kind(D, Workspace(card))
     made.queue(padded(card, panel), PANEL_ROWS, card.zeros((4,), np.uint8))
-    made.note(np.ones(D, dtype=bool))
+    made.set_nonzero(np.ones(D, dtype=bool))
     assert made.n_rows == 62
     assert_alike(made, updated(kind, card, np.delete(rows, [3, 40], axis=0)), chain=False)
 
@@ -295,7 +295,7 @@ def test_a_card_solves_only_large_eigenproblems(kind, width, solved):
     made = partial(kind, width)
     found, wanted = made(Workspace(card)), made(Workspace(HOST))
     queue(found, rows, panel_rows=300)
-    found.note(np.ones(width, dtype=bool))
+    found.set_nonzero(np.ones(width, dtype=bool))
     for start in (0, 300):
         wanted.update(with_ones(rows[start : start + 300]), start)
     mine, theirs = found.spectrum(unit_roundoff=U_ROWS), wanted.spectrum(unit_roundoff=U_ROWS)

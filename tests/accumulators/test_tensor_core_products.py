@@ -65,7 +65,7 @@ def absorbed(rows: np.ndarray, card: StandardDevice, seed: int = 1) -> Float32Gr
     slab = np.concatenate([np.ones((len(rows), 1), rows.dtype), rows], axis=1)
     overflowed = np.zeros(-(-len(rows) // PANEL_ROWS), np.uint8)
     made.queue(slab, PANEL_ROWS, overflowed)
-    made.note((rows != 0).any(axis=0))
+    made.set_nonzero((rows != 0).any(axis=0))
     assert not overflowed.any()
     return made
 

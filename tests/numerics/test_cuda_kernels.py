@@ -88,9 +88,9 @@ def test_a_look_finds_and_writes_what_the_standard_does(card, name):
             slab, theirs = card.slab((len(rows), 1 + width), panel), np.zeros((len(rows), 1 + width), dtype_of(panel))
             np.asarray(slab)[...] = 77
             seen, wanted = (seen_of(one, len(rows), width) for one in (card, STANDARD))
-            STANDARD.look(rows, kind, theirs, wanted, skip)
+            STANDARD.fill_slab(rows, kind, theirs, wanted, skip)
             with cupy_stand_in.own_kernels_only():
-                card.look(stored, kind, slab, seen, skip)
+                card.fill_slab(stored, kind, slab, seen, skip)
             for found, true in zip(seen, wanted, strict=True):
                 np.testing.assert_array_equal(found, true, err_msg=f"{width} {panel} {skip}")
             bits = np.uint16 if theirs.itemsize == 2 else theirs.dtype
@@ -101,7 +101,7 @@ def test_a_look_adds_to_what_was_seen_before(card):
     kind = named_type("float64")
     seen = seen_of(card, 3, 2)
     for rows in ([[0.0, 2.0], [0.0, 3.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]):
-        card.look(card.upload(np.array(rows)), kind, card.slab((3, 3), "float64"), seen, 0)
+        card.fill_slab(card.upload(np.array(rows)), kind, card.slab((3, 3), "float64"), seen, 0)
     assert seen.largest.tolist() == [3.0]
     assert seen.nonzero.tolist() == [1, 1]
     assert seen.flags[1] & ZERO
@@ -111,7 +111,7 @@ def test_a_look_adds_to_what_was_seen_before(card):
 def test_rows_that_are_not_side_by_side_are_copied_first(card):
     kind, rows = named_type("float32"), rows_of("float32", 33)
     slab, seen = card.slab((len(rows), 34), "float64"), seen_of(card, len(rows), 33)
-    card.look(card.upload(np.asfortranarray(rows)), kind, slab, seen, 0)
+    card.fill_slab(card.upload(np.asfortranarray(rows)), kind, slab, seen, 0)
     np.testing.assert_array_equal(np.asarray(slab)[:, 1:], rows.astype(np.float64))
 
 
@@ -184,8 +184,8 @@ def nvrtc():
 @pytest.mark.parametrize(
     "text",
     [
-        cuda_source.panel_source(), cuda_source.probe_source("float16"), cuda_source.look_source("float16", "float64"),
-        cuda_source.look_source("bfloat16", "bfloat16"), cuda_source.look_source("uint64", "float32"),
+        cuda_source.panel_source(), cuda_source.probe_source("float16"), cuda_source.fill_source("float16", "float64"),
+        cuda_source.fill_source("bfloat16", "bfloat16"), cuda_source.fill_source("uint64", "float32"),
     ],
     ids=["panels", "probe", "float16", "bfloat16", "uint64"],
 )  # fmt: skip

@@ -267,7 +267,7 @@ def test_a_gram_of_slabs_is_that_of_the_host(card):
     for start in (0, 200):
         part = slab[start : start + 200]
         there.queue(part, 100, card.zeros((2,), np.uint8))
-    there.note(np.ones(24, bool))
+    there.set_nonzero(np.ones(24, bool))
     mine, theirs = (one.spectrum(unit_roundoff=2.0**-53).raw.values for one in (there, here))
     np.testing.assert_allclose(mine, theirs, rtol=1e-9)
 
@@ -278,7 +278,7 @@ def test_measured_errors_of_slabs_are_small(card, panel):
     slab, rows = slabs(card, 300, 24, panel)
     for start in (0, 200):
         there.queue(slab[start : start + 200], 100, card.zeros((2,), np.uint8))
-    there.note(np.ones(24, bool))
+    there.set_nonzero(np.ones(24, bool))
     there.check(0, 300)
     exact = np.linalg.svd(rows[:, 1:].astype(float), compute_uv=False)
     found = there.spectrum(unit_roundoff=2.0**-53).raw.values
@@ -318,9 +318,9 @@ def test_each_part_of_the_kernels_is_compiled_once(card):
     for panel in ("float16", "float64", "float16"):
         slab, rows = slabs(card, 8, 3, panel)
         seen = Seen(card.zeros((8,), np.uint8), card.zeros((1,)), card.zeros((3,), np.uint8))
-        card.look(card.upload(rows[:, 1:].copy()), named_type(panel), slab, seen, 0)
+        card.fill_slab(card.upload(rows[:, 1:].copy()), named_type(panel), slab, seen, 0)
         card.add_probed(slab, card.zeros((4, 8)), card.zeros((4, 8)), card.zeros((4,)), Workspace(card))
-    parts = [cuda_source.look_source(name, name) for name in ("float16", "float64")]
+    parts = [cuda_source.fill_source(name, name) for name in ("float16", "float64")]
     parts += [cuda_source.probe_source(name) for name in ("float16", "float64")]
     parts.append(cuda_source.panel_source())
     assert sorted(compiled) == sorted(parts)

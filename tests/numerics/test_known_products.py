@@ -158,14 +158,14 @@ class AddsUpIn16Bits(Narrow):
 
 
 class CountsRowsThatAreLeftOut(Narrow):
-    def look(self, stored, kind, slab, seen, skip):
-        super().look(stored, kind, slab, seen, skip)
+    def fill_slab(self, stored, kind, slab, seen, skip):
+        super().fill_slab(stored, kind, slab, seen, skip)
         slab[:, 0] = 1
 
 
 class SeesNoNumberAsOne(Narrow):
-    def look(self, stored, kind, slab, seen, skip):
-        super().look(np.nan_to_num(stored), kind, slab, seen, skip)
+    def fill_slab(self, stored, kind, slab, seen, skip):
+        super().fill_slab(np.nan_to_num(stored), kind, slab, seen, skip)
 
 
 def test_slabs_that_are_right_pass():

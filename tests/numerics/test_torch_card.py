@@ -88,7 +88,7 @@ def look(device: TorchDevice | StandardDevice, name: str, panel_type: str, skip:
         slab, there = device.slab((n_rows + 3, 1 + n_features), panel_type), device.stored_rows(stored.shape, kind)
         slab[...] = 77
         stream.copy(host, there)
-        device.look(there, kind, slab[2 : n_rows + 2, :], seen, skip)
+        device.fill_slab(there, kind, slab[2 : n_rows + 2, :], seen, skip)
     stream.record().wait()
     return [device.download(one) for one in (*seen, slab)]
 
@@ -288,7 +288,9 @@ def every_operation(device: TorchDevice, seen_of):
         stored = device.stored_rows((rows, n_features), named_type(name))
         for panel_type in {"float64", name} & {"float64", "float32", "float16", "bfloat16"}:
             slab = device.slab((rows, 1 + n_features), panel_type)
-            yield lambda s=stored, n=name, slab=slab: device.look(s, named_type(n), slab, seen_of(rows, n_features), 35)
+            yield lambda s=stored, n=name, slab=slab: device.fill_slab(
+                s, named_type(n), slab, seen_of(rows, n_features), 35
+            )
     slab, other = (device.slab((rows, 1 + n_features), "float64") for _ in range(2))
     probes = [zeros((1 + n_features, 8)), zeros((1 + n_features, 8)), zeros((1 + n_features,))]
     yield lambda: device.unit_rows(slab, other)

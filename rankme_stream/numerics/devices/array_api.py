@@ -158,7 +158,7 @@ class StandardDevice:
         """Return zeros for a slab."""
         return self.zeros(shape, dtype)
 
-    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+    def fill_slab(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
         """Look at every value of stored rows once, and write the rows, with a one in front, into a slab."""
         xp, flags = self.xp, seen.flags
         found = xp.zeros_like(flags)

@@ -119,7 +119,7 @@ class Card(Device, Protocol):
     def slab(self, shape: tuple[int, int], dtype: str) -> Any:
         """Return zeros for a slab of that shape and type of panel; its rows may be apart, as products need it."""
 
-    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+    def fill_slab(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
         """Look at every value of stored rows once, and write the rows, with a one in front, into a slab.
 
         Parameters

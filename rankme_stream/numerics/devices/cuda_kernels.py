@@ -33,11 +33,11 @@ class CudaKernels:
         self._modules: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
 
-    def look(self, stored: Any, kind: str, slab: Any, seen: Seen, skip: int) -> None:
-        """Do as ``Card.look``; ``kind`` names the type of the stored rows."""
+    def fill_slab(self, stored: Any, kind: str, slab: Any, seen: Seen, skip: int) -> None:
+        """Do as ``Card.fill_slab``; ``kind`` names the type of the stored rows."""
         rows, features = stored.shape
         self._by_warps(
-            f"look_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows,
+            f"fill_{kind}_{_panel_type(slab)}", rows, stored, row_stride(stored), slab, row_stride(slab), rows,
             features, seen.flags, seen.largest, seen.nonzero, skip,
         )  # fmt: skip
 
@@ -174,8 +174,8 @@ class CudaKernels:
 def _part(name: str) -> tuple[str, Callable[[], str]]:
     """Return what is compiled together with a kernel, and the function that returns its text."""
     words = name.split("_")
-    if words[0] == "look":
-        return name, lambda: cuda_source.look_source(words[1], words[2])
+    if words[0] == "fill":
+        return name, lambda: cuda_source.fill_source(words[1], words[2])
     if words[0] == "probe":
         return f"probe {words[-1]}", lambda: cuda_source.probe_source(words[-1])
     return "panels", cuda_source.panel_source

@@ -275,9 +275,9 @@ template <class Panel> __device__ __forceinline__ void probe_columns(
 }
 """
 
-_LOOKING = r"""
+_FILLING = r"""
 // A warp looks at a row, and reads it from the cache when it writes it.
-template <class Stored, class Panel> __device__ __forceinline__ void look(
+template <class Stored, class Panel> __device__ __forceinline__ void fill_slab(
     const Stored* stored, wide_int stored_row, Panel* slab, wide_int slab_row, wide_int rows, wide_int features,
     unsigned char* flags, double* largest, unsigned char* nonzero, wide_int skip) {
   const int lane = threadIdx.x % 32;
@@ -322,11 +322,11 @@ template <class Stored, class Panel> __device__ __forceinline__ void look(
 
 """
 
-_LOOK = """
-extern "C" __global__ void look_{stored}_{panel}(
+_FILL = """
+extern "C" __global__ void fill_{stored}_{panel}(
     const {stored_c}* stored, wide_int stored_row, {panel_c}* slab, wide_int slab_row, wide_int rows, wide_int features,
     unsigned char* flags, double* largest, unsigned char* nonzero, wide_int skip) {{
-  look(stored, stored_row, slab, slab_row, rows, features, flags, largest, nonzero, skip);
+  fill_slab(stored, stored_row, slab, slab_row, rows, features, flags, largest, nonzero, skip);
 }}
 """
 
@@ -367,9 +367,9 @@ _CONSTANTS = {
 }  # fmt: skip
 
 
-def look_source(stored: str, panel: str) -> str:
+def fill_source(stored: str, panel: str) -> str:
     """Return the text of the kernel that looks at rows of a stored type and writes panels of a type."""
-    return _text([_LOOKING, _of(_LOOK, stored, panel)])
+    return _text([_FILLING, _of(_FILL, stored, panel)])
 
 
 def panel_source() -> str:

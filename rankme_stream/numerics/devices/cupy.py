@@ -141,11 +141,11 @@ class CupyDevice(StandardDevice):
         flat = make(before + rows * stride)
         return flat[before - 1 : before - 1 + rows * stride].reshape(rows, stride)[:, :width]
 
-    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+    def fill_slab(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
         """Look at every value of stored rows once, and write the rows, with a one in front, into a slab."""
         if not has_rows(stored):
             stored = self._cupy.ascontiguousarray(stored)
-        self._kernels.look(stored, kind.name, slab, seen, skip)
+        self._kernels.fill_slab(stored, kind.name, slab, seen, skip)
 
     def unit_rows(self, slab: Any, out: Any) -> None:
         """Write the rows of a float64 slab, scaled to unit length, into another; rows of zeros become zeros."""

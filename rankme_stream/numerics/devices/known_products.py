@@ -142,7 +142,7 @@ def _queued_sum(
         total, overflowed = card.zeros((width, width)), card.zeros((n_rows // _ROWS + 1,), np.uint8)
         scratch = Workspace(card)
         stream.copy(lent, rows)
-        card.look(rows, kind, slab, seen, NONFINITE)
+        card.fill_slab(rows, kind, slab, seen, NONFINITE)
         for low, high in ((0, whole), (whole, n_rows)):
             if in_float32:
                 card.add_float32_panels(slab[low:high, :], _ROWS, total, overflowed[low // _ROWS :], scratch)

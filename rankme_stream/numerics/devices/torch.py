@@ -114,7 +114,7 @@ class TorchDevice(StandardDevice):
         front = _ALIGNMENT // self._type(dtype).itemsize
         return self.zeros((front + rows * stride,), dtype).as_strided(shape, (stride, 1), front - 1)
 
-    def look(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
+    def fill_slab(self, stored: Any, kind: StoredType, slab: Any, seen: Seen, skip: int) -> None:
         """Look at every value of stored rows once, and write the rows, with a one in front, into a slab.
 
         Nothing here waits for the card: no number is fetched, and no mask decides how large a tensor becomes. The least

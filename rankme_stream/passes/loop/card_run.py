@@ -178,7 +178,7 @@ class CardRunner:
         return PartialResult(made, Audit(), row_norms, None if self._groups is None else self._groups.take(segment))
 
     def _filled_slabs(self, start: int, end: int, run: _Run, of_segment: Seen) -> dict[str, Any]:
-        """Queue the look at rows [start, end) of a segment and return the slabs that they are written to."""
+        """Queue the filling of slabs with rows [start, end) of a segment, and return them."""
         slabs = {key: self._slab(key)[: end - start, :] for key in self._keys}
         for row, stored in self._rows.rows(start, end):
             n_rows = stored.shape[0]
@@ -188,7 +188,7 @@ class CardRunner:
                 seen.flags[...] = self._card.upload(out * np.uint8(MISSING))
             run.pieces.append((row, n_rows, audit))
             piece = slabs["raw"][row - start : row - start + n_rows, :]
-            self._card.look(stored, self._rows.kind, piece, seen, self._faults.skipped_flags)
+            self._card.fill_slab(stored, self._rows.kind, piece, seen, self._faults.skipped_flags)
         if "unit" in slabs and self._is_float64:
             scale_rows(slabs["raw"], slabs["unit"], self._card)
         elif "unit" in slabs:
@@ -238,7 +238,7 @@ class CardRunner:
                 low = (run.first // self._product_rows + number) * self._product_rows
                 raise overflow_error(max(low, run.first), min(low + self._product_rows, run.last))
             if isinstance(accumulator, Queued):
-                accumulator.note(nonzero)
+                accumulator.set_nonzero(nonzero)
             accumulator.check(run.first, run.last)
         if not self._spec.source.stored.may_be_large:  # it traveled as float64, and is not
             return audit

@@ -237,7 +237,7 @@ def test_a_pass_that_does_its_work_at_once_is_a_plain_loop(runner: Runner, kind:
         one = spec.method.accumulator(precision)(D, Workspace(PLAIN), **options)
         for start, stop in GRID.panels(first, last):
             one.queue(with_ones[start:stop], GRID.panel_rows, np.zeros(1, np.uint8))
-        one.note(np.ones(D, bool))
+        one.set_nonzero(np.ones(D, bool))
         loop.add(segment, one)
     wanted = {f"raw {name}": value.tobytes() for name, value in loop.total().to_arrays().items()}
     assert {name: found[name] for name in wanted} == wanted

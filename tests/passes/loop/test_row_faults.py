@@ -39,7 +39,7 @@ def on_card(source, rules):
     n_rows, n_features = source.shape
     faults, panel = RowFaults(source, rules), np.full((n_rows, 1 + n_features), 5.0)
     seen = Seen(np.zeros(n_rows, np.uint8), np.zeros(1), np.zeros(n_features, np.uint8))
-    CARD.look(source.read(0, n_rows), source.stored, panel, seen, faults.skipped_flags)
+    CARD.fill_slab(source.read(0, n_rows), source.stored, panel, seen, faults.skipped_flags)
     audit = with_magnitude(faults.of_flags(0, seen.flags), float(seen.largest[0]))
     assert (seen.nonzero != 0).tolist() == (panel[:, 1:] != 0.0).any(axis=0).tolist()
     return audit, panel
