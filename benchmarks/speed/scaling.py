@@ -63,7 +63,7 @@ def plan(quick: bool) -> Plan:
         return Plan(
             repeats=1,
             rows=[replace(small, n_rows=n) for n in (2**15, 2**16)],
-            widths=[replace(small, n_features=d) for d in (32, 64, 128)],
+            widths=[replace(small, n_features=d) for d in (32, 128)],
             types=[replace(small, dtype="bfloat16", name="bfloat16")],
             methods=_arithmetics(small)[-1:],
             workers=_workers(small, [1]),
