@@ -25,8 +25,8 @@ from rankme_stream.passes.engines import local
 from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.grid import grid_for
-from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
+from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Workload
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import ArraySource

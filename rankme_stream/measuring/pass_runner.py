@@ -26,9 +26,9 @@ from rankme_stream.passes.engines.engine import Engine, Progress, Report
 from rankme_stream.passes.loop.block_reader import missing_message
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning.block_layout import BlockRange
-from rankme_stream.passes.planning.memory import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
+from rankme_stream.passes.planning.workload import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
 from rankme_stream.passes.state.merge_tree import MergeTree

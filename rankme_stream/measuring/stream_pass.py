@@ -18,8 +18,8 @@ from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning.card_layout import run_level
-from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import Plan, extend_plan, make_plan
+from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Workload
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult

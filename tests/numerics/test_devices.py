@@ -479,19 +479,24 @@ ON_CARD = [
 ]  # fmt: skip
 
 
+def held_by(source, options):
+    """Return the plan of a pass on the toy, what it predicts for this process, and the bytes that were held."""
+    rs.measure(source, **options)  # what is loaded and kept is not counted
+    tracemalloc.start()
+    try:
+        plan = rs.measure(source, **options).plan
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    return plan, plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"], peak
+
+
 @pytest.mark.parametrize("options", ON_CARD, ids=str)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_what_a_card_holds_is_predicted(options, normalize, named):
     rows = rows_of(5000, 120).astype(np.float32)
     options = {"device": named("strict"), "tolerance": 1e9, "workers": 2, "normalize": normalize} | options
-    rs.measure(rows, **options)  # what is loaded and kept is not counted
-    tracemalloc.start()
-    try:
-        plan = rs.measure(rows, **options).plan
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    here = plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"]
+    plan, here, peak = held_by(rows, options)
     assert 0.3 * plan.card_peak_bytes < peak < plan.card_peak_bytes + here  # the toy lives on the host
     assert plan.card_peak_bytes <= sum(plan.card.values())
     assert rs.measure(rows, tolerance=1e9).plan.card == {}
@@ -507,14 +512,7 @@ def test_what_slots_and_groups_hold_is_predicted(named, monkeypatch, tmp_path, g
     path = store(tmp_path / "a.zarr", rows, chunk=100)
     labels = np.random.default_rng(0).integers(0, 20, len(rows))  # 20 Gram matrices
     asked = {"method": "gram", "device": named("strict"), "groups": labels if groups == "labels" else groups}
-    rs.measure(path, **asked)
-    tracemalloc.start()
-    try:
-        plan = rs.measure(path, **asked).plan
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    here = plan.predicted_peak_bytes - plan.memory["process"] - plan.memory["libraries"]
+    plan, here, peak = held_by(path, asked)
     assert 0.3 * (plan.card_peak_bytes + here) < peak < plan.card_peak_bytes + here
 
 

@@ -14,16 +14,9 @@ from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.card_layout import SLOT_BYTES, slots
 from rankme_stream.passes.planning.grid import Grid
-from rankme_stream.passes.planning.memory import (
-    CardLimits,
-    Concurrency,
-    Footprint,
-    RowLayout,
-    Workload,
-    peak_bytes,
-    predict_memory,
-)
+from rankme_stream.passes.planning.memory import Footprint, peak_bytes, predict_memory
 from rankme_stream.passes.planning.sample_design import N_REPLICATES
+from rankme_stream.passes.planning.workload import CardLimits, Concurrency, RowLayout, Workload
 
 _FAR_WIDER = 16  # features per row
 _NO_MACHINE_BYTES = 2**40  # of memory, which it makes no sense to ask for

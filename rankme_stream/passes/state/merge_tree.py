@@ -21,16 +21,21 @@ def span(node: Node) -> range:
     return range(index << level, (index + 1) << level)
 
 
+def largest_node(start: int, stop: int, level: int) -> Node:
+    """Return the largest node, up to a level, that begins at a segment and ends at or before another."""
+    while start & ((1 << level) - 1) or start + (1 << level) > stop:
+        level -= 1
+    return level, start >> level
+
+
 def nodes_of(segments: range, level: int, cut: int | None = None) -> Iterator[Node]:
     """Yield the largest nodes up to a level that make up consecutive segments, ascending; none reaches over a cut."""
     start = segments.start
     while start < segments.stop:
         stop = segments.stop if cut is None or cut <= start else min(cut, segments.stop)
-        size = 1 << level
-        while start & (size - 1) or start + size > stop:
-            size >>= 1
-        yield size.bit_length() - 1, start // size
-        start += size
+        node = largest_node(start, stop, level)
+        yield node
+        start = span(node).stop
 
 
 class IntervalSet:

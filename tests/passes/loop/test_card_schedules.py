@@ -33,7 +33,7 @@ from rankme_stream.passes.loop.segment import Interrupted, PassSpec
 from rankme_stream.passes.planning import plan as planning
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.grid import Grid
-from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
+from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Workload
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of

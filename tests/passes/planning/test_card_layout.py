@@ -12,8 +12,8 @@ from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.card_layout import SLOT_BYTES, exact_product_rows, run_level, slab_panels, slots
 from rankme_stream.passes.planning.grid import grid_for
-from rankme_stream.passes.planning.memory import CardLimits, RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
+from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Workload
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 33, 256, 768, 1024, 2048, 4096, 65_536])

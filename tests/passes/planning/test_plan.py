@@ -11,8 +11,8 @@ from rankme_stream.errors import LimitError
 from rankme_stream.numerics.machine import Limits
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.grid import grid_for
-from rankme_stream.passes.planning.memory import RowLayout, Workload
 from rankme_stream.passes.planning.plan import make_plan
+from rankme_stream.passes.planning.workload import RowLayout, Workload
 
 
 def planned(n_rows=10**6, n_features=768, unit=1000, limit=2**33, workers=None, method="gram", copies=2):

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.passes.planning.plan import Plan
-from rankme_stream.passes.state.merge_tree import Node
+from rankme_stream.passes.state.merge_tree import Node, largest_node, span
 
 _FLOPS_A_SECOND = {"float64": 40e9, "float32": 80e9}  # average core of today
 _BYTES_A_SECOND = 0.5e9  # decoded by one core
@@ -87,11 +87,10 @@ class Schedule:
             start = interval.start
             while start < interval.stop:
                 level = min(self.task_level, _level(left / (_PART_LEFT * self.threads)))
-                while start & ((1 << level) - 1) or start + (1 << level) > interval.stop:
-                    level -= 1
-                yield level, start >> level
-                start += 1 << level
-                left -= 1 << level
+                node = largest_node(start, interval.stop, level)
+                yield node
+                start += len(span(node))
+                left -= len(span(node))
 
 
 def _in_flight(threads: int) -> int:
