@@ -139,9 +139,10 @@ class PassRunner:
 
     def design(self) -> SampleDesign:
         """Return the design of a sample of the rows."""
-        bounds = self.source.bounds(*self.rows)
+        request = self.request
         return draw_design(
-            rows=self.rows, n_features=self.source.shape[1], bounds=bounds, seed=self.request.seed
+            rows=self.rows, n_features=self.source.shape[1], seed=request.seed, rare=request.rare,
+            max_rows=request.max_rows,
         )  # fmt: skip
 
     @property

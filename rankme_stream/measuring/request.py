@@ -21,6 +21,7 @@ PrecisionChoice = Literal["float64", "float32", "auto"]
 RowRange = tuple[int | None, int | None]
 
 LARGEST_CONFIDENCE = 1.0 - 1e-6
+_LARGEST_RARE = 0.5
 _AMOUNTS = ("memory_limit", "max_rows")  # which may be floats, such as 2e9 or 0.5 * total
 
 
@@ -37,6 +38,7 @@ class Request:
     confidence: float = 0.95
     sample: bool = False
     population: bool = False
+    rare: float = 0.01
     max_rows: int | None = None
     rows: RowRange | None = None
     seed: int = 0
@@ -72,6 +74,7 @@ class Request:
         _check_choice("engine", self.engine, ("local", "dask"))
         check_device_name(self.device)
         self._check_interval()
+        self._check_rare()
         for name in ("workers", "rank"):
             if getattr(self, name) is not None:
                 _check_count(argument(name), getattr(self, name), least=1)
@@ -113,6 +116,14 @@ class Request:
             raise UsageError(
                 f"{argument('confidence')} is {self.confidence!r} and must be 0.999999 at most: that a statement from "
                 "few replicates holds more surely is not known"
+            )
+
+    def _check_rare(self) -> None:
+        """Check the share of rare units that a sample must find."""
+        if not _is_real(self.rare) or not 0.0 < self.rare <= _LARGEST_RARE:
+            raise UsageError(
+                f"{argument('rare')} is {_shown(self.rare)} and must be above 0 and at most {_LARGEST_RARE}: the share "
+                "of the units that may differ from all others and go unseen"
             )
 
     def _check_rows(self) -> None:

@@ -1,25 +1,29 @@
 """Design of a sample: the rows it reads, and the steps in which it grows; pure functions.
 
 A dump is usually sorted, by class, shard or time. So the sample draws **units** at random, not rows: runs of
-consecutive rows, of equal size, which stay together from the drawing to the standard error.
+consecutive rows, of equal size, which stay together from the drawing to the standard error. The units are small, so
+that many of them are read: what differs in a small share of all units is then seen with high probability, wherever it
+lies. All sets of so many units are equally likely. Spreading the units evenly, one to a chunk, say, would keep rows
+apart that are alike and neighbours, and the bias of RankMe would no longer vanish with the share of rows not read.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from rankme_stream.numerics import counter_rng
-from rankme_stream.passes.planning.block_layout import BlockRange, largest_unit
+from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning.rare_units import units_needed, units_of_many
 
 N_REPLICATES = 16  # replicates of the jackknife, to which units are dealt out
-ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n, and no interval is stated
-_UNEVENNESS = 1.25  # rows per effective row that the first look allows for
-MOST_DECODED = 16  # rows decoded per row used, if every unit lies in a chunk of its own
-_UNIT_ROWS = (16, 256)  # limits of a quarter of the width, the size of a unit before chunks are considered
-_LEAST_UNITS = 8 * N_REPLICATES  # even if huge chunks would give fewer
+ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n: the jackknife states nothing
+MANY_ROWS = 10.0  # rows per feature of a first look that the jackknife judges: 1.25 per effective row
+FEW_ROWS = 1.5  # rows per feature of a first look that random-matrix theory judges, where there are no more
+_LARGEST_UNIT = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,13 @@ class SampleDesign:
     n_features
         Width D.
     unit_rows
-        Rows U of a unit: unit k is rows [k U, (k+1) U), cut to the range.
+        Rows U of a unit: unit k is rows [A + k U, A + (k + 1) U), cut to the range.
     seed
         Seed of the order.
+    rare
+        Share of rare units that the first look finds with a probability of 99 %.
+    rows_per_feature
+        Rows per feature of the first look, at least.
     """
 
     row_start: int
@@ -43,21 +51,25 @@ class SampleDesign:
     n_features: int
     unit_rows: int
     seed: int
+    rare: float
+    rows_per_feature: float
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows to sample from."""
+        return self.row_stop - self.row_start
 
     @property
     def n_units(self) -> int:
         """Number of units."""
-        return len(self._indices)
-
-    @property
-    def _indices(self) -> range:
-        return range(self.row_start // self.unit_rows, -(-self.row_stop // self.unit_rows))
+        return -(-self.n_rows // self.unit_rows)
 
     @property
     def first_look(self) -> int:
-        """Number of units of the smallest sample: equal in all replicates, with 10 D rows or more."""
-        wanted = int(_UNEVENNESS * ROWS_PER_FEATURE * self.n_features)
-        return N_REPLICATES * -(-wanted // (N_REPLICATES * self.unit_rows))
+        """Number of units of the smallest sample, equal in all replicates: enough rows, and units to find rare ones."""
+        for_rows = math.ceil(self.rows_per_feature * self.n_features / self.unit_rows)
+        wanted = max(for_rows, units_needed(self.n_units, self.rare))
+        return N_REPLICATES * -(-wanted // N_REPLICATES)
 
     def looks(self, max_rows: int | None = None) -> Iterator[int]:
         """Yield the number of units read by each look: doubling, up to half of all, or to ``max_rows``."""
@@ -73,16 +85,13 @@ class SampleDesign:
     def units(self, start: int, stop: int) -> dict[int, int]:
         """Return units ``start`` to ``stop`` - 1 of the random order, ascending, and the replicate of each."""
         drawn = islice(counter_rng.distinct(self.n_units, seed=self.seed), start, stop)
-        replicates = {self._indices[index]: number % N_REPLICATES for number, index in enumerate(drawn, start)}
+        replicates = {unit: number % N_REPLICATES for number, unit in enumerate(drawn, start)}
         return dict(sorted(replicates.items()))
 
     def rows(self, unit: int) -> tuple[int, int]:
         """Return the rows [A, B) of a unit."""
-        return max(self.row_start, unit * self.unit_rows), min(self.row_stop, (unit + 1) * self.unit_rows)
-
-    def n_rows(self, units: Iterable[int]) -> int:
-        """Return the number of rows in some units."""
-        return sum(stop - start for start, stop in map(self.rows, units))
+        start = self.row_start + unit * self.unit_rows
+        return start, min(self.row_stop, start + self.unit_rows)
 
     def block_ranges(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[BlockRange]:
         """Yield blocks that hold some units, ascending; units of one chunk share a block, so it is decoded once."""
@@ -105,35 +114,35 @@ class SampleDesign:
         )
 
 
-def draw_design(*, rows: tuple[int, int], n_features: int, bounds: Sequence[int], seed: int) -> SampleDesign:
+def draw_design(
+    *, rows: tuple[int, int], n_features: int, seed: int, rare: float = 0.01, max_rows: int | None = None
+) -> SampleDesign:
     """Return the design of a sample.
 
     Parameters
     ----------
     rows
         Rows [A, B) to sample from.
-    bounds
-        Natural row offsets strictly inside ``rows``, such as the ends of chunks.
     seed
-        Seed of the random order; the same seed gives the same rows for the same bounds.
+        Seed of the random order; the same seed gives the same rows of the same range.
+    rare
+        Share of rare units to be found.
+    max_rows
+        Most rows that will be read; None sets no limit.
 
     Notes
     -----
-    The rows of a unit are a power of two near D/4, from 16 to 256, and at least a sixteenth of a chunk, so that at most
-    16 times the rows used are decoded (32 if a unit straddles two chunks). If that gives fewer than 128 units in all,
-    units are smaller and more is decoded.
+    The rows of a unit are the largest power of two, up to 256, that divides the rows of the first look into units enough
+    to find rare ones. The first look has 10 rows per feature, or 1.5 where 10 are more than half of the rows or than
+    ``max_rows``.
     """
     start, stop = rows
-    least, most = _UNIT_ROWS
-    by_width = min(most, max(least, _power_of_two(n_features // 4)))
-    by_chunk = _power_of_two(-(-largest_unit(bounds, start, stop) // MOST_DECODED))
-    by_count = _power_of_two((stop - start) // _LEAST_UNITS + 1) // 2
-    return SampleDesign(start, stop, n_features, max(by_width, min(by_chunk, by_count)), seed)
-
-
-def _power_of_two(number: int) -> int:
-    """Return the smallest power of two of at least a number."""
-    return 1 << max(0, number - 1).bit_length()
+    most = (stop - start) / 2 if max_rows is None else min(max_rows, stop - start)
+    rows_per_feature = MANY_ROWS if most >= MANY_ROWS * n_features else FEW_ROWS
+    unit_rows = 1
+    while 2 * unit_rows * units_of_many(rare) <= rows_per_feature * n_features and unit_rows < _LARGEST_UNIT:
+        unit_rows *= 2
+    return SampleDesign(start, stop, n_features, unit_rows, seed, rare, rows_per_feature)
 
 
 def _edge_before(row: int, bounds: Sequence[int], first: int) -> int:
