@@ -218,7 +218,8 @@ class Sample:
         return widened
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the size of the sample and its design, as JSON types."""
+        """Return the size of the sample, its design and what it excludes, as JSON types."""
+        tail = self._units.tail
         return {
             "unit_rows": self.design.unit_rows,
             "units": self.design.n_units,
@@ -234,7 +235,10 @@ class Sample:
                 "units": self.units_read,
             },
             "estimator": self._estimator.name,
-            "tail": {"index": self._units.tail.index, "largest": self._units.tail.largest, "least": LEAST_TAIL_INDEX},
+            "tail": {
+                "index": tail.index if math.isfinite(tail.index) else "inf", "largest": tail.largest,
+                "least": LEAST_TAIL_INDEX,
+            },
             "widened": self.widening,
             **self._estimator.to_dict(),
         }  # fmt: skip

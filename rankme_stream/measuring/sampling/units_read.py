@@ -59,7 +59,7 @@ class UnitsRead:
         Not of all rows: the rows of a unit may have their lengths in common, and count once then. Not of the energies
         of units: sums hide the tail.
         """
-        return hill(self.whole.unit_peaks)
+        return hill(self.whole.unit_maxima)
 
 
 def _accumulator(partial: PartialResult, kind: str, n_features: int | None) -> Accumulator:
