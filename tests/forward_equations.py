@@ -2,7 +2,8 @@
 
 Rows sqrt(tau) L^(1/2) g, with g Gaussian, L the planted eigenvalues and tau squared lengths of mean 1, have a Gram G
 with tr (G/n - z)^-1 / D = m(z) = mean 1/(-z (1 + d~ L)), where d = c mean L/(-z (1 + d~ L)),
-d~ = mean tau/(-z (1 + d tau)), c = D/n (Paul and Silverstein 2009). They are solved here without the contour's subordination function.
+d~ = mean tau/(-z (1 + d tau)), c = D/n (Paul and Silverstein 2009). They are solved here without the contour's
+subordination function.
 """
 
 from __future__ import annotations

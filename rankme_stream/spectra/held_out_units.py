@@ -228,10 +228,8 @@ def _measured(rotated: RotatedRows, units: Sequence[Unit], path: Path) -> Contou
 
 
 def _inverse(matrices: ComplexArray) -> ComplexArray:
-    if matrices.shape[-1] > 1:
-        return np.linalg.inv(matrices)
-    reciprocals: ComplexArray = 1.0 / matrices
-    return reciprocals
+    inverse = 1.0 / matrices if matrices.shape[-1] == 1 else np.linalg.inv(matrices)
+    return np.asarray(inverse, dtype=np.complex128)
 
 
 def _trace(matrices: ComplexArray) -> ComplexArray:

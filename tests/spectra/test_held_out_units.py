@@ -111,11 +111,11 @@ def test_zero_and_repeated_features_change_nothing():
     assert contour.log_rankme(first.contour) == pytest.approx(contour.log_rankme(second.contour), abs=1e-8)
 
 
-def test_the_path_begins_left_of_the_eigenvalues_without_a_unit():
-    rows = student_rows(60, 16)
-    rows[1:, 15] *= 1e-4  # without row 0 an eigenvalue is 1e-8 times what it is with it
-    assert np.linalg.eigvalsh(rows[1:].T @ rows[1:])[0] < 1e-6 * np.linalg.eigvalsh(rows.T @ rows)[0]
-    assert held_out(rows, 1).contour.defect < 1e-7
+def test_the_first_path_passes_left_of_the_eigenvalues_without_a_unit():
+    for seed in range(10):
+        found = held_out(student_rows(60, 40, seed), 1).contour  # at 1.5 rows a feature they go down to a tenth
+        assert found.defect < 1e-7
+        assert found.w.size <= 22  # a second path has twice the points
 
 
 def test_part_of_the_units_measures_what_all_do():
