@@ -34,8 +34,8 @@ from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import METRICS, estimate_all, estimate_rankme
 
 _ARITHMETIC = Arithmetic("gram", "float64")
-_LAST_LOOK = 64  # rows per feature of the samples whose metrics are all compared
-_UNREACHABLE = 1e-15  # a tolerance that no sample meets: it reads all the rows that it may
+_LAST_LOOK = 64  # rows per feature, or half of all, of the samples whose metrics are all compared
+UNREACHABLE = 1e-15  # a tolerance that no sample meets: it reads all the rows that it may
 
 
 def sampled(rows: np.ndarray, seed: int, tolerance: float, max_rows: int | None = None) -> SequentialSample:
@@ -76,8 +76,9 @@ def is_seen(draw: RareUnits, rows: np.ndarray, seed: int) -> bool:
 
 
 def _every_metric(rows: np.ndarray, seed: int, has_population: bool) -> dict[str, Any]:
-    """Return which metrics hold at 64 rows a feature, and the intervals of RankMe for what the rows were drawn from."""
-    sample = sampled(rows, seed, _UNREACHABLE, max_rows=_LAST_LOOK * rows.shape[1]).sample
+    """Return which metrics hold at the last look, and the intervals of RankMe for what the rows were drawn from."""
+    max_rows = min(_LAST_LOOK * rows.shape[1], len(rows) // 2)
+    sample = sampled(rows, seed, UNREACHABLE, max_rows).sample
     assert sample is not None  # it ended for want of rows
     whole = estimate_all(rankme_stream.measure(rows, workers=1).spectrum)
     held = {

@@ -136,7 +136,7 @@ def _precision_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
 def _population_lines(populations: list[dict[str, Any]]) -> list[str]:
     return table(
         "RankMe of the distribution that the rows were drawn from: intervals that held",
-        ["dump", "from 64 rows a feature", "from every row"],
+        ["dump", "from the last look", "from every row"],
         [
             [row["kind"], *[f"{row[key]} of {row[f'{key}_stated']}" for key in ("part", "all")]]
             for row in populations
@@ -147,7 +147,7 @@ def _population_lines(populations: list[dict[str, Any]]) -> list[str]:
 def _metric_lines(held: list[dict[str, Any]]) -> list[str]:
     names = [name for name in METRICS if any(name in row for row in held)]
     return table(
-        "Every metric at 64 rows a feature: intervals that held",
+        "Every metric at the last look, 64 rows a feature or half of all: intervals that held",
         ["dump", *names],
         [
             [row["kind"], *[f"{row[name][0]} of {row[name][1]}" if name in row else "" for name in names]]
