@@ -218,11 +218,11 @@ def _other(n_features: int) -> list[Population]:
         Population("bounded", bounded, rotation.T @ np.diag(half) @ rotation, zero),
         Population(f"drifting, in runs of {run_rows} rows", drift, drifting, zero, is_independent=False),
         Population("two sources", two_sources, mixed, zero),
-        Population("unit rows", unit, np.diag(_unit_variances(half)), zero),
+        Population("unit rows", unit, np.diag(unit_variances(half)), zero),
     ]
 
 
-def _unit_variances(variances: np.ndarray) -> np.ndarray:
+def unit_variances(variances: np.ndarray) -> np.ndarray:
     r"""Return the variances of Gaussian rows divided by their lengths.
 
     E x_k^2 / sum x_j^2 = v_k times the integral over t > 0 of (1 + 2 v_k t)^-1 prod (1 + 2 v_j t)^-1/2, by the
