@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -12,9 +11,9 @@ from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.replicates import Jackknife, merged
+from rankme_stream.measuring.sampling.unit_reader import KeptRows, UnitReader
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning import sample_design
-from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.partial_result import PartialResult
@@ -30,27 +29,6 @@ _LARGEST_BIAS = 1 / 48
 # the bias would keep the samples in which chance made it small.
 _SMALLEST_REFUSED_BIAS = 1.5
 _EMPTY_REPLICATE = "so many rows were left out that a replicate has none"
-
-
-class _OrderedMerge:
-    """Merges partial results of units into their replicates, in the order of the units, whichever finishes first."""
-
-    def __init__(self, replicates: dict[int, PartialResult], units: Mapping[int, int]) -> None:
-        self._replicates, self._units = replicates, units
-        self._waiting = iter(units)
-        self._next = next(self._waiting, None)
-        self._finished: dict[int, PartialResult] = {}
-        self._lock = threading.Lock()
-
-    def add(self, unit: int, partial: PartialResult) -> None:
-        with self._lock:
-            self._finished[unit] = partial
-            while self._next is not None and self._next in self._finished:
-                number, partial = self._units[self._next], self._finished.pop(self._next)
-                if number in self._replicates:
-                    partial = self._replicates[number].merge(partial)
-                self._replicates[number] = partial
-                self._next = next(self._waiting, None)
 
 
 def _reason_withheld(metric: Metric, spread: Spread | None) -> str | None:
@@ -132,10 +110,6 @@ class Sample:
     ----------
     units_read
         Number of the design's units read so far.
-    rows_decoded
-        Number of rows in the chunks decoded for them; a chunk decoded again counts again.
-    progress
-        Rows, bytes and seconds of reading so far.
     """
 
     def __init__(
@@ -143,15 +117,13 @@ class Sample:
     ) -> None:
         self.design = design
         self.confidence, self.population = runner.request.confidence, runner.request.population
-        self.units_read = self.rows_decoded = 0
-        self.progress = Progress(0, 0, 0, 0.0)
+        self.units_read = 0
         self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
-        self._runner = runner
-        self._replicates: dict[int, PartialResult] = {}
+        self._reader, self._unit_roundoff = UnitReader(runner, self.plan, design), runner.source.stored.unit_roundoff
         self._view = self._new_view()
 
     def _new_view(self) -> _View:
-        return _View(self._replicates, self.plan.workers, self._runner.source.stored.unit_roundoff)
+        return _View(self._reader.replicates, self.plan.workers, self._unit_roundoff)
 
     @property
     def whole(self) -> PartialResult:
@@ -169,25 +141,24 @@ class Sample:
         return 0.0 if self.population else self.units_read / self.design.n_units
 
     def read_to(self, n_units: int, progress: Report | None = None) -> None:
-        """Read on until ``n_units`` units are read."""
-        units = self.design.units(self.units_read, n_units)
-        bounds = self._runner.source.bounds(*self._runner.rows)
-        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._runner.rows))
-        blocks = list(self.design.block_ranges(list(units), bounds, block_rows))
-        before = self.progress
-
-        def report(now: Progress) -> None:
-            self.progress = Progress(
-                before.rows_done + now.rows_done, before.rows_total + now.rows_total,
-                before.bytes_read + now.bytes_read, before.elapsed_s + now.elapsed_s,
-            )  # fmt: skip
-            if progress is not None:
-                progress(self.progress)
-
-        self._runner.read_units(self.plan, list(units), blocks, _OrderedMerge(self._replicates, units).add, report)
+        """Read on until ``n_units`` units are read: whole rounds of the replicates. Raises as ``UnitReader.read``."""
+        self._reader.read(self.units_read, n_units, progress)
         self.units_read = n_units
-        self.rows_decoded += self.design.rows_decoded(blocks, bounds)
         self._view = self._new_view()
+
+    def kept_rows(self) -> KeptRows | None:
+        """Return the rows of the units that were drawn first, up to 4 per feature; None if more are to be read."""
+        return self._reader.kept_rows()
+
+    @property
+    def rows_decoded(self) -> int:
+        """Number of rows in the chunks decoded for the units; a chunk decoded again counts again."""
+        return self._reader.rows_decoded
+
+    @property
+    def progress(self) -> Progress:
+        """Rows, bytes and seconds of reading so far."""
+        return self._reader.progress
 
     def widen_rankme(self, estimate: Estimate) -> Estimate:
         """Return RankMe of the rows read as an estimate for those it represents; no value if none can be stated."""
