@@ -74,6 +74,14 @@ def test_a_row_of_a_kind_that_was_seen_once_withholds_everything():
     assert found.rankme.details["sample"] > 4.0  # as it comes
 
 
+def test_what_two_rows_of_hundreds_have_alone_is_a_bias():
+    rows = np.c_[gaussian(40_000, 4), np.zeros((40_000, 4))]
+    drawn = draw_design(rows=(0, len(rows)), n_features=8, seed=0).units(0, 464)
+    chosen = [next(unit for unit, replicate in drawn.items() if replicate == number) for number in (3, 7)]
+    rows[chosen] = np.c_[np.zeros((2, 4)), gaussian(2, 4, seed=1)]
+    assert "too much to correct; more rows are needed" in sampled(rows, 464).rankme.reason
+
+
 def test_lengths_with_a_heavy_tail_are_withheld():
     lengths = np.random.default_rng(3).pareto(2.5, 40_000) + 1.0  # index 1.25 of |z|^2
     rows = gaussian(40_000, 8) * lengths[:, None]
@@ -132,3 +140,47 @@ def test_a_share_that_is_asked_for_is_found():
     for rare, sampling in units.items():
         assert sampling["rare"]["not_excluded"] <= rare == sampling["rare"]["asked"]
     assert units[0.002]["units_read"] > 2_000
+
+
+def units_of(rows: np.ndarray, n_units: int, number: int) -> list[int]:
+    """Return the units, which are rows here, that the first ``n_units`` deal to a replicate."""
+    design = draw_design(rows=(0, len(rows)), n_features=rows.shape[1], seed=0)
+    assert design.unit_rows == 1
+    return [unit for unit, replicate in design.units(0, n_units).items() if replicate == number]
+
+
+def test_a_sample_with_an_empty_replicate_has_no_value():
+    rows = gaussian(40_000, 64)
+    rows[units_of(rows, 640, 3)] = np.nan
+    found = sampled(rows, 640, nonfinite="skip")
+    assert "a replicate has none" in found.rankme.reason
+    assert found.sampling["largest_replicate"] is None
+
+
+def test_unit_rows_of_replicates_of_zero_rows_are_withheld_alone():
+    rows = gaussian(40_000, 64)
+    for number in (3, 9):  # one alone would be refused
+        rows[units_of(rows, 640, number)] = 0.0
+    found = sampled(rows, 640, normalize=True)
+    assert "a replicate has none" in found.normalized["vendi"].reason
+    assert found.audit.rows_zero == 80
+    assert found.rankme.value is not None
+    assert "the first that was read is row" in str(found)
+
+
+def test_a_sample_whose_weight_lies_in_one_replicate_has_no_value():
+    rows = np.zeros((40_000, 64))
+    some = units_of(rows, 10_240, 3)
+    rows[some] = gaussian(len(some), 64)
+    found = sampled(rows, 10_240)
+    assert "the 16 replicates carry the weight of only 1.0 equal ones" in found.rankme.reason
+    assert found.sampling["widened"] == 1.0  # without that replicate there is no RankMe
+
+
+def test_a_sample_of_zeros_does_not_speak_for_the_dump():
+    rows = np.zeros((50_000, 8))
+    rows[-4:] = 1.0
+    found = sampled(rows, 1_000)
+    assert not found.tolerance_met
+    assert {one.reason for one in found.estimates.values()} == {"every row that was read is zero"}
+    assert rs.measure(rows, sample=True).rankme.value == pytest.approx(1.0, abs=1e-3)
