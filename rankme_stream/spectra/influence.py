@@ -1,4 +1,4 @@
-"""How the units of a sample move a number: where a few units do, its error is skewed, and a symmetric interval is not."""
+"""How the units of a sample move a number: where a few of them move it most, its error is skewed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.spectra.contour import Contour, Functional
 from rankme_stream.spectra.held_out_units import IntArray, RotatedRows, Unit
 
@@ -27,8 +27,8 @@ class Influences:
     starts
         Shape ``(b,)``: the first eigenvalue of each band.
     shares
-        Shape ``(units, b)``: energy of a unit in a band over that of all rows. A row counts as it does in a Gram without
-        it, 1 + its leverage times what it does in that with it: the Gram follows long rows.
+        Shape ``(units, b)``: energy of a unit in a band over that of all rows. A row counts as it would in a Gram
+        without it, 1 + its leverage times what it does in that with it: the Gram follows long rows.
     n_units
         Number of units of the sample, those not kept included.
     """
@@ -58,7 +58,8 @@ class Influences:
         variance = float(np.mean(influences**2))
         if variance == 0.0:
             return 0.0
-        return float(np.mean(influences**3)) / variance**1.5 / math.sqrt(self.n_units)
+        skewness = float(np.mean(influences**3)) / math.sqrt(variance) ** 3
+        return skewness / math.sqrt(self.n_units)
 
     def _slopes(self, functional: Functional) -> FloatArray:
         """Return the derivative of the functional by the logarithm of a factor on each band."""
@@ -74,6 +75,6 @@ class Influences:
         return np.array(slopes)
 
 
-def plain(values: FloatArray) -> Contour:
+def plain(values: Array) -> Contour:
     """Return sums over given eigenvalues in the form of a contour."""
     return Contour(np.asarray(values, dtype=np.complex128), np.full(values.size, 0.5 + 0.0j), values.size)

@@ -140,8 +140,8 @@ class Population:
         Raises
         ------
         NoEstimateError
-            If it says nothing: fewer than 1.25 rows a feature; a unit without which the rows do not span; too many copies;
-            an integral that does not converge.
+            If it says nothing: fewer than 1.25 rows a feature; a unit without which the rows do not span; too many
+            copies; an integral that does not converge.
 
         Notes
         -----
@@ -175,7 +175,7 @@ class Population:
         Parameters
         ----------
         fraction
-            Share of all rows that was read, if the estimate is for all rows of a dump; 0 for the population of the rows.
+            Share of all rows that was read, if the estimate is for all rows of a dump; 0 for the population.
         """
         rest = 1.0 - fraction
         n_rows, values = self.sampled.n_rows, self.sampled.values

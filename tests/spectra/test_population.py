@@ -1,4 +1,4 @@
-"""Value and interval for a population from few rows: what they are made of, what withholds them, how often they hold."""
+"""Value and interval for a population from few rows: what they are made of, what withholds them, when they hold."""
 
 from __future__ import annotations
 
