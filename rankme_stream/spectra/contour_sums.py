@@ -51,6 +51,4 @@ def _log_participation_ratio(contour: Contour, zeros: int) -> float:
 
 
 PARTICIPATION_RATIO = ContourSum(_log_participation_ratio)
-ISOSCORE = ContourSum(
-    _log_participation_ratio, lambda logarithm, n_features: math.expm1(logarithm) / (n_features - 1)
-)
+ISOSCORE = ContourSum(_log_participation_ratio, lambda logarithm, n_features: math.expm1(logarithm) / (n_features - 1))

@@ -82,7 +82,7 @@ def test_the_scaled_gram_is_that_of_the_scaled_rows(kind, scale, n_features):
     accumulator = accumulator if n_features is None else accumulator.prefix(n_features)
     for centered in (False, True):
         gram = accumulator.scaled_gram(centered=centered)
-        wanted = (np.ldexp(rows * scale, gram.exponent) - centered * np.ldexp(rows * scale, gram.exponent).mean(axis=0))
+        wanted = np.ldexp(rows * scale, gram.exponent) - centered * np.ldexp(rows * scale, gram.exponent).mean(axis=0)
         wanted = wanted[:, :n_features]
         assert np.allclose(np.tril(gram.lower), np.tril(wanted.T @ wanted), rtol=1e-12, atol=1e-12)
 

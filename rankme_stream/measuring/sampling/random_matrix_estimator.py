@@ -13,8 +13,8 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import HasGram
 from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.replicates import Jackknife
+from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.passes.state.row_norms import scale_rows
@@ -45,9 +45,7 @@ class RandomMatrixEstimator:
 
     name: Literal["random-matrix"] = "random-matrix"
 
-    def __init__(
-        self, units: UnitsRead, kept: KeptRows, workers: int, unit_roundoff: float, most_rows: float
-    ) -> None:
+    def __init__(self, units: UnitsRead, kept: KeptRows, workers: int, unit_roundoff: float, most_rows: float) -> None:
         self._units, self._kept, self._most_rows = units, kept, most_rows
         self._workers, self._unit_roundoff = workers, unit_roundoff
         self._kinds: dict[str, _RowsOfKind] = {}

@@ -64,9 +64,7 @@ class RowsInMemory:
         unit_rows = max(1, self.n_features // _FEATURES_PER_ROW)
         unit = np.arange(len(rows)) // unit_rows
         replicate = (self.n_units + unit) % N_REPLICATES
-        replicates = {
-            number: _partial(rows[replicate == number], unit_rows, make()) for number in range(N_REPLICATES)
-        }
+        replicates = {number: _partial(rows[replicate == number], unit_rows, make()) for number in range(N_REPLICATES)}
         keys = counter_rng.uniforms(int(unit[-1]) + 1, seed=0, counter=self.n_units)
         kept = KeptRows(rows, unit, replicate)
         return self.merge(RowsInMemory(replicates, kept, keys[unit], keys.size))

@@ -32,9 +32,7 @@ def drawn(seed: int, n_rows: int = 20) -> list[np.ndarray]:
 
 
 def test_independent_rows_count_as_all_whatever_their_lengths():
-    shares = [
-        measured(parts).independent_rows / sum(map(len, parts)) for parts in map(drawn, range(20))
-    ]
+    shares = [measured(parts).independent_rows / sum(map(len, parts)) for parts in map(drawn, range(20))]
     assert np.mean(shares) == pytest.approx(1.0, abs=0.02)
 
 
