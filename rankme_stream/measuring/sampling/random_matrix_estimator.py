@@ -13,6 +13,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import HasGram
 from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.gates import Withheld
+from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
 from rankme_stream.measuring.sampling.replicates import Jackknife
 from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.units_read import UnitsRead
@@ -98,17 +99,28 @@ class RandomMatrixEstimator:
         return None if isinstance(self.rankme, Withheld) else self.rankme.standard_error
 
     def spreads(self, table: Mapping[str, Metric], kind: str, n_features: int | None = None) -> dict[str, Spread | str]:
-        """Return the spread of every metric of a table, or why it has none."""
+        """Return the spread of every metric of a table, or why it has none; by the jackknife where rows are many."""
+        if n_features is not None and self._are_many(n_features):
+            jackknife = JackknifeEstimator(self._units, self._workers, self._unit_roundoff, self._most_rows)
+            return jackknife.spreads(table, kind, n_features)
         rows = self._of(kind, n_features)
         empty = gates.empty_replicate(rows.jackknife.replicate_rows)
         if empty is not None:
             return dict.fromkeys(table, empty.reason)
         return {name: self._spread(metric, rows) for name, metric in table.items()}
 
+    def _are_many(self, n_features: int) -> bool:
+        """Return whether the rows are as many as the jackknife needs for so many features."""
+        units = self._units
+        is_even = units.whole.row_norms.effective_rows >= sample_design.ROWS_PER_FEATURE * n_features
+        return is_even and units.n_rows >= sample_design.MANY_ROWS * n_features
+
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
         enough = math.ceil(sample_design.MANY_ROWS * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
+            if n_rows >= enough:
+                return "the rows are of so uneven length that this number needs more than 10 per feature"
             return f"{n_rows:,} rows are fewer than 10 per feature, and this number needs {enough:,}"
         try:
             spread = ContourSpread(rows.population(centered=metric.centered), metric.contour_sum, n_features)

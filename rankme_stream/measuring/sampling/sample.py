@@ -208,5 +208,16 @@ class Sample:
                 "least": LEAST_TAIL_INDEX,
             },
             "widened": self.widening,
+            **self._independence(),
             **self._estimator.to_dict(),
         }  # fmt: skip
+
+    def _independence(self) -> dict[str, float | None]:
+        """Return the number of independent rows that those read count as, as JSON types."""
+        if not self.whole.row_norms.squares:
+            return {"n_effective": None, "independent_rows": None}
+        found = self._units.independence
+        return {
+            "n_effective": found.effective_rows if math.isfinite(found.effective_rows) else None,
+            "independent_rows": found.independent_rows,
+        }
