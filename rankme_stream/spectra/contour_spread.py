@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from rankme_stream.spectra.contour import Contour, nonzero_eigenvalues
 from rankme_stream.spectra.contour_sums import ContourSum
 from rankme_stream.spectra.estimates import Estimate
+from rankme_stream.spectra.influence import plain
 from rankme_stream.spectra.population import Population, PopulationEstimate
 
 
@@ -112,9 +111,4 @@ class ContourSpread:
         kept = nonzero_eigenvalues(values)
         if kept.size == values.size:
             return 0.0
-        return abs(self._logarithm(_plain(values)) - self._logarithm(_plain(kept)))
-
-
-def _plain(values: np.ndarray) -> Contour:
-    """Return a sum over given eigenvalues in the form of a contour."""
-    return Contour(values.astype(np.complex128), np.full(values.size, 0.5 + 0.0j), values.size)
+        return abs(self._logarithm(plain(values)) - self._logarithm(plain(kept)))
