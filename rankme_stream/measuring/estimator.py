@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -130,7 +130,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             )
         merged = type(self)(**self.get_params())
         merged.n_features_in_ = self.n_features_in_
-        merged._seen = mine.merge(theirs)
+        merged._seen = cast(Any, mine).merge(theirs)
         merged._roundoff = max(self._roundoff, other._roundoff)
         return merged._solved()
 
@@ -214,7 +214,7 @@ def _estimates(seen: _Seen, unit_roundoff: float) -> tuple[Spectrum, dict[str, E
         spectrum: Spectrum = seen.spectrum(unit_roundoff=unit_roundoff)
         return spectrum, estimate_all(spectrum)
     with blas_threads.one_thread():
-        estimator = seen.estimator(machine.limits(None, None).workers, unit_roundoff)
+        estimator = seen.estimator(machine.cores(), unit_roundoff)
         spectrum = estimator.spectrum("raw")
         exact = estimate_all(spectrum)
         return spectrum, widened(estimator, METRICS, exact, lambda spread, one: spread.widen(one, 0.0, _CONFIDENCE))

@@ -57,7 +57,7 @@ class RowsInMemory:
     @property
     def n_features(self) -> int:
         """Width D of the rows."""
-        return self.kept.rows.shape[1]
+        return int(self.kept.rows.shape[1])
 
     def with_rows(self, rows: FloatArray, make: Callable[[], Accumulator]) -> RowsInMemory:
         """Return these rows and more, shape ``(n, D)``, float64, finite; ``make`` returns an accumulator of none."""
