@@ -66,7 +66,7 @@ def uneven_rows(units: UnitsRead, most_rows: float) -> Withheld | None:
 
 def empty_replicate(rows: Sequence[int]) -> Withheld | None:
     """Refuse replicates of which one has no row."""
-    return None if all(rows) else Withheld("a replicate has no row: so many were left out, or there are so few")
+    return None if all(rows) else Withheld("so many rows were left out, or so few are there, that a replicate has none")
 
 
 def uneven_replicates(units: UnitsRead) -> Withheld | None:
