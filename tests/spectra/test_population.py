@@ -67,7 +67,7 @@ def test_the_interval_is_longer_on_the_side_to_which_the_error_is_skewed():
     even = PopulationEstimate(1.0, 2.0, 1.9, 0.1, 15, 2.0, 0.0)
     lower, upper = even.interval(0.95)
     assert (lower, upper) == pytest.approx((1.9 - 0.21314, 2.0 + 0.21314), abs=1e-5)
-    longer = 0.5 * (1.0 + 2.0 * 2.13145**2) / 6.0 * 0.1
+    longer = 0.5 * (1.0 + 2.0 * 2.13145**2) / 3.0 * 0.1
     assert replace(even, skewness=0.5).interval(0.95) == pytest.approx((lower, upper + longer), abs=1e-5)
     assert replace(even, skewness=-0.5).interval(0.95) == pytest.approx((lower - longer, upper), abs=1e-5)
 
