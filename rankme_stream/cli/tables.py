@@ -97,6 +97,6 @@ def _sample_line(planned: dict[str, Any]) -> list[str]:
     if not planned["sample_rows"]:
         return []
     return [
-        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['segment_rows']:,} rows; "
+        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['unit_rows']:,} rows; "
         "flops and MiB are those of all rows"
     ]

@@ -28,6 +28,13 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"{_share(constant, n_rows)} of the rows hold one number in all features, the first is row "
             f"{audit['first_constant']:,}: if it stands for missing data, the option `nodata` names it."
         )
+    if (sampling := result["sampling"]) is not None and sampling.get("independent_rows") is not None:
+        n_sampled, independent = sampling["units_read"] * sampling["unit_rows"], sampling["independent_rows"]
+        if independent < min(n_rows, n_sampled) / 2:
+            found.append(
+                "Rows stored together are alike (copies, or sorted): they count as "
+                f"{independent:,.0f} independent rows."
+            )
     cards = [name for one in result["provenance"].get("workers", ()) if (name := one.get("device", "cpu")) != "cpu"]
     if result.get("groups") and cards:
         found.append(f"Groups and LiDAR were computed on the processor, not on {cards[0]}.")
