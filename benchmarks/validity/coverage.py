@@ -33,7 +33,7 @@ from rankme_stream.sources import open_source
 from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import METRICS, estimate_all, estimate_rankme
 
-_ARITHMETIC = Arithmetic("gram", "float64")
+ARITHMETIC = Arithmetic("gram", "float64")
 _LAST_LOOK = 64  # rows per feature, or half of all, of the samples whose metrics are all compared
 UNREACHABLE = 1e-15  # a tolerance that no sample meets: it reads all the rows that it may
 
@@ -44,7 +44,7 @@ def sampled(rows: np.ndarray, seed: int, tolerance: float, max_rows: int | None 
         sample=True, workers=1, confidence=coverage_page.CONFIDENCE, seed=seed, tolerance=tolerance, max_rows=max_rows
     )
     runner = PassRunner(open_source(rows), request)
-    return read_sample(runner, [_ARITHMETIC], runner.design(), None)
+    return read_sample(runner, [ARITHMETIC], runner.design(), None)
 
 
 def trial(kind: Kind, seed: int) -> dict[str, Any]:
