@@ -1,0 +1,101 @@
+"""Pilot: a few rows in random units, read to foretell the half-width that more rows would have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument
+from rankme_stream.measuring.pass_runner import PassRunner
+from rankme_stream.numerics.devices import registry
+from rankme_stream.numerics.dtypes import FloatArray
+from rankme_stream.passes.planning.sample_cost import SampleCost, sample_cost
+from rankme_stream.passes.planning.sample_design import SampleDesign
+from rankme_stream.sources import Source
+from rankme_stream.sources.concat import row_place
+from rankme_stream.spectra.expected_half_width import measured_variance
+
+ROWS_PER_FEATURE = 4  # two halves of 2 D rows, each judged by the eigenvectors of the other
+_LEAST_UNITS = 64
+_NUMBERS = 11  # D x D numbers of float64 held at once: the rows, those of one half rotated, and an eigensolve
+
+
+class Pilot(NamedTuple):
+    """Variance of the influence of the rows that were read, and what reading them was expected to cost."""
+
+    variance: float
+    cost: SampleCost
+
+
+def read_pilot(runner: PassRunner, design: SampleDesign) -> Pilot:
+    """Read 4 D rows, in 64 random units or a few more, and return the variance of their influence on RankMe.
+
+    Rows that are missing, not finite or no data are left out.
+
+    Parameters
+    ----------
+    runner
+        Runner of the source, which knows the rows and the limits.
+    design
+        Design of the sample whose half-width is foretold: the pilot's units are so many of its units side by side.
+
+    Raises
+    ------
+    UsageError
+        If the dump has fewer than 8 D rows, or the rows that were read hold no numbers but zero.
+    LimitError
+        If 11 D x D numbers do not fit the memory limit.
+    SourceError, StorageError
+        If rows cannot be read.
+    """
+    n_features, wanted = design.n_features, ROWS_PER_FEATURE * design.n_features
+    if 2 * wanted > design.n_rows:
+        raise UsageError(
+            f"a pilot reads {wanted:,} rows, {ROWS_PER_FEATURE} per feature, and there are {design.n_rows:,}: leave "
+            f"{argument('pilot')} out"
+        )
+    limits = runner.engine.limits(runner.request.workers, runner.request.memory_limit)
+    needed = limits.base_bytes + 8 * _NUMBERS * n_features**2
+    if needed > limits.memory_limit_bytes:
+        raise LimitError(
+            f"a pilot of {n_features:,} features needs {needed / 2**30:,.2f} GiB and the limit is "
+            f"{limits.memory_limit_bytes / 2**30:,.2f} GiB: leave {argument('pilot')} out, or raise "
+            f"{argument('memory_limit')}"
+        )
+    unit_rows = design.unit_rows
+    while 2 * unit_rows * _LEAST_UNITS <= wanted:
+        unit_rows *= 2
+    pilot = replace(design, unit_rows=unit_rows)
+    halves = _read_halves(runner.source, pilot, -(-wanted // unit_rows))
+    if not any(run.any() for half in halves for run in half):
+        raise UsageError(f"no row that a pilot read holds a number but zero: leave {argument('pilot')} out")
+    cost = sample_cost(pilot, wanted, runner.source.bounds(*runner.rows))
+    return Pilot(measured_variance(halves, design.unit_rows), cost)
+
+
+def _read_halves(source: Source, design: SampleDesign, n_units: int) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Return the rows of random units, dealt in turn to two halves."""
+    halves: tuple[list[FloatArray], list[FloatArray]] = ([], [])
+    for unit, replicate in design.units(0, n_units).items():
+        start, stop = design.rows(unit)
+        values = _values(source, start, stop)
+        is_there = np.isfinite(values).all(axis=1)
+        for low, high in source.missing(start, stop):
+            is_there[low - start : high - start] = False
+        halves[replicate % 2].append(values if is_there.all() else values[is_there])
+    return halves
+
+
+def _values(source: Source, start: int, stop: int) -> FloatArray:
+    """Return rows in float64, read now; a row that is not finite or no data holds NaN."""
+    stored = source.read(start, stop)
+    if not isinstance(stored, np.ndarray):  # on a card
+        return registry.on_host(stored).astype(np.float64)
+    try:
+        return source.stored.values(stored)
+    except OverflowError as error:
+        raise MagnitudeError(
+            f"{row_place(source, start + error.args[0])} holds integers beyond 2^53, which float64 cannot hold exactly"
+        ) from None
