@@ -22,6 +22,7 @@ BENCHMARKS = {
     "adversarial": "benchmarks.validity.adversarial",
     "aimed_probes": "benchmarks.validity.aimed_probes",
     "coverage": "benchmarks.validity.coverage",
+    "population": "benchmarks.validity.population",
     "row_sketch": "benchmarks.validity.row_sketch",
     "wide": "benchmarks.validity.wide",
     "chaos": "benchmarks.resilience.chaos",

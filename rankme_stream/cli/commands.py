@@ -80,6 +80,7 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
 @shared.seed_option
 @shared.sample_option
 @shared.population_option
+@shared.rare_option
 @shared.dims_option
 @shared.device_option
 @shared.group_option

@@ -63,6 +63,21 @@ class Part(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
+class _Share(click.ParamType[float]):
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(rf"\s*((?:{_DIGITS})?(?:\.{_DIGITS})?)\s*(%?)\s*", str(value))
+        if match is None or not match[1]:
+            self.fail(f"{value!r} is not a share; write for example 1% or 0.01", param, ctx)
+        share = float(Decimal(match[1]) / (100 if match[2] else 1))
+        if not 0.0 < share <= 0.5:
+            self.fail(f"{value!r} is not above 0 and at most 50%; write for example 1% or 0.01", param, ctx)
+        return share
+
+
 class _Dims(click.ParamType[tuple[int, ...]]):
     name = "D,D"
 
@@ -150,9 +165,14 @@ population_option = click.option(
     is_flag=True,
     help="Intervals for the distribution that the rows were drawn from, not for these rows.",
 )
+rare_option = click.option(
+    "--rare", type=_Share(), default="1%", show_default=True,
+    help="Share of rare units that the first look of a sample must find: as 1% or 0.01, at most 50%.",
+)  # fmt: skip
 sample_options = _add(
     [
         sample_option,
+        rare_option,
         click.option("--max-rows", type=click.IntRange(1), help="Most rows of a sample; needs --sample."),
         click.option("--confidence", type=_Number(0.0, 0.999999, min_open=True), default=0.95,
                      show_default=True, help="Probability that the intervals of a sample or a row sketch hold."),

@@ -78,6 +78,7 @@ def _note_unused(options: Mapping[str, Any]) -> None:
     method, reads_part = METHODS.get(options["method"]), options["sample"] or options["population"]
     uses = {
         "seed": reads_part or options["precision"] != "float64" or (method is not None and method.uses_seed),
+        "rare": reads_part,
         "confidence": reads_part or options["method"] == "row-sketch" or options.get("groups") is not None,
         "oversampling": options["method"] == "rsvd",
     }
@@ -149,8 +150,8 @@ def _plan_of(source: Named, array: Mapping[str, Any], checkpoint: str | None, op
     from rankme_stream.sources import open_source
 
     names = (
-        "method", "precision", "sample", "population", "normalize", "dims", "rows", "workers", "memory_limit", "rank",
-        "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
+        "method", "precision", "sample", "population", "rare", "normalize", "dims", "rows", "workers", "memory_limit",
+        "rank", "oversampling", "passes", "seed", "groups", *(["device"] if options["engine"] == "local" else []),
     )  # fmt: skip
     rows = open_source(source, **array)
     planned = make_plan(rows, checkpoint=checkpoint, **{name: options[name] for name in names if name in options})

@@ -37,6 +37,7 @@ def measure(
     confidence: float = 0.95,
     sample: bool = False,
     population: bool = False,
+    rare: float = 0.01,
     max_rows: int | None = None,
     rows: tuple[int | None, int | None] | None = None,
     seed: int = 0,
@@ -74,6 +75,10 @@ def measure(
         Read units of rows in random order until the tolerance is met; read every row if that would take half of them.
     population
         State intervals for the population that the rows were drawn from, in random units, instead of for these rows.
+    rare
+        Share of rare units that the first look of a sample must find, with a probability of 99 %: at most 0.5. A
+        smaller share takes more and smaller units, which open more chunks. Without ``sample`` or ``population`` it
+        changes nothing.
     max_rows
         Most rows of a sample; needs ``sample``.
     seed
@@ -156,6 +161,7 @@ def measure(
         confidence=confidence,
         sample=sample,
         population=population,
+        rare=rare,
         max_rows=max_rows,
         rows=rows,
         seed=seed,
@@ -238,7 +244,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         dims=tables.dims,
         tolerance=tolerance,
         passes=execution.passes,
-        convergence=[look.to_dict() for look in execution.looks],
+        convergence=[look.to_dict(tolerance) for look in execution.looks],
         sampling=None if execution.sample is None else execution.sample.to_dict(),
         spectrum=tables.spectrum,
         audit=tables.audit,
@@ -271,6 +277,7 @@ def plan(
     precision: PrecisionChoice = "float64",
     sample: bool = False,
     population: bool = False,
+    rare: float = 0.01,
     normalize: bool = False,
     dims: Sequence[int] = (),
     rows: tuple[int | None, int | None] | None = None,
@@ -304,8 +311,8 @@ def plan(
         cheapest whose interval fits the tolerance. The plan is that of the first pass in float64, if there is one.
     sample
         Plan for reading a sample; for all rows if they are too few for one.
-    population, dims
-        As in ``measure``; they take memory.
+    population, rare, dims
+        As in ``measure``; populations and dims take memory.
     normalize
         Also accumulate the rows scaled to unit length.
     rows
@@ -337,6 +344,7 @@ def plan(
         precision=precision,
         sample=sample,
         population=population,
+        rare=rare,
         rows=rows,
         seed=seed,
         normalize=normalize,

@@ -204,6 +204,8 @@ def _describe(uri: str, shape: tuple[int, int], stored: StoredType, fingerprint:
 
 def _remedy_for_rows(runner: PassRunner, sequential: SequentialSample | None) -> str:
     """Return advice that would narrow the interval of stored rows."""
+    if sequential is not None and sequential.wants_every_row and not runner.request.population:
+        return f"leave {argument('sample')} out, so that every row is read"
     if sequential is not None and sequential.wants_rows(runner.request.tolerance):
         return "allow more rows"
     if runner.request.population:

@@ -219,12 +219,24 @@ _PRESET = _record({"details": _record({"definition": _text})})
 _VALUES = _list(_number(0.0))
 _SIDE = ("singular_values", "lower", "upper")
 _ROWS = ("nonfinite", "zero", "missing")
-_POINT = _record({"rows": _count(1), **dict.fromkeys(("value", "lower", "upper"), _optional(_end))})
+_SHARE = _number(0.0, 1.0)
+_POINT = _record(
+    {"rows": _count(1), **dict.fromkeys(("value", "lower", "upper"), _optional(_end))},
+    {
+        "units": _count(1), "withheld": _optional(_text), "not_excluded": _SHARE, "rows_wanted": _optional(_count(1)),
+    },
+)  # fmt: skip
 _SAMPLING = _record(
     {
         **dict.fromkeys(("unit_rows", "units", "units_read", "rows_decoded"), _count(1)),
-        "seed": _count(), "confidence": _number(0.0, 1.0), "population": _boolean,
-    }
+        "seed": _count(), "confidence": _SHARE, "population": _boolean,
+    },
+    {
+        "estimator": _one_of("jackknife", "random-matrix"), "widened": _number(1.0),
+        "rare": _record({"asked": _SHARE, "not_excluded": _SHARE, "confidence": _SHARE, "units": _count(1)}),
+        "tail": _record({"index": _end, "largest": _count(), "least": _number(0.0)}),
+        "largest_replicate": _optional(_number(0.0)),
+    },
 )  # fmt: skip
 _FAILURE = _record(
     {

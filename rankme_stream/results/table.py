@@ -160,9 +160,7 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     value = result["estimates"]["rankme"]["value"]
     if is_sketch and value is not None:
         lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
-    sampling = result.get("sampling")
-    if sampling:
-        lines += _sampling_lines(result, sampling)
+    lines += _sampling_lines(result, result.get("sampling"))
     for earlier in result["passes"][:-1]:
         arithmetic = printable(f"{earlier['method']} in {earlier['precision']}")
         lines.append(f"  A pass by {arithmetic} left {_precision_reached(earlier)}.")
@@ -178,19 +176,41 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any]) -> list[str]:
+def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | None) -> list[str]:
+    """Return what was read of the rows, what that does not exclude, and the looks that led there."""
+    looks = [f"    {_look_line(point)}" for point in result["convergence"]]
+    if sampling is None:
+        return ["  Every row was read, for none of these looks at a sample was enough:", *looks] if looks else []
     target = "the population of the rows" if sampling["population"] else "all rows"
     decoded = sampling["rows_decoded"] / result["rows_read"]
     lines = [
         f"  They also cover the error of reading a part, for {target}, with probability {sampling['confidence']:g}: "
-        f"{sampling['units_read']:,} of {sampling['units']:,} units of {sampling['unit_rows']:,} rows, seed "
+        f"{sampling['units_read']:,} of {sampling['units']:,} units of {counted(sampling['unit_rows'], 'row')}, seed "
         f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
     ]
-    lines += ["  Convergence, after each look:"] if result["convergence"] else []
-    for point in result["convergence"]:
-        value, interval = format_estimate(point)
-        lines.append(f"    {point['rows']:>13,} rows  RankMe {value} {interval}".rstrip())
-    return lines
+    if "rare" in sampling and result["estimates"]["rankme"]["value"] is not None:
+        lines.append(f"  {_rare_line(sampling)}")
+    return lines + (["  Convergence, after each look:", *looks] if looks else [])
+
+
+def _rare_line(sampling: Mapping[str, Any]) -> str:
+    rare, size = sampling["rare"], counted(sampling["unit_rows"], "row")
+    if not rare["not_excluded"]:
+        return f"Every unit ({size} each) was read."
+    return (
+        f"Holds unless more than {100 * rare['not_excluded']:.2g} % of the units ({size} each) differ from all "
+        f"{rare['units']:,} that were read ({100 * rare['confidence']:g} %)."
+    )
+
+
+def _look_line(point: Mapping[str, Any]) -> str:
+    """Return a look at a sample: its rows, RankMe or why it is not stated, and the rows that would do."""
+    value, interval = format_estimate(point)
+    line = f"{point['rows']:>13,} rows  RankMe {value} {interval}".rstrip()
+    if point.get("withheld") is not None:
+        return f"{line}: {printable(point['withheld'])}"
+    wanted = point.get("rows_wanted") or 0
+    return line if wanted <= point["rows"] else f"{line}; the tolerance needs about {wanted:,} rows"
 
 
 def _arithmetic(result: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from rankme_stream.spectra.estimates import Estimate
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Bias and standard error of a sample's value, as an estimate for infinitely many rows.
+class JackknifeSpread:
+    """Bias and standard error of a sample's value from its replicates, as an estimate for infinitely many rows.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Spread:
         Bias that remains after correcting by ``bias``, to second order.
     n_replicates
         B, on which the second-order bias depends together with the share of the rows that was read.
-    noise
+    rounding
         Factor by which the error of the arithmetic may enter both biases: 2 (B - 1) times for R_n and the R_(-b),
         B/(B-2) (2 B + 2) times more for the second order; together below 5 (B - 1).
     """
@@ -31,23 +31,31 @@ class Spread:
     second_order_bias: float
     standard_error: float
     n_replicates: int
-    noise: float
+    rounding: float
 
     @property
     def degrees_of_freedom(self) -> int:
         """Degrees of freedom of the standard error."""
         return self.n_replicates - 1
 
-    def for_all_rows(self, fraction: float) -> Spread:
+    def noise(self, fraction: float) -> float:
+        """Return the factor by which the error of the arithmetic enters the correction, if ``fraction`` was read."""
+        return max(0.0, 1.0 - fraction) * self.rounding
+
+    def widened(self, factor: float) -> JackknifeSpread:
+        """Return the same with a standard error ``factor`` times as large."""
+        return replace(self, standard_error=factor * self.standard_error)
+
+    def for_all_rows(self, fraction: float) -> JackknifeSpread:
         """Return the spread as an estimate for all rows, of which ``fraction`` was read."""
         rest = max(0.0, 1.0 - fraction)
         second = rest * (1.0 - fraction * (self.n_replicates - 1) / self.n_replicates)
         return replace(
             self, bias=rest * self.bias, second_order_bias=second * self.second_order_bias,
-            standard_error=math.sqrt(rest) * self.standard_error, noise=rest * self.noise,
+            standard_error=math.sqrt(rest) * self.standard_error, rounding=rest * self.rounding,
         )  # fmt: skip
 
-    def for_more_rows(self, times: float) -> Spread:
+    def for_more_rows(self, times: float) -> JackknifeSpread:
         """Return the spread of a value computed from ``times`` as many rows."""
         b = self.n_replicates
         return replace(
@@ -55,7 +63,39 @@ class Spread:
             bias=self.bias / times,
             second_order_bias=self.second_order_bias * ((2.0 - 1.0 / b) / times - (1.0 - 1.0 / b) / times**2),
             standard_error=self.standard_error / math.sqrt(times),
-            noise=self.noise / times,
+            rounding=self.rounding / times,
+        )
+
+    def widen(self, estimate: Estimate, fraction: float, confidence: float) -> Estimate:
+        """Return the estimate for all rows: bias corrected to second order, interval widened to match.
+
+        Parameters
+        ----------
+        estimate
+            Value of the rows read, with the interval of the arithmetic.
+        fraction
+            Share of the rows that was read; 0 for infinitely many.
+        confidence
+            Confidence of the sampling part; that of the result is less by what the arithmetic's interval lacks to 1.
+        """
+        if estimate.value is None:
+            return replace(estimate, lower=None, upper=None, confidence=None, covers=())
+        spread = self.for_all_rows(fraction)
+        details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
+        details |= {"sample": estimate.value, "standard_error": spread.standard_error}
+        half_width = student_quantile(self.degrees_of_freedom, confidence) * spread.standard_error
+        first, second = -spread.bias, -spread.bias - spread.second_order_bias  # corrections to first and second order
+        value, low, high = estimate.value + second, min(first, second), max(first, second)
+        if estimate.lower is None or estimate.upper is None:
+            return Estimate(value, details=details)
+        half_width += spread.rounding * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
+        return Estimate(
+            value,
+            estimate.lower + low - half_width,
+            estimate.upper + high + half_width,
+            None if estimate.confidence is None else confidence + estimate.confidence - 1.0,
+            (*estimate.covers, "sampling"),
+            details=details,
         )
 
 
@@ -65,43 +105,32 @@ def first_order_bias(whole: float, without: Sequence[float], shares: Sequence[fl
     return math.fsum([*terms, -(len(without) - 1) * whole])
 
 
+def pseudo_values(whole: float, without: Sequence[float], shares: Sequence[float]) -> list[float]:
+    """Return the value that each part stands for, from the same arguments as `first_order_bias`.
+
+    Their mean is the corrected value, and their variance over the number of parts that of the whole.
+    """
+    ratios = [1.0 / share for share in shares]
+    return [h * whole - (h - 1.0) * value for h, value in zip(ratios, without, strict=True)]
+
+
 def standard_error(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:
     """Return the standard error of the whole, from the same arguments as `first_order_bias`."""
-    ratios = [1.0 / share for share in shares]
-    pseudo = [h * whole - (h - 1.0) * value for h, value in zip(ratios, without, strict=True)]
+    pseudo = pseudo_values(whole, without, shares)
     mean = math.fsum(pseudo) / len(pseudo)
-    return math.sqrt(
-        math.fsum((one - mean) ** 2 / (h - 1.0) for one, h in zip(pseudo, ratios, strict=True)) / len(pseudo)
-    )
+    squares = [(one - mean) ** 2 / (1.0 / share - 1.0) for one, share in zip(pseudo, shares, strict=True)]
+    return math.sqrt(math.fsum(squares) / len(pseudo))
 
 
-def with_spread(estimate: Estimate, spread: Spread, *, confidence: float) -> Estimate:
-    """Return an estimate for more rows than were read: bias corrected to second order, interval widened to match.
+def largest_deviation(values: Sequence[float]) -> float:
+    """Return the largest distance from the mean in standard deviations, (B - 1)/sqrt(B) at most; 0 if all agree.
 
-    Parameters
+    Grubbs' statistic: one of 16 values alone gives 3.75, two alike 2.56 at most.
+
+    References
     ----------
-    estimate
-        Estimate for the rows read, with the interval of the arithmetic.
-    spread
-        Bias and standard error of that value as an estimate for the other rows.
-    confidence
-        Confidence of the sampling part; that of the result is less by what the arithmetic's interval lacks to 1.
+    F. E. Grubbs, Sample criteria for testing outlying observations, Ann. Math. Statist. 21 (1950).
     """
-    if estimate.value is None:
-        return replace(estimate, lower=None, upper=None, confidence=None, covers=())
-    details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
-    details |= {"sample": estimate.value, "standard_error": spread.standard_error}
-    half_width = student_quantile(spread.degrees_of_freedom, confidence) * spread.standard_error
-    first, second = -spread.bias, -spread.bias - spread.second_order_bias  # corrections to first and second order
-    value, low, high = estimate.value + second, min(first, second), max(first, second)
-    if estimate.lower is None or estimate.upper is None:
-        return Estimate(value, details=details)
-    half_width += spread.noise * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
-    return Estimate(
-        value,
-        estimate.lower + low - half_width,
-        estimate.upper + high + half_width,
-        None if estimate.confidence is None else confidence + estimate.confidence - 1.0,
-        (*estimate.covers, "sampling"),
-        details=details,
-    )
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return max(abs(value - mean) for value in values) / math.sqrt(variance) if variance > 0.0 else 0.0

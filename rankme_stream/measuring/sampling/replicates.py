@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import chain, islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.spectra import metrics
 from rankme_stream.spectra.estimates import Metric, values_of
-from rankme_stream.spectra.jackknife import Spread, first_order_bias, standard_error
+from rankme_stream.spectra.jackknife import JackknifeSpread, first_order_bias, pseudo_values, standard_error
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
 T = TypeVar("T")
@@ -51,6 +51,14 @@ T = TypeVar("T")
 def merged(accumulators: Sequence[T]) -> T:
     """Return the merge, from left to right, of accumulators or of anything else that merges."""
     return reduce(lambda left, right: left.merge(right), accumulators)  # type: ignore[attr-defined]
+
+
+class MeasuredSpread(NamedTuple):
+    """A value of the rows read, its spread, and the value that each replicate stands for."""
+
+    value: float
+    spread: JackknifeSpread
+    pseudo_values: list[float]
 
 
 class Jackknife:
@@ -86,12 +94,14 @@ class Jackknife:
         """Spectrum of the whole sample."""
         return self.whole.spectrum(unit_roundoff=self._unit_roundoff)
 
-    def rankme(self) -> tuple[float, Spread]:
+    def rankme(self) -> MeasuredSpread:
         """Return RankMe of the whole sample and its spread, from the raw rows alone."""
         whole = metrics.rankme(self.spectrum.raw.values)
-        return whole, self._spread(whole, [metrics.rankme(values) for values in self._raw_values])
+        parts = [metrics.rankme(values) for values in self._raw_values]
+        without = parts[: len(self._replicates)]
+        return MeasuredSpread(whole, self._spread(whole, parts), pseudo_values(whole, without, self._shares))
 
-    def spreads(self, table: Mapping[str, Metric]) -> dict[str, Spread]:
+    def spreads(self, table: Mapping[str, Metric]) -> dict[str, JackknifeSpread]:
         """Return the spread of every metric of a table that has a value for every part of the sample."""
         whole = values_of(table, self.spectrum)
         parts = [values_of(table, spectrum) for spectrum in self._spectra]
@@ -101,7 +111,7 @@ class Jackknife:
             if all(name in part for part in parts)
         }
 
-    def _spread(self, whole: float, parts: Sequence[float]) -> Spread:
+    def _spread(self, whole: float, parts: Sequence[float]) -> JackknifeSpread:
         """Return the spread from the values without each replicate, followed by those of the halves."""
         count = len(self._replicates)
         without, halves = parts[:count], parts[count:]
@@ -109,12 +119,12 @@ class Jackknife:
         error = standard_error(whole, without, self._shares)
         by_halves = 2.0 * whole - math.fsum(halves) / len(halves)
         second_order = (by_halves - (whole - bias)) * count / (count - 2)
-        return Spread(bias, second_order, error, count, 5.0 * (count - 1))
+        return JackknifeSpread(bias, second_order, error, count, 5.0 * (count - 1))
 
     @property
-    def has_empty_replicate(self) -> bool:
-        """Whether a replicate has no row."""
-        return not all(self._shares)
+    def replicate_rows(self) -> list[int]:
+        """Number of rows of each replicate."""
+        return [replicate.n_rows for replicate in self._replicates]
 
     @cached_property
     def _raw_values(self) -> list[FloatArray]:

@@ -5,31 +5,23 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
-from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.measuring.sampling.replicates import Jackknife, merged
+from rankme_stream.measuring.sampling.gates import LEAST_TAIL_INDEX, Withheld
+from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
+from rankme_stream.measuring.sampling.look_estimator import LookEstimator
+from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.planning.rare_units import STATED_MISS, share_not_excluded
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import Estimate, Metric
-from rankme_stream.spectra.jackknife import Spread, with_spread
 from rankme_stream.spectra.spectrum import Spectrum
-
-# Largest bias of RankMe, relative to it. The bias of rows with a flat Gaussian spectrum is D/(8 n), so 8 rows per
-# feature leave 1/64. A larger bias shows that neighbouring rows are so alike that fewer count; it does not fall like
-# 1/n.
-_LARGEST_BIAS = 1 / 48
-# Smallest bias to refuse, in standard errors. Below it chance moves RankMe as much as the bias does, and refusing by
-# the bias would keep the samples in which chance made it small.
-_SMALLEST_REFUSED_BIAS = 1.5
-_EMPTY_REPLICATE = "so many rows were left out that a replicate has none"
 
 
 class _OrderedMerge:
@@ -51,73 +43,6 @@ class _OrderedMerge:
                     partial = self._replicates[number].merge(partial)
                 self._replicates[number] = partial
                 self._next = next(self._waiting, None)
-
-
-def _reason_withheld(metric: Metric, spread: Spread | None) -> str | None:
-    """Return the reason not to state a metric of a sample, or None."""
-    if spread is None:
-        return "a sample does not determine the smallest singular values"
-    if abs(spread.bias) > metric.largest_bias * spread.standard_error:
-        return "singular values lie too close together for these rows to determine their order"
-    return None
-
-
-class _View:
-    """Results of the units read so far; nothing is merged or solved twice."""
-
-    def __init__(self, replicates: Mapping[int, PartialResult], workers: int, unit_roundoff: float) -> None:
-        self.replicates = [replicates[number] for number in sorted(replicates)]
-        self._workers, self._unit_roundoff = workers, unit_roundoff
-        self._jackknives: dict[str, Jackknife] = {}
-
-    @cached_property
-    def whole(self) -> PartialResult:
-        return merged(self.replicates)
-
-    def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
-        """Return the jackknife of the rows (``raw``) or unit rows (``unit``), or of their first features."""
-        if kind in self._jackknives and n_features is None:
-            return self._jackknives[kind]
-        replicates = [_accumulator(replicate, kind, n_features) for replicate in self.replicates]
-        whole = _accumulator(self.whole, kind, n_features)
-        jackknife = Jackknife(replicates, whole, self._workers, unit_roundoff=self._unit_roundoff)
-        if n_features is None:
-            self._jackknives[kind] = jackknife
-        return jackknife
-
-    @cached_property
-    def rankme(self) -> Spread | str:
-        """Spread of RankMe, or the reason why no interval can be stated."""
-        row_norms, jackknife = self.whole.row_norms, self.jackknife("raw")
-        wanted = sample_design.ROWS_PER_FEATURE * jackknife.whole.n_features
-        if not row_norms.squares:
-            return "every row that was read is zero"
-        if not row_norms.effective_rows >= wanted:  # nan is too few
-            few = f"the rows read carry the weight of only {row_norms.effective_rows:,.0f} rows of equal length"
-            return f"{few}, and an interval needs {wanted:,} (8 per feature)"
-        if jackknife.has_empty_replicate:
-            return _EMPTY_REPLICATE
-        effective, count = self._effective_replicates, len(self.replicates)
-        if not effective >= count / 2:
-            return f"the {count} replicates carry the weight of only {effective:.1f} equal ones, too few to compare"
-        if jackknife.spectrum.raw.values[0] == 0.0:
-            return "the arithmetic cannot distinguish the rows that were read from zeros"
-        value, spread = jackknife.rankme()
-        if not abs(spread.bias) <= max(_LARGEST_BIAS * value, _SMALLEST_REFUSED_BIAS * spread.standard_error):
-            return f"RankMe of the rows read is biased by about {abs(spread.bias) / value:.0%}, too much to correct"
-        return spread
-
-    @property
-    def _effective_replicates(self) -> float:
-        exponent = self.whole.row_norms.exponent
-        norms = [replicate.row_norms for replicate in self.replicates]
-        squares = [one.rescale(max(exponent, one.exponent)).squares for one in norms]
-        return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
-
-
-def _accumulator(partial: PartialResult, kind: str, n_features: int | None) -> Accumulator:
-    accumulator = partial.accumulators[kind]
-    return accumulator if n_features is None else accumulator.prefix(n_features)
 
 
 class Sample:
@@ -148,28 +73,59 @@ class Sample:
         self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
         self._runner = runner
         self._replicates: dict[int, PartialResult] = {}
-        self._view = self._new_view()
+        self._units = UnitsRead(self._replicates)
+        self._estimator = self._new_estimator()
+        self._before: tuple[int, float] | None = None  # rows of the look before, and their standard error
 
-    def _new_view(self) -> _View:
-        return _View(self._replicates, self.plan.workers, self._runner.source.stored.unit_roundoff)
+    def _new_estimator(self) -> LookEstimator:
+        """Return the estimator for the rows read, which has computed nothing yet."""
+        most_rows = math.inf if self.population else self.design.n_rows / 2
+        unit_roundoff = self._runner.source.stored.unit_roundoff
+        return JackknifeEstimator(self._units, self.plan.workers, unit_roundoff, most_rows)
 
     @property
     def whole(self) -> PartialResult:
         """Merge of all replicates."""
-        return self._view.whole
+        return self._units.whole
 
     @property
     def spectrum(self) -> Spectrum:
         """Spectrum of the rows read."""
-        return self._view.jackknife("raw").spectrum
+        return self._estimator.spectrum("raw")
+
+    @property
+    def withheld(self) -> Withheld | None:
+        """Reason why the rows read give no interval for RankMe; None if they do."""
+        spread = self._estimator.rankme
+        return spread if isinstance(spread, Withheld) else None
+
+    @property
+    def widening(self) -> float:
+        """Factor, at least 1, that takes RankMe's standard error to what the look before promised for so many rows.
+
+        A sample stops at a look whose standard error came out small by chance. That of the look before rests on other
+        rows for the most part, so that the larger of both is seldom too small. 1 where there is none of either.
+        """
+        error = self._estimator.standard_error
+        if self._before is None or not error:
+            return 1.0
+        n_rows, before = self._before
+        return max(1.0, before * math.sqrt(n_rows / self._units.n_rows) / error)
 
     @property
     def fraction(self) -> float:
         """Fraction of the units that was read; 0 if the sample stands for the population of the dump."""
         return 0.0 if self.population else self.units_read / self.design.n_units
 
+    @property
+    def not_excluded(self) -> float:
+        """Share of units, unlike all that were read, that may have been missed with a probability of 5 %."""
+        return share_not_excluded(None if self.population else self.design.n_units, self.units_read)
+
     def read_to(self, n_units: int, progress: Report | None = None) -> None:
         """Read on until ``n_units`` units are read."""
+        if self.units_read and (error := self._estimator.standard_error) is not None:
+            self._before = self._units.n_rows, error
         units = self.design.units(self.units_read, n_units)
         bounds = self._runner.source.bounds(*self._runner.rows)
         block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._runner.rows))
@@ -187,21 +143,24 @@ class Sample:
         self._runner.read_units(self.plan, list(units), blocks, _OrderedMerge(self._replicates, units).add, report)
         self.units_read = n_units
         self.rows_decoded += self.design.rows_decoded(blocks, bounds)
-        self._view = self._new_view()
+        self._units = UnitsRead(self._replicates)
+        self._estimator = self._new_estimator()
 
     def widen_rankme(self, estimate: Estimate) -> Estimate:
         """Return RankMe of the rows read as an estimate for those it represents; no value if none can be stated."""
-        spread = self._view.rankme
-        if isinstance(spread, str):
-            return Estimate(None, reason=spread, details={"sample": estimate.value})
-        return self._widen(estimate, spread, lambda spread: spread.for_all_rows(self.fraction))
+        spread = self._estimator.rankme
+        if isinstance(spread, Withheld):
+            return _without_value(estimate, spread.reason)
+        if estimate.value is None:
+            return Estimate(None, reason=estimate.reason, details=estimate.details)
+        return spread.widened(self.widening).widen(estimate, self.fraction, self.confidence)
 
     def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return the part of RankMe's half-width due to the arithmetic, directly and through the bias."""
-        spread = self._view.rankme
-        if estimate.half_width is None or isinstance(spread, str):
+        spread = self._estimator.rankme
+        if estimate.half_width is None or isinstance(spread, Withheld):
             return estimate.half_width
-        return (1.0 + spread.for_all_rows(self.fraction).noise) * estimate.half_width
+        return (1.0 + spread.noise(self.fraction)) * estimate.half_width
 
     def estimates(
         self,
@@ -221,10 +180,8 @@ class Sample:
         n_features
             Number of leading features to use; None uses all.
         """
-        jackknife = self._view.jackknife(kind, n_features)
-        return self._widen_all(
-            jackknife, table, estimate(jackknife.spectrum), lambda spread: spread.for_all_rows(self.fraction)
-        )
+        exact = estimate(self._estimator.spectrum(kind, n_features))
+        return self._widen_all(kind, table, exact, n_features)
 
     def of_population(
         self, kind: str, table: Mapping[str, Metric], exact: Mapping[str, Estimate], n_features: int | None = None
@@ -233,41 +190,36 @@ class Sample:
 
         From the rows of the sample to all rows, the bias falls like 1/n and the standard error like its root.
         """
-        times = self.design.n_units / self.units_read
-        jackknife = self._view.jackknife(kind, n_features)
-        return self._widen_all(jackknife, table, exact, lambda spread: spread.for_more_rows(times))
+        return self._widen_all(kind, table, exact, n_features, times=self.design.n_units / self.units_read)
 
     def _widen_all(
         self,
-        jackknife: Jackknife,
+        kind: str,
         table: Mapping[str, Metric],
         estimates: Mapping[str, Estimate],
-        scale: Callable[[Spread], Spread],
+        n_features: int | None,
+        *,
+        times: float = 1.0,
     ) -> dict[str, Estimate]:
-        rankme = self._view.rankme
-        if isinstance(rankme, str):
-            return {name: Estimate(None, reason=rankme, details=one.details) for name, one in estimates.items()}
-        if jackknife.has_empty_replicate:
-            return {
-                name: Estimate(None, reason=_EMPTY_REPLICATE, details=one.details) for name, one in estimates.items()
-            }
-        spreads = jackknife.spreads(table)
+        """Return estimates from ``times`` as many rows as were read; RankMe of the raw rows widens or withholds all."""
+        if self.withheld is not None:
+            return {name: _without_value(one, self.withheld.reason) for name, one in estimates.items()}
+        spreads = self._estimator.spreads(table, kind, n_features)
         widened = {}
         for name, one in estimates.items():
-            reason = _reason_withheld(table[name], spreads.get(name))
-            if one.value is None or reason is None:
-                widened[name] = self._widen(one, spreads.get(name), scale)
+            spread = spreads[name]
+            if one.value is None:
+                widened[name] = Estimate(None, reason=one.reason, details=one.details)
+            elif isinstance(spread, str):
+                widened[name] = _without_value(one, spread)
             else:
-                widened[name] = Estimate(None, reason=reason, details=dict(one.details) | {"sample": one.value})
+                spread = spread.widened(self.widening).for_more_rows(times)
+                widened[name] = spread.widen(one, self.fraction, self.confidence)
         return widened
 
-    def _widen(self, estimate: Estimate, spread: Spread | None, scale: Callable[[Spread], Spread]) -> Estimate:
-        if estimate.value is None or spread is None:
-            return Estimate(None, reason=estimate.reason, details=estimate.details)
-        return with_spread(estimate, scale(spread), confidence=self.confidence)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the size of the sample and its design, as JSON types."""
+        """Return the size of the sample, its design and what it excludes, as JSON types."""
+        tail = self._units.tail
         return {
             "unit_rows": self.design.unit_rows,
             "units": self.design.n_units,
@@ -278,4 +230,20 @@ class Sample:
             "population": self.population,
             "effective_rows": self.whole.row_norms.effective_rows,
             "rows_decoded": self.rows_decoded,
-        }
+            "rare": {
+                "asked": self.design.rare, "not_excluded": self.not_excluded, "confidence": 1.0 - STATED_MISS,
+                "units": self.units_read,
+            },
+            "estimator": self._estimator.name,
+            "tail": {
+                "index": tail.index if math.isfinite(tail.index) else "inf", "largest": tail.largest,
+                "least": LEAST_TAIL_INDEX,
+            },
+            "widened": self.widening,
+            **self._estimator.to_dict(),
+        }  # fmt: skip
+
+
+def _without_value(estimate: Estimate, reason: str) -> Estimate:
+    """Return no estimate, and why; the value of the rows read stays in its details."""
+    return Estimate(None, reason=reason, details={**estimate.details, "sample": estimate.value})

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rankme_stream.accumulators.method import Arithmetic
-from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument
+from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument, counted
 from rankme_stream.measuring.pass_runner import PassRunner
+from rankme_stream.measuring.sampling.gates import Withheld
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.planning import sample_design
@@ -25,15 +26,34 @@ _ROWS_FOR_POPULATION = 64  # per feature
 
 @dataclass(frozen=True)
 class Look:
-    """RankMe after a number of rows, and the half-width that is due to the arithmetic alone.
+    """RankMe after a number of rows, and what that look says of the rows not read.
 
-    ``is_undetermined`` means that the arithmetic cannot distinguish the rows from zeros.
+    Attributes
+    ----------
+    rows, units
+        Numbers of rows and of units read.
+    all_rows
+        Number of rows that the sample stands for; infinite for a population.
+    rankme
+        RankMe of these.
+    arithmetic_error
+        Half-width that is due to the arithmetic alone.
+    is_undetermined
+        Whether the arithmetic cannot distinguish the rows from zeros.
+    withheld
+        Reason why the rows give no interval; None if they do.
+    not_excluded
+        Share of units, unlike all that were read, that may have been missed.
     """
 
     rows: int
+    units: int
+    all_rows: float
     rankme: Estimate
     arithmetic_error: float | None
     is_undetermined: bool
+    withheld: Withheld | None
+    not_excluded: float
 
     def is_within(self, tolerance: float) -> bool:
         """Return whether the interval's half-width is at most the tolerance, relative to RankMe."""
@@ -51,29 +71,45 @@ class Look:
             and self.arithmetic_error > tolerance * abs(value) / 2
         )
 
-    def rows_wanted(self, tolerance: float, n_rows: float) -> float:
-        """Return the rows that the tolerance needs if errors fall like the root of 1/n - 1/N; 0 if unknown."""
+    def rows_wanted(self, tolerance: float) -> float | None:
+        """Return the rows that the tolerance needs if errors fall like the root of 1/n - 1/N; None if unknown."""
         half_width, value = self.rankme.half_width, self.rankme.value
         if value is None or half_width is None:
-            return 0.0
+            return None
         error = self.arithmetic_error or 0.0
         wanted, now = tolerance * abs(value) - error, half_width - error
         if wanted <= 0.0 or now <= 0.0:
-            return math.inf if wanted <= 0.0 else 0.0
-        return 1.0 / ((1.0 / self.rows - 1.0 / n_rows) * (wanted / now) ** 2 + 1.0 / n_rows)
+            return self.all_rows if wanted <= 0.0 else None
+        return 1.0 / ((1.0 / self.rows - 1.0 / self.all_rows) * (wanted / now) ** 2 + 1.0 / self.all_rows)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, tolerance: float) -> dict[str, Any]:
         """Return the look as a point of the convergence curve, as JSON types."""
-        rankme = self.rankme
-        return {"rows": self.rows, "value": rankme.value, "lower": rankme.lower, "upper": rankme.upper}
+        wanted = self.rows_wanted(tolerance) if self.withheld is None else self.withheld.rows
+        return {
+            "rows": self.rows,
+            "value": self.rankme.value,
+            "lower": self.rankme.lower,
+            "upper": self.rankme.upper,
+            "units": self.units,
+            "withheld": None if self.withheld is None else self.withheld.reason,
+            "not_excluded": self.not_excluded,
+            "rows_wanted": None if wanted is None or math.isinf(wanted) else math.ceil(min(wanted, self.all_rows)),
+        }
 
 
 def look_at(sample: Sample) -> Look:
     """Return RankMe from a sample as read so far; without a value if the rows are too few for one."""
     estimate = estimate_rankme(sample.spectrum)
-    is_undetermined = estimate.value is None and bool(sample.spectrum.raw.consistent.upper.any())
-    n_rows = sample.whole.accumulators["raw"].n_rows
-    return Look(n_rows, sample.widen_rankme(estimate), sample.arithmetic_error(estimate), is_undetermined)
+    return Look(
+        rows=sample.whole.accumulators["raw"].n_rows,
+        units=sample.units_read,
+        all_rows=math.inf if sample.population else sample.design.n_rows,
+        rankme=sample.widen_rankme(estimate),
+        arithmetic_error=sample.arithmetic_error(estimate),
+        is_undetermined=estimate.value is None and bool(sample.spectrum.raw.consistent.upper.any()),
+        withheld=sample.withheld,
+        not_excluded=sample.not_excluded,
+    )
 
 
 @dataclass(frozen=True)
@@ -87,6 +123,12 @@ class SequentialSample:
     def wants_rows(self, tolerance: float) -> bool:
         """Return whether more rows than allowed would have narrowed the interval."""
         return self.outcome == "spent" and not self.looks[-1].is_blunt(tolerance)
+
+    @property
+    def wants_every_row(self) -> bool:
+        """Return whether the last look says that no sample will do."""
+        withheld = self.looks[-1].withheld if self.outcome == "spent" else None
+        return withheld is not None and withheld.rows == math.inf
 
 
 def read_sample(
@@ -131,14 +173,15 @@ def read_sample(
 
 def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
     """Return the most rows that may be read, None for all; refuse a number too small for an interval."""
-    if max_rows is None or max_rows >= design.row_stop - design.row_start:
+    if max_rows is None or max_rows >= design.n_rows:
         return None
     if next(design.looks(max_rows), None) is None:
         least = design.first_look * design.unit_rows
         raise UsageError(
-            f"{argument('max_rows')} is {max_rows:,}, and an interval needs {least:,} rows here: 10 per feature, in "
-            f"{sample_design.N_REPLICATES} replicates of units of {design.unit_rows:,} rows; allow that many, or leave "
-            f"{argument('sample')} out and read every row"
+            f"{argument('max_rows')} is {max_rows:,}, and an interval needs {least:,} rows here: "
+            f"{design.rows_per_feature:g} per feature or more, in {design.first_look:,} units of "
+            f"{counted(design.unit_rows, 'row')}, which find what {100 * design.rare:.3g} % of the units have "
+            f"({argument('rare')}); allow that many, or leave {argument('sample')} out and read every row"
         )
     return max_rows
 
@@ -146,7 +189,6 @@ def _most_rows(design: SampleDesign, max_rows: int | None) -> int | None:
 def _grow(
     sample: Sample, tolerance: float, max_rows: int | None, progress: Report | None, *, is_last: bool
 ) -> tuple[list[Look], Outcome]:
-    n_rows = sample.design.row_stop - sample.design.row_start
     looks: list[Look] = []
     for n_units in sample.design.looks(max_rows):
         sample.read_to(n_units, progress)
@@ -158,8 +200,7 @@ def _grow(
             return looks, "met"
         if look.is_blunt(tolerance) and not is_last:
             return looks, "blunt"
-        all_rows = math.inf if sample.population else n_rows
-        if max_rows is None and look.rows_wanted(tolerance, all_rows) > n_rows / 2:
+        if max_rows is None and (look.rows_wanted(tolerance) or 0.0) > sample.design.n_rows / 2:
             break
     return looks, "all" if max_rows is None else "spent"
 

@@ -33,8 +33,13 @@ def units_needed(n_units: int, share: float, miss: float = DESIGN_MISS) -> int:
     )
 
 
-def share_not_excluded(n_units: int, n_read: int, miss: float = STATED_MISS) -> float:
-    """Return the smallest share of rare units that is missed with probability ``miss`` at most; 0 if all are read."""
+def share_not_excluded(n_units: int | None, n_read: int, miss: float = STATED_MISS) -> float:
+    """Return the smallest share of rare units that is missed with probability ``miss`` at most; 0 if all are read.
+
+    ``n_units`` is None for infinitely many.
+    """
+    if n_units is None:
+        return -math.expm1(math.log(miss) / n_read)
     if n_read >= n_units:
         return 0.0
     n_rare = 1 + bisect_left(
