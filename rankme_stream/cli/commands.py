@@ -129,7 +129,7 @@ def _rows_needed(rows: Source, options: dict[str, Any], wanted: dict[str, Any]) 
         raise UsageError(f"{argument(needless[0])} belongs to {argument('tolerance')}: give both, or neither")
     if not asked and not options["sample"]:
         return {}
-    shared_names = ("population", "rows", "seed", "memory_limit")
+    shared_names = ("population", "rare", "rows", "seed", "memory_limit")
     found = rows_needed(rows, **wanted, **{name: options[name] for name in shared_names}).to_dict()
     return {"rows_needed": found} if asked else {"first_look": found["first_look"]}
 

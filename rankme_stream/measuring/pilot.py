@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rankme_stream.errors import LimitError, MagnitudeError, UsageError, argument
+from rankme_stream.errors import LimitError, UsageError, argument
 from rankme_stream.measuring.pass_runner import PassRunner
-from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.passes.planning.sample_cost import SampleCost, sample_cost
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.sources import Source
-from rankme_stream.sources.concat import row_place
+from rankme_stream.sources.row_values import read_values
 from rankme_stream.spectra.expected_half_width import measured_variance
 
 ROWS_PER_FEATURE = 4  # two halves of 2 D rows, each judged by the eigenvectors of the other
@@ -80,22 +79,9 @@ def _read_halves(source: Source, design: SampleDesign, n_units: int) -> tuple[li
     halves: tuple[list[FloatArray], list[FloatArray]] = ([], [])
     for unit, replicate in design.units(0, n_units).items():
         start, stop = design.rows(unit)
-        values = _values(source, start, stop)
-        is_there = np.isfinite(values).all(axis=1)
+        values = read_values(source, start, stop)
+        is_there = np.asarray(np.isfinite(values).all(axis=1))
         for low, high in source.missing(start, stop):
             is_there[low - start : high - start] = False
         halves[replicate % 2].append(values if is_there.all() else values[is_there])
     return halves
-
-
-def _values(source: Source, start: int, stop: int) -> FloatArray:
-    """Return rows in float64, read now; a row that is not finite or no data holds NaN."""
-    stored = source.read(start, stop)
-    if not isinstance(stored, np.ndarray):  # on a card
-        return registry.on_host(stored).astype(np.float64)
-    try:
-        return source.stored.values(stored)
-    except OverflowError as error:
-        raise MagnitudeError(
-            f"{row_place(source, start + error.args[0])} holds integers beyond 2^53, which float64 cannot hold exactly"
-        ) from None

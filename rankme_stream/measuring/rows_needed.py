@@ -245,8 +245,7 @@ class _Reading:
         return self.priced(sample_cost(design, design.first_look * design.unit_rows, self._bounds))
 
 
-def _check_price(price: object) -> None:
-    if price is None:
-        return
-    if not isinstance(price, Real) or isinstance(price, bool) or not 0.0 <= float(price) < math.inf:
+def _check_price(price: Any) -> None:
+    is_number = isinstance(price, Real) and not isinstance(price, bool)
+    if price is not None and not (is_number and 0.0 <= price < math.inf):
         raise UsageError(f"{argument('price_per_gb')} is {price!r} and must be a finite number of 0 or more")
