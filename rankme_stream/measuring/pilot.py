@@ -70,7 +70,7 @@ def read_pilot(runner: PassRunner, design: SampleDesign) -> Pilot:
     halves = _read_halves(runner.source, pilot, -(-wanted // unit_rows))
     if not any(run.any() for half in halves for run in half):
         raise UsageError(f"no row that a pilot read holds a number but zero: leave {argument('pilot')} out")
-    cost = sample_cost(pilot, wanted, runner.source.bounds(*runner.rows))
+    cost = sample_cost(pilot, wanted, runner.source.bounds(*runner.rows), batch_rows=wanted)
     return Pilot(measured_variance(halves, design.unit_rows), cost)
 
 

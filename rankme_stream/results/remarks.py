@@ -49,7 +49,9 @@ def _of_odd_chunks(odd: Mapping[str, Any]) -> list[str]:
         return []
     first, most = odd["examples"][0], odd["chunks"]
     start, stop = first["rows"]
-    held = ", ".join(f"{_HELD[name]} {count:,}" if name in _HELD else f"{name} in {count:,}" for name, count in odd["holds"].items())
+    held = ", ".join(
+        f"{_HELD[name]} {count:,}" if name in _HELD else f"{name} in {count:,}" for name, count in odd["holds"].items()
+    )
     return [
         f"{odd['found']:,} of {most:,} chunks are stored in a size unlike the others, most of all that of rows "
         f"{start:,} to {stop - 1:,} ({first['z']:+.3g} robust standard deviations). Of {odd['read']:,} that were read "

@@ -121,4 +121,7 @@ def _content(source: Source, start: int, stop: int) -> Content:
     except (SourceError, StorageError):
         return "unreadable"
     counts["copies"] = stop - start - len(seen)
-    return next((holds for holds, count in counts.items() if count > _OF_NOTE * (stop - start)), "usual")
+    holds, count = max(
+        counts.items(), key=lambda item: item[1]
+    )  # the first of equals: zeros are one number, and copies
+    return holds if count > _OF_NOTE * (stop - start) else "usual"
