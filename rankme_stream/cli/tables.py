@@ -97,7 +97,7 @@ def _sample_line(planned: dict[str, Any]) -> list[str]:
     if not planned["sample_rows"]:
         return []
     return [
-        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['segment_rows']:,} rows; "
+        f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['unit_rows']:,} rows; "
         "flops and MiB are those of all rows",
         *_first_look_line(planned),
     ]
@@ -109,7 +109,7 @@ def _first_look_line(planned: dict[str, Any]) -> list[str]:
         return []
     return [
         f"  first look  {look['units']:,} units, about {counted(look['chunks'], 'chunk')} opened, "
-        f"{look['bytes_decoded'] / 2**20:,.1f} MiB decoded"
+        f"{look['bytes_decoded'] / 2**20:,.1f} MiB decoded; chunks of unlike size are looked into as well"
     ]
 
 

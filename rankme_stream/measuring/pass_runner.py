@@ -25,7 +25,8 @@ from rankme_stream.passes.engines import local
 from rankme_stream.passes.engines.engine import Engine, Progress, Report
 from rankme_stream.passes.loop.block_reader import missing_message
 from rankme_stream.passes.loop.segment import PassSpec
-from rankme_stream.passes.planning.block_layout import BlockRange
+from rankme_stream.passes.planning import sample_batches
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.plan import Plan, make_plan
 from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
 from rankme_stream.passes.planning.workload import CardLimits, RowLayout, SampleUnits, Workload
@@ -34,7 +35,7 @@ from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows,
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, create_state, impossible_numbers, load_state, read_basis
-from rankme_stream.sources import ConcatSource, Source, content_digest
+from rankme_stream.sources import ConcatSource, GatheredRows, Source, content_digest
 
 
 class PassRunner:
@@ -175,8 +176,10 @@ class PassRunner:
     def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign, *, held_bytes: int = 0) -> Plan:
         """Return the plan of a sample, read in this process and without a file; ``held_bytes`` as in ``plan``."""
         is_compared = self.rows[1] - self.rows[0] >= ROWS_PER_FEATURE * design.n_features
+        row_bytes = design.n_features * self.source.stored.dtype.itemsize
         units = SampleUnits(
-            design.unit_rows, N_REPLICATES, design.first_look * design.unit_rows, is_compared,
+            design.unit_rows, N_REPLICATES, sample_batches.segment_rows(design, row_bytes),
+            design.first_look * design.unit_rows, sample_batches.units_kept(design) * design.unit_rows, is_compared,
             max(self.request.dims, default=0),
         )  # fmt: skip
         workload = replace(self._workload(arithmetic), normalize=self.request.normalize, sample=units)
@@ -363,24 +366,20 @@ class PassRunner:
         self.machines = joined_workers(self.machines, state.workers)
         return state
 
-    def read_units(
-        self,
-        plan: Plan,
-        units: Sequence[int],
-        blocks: Sequence[BlockRange],
-        add: Callable[[int, PartialResult], None],
-        progress: Report | None,
+    def read_gathered(
+        self, plan: Plan, gathered: GatheredRows, add: Callable[[int, PartialResult], None], progress: Report
     ) -> None:
-        """Read units of a sample, which are the segments of its plan, and pass each partial result to ``add``."""
+        """Read rows of a sample that are in memory, whose numbers there a plan has; pass each segment's result on."""
 
-        def check_and_add(unit: int, partial: PartialResult) -> None:
-            start, stop = plan.rows_of(range(unit, unit + 1))
+        def check_and_add(segment: int, partial: PartialResult) -> None:
+            start, stop = plan.rows_of(range(segment, segment + 1))
             check_count(partial, stop - start, self.rules)
-            add(unit, partial)
+            add(segment, partial)
 
-        spec = self._spec(plan, records_norms=True)
-        n_rows = sum(block.n_used for block in blocks)
-        self.bytes_read += local.run_segments(spec, units, blocks, check_and_add, n_rows, progress)
+        rows = plan.row_start, plan.row_stop
+        blocks = block_ranges(gathered.bounds(*rows), *rows, plan.block_rows, plan.grid.segment_rows)
+        spec = replace(self._spec(plan), source=gathered)
+        local.run_segments(spec, plan.all_segments, blocks, check_and_add, rows[1], progress)
         self.machines = joined_workers(self.machines, self._machines(plan, local.LocalEngine()))
 
     def read_into(self, tree: MergeTree[PartialResult], plan: Plan) -> None:
@@ -391,14 +390,13 @@ class PassRunner:
     def _machines(self, plan: Plan, engine: Engine) -> list[dict[str, Any]]:
         return [one | self.device.describe() for one in engine.machines(plan.workers)]
 
-    def _spec(self, plan: Plan, *, records_norms: bool = False) -> PassSpec:
+    def _spec(self, plan: Plan) -> PassSpec:
         return PassSpec(
             source=self.source,
             plan=plan,
             make_accumulator=accumulator_of(plan, self.basis),
             normalize=plan.normalize,
             rules=self.rules,
-            records_norms=records_norms,
             device=self.device,
             basis=self.basis,
             groups=self.groups if plan.n_groups else None,

@@ -16,8 +16,9 @@ from rankme_stream.measuring.pilot import read_pilot
 from rankme_stream.measuring.request import Request
 from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
+from rankme_stream.passes.planning.sample_batches import segment_rows
 from rankme_stream.passes.planning.sample_cost import SampleCost, sample_cost
-from rankme_stream.passes.planning.sample_design import SampleDesign, draw_design
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign, draw_design
 from rankme_stream.sources import open_source
 from rankme_stream.spectra.expected_half_width import (
     LEAST_ROWS_PER_FEATURE,
@@ -39,7 +40,8 @@ class ReadingCost:
     rows, units
         Rows, and the random units that they lie in.
     chunks
-        Chunks that are opened: runs of rows that are stored together, or units where a read may begin at any row.
+        Chunks that are opened, each as often as it is decoded: once a look. Chunks are runs of rows that are stored
+        together, or units where a read may begin at any row.
     bytes_decoded
         Bytes of these chunks, uncompressed.
     price
@@ -200,7 +202,7 @@ class _Reading:
             ExpectedInterval(
                 rows,
                 {name: expected_half_width(one, rows, design.n_features, **options) for name, one in variances.items()},
-                self.priced(sample_cost(self._design_for(rows), rows, self._bounds)) if rows <= design.n_rows else None,
+                self._cost(rows),
             )
             for rows in sorted({*self._listed(least), *(rows for rows in needed.values() if rows is not None)})
         )
@@ -208,6 +210,19 @@ class _Reading:
             request.tolerance, request.confidence, request.population, design.n_rows, design.n_features, needed, points,
             self._first_look(), pilot,
         )  # fmt: skip
+
+    def _cost(self, rows: int) -> ReadingCost | None:
+        """Return the cost of a sample of so many rows, or of a pass over all; None for more than there are."""
+        design = self.design
+        if rows > design.n_rows:
+            return None
+        if rows == design.n_rows:
+            return self.priced(SampleCost(rows, design.n_units, len(self._bounds) + 1, rows))
+        return self._cost_of_sample(self._design_for(rows), rows)
+
+    def _cost_of_sample(self, design: SampleDesign, rows: int) -> ReadingCost:
+        batch_rows = N_REPLICATES * segment_rows(design, self._row_bytes)
+        return self.priced(sample_cost(design, rows, self._bounds, batch_rows=batch_rows))
 
     def _listed(self, least: int) -> Iterator[int]:
         """Yield the numbers of rows to show: of a sample of a dump, up to half of it; always those of the dump."""
@@ -242,7 +257,7 @@ class _Reading:
         design = self.design
         if next(design.looks(), None) is None:
             return None
-        return self.priced(sample_cost(design, design.first_look * design.unit_rows, self._bounds))
+        return self._cost_of_sample(design, design.first_look * design.unit_rows)
 
 
 def _check_price(price: Any) -> None:

@@ -198,8 +198,8 @@ def _rare_line(sampling: Mapping[str, Any]) -> str:
     if not rare["not_excluded"]:
         return f"Every unit ({size} each) was read."
     return (
-        f"Holds unless more than {100 * rare['not_excluded']:.2g} % of the units ({size} each) differ from all "
-        f"{rare['units']:,} that were read ({100 * rare['confidence']:g} %)."
+        f"Holds unless some units ({size} each) differ from all {rare['units']:,} that were read: fewer than "
+        f"{rounded_up(100.0 * rare['not_excluded'], 2)} % of them all ({100 * rare['confidence']:g} %)."
     )
 
 

@@ -13,13 +13,14 @@ from rankme_stream.sources.concat import (
 )
 from rankme_stream.sources.content import content_digest, row_digest, row_digests
 from rankme_stream.sources.file_pattern import matching_files, natural_key
+from rankme_stream.sources.gathered_rows import GatheredRows
 from rankme_stream.sources.npy import NpySource
 from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
-    "ArrayOptions", "ArraySource", "BlockStream", "ConcatSource", "JoinedBounds", "NpySource", "Opening", "Source",
-    "Window", "ZarrSource", "absent_numbers", "content_digest", "describe_parts", "is_blocks", "joined_name",
-    "matching_files", "natural_key", "open_source", "row_digest", "row_digests", "row_place",
+    "ArrayOptions", "ArraySource", "BlockStream", "ConcatSource", "GatheredRows", "JoinedBounds", "NpySource",
+    "Opening", "Source", "Window", "ZarrSource", "absent_numbers", "content_digest", "describe_parts", "is_blocks",
+    "joined_name", "matching_files", "natural_key", "open_source", "row_digest", "row_digests", "row_place",
 ]  # fmt: skip

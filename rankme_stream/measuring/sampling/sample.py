@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +11,10 @@ from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.gates import LEAST_TAIL_INDEX, Withheld
 from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
 from rankme_stream.measuring.sampling.look_estimator import LookEstimator
+from rankme_stream.measuring.sampling.unit_reader import KeptRows, UnitReader
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.planning import sample_design
-from rankme_stream.passes.planning.block_layout import largest_unit
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.planning.rare_units import STATED_MISS, share_not_excluded
 from rankme_stream.passes.planning.sample_design import SampleDesign
@@ -24,25 +23,6 @@ from rankme_stream.spectra.estimates import Estimate, Metric
 from rankme_stream.spectra.spectrum import Spectrum
 
 
-class _OrderedMerge:
-    """Merges partial results of units into their replicates, in the order of the units, whichever finishes first."""
-
-    def __init__(self, replicates: dict[int, PartialResult], units: Mapping[int, int]) -> None:
-        self._replicates, self._units = replicates, units
-        self._waiting = iter(units)
-        self._next = next(self._waiting, None)
-        self._finished: dict[int, PartialResult] = {}
-        self._lock = threading.Lock()
-
-    def add(self, unit: int, partial: PartialResult) -> None:
-        with self._lock:
-            self._finished[unit] = partial
-            while self._next is not None and self._next in self._finished:
-                number, partial = self._units[self._next], self._finished.pop(self._next)
-                if number in self._replicates:
-                    partial = self._replicates[number].merge(partial)
-                self._replicates[number] = partial
-                self._next = next(self._waiting, None)
 
 
 class Sample:
@@ -57,10 +37,6 @@ class Sample:
     ----------
     units_read
         Number of the design's units read so far.
-    rows_decoded
-        Number of rows in the chunks decoded for them; a chunk decoded again counts again.
-    progress
-        Rows, bytes and seconds of reading so far.
     """
 
     def __init__(
@@ -68,20 +44,17 @@ class Sample:
     ) -> None:
         self.design = design
         self.confidence, self.population = runner.request.confidence, runner.request.population
-        self.units_read = self.rows_decoded = 0
-        self.progress = Progress(0, 0, 0, 0.0)
+        self.units_read = 0
         self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
-        self._runner = runner
-        self._replicates: dict[int, PartialResult] = {}
-        self._units = UnitsRead(self._replicates)
+        self._reader, self._unit_roundoff = UnitReader(runner, self.plan, design), runner.source.stored.unit_roundoff
+        self._units = UnitsRead(self._reader.replicates)
         self._estimator = self._new_estimator()
         self._before: tuple[int, float] | None = None  # rows of the look before, and their standard error
 
     def _new_estimator(self) -> LookEstimator:
         """Return the estimator for the rows read, which has computed nothing yet."""
         most_rows = math.inf if self.population else self.design.n_rows / 2
-        unit_roundoff = self._runner.source.stored.unit_roundoff
-        return JackknifeEstimator(self._units, self.plan.workers, unit_roundoff, most_rows)
+        return JackknifeEstimator(self._units, self.plan.workers, self._unit_roundoff, most_rows)
 
     @property
     def whole(self) -> PartialResult:
@@ -123,28 +96,27 @@ class Sample:
         return share_not_excluded(None if self.population else self.design.n_units, self.units_read)
 
     def read_to(self, n_units: int, progress: Report | None = None) -> None:
-        """Read on until ``n_units`` units are read."""
+        """Read on until ``n_units`` units are read: whole rounds of the replicates. Raises as ``UnitReader.read``."""
         if self.units_read and (error := self._estimator.standard_error) is not None:
             self._before = self._units.n_rows, error
-        units = self.design.units(self.units_read, n_units)
-        bounds = self._runner.source.bounds(*self._runner.rows)
-        block_rows = max(self.plan.block_rows, largest_unit(bounds, *self._runner.rows))
-        blocks = list(self.design.block_ranges(list(units), bounds, block_rows))
-        before = self.progress
-
-        def report(now: Progress) -> None:
-            self.progress = Progress(
-                before.rows_done + now.rows_done, before.rows_total + now.rows_total,
-                before.bytes_read + now.bytes_read, before.elapsed_s + now.elapsed_s,
-            )  # fmt: skip
-            if progress is not None:
-                progress(self.progress)
-
-        self._runner.read_units(self.plan, list(units), blocks, _OrderedMerge(self._replicates, units).add, report)
+        self._reader.read(self.units_read, n_units, progress)
         self.units_read = n_units
-        self.rows_decoded += self.design.rows_decoded(blocks, bounds)
-        self._units = UnitsRead(self._replicates)
+        self._units = UnitsRead(self._reader.replicates)
         self._estimator = self._new_estimator()
+
+    def kept_rows(self) -> KeptRows | None:
+        """Return the rows of the units that were drawn first, up to 4 per feature; None if more are to be read."""
+        return self._reader.kept_rows()
+
+    @property
+    def rows_decoded(self) -> int:
+        """Number of rows in the chunks decoded for the units; a chunk decoded again counts again."""
+        return self._reader.rows_decoded
+
+    @property
+    def progress(self) -> Progress:
+        """Rows, bytes and seconds of reading so far."""
+        return self._reader.progress
 
     def widen_rankme(self, estimate: Estimate) -> Estimate:
         """Return RankMe of the rows read as an estimate for those it represents; no value if none can be stated."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +12,10 @@ import numpy as np
 
 from rankme_stream.errors import MissingChunksError, RankMeError, argument
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.passes.loop.storage_wait import StorageWait
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.sources import Source
-
-_READS_JUDGED = 16  # first reads of a pass, which show whether reads wait for storage;
-_JUDGED_AFTER_S = 1.0  # or as many as end in its first second, where they are long
-_WAITING_SHARE = 0.2  # share of that time in which the threads of this process did not compute
 
 
 class _Block:
@@ -64,9 +60,7 @@ class BlockReader:
         self._is_exhausted = False
         self._buffers: list[Array] = []
         self._lent: dict[int, Array] = {}
-        self._callers_read = plan.segments_at_once == plan.workers
-        self._began: tuple[float, float] | None = None  # wall and process clocks at the start of the first read
-        self._reads_left = _READS_JUDGED
+        self._waiting = StorageWait(plan.workers)
         self._readers = ThreadPoolExecutor(plan.segments_at_once, thread_name_prefix="rankme-read")
         self._row_bytes = source.shape[1] * source.stored.dtype.itemsize
         self.bytes_read = 0
@@ -74,6 +68,11 @@ class BlockReader:
     def close(self) -> None:
         """Read nothing more, and do not wait for reads under way."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _callers_read(self) -> bool:
+        """Whether threads read for themselves what they need."""
+        return self._plan.segments_at_once == self._plan.workers and not self._waiting.is_long
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """Yield (first row, rows) pieces that cover [start, stop) in order; each row may be requested once."""
@@ -135,27 +134,14 @@ class BlockReader:
     def _read_here(self, block: _Block) -> None:
         assert block.reading is not None
         with self._lock:
-            self._began = self._began or (time.perf_counter(), time.process_time())
+            self._waiting.begin()
         try:
             block.reading.set_result(self._read(block.start, block.stop))
         except BaseException as error:
             block.reading.set_exception(error)
             raise
-        self._decide_who_reads(*self._began)
-
-    def _decide_who_reads(self, began: float, computed: float) -> None:
-        """Let the reader's own threads read from now on if the process idled for much of the first reads.
-
-        The time of the whole process counts: a thread that waits for the interpreter lock does not wait for storage.
-        """
         with self._lock:
-            if self._reads_left == 0:
-                return
-            elapsed = time.perf_counter() - began
-            self._reads_left = 0 if elapsed >= _JUDGED_AFTER_S else self._reads_left - 1
-            if self._reads_left == 0:
-                waiting = elapsed * self._plan.workers - (time.process_time() - computed)
-                self._callers_read = waiting <= _WAITING_SHARE * elapsed * self._plan.workers
+            self._waiting.end()
 
     def _next_block(self) -> None:
         number, block_range = next(self._block_ranges, (0, None))

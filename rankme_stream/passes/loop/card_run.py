@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
+from rankme_stream.passes.state.row_norms import RowNorms, UnitNorms, rows_error, scale_rows
 from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
 
 
@@ -119,7 +120,7 @@ class CardRunner:
         run, found = queued.run, queued.found
         audit = self._judged(run, found)
         witnesses = Witnesses() if self._notes is None else self._notes.take(run.first, run.last)
-        return PartialResult(found.accumulators, audit, found.row_norms, found.groups, witnesses)
+        return replace(found, audit=audit, witnesses=witnesses)
 
     def check_products(self) -> None:
         """Form products that are known beforehand as ``read`` will, if it queues slabs of rows.
@@ -147,8 +148,9 @@ class CardRunner:
             card.zeros((last - first,), np.uint8), card.zeros((len(plan.grid.segments(first, last)),)),
             card.zeros((plan.n_features,), np.uint8),
         )  # fmt: skip
-        n_products = -(-last // rows) - first // rows
-        return _Run(first, last, seen, {key: card.zeros((n_products,), np.uint8) for key in self._keys}, [])
+        begin = first // plan.grid.segment_rows * plan.grid.segment_rows
+        n_products = -(-(last - begin) // rows)
+        return _Run(first, last, begin, seen, {key: card.zeros((n_products,), np.uint8) for key in self._keys}, [])
 
     @property
     def _keys(self) -> list[str]:
@@ -162,7 +164,8 @@ class CardRunner:
         if spec.normalize:
             error = rows_error(spec.plan.n_features)
             made["unit"] = spec.make_accumulator(spec.plan.n_features, self._workspace, rows_error=error)
-        row_norms, seen = RowNorms(), run.seen_in(segment - run.first // grid.segment_rows)
+        norms = UnitNorms(last - first, spec.plan.unit_rows) if spec.plan.unit_rows else None
+        seen = run.seen_in(segment - run.first // grid.segment_rows)
         for start, end in grid.slabs(first, last, spec.plan.slab_rows):
             if self.stop.is_set():
                 raise Interrupted
@@ -170,12 +173,13 @@ class CardRunner:
             if self._may_be_tiny:  # this waits for the card
                 largest = float(self._card.download(seen.largest)[0])
                 self._may_be_tiny = largest == 0.0 or exponent_of(largest) > 0
-            if spec.records_norms:
-                row_norms = row_norms.merge(RowNorms.of(slabs["raw"], self._card))
+            if norms is not None:
+                norms.add(start - first, slabs["raw"], self._card)
             for key, accumulator in made.items():
                 self._add(accumulator, slabs[key], start, run, key)
             self._progress(end - start)
-        return PartialResult(made, Audit(), row_norms, None if self._groups is None else self._groups.take(segment))
+        found = PartialResult(made, Audit(), RowNorms(), None if self._groups is None else self._groups.take(segment))
+        return found if norms is None else replace(found, row_norms=norms.sums, unit_maxima=norms.maxima)
 
     def _filled_slabs(self, start: int, end: int, run: _Run, of_segment: Seen) -> dict[str, Any]:
         """Queue the filling of slabs with rows [start, end) of a segment, and return them."""
@@ -204,14 +208,15 @@ class CardRunner:
 
     def _add(self, accumulator: Accumulator, slab: Any, start: int, run: _Run, key: str) -> None:
         """Add a slab to an accumulator: whole panels at once where it takes them so."""
-        rows = self._product_rows
-        for low, high in _whole_panels(start, start + slab.shape[0], rows):
+        rows, begin = self._product_rows, run.begin
+        for first, last in _whole_panels(start - begin, start - begin + slab.shape[0], rows):
+            low, high = begin + first, begin + last
             while low < high and not self._takes_slabs(accumulator):
                 end = min(low + rows, high)
                 accumulator.update(slab[low - start : end - start, :], low)
                 low = end
             if low < high and isinstance(accumulator, Queued):
-                number, n_products = low // rows - run.first // rows, -(-(high - low) // rows)
+                number, n_products = (low - begin) // rows, -(-(high - low) // rows)
                 overflowed = run.overflowed[key][number : number + n_products]
                 accumulator.queue(slab[low - start : high - start, :], rows, overflowed)
 
@@ -235,7 +240,7 @@ class CardRunner:
         nonzero = card.download(run.seen.nonzero) != 0
         for key, accumulator in found.accumulators.items():
             for number in np.flatnonzero(card.download(run.overflowed[key])).tolist():
-                low = (run.first // self._product_rows + number) * self._product_rows
+                low = run.begin + number * self._product_rows
                 raise overflow_error(max(low, run.first), min(low + self._product_rows, run.last))
             if isinstance(accumulator, Queued):
                 accumulator.set_nonzero(nonzero)
@@ -248,12 +253,14 @@ class CardRunner:
 class _Run(NamedTuple):
     """Rows [first, last) of a run: what the card sees in them, and the pieces in which it was given them.
 
-    ``seen`` has a largest magnitude for each segment; ``overflowed`` has a number for each product and accumulator. A
-    piece has a first row, a number of rows and the audit of those that are missing.
+    Panels are counted from row ``begin``, where the first segment begins, read or not. ``seen`` has a largest magnitude
+    for each segment; ``overflowed`` has a number for each product and accumulator. A piece has a first row, a number of
+    rows and the audit of those that are missing.
     """
 
     first: int
     last: int
+    begin: int
     seen: Seen
     overflowed: dict[str, Any]
     pieces: list[tuple[int, int, Audit]]

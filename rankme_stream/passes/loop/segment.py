@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.methods import METHODS
@@ -20,7 +20,7 @@ from rankme_stream.passes.loop.panels import PanelWriter
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import DEFAULT_RULES, Audit, Rules
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.passes.state.row_norms import RowNorms, rows_error, scale_rows
+from rankme_stream.passes.state.row_norms import RowNorms, UnitNorms, rows_error, scale_rows
 from rankme_stream.passes.state.witnesses import Witnesses, witness_rows
 from rankme_stream.sources import Source
 
@@ -37,8 +37,6 @@ class PassSpec:
         Whether rows scaled to unit length are accumulated as well.
     rules
         Treatment of faulty rows.
-    records_norms
-        Whether the norms of the rows are summed.
     device
         Device that holds the panels and accumulators.
     basis
@@ -52,7 +50,6 @@ class PassSpec:
     make_accumulator: Callable[..., Accumulator]
     normalize: bool = False
     rules: Rules = DEFAULT_RULES
-    records_norms: bool = False
     device: Device = HOST
     basis: OrthonormalBasis | None = None
     groups: Partition | None = None
@@ -63,7 +60,7 @@ class PassSpec:
         made of the rows.
         """
         is_fast = METHODS[self.plan.method].multiplies_stored_rows(self.plan.precision)
-        is_alone, kind = not self.normalize and not self.records_norms, self.source.stored
+        is_alone, kind = not self.normalize and not self.plan.unit_rows, self.source.stored
         is_as_stored = kind.decoding is None
         return self.device.panel_type(kind) if is_fast and is_alone and is_as_stored else "float64"
 
@@ -107,9 +104,9 @@ def run_segment(
         grouper = SegmentGrouper(
             spec.groups, spec.source.stored, (first, last), n_features, workspace, plan.segments_at_once
         )
-    writer = PanelWriter(spec.source, workspace, spec.rules)
-    audit, row_norms = Audit(), RowNorms()
-    wanted, witnesses = witness_rows(first, last), Witnesses()
+    writer, audit = PanelWriter(spec.source, workspace, spec.rules), Audit()
+    norms = UnitNorms(last - first, plan.unit_rows) if plan.unit_rows else None
+    wanted, witnesses = witness_rows(first, last) if norms is None else [], Witnesses()
     shape = (plan.slab_rows, n_features + 1)
     for start, end in grid.slabs(first, last, plan.slab_rows):
         if stop.is_set():
@@ -121,8 +118,8 @@ def run_segment(
             if grouper is not None:
                 grouper.add(row, stored, piece)
             witnesses = witnesses.merge(Witnesses.of(wanted, row, stored))
-        if spec.records_norms:
-            row_norms = row_norms.merge(RowNorms.of(slabs["raw"][: end - start, :]))
+        if norms is not None:
+            norms.add(start - first, slabs["raw"][: end - start, :])
         if spec.normalize:
             scale_rows(slabs["raw"][: end - start, :], slabs["unit"][: end - start, :])
         for low, high in grid.panels(start, end):
@@ -133,4 +130,5 @@ def run_segment(
     blas_threads.check_one_thread(first, last)
     for accumulator in accumulators.values():
         accumulator.check(first, last)
-    return PartialResult(accumulators, audit, row_norms, None if grouper is None else grouper.group(), witnesses)
+    found = PartialResult(accumulators, audit, RowNorms(), None if grouper is None else grouper.group(), witnesses)
+    return found if norms is None else replace(found, row_norms=norms.sums, unit_maxima=norms.maxima)

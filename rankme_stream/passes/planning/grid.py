@@ -15,7 +15,8 @@ PATIENCE = 2  # segments per worker that may be started, counted from the oldest
 class Grid:
     """Panels and segments: they determine the bits, and depend on width and method alone.
 
-    Panel k is rows [k P, (k+1) P); a segment is a power of two of panels, the leaf of the merge tree.
+    Panel k is rows [k P, (k+1) P); a segment is a power of two of panels, the leaf of the merge tree. The segments of a
+    sample hold any number of rows; their panels are counted from the first, and the last may be shorter.
     """
 
     panel_rows: int
@@ -32,7 +33,8 @@ class Grid:
     def slabs(self, start: int, stop: int, slab_rows: int) -> Iterator[tuple[int, int]]:
         """Yield ranges of ``slab_rows`` rows, whole panels, in [start, stop), the first and last cut to it."""
         while start < stop:
-            end = min(stop, (start // slab_rows + 1) * slab_rows)
+            before = start // self.segment_rows * self.segment_rows
+            end = min(stop, before + self.segment_rows, start + slab_rows - (start - before) % slab_rows)
             yield start, end
             start = end
 

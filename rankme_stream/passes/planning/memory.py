@@ -9,10 +9,12 @@ from rankme_stream.accumulators.method import Size
 from rankme_stream.passes.planning.card_layout import PIECE_BYTES, run_level
 from rankme_stream.passes.planning.grid import PATIENCE
 from rankme_stream.passes.planning.group_memory import GroupMemory, GroupWork, predict_group_memory
+from rankme_stream.passes.planning.sample_batches import most_readers
 from rankme_stream.passes.planning.workload import CardLimits, Concurrency, RowLayout, SampleUnits, Workload
 
 _LIBRARY_BYTES = 40 * 2**20  # imports, and the store's own tables
 _THREAD_BYTES = 4 * 2**20  # of each worker: BLAS buffers, its stack, and what the allocator keeps for it
+_READER_BYTES = 2**20  # of each thread that reads for a sample, beside what it reads
 _FILE_BYTES = 2**20  # of a state file, beside its triangles
 
 
@@ -38,7 +40,7 @@ def predict_memory(
     card
         Limits of the card that computes; None for the host.
     """
-    n_segments, workers = len(workload.grid.segments(*layout.rows)), concurrency.workers
+    n_segments, workers = workload.n_segments(layout.rows), concurrency.workers
     if concurrency.segments_at_once == workers:  # a thread without a segment holds nothing
         concurrency = concurrency._replace(
             workers=min(workers, n_segments), segments_at_once=min(workers, n_segments)
@@ -67,6 +69,16 @@ def predict_memory(
     if workload.pass_number:  # for the basis, on the host, that the previous pass found
         memory["accumulators"] += workload.state_bytes
         memory["solving"] += workload.state_bytes
+    if workload.sample is not None:
+        staged, gathering = _gathering_bytes(workload.sample, layout, concurrency, workload.size.n_features)
+        if card is None or card.itemsize:
+            reading += staged
+        else:
+            on_card["rows"] += staged
+        reading += gathering
+        kept = 8 * workload.sample.kept_rows * (workload.size.n_features + 2)
+        memory["accumulators"] += kept
+        memory["solving"] += kept
     memory |= {
         "reading": reading,
         "libraries": _LIBRARY_BYTES + workers * _THREAD_BYTES, "process": base_bytes,
@@ -156,7 +168,7 @@ def _n_slots(workload: Workload, layout: RowLayout, concurrency: Concurrency) ->
     """Return the slots that are used: no more than blocks, all of them half full but two of each run: its last, and
     that of a chunk which straddles its end.
     """
-    if workload.sample is not None:  # its units lie apart
+    if workload.sample is not None:  # each of its segments is a run
         return concurrency.n_slots
     run_rows = _run_rows(workload, layout)
     n_runs = layout.rows[1] // run_rows - layout.rows[0] // run_rows + 1
@@ -170,7 +182,9 @@ def _run_rows(workload: Workload, layout: RowLayout) -> int:
 
 
 def _pieces_bytes(workload: Workload, layout: RowLayout, workers: int) -> int:
-    """Return the bytes that threads take to read the pieces of a block."""
+    """Return the bytes that threads take to read the pieces of a block; none where they are in memory."""
+    if workload.sample is not None:
+        return 0
     piece_rows = PIECE_BYTES // (workload.size.n_features * layout.itemsize) + layout.largest_unit
     return workers * layout.read_memory(min(layout.n_rows, piece_rows))
 
@@ -209,17 +223,29 @@ def _jackknife_bytes(workload: Workload, sample: SampleUnits, workers: int) -> i
 
 
 def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:
-    """Return the bytes of blocks, including those read ahead."""
+    """Return the bytes of blocks, including those read ahead; none where they are in memory."""
+    if workload.sample is not None:
+        return 0
     at_once, unit, n_units = concurrency.segments_at_once, layout.largest_unit, len(layout.bounds) + 1
     row_bytes = workload.size.n_features * layout.itemsize
     block_rows = min(layout.n_rows, max(concurrency.block_rows, unit))
     reading, kept = min(at_once, n_units), 0
-    if at_once > 1 and not workload.n_replicates:  # segments share units, kept until each has had its rows
+    if at_once > 1:  # segments share units, kept until each has had its rows
         most = PATIENCE * at_once * workload.grid.segment_rows // unit + 1  # units that the segments in flight touch
         reading = min(reading, most)
         kept = min(2 * at_once, most + 1 - reading, n_units - reading)
     ahead = concurrency.reads_ahead * min(at_once, n_units - reading)
     return reading * layout.read_memory(block_rows) + (kept * unit + ahead * block_rows) * row_bytes
+
+
+def _gathering_bytes(
+    sample: SampleUnits, layout: RowLayout, concurrency: Concurrency, n_features: int
+) -> tuple[int, int]:
+    """Return the bytes of a batch in memory, and of the reads that fill it, each into memory of its thread."""
+    batch_rows = min(layout.n_rows, sample.n_replicates * sample.segment_rows)
+    read_bytes = layout.read_memory(min(layout.n_rows, max(concurrency.block_rows, layout.largest_unit)))
+    readers = most_readers(concurrency.workers, read_bytes, reads_ahead=concurrency.reads_ahead)
+    return batch_rows * n_features * layout.itemsize, readers * (read_bytes + _READER_BYTES)
 
 
 def live(at_once: int, n_segments: int) -> int:

@@ -31,9 +31,9 @@ class Plan:
     ----------
     memory, predicted_peak_bytes
         Bytes by purpose and at the peak; of a measurement in several steps, those of the step that holds most.
-    sample_rows
-        Rows of the first look at a sample, whose units are the segments; 0 if every row is read. Bytes and flops are
-        those of all rows.
+    sample_rows, unit_rows
+        Rows of the first look at a sample, and of a unit; 0 if every row is read. The segments are those of a batch of
+        its units, one for each replicate. Bytes and flops are those of all rows.
     checkpoint_bytes
         Largest size of the state file; 0 without one.
     sketch_size
@@ -82,6 +82,7 @@ class Plan:
     card_peak_bytes: int = 0
     card_limit_bytes: int = 0
     probe_seed: int = 0
+    unit_rows: int = 0
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -120,10 +121,11 @@ class Plan:
         return max(self.row_start, segments.start * rows), min(self.row_stop, segments.stop * rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON types, without the seed of probes where there are none."""
+        """Return the plan as JSON types, without the seed of probes and the rows of a unit where there are none."""
         record = {FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
-        if not self.probe_seed:
-            del record["probe_seed"]
+        for name in ("probe_seed", "unit_rows"):
+            if not record[name]:
+                del record[name]
         grid: dict[str, Any] = record.pop("grid")
         return record | grid
 
@@ -189,7 +191,7 @@ def _candidates(workload: Workload, layout: RowLayout, limits: Limits) -> Iterat
         for count, reads_ahead, block_bytes in product(counts, (True, False), SLOT_BYTES):
             yield Concurrency(count, 1, reads_ahead, max(1, block_bytes // row_bytes))
         return
-    n_segments = len(workload.grid.segments(*layout.rows))
+    n_segments = workload.n_segments(layout.rows)
     shared = workload.method.shares_update(workload.size.n_features, workload.arithmetic.precision)
     counts = [limits.workers] if limits.workers else list(range(min(limits.cores, n_segments), 0, -1))
     for count, reads_ahead, block_bytes in product(counts, (True, False), _BLOCK_BYTES):
@@ -208,7 +210,7 @@ def _plan(
         row_stop=layout.rows[1],
         n_features=workload.size.n_features,
         grid=workload.grid,
-        segments=len(workload.grid.segments(*layout.rows)),
+        segments=workload.n_segments(layout.rows),
         segments_at_once=concurrency.segments_at_once,
         slab_rows=workload.slab_rows,
         block_rows=concurrency.block_rows,
@@ -230,6 +232,7 @@ def _plan(
         card=memory.card,
         card_peak_bytes=peak_bytes(memory.card),
         card_limit_bytes=card_limit,
+        unit_rows=0 if workload.sample is None else workload.sample.unit_rows,
     )
 
 

@@ -10,13 +10,11 @@ apart that are alike and neighbours, and the bias of RankMe would no longer vani
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from rankme_stream.numerics import counter_rng
-from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.rare_units import units_needed, units_of_many
 
 N_REPLICATES = 16  # replicates of the jackknife, to which units are dealt out
@@ -93,26 +91,6 @@ class SampleDesign:
         start = self.row_start + unit * self.unit_rows
         return start, min(self.row_stop, start + self.unit_rows)
 
-    def block_ranges(self, units: Sequence[int], bounds: Sequence[int], block_rows: int) -> Iterator[BlockRange]:
-        """Yield blocks that hold some units, ascending; units of one chunk share a block, so it is decoded once."""
-        block: BlockRange | None = None
-        for start, stop in map(self.rows, units):
-            if block is not None and stop - block.start <= block_rows and _share_a_chunk(block.stop, start, bounds):
-                block = BlockRange(block.start, stop, block.n_used + stop - start)
-                continue
-            if block is not None:
-                yield block
-            block = BlockRange(start, stop, stop - start)
-        if block is not None:
-            yield block
-
-    def rows_decoded(self, blocks: Iterable[BlockRange], bounds: Sequence[int]) -> int:
-        """Return the number of rows in the chunks of some blocks, all of which are decoded."""
-        return sum(
-            _edge_after(block.stop, bounds, self.row_stop) - _edge_before(block.start, bounds, self.row_start)
-            for block in blocks
-        )
-
 
 def draw_design(
     *, rows: tuple[int, int], n_features: int, seed: int, rare: float = 0.01, max_rows: int | None = None
@@ -132,9 +110,9 @@ def draw_design(
 
     Notes
     -----
-    The rows of a unit are the largest power of two, up to 256, that divides the rows of the first look into units enough
-    to find rare ones. The first look has 10 rows per feature, or 1.5 where 10 are more than half of the rows or than
-    ``max_rows``.
+    The rows of a unit are the largest power of two, up to 256, that divides the rows of the first look into units
+    enough to find rare ones. The first look has 10 rows per feature, or 1.5 where 10 are more than half of the rows or
+    than ``max_rows``.
     """
     start, stop = rows
     most = (stop - start) / 2 if max_rows is None else min(max_rows, stop - start)
@@ -143,18 +121,3 @@ def draw_design(
     while 2 * unit_rows * units_of_many(rare) <= rows_per_feature * n_features and unit_rows < _LARGEST_UNIT:
         unit_rows *= 2
     return SampleDesign(start, stop, n_features, unit_rows, seed, rare, rows_per_feature)
-
-
-def _edge_before(row: int, bounds: Sequence[int], first: int) -> int:
-    index = bisect_right(bounds, row)
-    return bounds[index - 1] if index else first
-
-
-def _edge_after(row: int, bounds: Sequence[int], last: int) -> int:
-    index = bisect_right(bounds, row - 1)
-    return bounds[index] if index < len(bounds) else last
-
-
-def _share_a_chunk(stop: int, start: int, bounds: Sequence[int]) -> bool:
-    """Return whether row ``stop`` - 1 and row ``start`` lie between the same bounds, or are neighbours."""
-    return stop == start or bisect_right(bounds, stop - 1) == bisect_right(bounds, start)

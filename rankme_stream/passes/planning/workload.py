@@ -18,13 +18,16 @@ _SLAB_VALUES = 2**19  # audited and cast at once: enough to make calls cheap, an
 
 
 class SampleUnits(NamedTuple):
-    """Units of a sample: rows per unit, number of replicates, rows of the first look, whether the replicates can have
-    rows enough to be compared, and features of the widest prefix that is scored as well, 0 if none is.
+    """Units of a sample: rows per unit, number of replicates, most rows of a replicate in a batch, rows of the first
+    look, rows that stay with the sample, whether the replicates can have rows enough to be compared, and features of
+    the widest prefix that is scored as well, 0 if none is.
     """
 
     unit_rows: int
     n_replicates: int
+    segment_rows: int
     first_look_rows: int
+    kept_rows: int
     is_compared: bool
     prefix_features: int
 
@@ -69,11 +72,15 @@ class Workload:
 
     @cached_property
     def grid(self) -> Grid:
-        """Panels and segments; the segments of a sample are its units."""
+        """Panels and segments; the segments of a sample are those of a batch, one for each replicate."""
         grid = grid_for(self.arithmetic, self.size)
         if self.sample is None:
             return grid
-        return Grid(min(grid.panel_rows, self.sample.unit_rows), self.sample.unit_rows)
+        return Grid(min(grid.panel_rows, self.sample.segment_rows), self.sample.segment_rows)
+
+    def n_segments(self, rows: tuple[int, int]) -> int:
+        """Return the number of segments of rows [A, B), or of a batch of a sample."""
+        return len(self.grid.segments(*rows)) if self.sample is None else self.sample.n_replicates
 
     @property
     def slab_rows(self) -> int:

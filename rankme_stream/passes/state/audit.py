@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 
@@ -40,6 +41,11 @@ class Audit:
         """Return the number of rows that were left out by the rules of the pass."""
         left_out = self.rows_nonfinite + (self.rows_missing if rules.missing == "skip" else 0)
         return left_out + (self.rows_zero if rules.zeros == "skip" else 0)
+
+    def renumbered(self, number_of: Callable[[int], int]) -> Audit:
+        """Return the audit of the same rows by other numbers, in which they come in the same order."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name.startswith("first")}
+        return replace(self, **{name: number_of(row) for name, row in found.items() if row is not None})
 
     def merge(self, other: Audit) -> Audit:
         """Return the audit of both sets of rows; neither argument changes."""

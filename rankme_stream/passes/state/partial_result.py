@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
+
 from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.accumulators.methods import METHODS
@@ -16,7 +18,7 @@ from rankme_stream.groups.grouped_rows import GroupedRows
 from rankme_stream.numerics.devices.card import Card
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
-from rankme_stream.numerics.dtypes import Array
+from rankme_stream.numerics.dtypes import Array, FloatArray
 from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.row_norms import RowNorms
@@ -49,7 +51,10 @@ class PartialResult:
     groups
         The same rows by their labels; None if none were requested. Always on the host.
     witnesses
-        A few of the rows, to recognise them by; none in a state of version 1.
+        A few of the rows, to recognise them by; none in a state of version 1, nor in a sample.
+    unit_maxima
+        Of each unit of a sample, in the order read, the logarithm of its largest |z|^2, -inf for a unit of zeros, shape
+        ``(units,)``. Not stored.
     """
 
     accumulators: dict[str, Accumulator]
@@ -57,6 +62,7 @@ class PartialResult:
     row_norms: RowNorms
     groups: GroupedRows | None = None
     witnesses: Witnesses = field(default_factory=Witnesses)
+    unit_maxima: FloatArray = field(default_factory=lambda: np.empty(0))
 
     def merge(self, other: PartialResult) -> PartialResult:
         """Return both joined; neither changes."""
@@ -66,7 +72,7 @@ class PartialResult:
             groups = self.groups.merge(other.groups)
         return PartialResult(
             merged, self.audit.merge(other.audit), self.row_norms.merge(other.row_norms), groups,
-            self.witnesses.merge(other.witnesses),
+            self.witnesses.merge(other.witnesses), np.concatenate([self.unit_maxima, other.unit_maxima]),
         )  # fmt: skip
 
     def spectrum(self, key: str, unit_roundoff: float, confidence: float) -> Spectrum:

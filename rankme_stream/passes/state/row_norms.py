@@ -1,4 +1,4 @@
-"""Sums of the norms of rows, and rows scaled to unit length, for the metrics of directions alone."""
+"""Norms of rows: their sums, the largest of each unit of a sample, and rows scaled to unit length."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from rankme_stream.numerics.devices.device import Device
 from rankme_stream.numerics.devices.host import HOST
+from rankme_stream.numerics.dtypes import FloatArray
 from rankme_stream.numerics.rounding import U
 from rankme_stream.passes.state.typed_json import Signed
 
@@ -24,19 +25,6 @@ class RowNorms:
     squares: float = 0.0
     fourth_powers: float = 0.0
     exponent: Signed = 0
-
-    @classmethod
-    def of(cls, panel: Any, device: Device = HOST) -> RowNorms:
-        """Return the sums of a panel on a device, shape ``(rows, 1 + D)``."""
-        xp, rows = device.xp, panel[:, 1:]
-        exponent = math.frexp(max(float(xp.max(rows)), -float(xp.min(rows))))[1]
-        if abs(exponent) > _LARGE_EXPONENT:  # fourth powers would leave the range of float64
-            half = -exponent // 2  # 2^-exponent alone may leave it
-            rows = rows * 2.0**half * 2.0 ** (-exponent - half)
-        else:
-            exponent = 0
-        squares = device.squared_lengths(rows)
-        return cls(float(xp.sum(squares)), float(squares @ squares), exponent)
 
     def merge(self, other: RowNorms) -> RowNorms:
         """Return the sums of both sets of rows."""
@@ -55,6 +43,44 @@ class RowNorms:
     def effective_rows(self) -> float:
         """Number of rows of equal length that weigh as evenly: (sum w)^2 / sum w^2, w = |z|^2; 0 for rows of zeros."""
         return self.squares / self.fourth_powers * self.squares if self.fourth_powers else 0.0
+
+
+class UnitNorms:
+    """Sums of the norms of rows of consecutive units, and the largest norm of each unit.
+
+    Parameters
+    ----------
+    n_rows, unit_rows
+        Rows to come, and in a unit; the last unit may have fewer.
+
+    Attributes
+    ----------
+    sums
+        Sums over the rows so far.
+    """
+
+    def __init__(self, n_rows: int, unit_rows: int) -> None:
+        self.sums = RowNorms()
+        self._logs, self._unit_rows = np.full(n_rows, -np.inf), unit_rows
+
+    def add(self, first: int, panel: Any, device: Device = HOST) -> None:
+        """Add rows from number ``first`` on: a panel on a device, shape ``(rows, 1 + D)``."""
+        xp, rows = device.xp, panel[:, 1:]
+        exponent = math.frexp(max(float(xp.max(rows)), -float(xp.min(rows))))[1]
+        if abs(exponent) > _LARGE_EXPONENT:  # fourth powers would leave the range of float64
+            half = -exponent // 2  # 2^-exponent alone may leave it
+            rows = rows * 2.0**half * 2.0 ** (-exponent - half)
+        else:
+            exponent = 0
+        squares = device.download(device.squared_lengths(rows))
+        self.sums = self.sums.merge(RowNorms(float(np.sum(squares)), float(squares @ squares), exponent))
+        with np.errstate(divide="ignore"):  # rows of zeros
+            self._logs[first : first + len(squares)] = np.log(squares) + 2 * exponent * math.log(2.0)
+
+    @property
+    def maxima(self) -> FloatArray:
+        """Logarithm of the largest |z|^2 of each unit, shape ``(units,)``; -inf for a unit of zeros."""
+        return np.maximum.reduceat(self._logs, np.arange(0, len(self._logs), self._unit_rows))
 
 
 def rows_error(n_features: int) -> float:

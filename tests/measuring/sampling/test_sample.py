@@ -17,15 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rankme_stream as rs
-from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.cli.commands import cli
 from rankme_stream.errors import LimitError, NonFiniteError, ToleranceWarning, UsageError
-from rankme_stream.measuring.sampling import replicates
 from rankme_stream.numerics import counter_rng
 from rankme_stream.passes.planning import sample_design
 from rankme_stream.spectra.estimates import METRICS, estimate_all
-from rankme_stream.spectra.jackknife import Spread
-from rankme_stream.testing import with_ones
 from tests.result_schema import SCHEMA
 
 D = 64
@@ -144,41 +140,6 @@ def test_the_correction_removes_the_bias(rows):
     assert abs(corrected.mean()) < 0.1 * np.mean([one.half_width for one in found]) + 3 * corrected.std() / 20**0.5
 
 
-def test_the_jackknife_is_its_formula():
-    rows = rows_like(640)
-    groups = [GramAccumulator(D) for _ in range(16)]
-    for number, group in enumerate(groups):
-        group.update(with_ones(rows[40 * number : 40 * number + 40]), 0)
-
-    def rankme(part: np.ndarray) -> float:
-        return rs.metrics.rankme(np.linalg.svd(part.astype(np.float64), compute_uv=False))
-
-    whole = rankme(rows)
-    without = np.array([rankme(np.delete(rows, np.s_[40 * k : 40 * k + 40], axis=0)) for k in range(16)])
-    value, spread = replicates.Jackknife(groups, replicates.merged(groups), 2, unit_roundoff=2.0**-11).rankme()
-    assert value == pytest.approx(whole, rel=1e-9)
-    assert spread.bias == pytest.approx(15 * (without.mean() - whole), rel=1e-6)
-    assert spread.standard_error == pytest.approx((15 / 16 * ((without - without.mean()) ** 2).sum()) ** 0.5, rel=1e-6)
-    by_halves = 2 * whole - (rankme(rows[:320]) + rankme(rows[320:])) / 2
-    assert spread.second_order_bias == pytest.approx(16 / 14 * (by_halves - (whole - spread.bias)), rel=1e-6)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
-def test_a_bias_of_second_order_is_taken_off_whole(fraction):
-    def rankme(rows: float) -> float:
-        return 100.0 - 30.0 / rows + 8.0 / rows**2
-
-    n, count = 4.0, 16
-    bias = (count - 1) * (rankme(n * (count - 1) / count) - rankme(n))
-    left = count / (count - 2) * (2 * rankme(n) - rankme(n / 2) - (rankme(n) - bias))
-    spread = Spread(bias, left, 0.0, count, 0.0).for_all_rows(fraction)
-    wanted = rankme(n / fraction) if fraction else 100.0
-    assert rankme(n) - spread.bias != pytest.approx(wanted, rel=1e-6)
-    assert rankme(n) - spread.bias - spread.second_order_bias == pytest.approx(wanted, rel=1e-12)
-    every = Spread(bias, left, 0.0, count, 0.0).for_more_rows(5.0)  # from n rows to five times as many
-    assert rankme(5 * n) - every.bias - every.second_order_bias == pytest.approx(100.0, rel=1e-12)
-
-
 def test_rows_so_wide_that_chance_leaves_less_than_the_second_order_of_the_bias():
     off = []
     for seed in range(12):
@@ -205,28 +166,6 @@ def test_reading_every_row_after_all_gives_the_exact_value(rows):
 def test_a_dump_too_small_for_a_sample_is_read_whole():
     rows = rows_like(1000)
     assert rs.measure(rows, sample=True).estimates == rs.measure(rows).estimates
-
-
-def test_uneven_rows_are_read_on_until_enough_weigh():
-    rows = rows_like(60_000).astype(np.float32)
-    rows[::97] *= 60  # a hundredth of the rows weigh as much as all others
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ToleranceWarning)
-        found = rs.measure(rows, sample=True, max_rows=4096, tolerance=1e-9)
-    assert found.rankme.value is None
-    assert "carry the weight of" in found.rankme.reason
-    assert all(point["value"] is None for point in found.convergence)
-    assert "carry the weight of" in str(found)
-
-
-def test_rows_that_repeat_one_another_are_not_taken_for_so_many():
-    """Runs of four copies weigh as evenly as any rows; the bias gives them away."""
-    rows = np.repeat(rows_like(10_000), 4, axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ToleranceWarning)
-        found = rs.measure(rows, sample=True, max_rows=768, tolerance=1e-9)
-    assert found.rankme.value is None
-    assert "too much to correct" in found.rankme.reason
 
 
 def test_metrics_that_need_the_order_of_close_singular_values_have_no_value():
@@ -261,18 +200,6 @@ def test_bad_rows_in_a_sample_are_refused_or_left_out_and_counted(rows):
     found = rs.measure(bad, sample=True, nonfinite="skip", tolerance=5e-3)
     units = found.sampling["units_read"] * found.sampling["unit_rows"]
     assert 0 < found.audit.rows_nonfinite == units - found.rows_read
-
-
-def test_a_sample_with_an_empty_replicate_has_no_value(rows):
-    drawn, bad = designed(len(rows), 1)[0], rows.copy()
-    for unit, replicate in drawn.units(0, drawn.first_look).items():
-        if replicate == 3:
-            bad[slice(*drawn.rows(unit))] = np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ToleranceWarning)
-        found = rs.measure(bad, sample=True, nonfinite="skip", max_rows=768, tolerance=1e-9)
-    assert found.rankme.value is None
-    assert "a replicate has none" in found.rankme.reason
 
 
 def test_collapsed_rows_are_sampled_by_qr_where_the_gram_is_too_coarse():
@@ -392,38 +319,6 @@ def quietly(rows: np.ndarray, **options) -> rs.Measurement:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)
         return rs.measure(rows, sample=True, **options)
-
-
-def test_unit_rows_of_a_group_of_zero_rows_are_withheld_alone(rows):
-    drawn, some = designed(len(rows), 1)[0], rows.copy()
-    for unit, replicate in drawn.units(0, drawn.first_look).items():
-        if replicate == 3:
-            some[slice(*drawn.rows(unit))] = 0
-    found = quietly(some, max_rows=768, normalize=True, tolerance=1e-9)
-    assert "a replicate has none" in found.normalized["vendi"].reason
-    assert found.audit.rows_zero == 48
-    assert "the first that was read is row" in str(found)
-
-
-def test_a_sample_whose_weight_lies_in_one_replicate_has_no_value(rows):
-    drawn = designed(len(rows), 1)[0]
-    n_units = 16 * drawn.first_look
-    some = np.zeros(rows.shape, np.float32)
-    for unit, replicate in drawn.units(0, n_units).items():
-        if replicate == 3:
-            some[slice(*drawn.rows(unit))] = rows[slice(*drawn.rows(unit))]
-    found = quietly(some, max_rows=n_units * drawn.unit_rows, tolerance=1e-9)
-    assert found.rankme.value is None
-    assert "the 16 replicates carry the weight of only 1.0 equal ones" in found.rankme.reason
-
-
-def test_a_sample_of_zeros_does_not_speak_for_the_dump():
-    rows = np.zeros((50_000, 8))
-    rows[-4:] = 1.0
-    found = quietly(rows, max_rows=1000)
-    assert not found.tolerance_met
-    assert found.rankme.reason == "every row that was read is zero"
-    assert rs.measure(rows, sample=True).rankme.value == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100])

@@ -15,7 +15,7 @@ from rankme_stream.accumulators import gram_method
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.errors import CorruptChunkError
 from rankme_stream.passes.engines import local
-from rankme_stream.passes.loop import block_reader as reading_of_blocks
+from rankme_stream.passes.loop import storage_wait
 from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.loop.panel_feed import PanelFeed
 from rankme_stream.passes.loop.segment import PassSpec
@@ -93,12 +93,12 @@ def test_nothing_is_read_ahead_where_memory_does_not_allow_it(source):
 @pytest.mark.parametrize(("waits_s", "reader"), [(0.0, "rankme_"), (0.01, "rankme-read_")])
 def test_threads_read_for_themselves_until_reading_is_seen_to_wait(source, waits_s, reader, monkeypatch):
     if not waits_s:
-        monkeypatch.setattr(reading_of_blocks, "_WAITING_SHARE", 1.0)  # whatever else this machine does meanwhile
+        monkeypatch.setattr(storage_wait, "_WAITING_SHARE", 1.0)  # whatever else this machine does meanwhile
     source.waits_s = waits_s
     plan = plan_for(source, block_rows=3000)
     local.run_into(MergeTree(), PassSpec(source, plan, GramAccumulator))
     assert len(source.readers) > 60
-    judged = reading_of_blocks._READS_JUDGED
+    judged = storage_wait._READS_JUDGED
     assert all(name.startswith("rankme_") for name in source.readers[:judged])
     assert all(name.startswith(reader) for name in source.readers[judged + 2 :])
 
@@ -118,10 +118,10 @@ class Held(Chunked):
 
 
 def test_a_few_long_reads_are_enough_to_see_that_reading_waits(source, monkeypatch):
-    monkeypatch.setattr(reading_of_blocks, "_JUDGED_AFTER_S", 0.03)
+    monkeypatch.setattr(storage_wait, "_JUDGED_AFTER_S", 0.03)
     source.waits_s = 0.02
     local.run_into(MergeTree(), PassSpec(source, plan_for(source, block_rows=25_000), GramAccumulator))
-    assert len(source.readers) < reading_of_blocks._READS_JUDGED
+    assert len(source.readers) < storage_wait._READS_JUDGED
     assert all(name.startswith("rankme_") for name in source.readers[:2])
     assert all(name.startswith("rankme-read_") for name in source.readers[6:])
 

@@ -154,7 +154,7 @@ class Runner:
         card = None if device is HOST else CardLimits(0, has_host=False)
         plan = replace(
             planning.make_plan(workload, layout, machine.limits(case.workers, None), card), grid=GRID, probe_seed=1,
-            block_rows=case.block_rows, slab_rows=case.slab_panels * GRID.panel_rows,
+            block_rows=case.block_rows, slab_rows=case.slab_panels * GRID.panel_rows, unit_rows=3 * case.normalize,
         )  # fmt: skip
         make = accumulator_of(plan)
 
@@ -162,7 +162,7 @@ class Runner:
             device.zeros((4096,))  # as sketches, which need memory for a moment when they begin
             return make(*arguments, **options)
 
-        return PassSpec(source, plan, make_accumulator, case.normalize, rules, case.normalize, device), rows
+        return PassSpec(source, plan, make_accumulator, case.normalize, rules, device), rows
 
     def _source(self, case: Case, device: Any) -> tuple[Any, Any]:
         """Return a source, and its rows if they can be spoiled."""
