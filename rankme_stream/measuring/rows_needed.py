@@ -196,7 +196,7 @@ class _Reading:
             name: least_rows(variance, request.tolerance, design.n_features, **options)
             for name, variance in variances.items()
         }
-        least = 0 if request.population else self._least_rows()
+        least = 0 if request.population else design.first_look * design.unit_rows
         needed = {name: None if rows is None else self._within(max(rows, least)) for name, rows in needed.items()}
         points = tuple(
             ExpectedInterval(
@@ -247,11 +247,6 @@ class _Reading:
             rows=(design.row_start, design.row_stop), n_features=design.n_features, seed=design.seed, rare=design.rare,
             max_rows=rows,
         )  # fmt: skip
-
-    def _least_rows(self) -> int:
-        """Return the rows of the smallest sample that an interval may rest on."""
-        design = self._design_for(math.ceil(_ROWS_PER_FEATURE[0] * self.design.n_features))
-        return design.first_look * design.unit_rows
 
     def _first_look(self) -> ReadingCost | None:
         design = self.design

@@ -70,21 +70,24 @@ def test_scores_are_robust_and_leave_out_what_is_not_known():
     assert robust_scores(sizes).tolist() == [0.0] * 51 + [-600.0, 3.0]
 
 
+@pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
 def test_a_sample_says_what_odd_chunks_hold_and_its_numbers_have_no_part_of_them(tmp_path, rows):
-    path = store(tmp_path / "x.zarr", spoiled(rows)[:2560])
-    found = rs.measure(path, sample=True, max_rows=1000, tolerance=0.5)
+    held = spoiled(rows)[:1920]
+    found, in_memory = (
+        rs.measure(source, sample=True, max_rows=600, tolerance=0.5)
+        for source in (store(tmp_path / "x.zarr", held), held)
+    )
     document = found.to_dict()
     jsonschema.validate(document, SCHEMA)
-    odd = document["sampling"]["odd_chunks"]
-    assert odd["holds"] == {"zeros": 1, "copies": 1, "one number a row": 1}
-    assert (odd["chunks"], odd["found"], odd["examples"][0]["rows"]) == (40, 3, [640, 704])
-    assert found.rows_read == document["sampling"]["units_read"] * document["sampling"]["unit_rows"]
-    (remark,) = [one for one in document["remarks"] if "stored in a size unlike" in one]
+    odd = document["sampling"].pop("odd_chunks")
+    assert odd["holds"] == {"zeros": 1, "copies": 1}
+    assert (odd["chunks"], odd["found"], odd["examples"][0]["rows"]) == (30, 2, [640, 704])
+    (remark,) = set(document["remarks"]) - set(in_memory.to_dict()["remarks"])
     assert remark.startswith(
-        "3 of 40 chunks are stored in a size unlike the others, most of all that of rows 640 to 703"
+        "2 of 30 chunks are stored in a size unlike the others, most of all that of rows 640 to 703"
     )
     assert "rows of zeros in 1" in remark
-    assert remark in str(found)
-    in_memory = rs.measure(spoiled(rows)[:2560], sample=True, max_rows=1000, tolerance=0.5)
-    assert in_memory.rankme == found.rankme
-    assert "odd_chunks" not in in_memory.to_dict()["sampling"]
+    assert " ".join(str(found).split()).count(" ".join(remark.split())) == 1
+    alone = in_memory.to_dict()
+    assert alone["estimates"] == document["estimates"]
+    assert alone["sampling"] | {"rows_decoded": 0} == document["sampling"] | {"rows_decoded": 0}

@@ -54,8 +54,3 @@ def test_a_chunk_counts_again_in_each_look_and_batch(n_rows, batch_rows, batches
     if 1280 not in batches:
         assert cost.chunks == pytest.approx(sum(alone), abs=2)
     assert cost.chunks > alone[0] or len(batches) == 1
-
-
-def test_rows_of_every_unit_open_every_chunk():
-    design = draw_design(rows=(0, 700), n_features=64, seed=0, rare=0.002)
-    assert sample_cost(design, 700, range(100, 700, 100), batch_rows=10**6)[2:] == (7, 700)
