@@ -23,8 +23,6 @@ from rankme_stream.spectra.estimates import Estimate, Metric
 from rankme_stream.spectra.spectrum import Spectrum
 
 
-
-
 class Sample:
     """Units of a source in replicates, accumulated by one arithmetic; grows.
 
