@@ -43,7 +43,8 @@ def read_pilot(runner: PassRunner, design: SampleDesign) -> Pilot:
     Raises
     ------
     UsageError
-        If the dump has fewer than 8 D rows, or the rows that were read hold no numbers but zero.
+        If the dump has fewer than 8 D rows, or so many of those that were read are zero or left out that less than D
+        of a half remain.
     LimitError
         If 11 D x D numbers do not fit the memory limit.
     SourceError, StorageError
@@ -68,8 +69,10 @@ def read_pilot(runner: PassRunner, design: SampleDesign) -> Pilot:
         unit_rows *= 2
     pilot = replace(design, unit_rows=unit_rows)
     halves = _read_halves(runner.source, pilot, -(-wanted // unit_rows))
-    if not any(run.any() for half in halves for run in half):
-        raise UsageError(f"no row that a pilot read holds a number but zero: leave {argument('pilot')} out")
+    if not all(_count_rows(half) > n_features for half in halves):
+        raise UsageError(
+            f"too few of the rows that a pilot read are there, finite and not zero: leave {argument('pilot')} out"
+        )
     cost = sample_cost(pilot, wanted, runner.source.bounds(*runner.rows), batch_rows=wanted)
     return Pilot(measured_variance(halves, design.unit_rows), cost)
 
@@ -85,3 +88,8 @@ def _read_halves(source: Source, design: SampleDesign, n_units: int) -> tuple[li
             is_there[low - start : high - start] = False
         halves[replicate % 2].append(values if is_there.all() else values[is_there])
     return halves
+
+
+def _count_rows(half: list[FloatArray]) -> int:
+    """Return the number of rows that are not zero throughout."""
+    return sum(int(run.any(axis=1).sum()) for run in half)

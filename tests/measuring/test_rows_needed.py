@@ -107,7 +107,7 @@ def test_a_pilot_leaves_out_rows_that_hold_no_numbers(rows):
     ("given", "options", "error", "words"),
     [
         (shape(500), {"pilot": True}, UsageError, "a pilot reads 256 rows, 4 per feature, and there are 500"),
-        (shape(5000), {"pilot": True}, UsageError, "no row that a pilot read holds a number but zero"),
+        (shape(5000), {"pilot": True}, UsageError, "too few of the rows that a pilot read are there, finite"),
         (shape(5000), {"pilot": True, "memory_limit": 2**20}, LimitError, "a pilot of 64 features needs"),
         (shape(5000), {"price_per_gb": -1.0}, UsageError, "price_per_gb is -1.0 and must be a finite number"),
         (shape(5000), {"price_per_gb": True}, UsageError, "price_per_gb is True"),

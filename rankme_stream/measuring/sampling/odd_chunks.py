@@ -78,7 +78,8 @@ def find_odd_chunks(source: Source, rows: tuple[int, int], most_rows: int) -> Od
     if not arrays:
         return None
     odd = sorted((place for sizes in arrays for place in _odd(sizes)), key=lambda place: -abs(place[2]))
-    read, left = [], most_rows
+    read: list[OddChunk] = []
+    left = most_rows
     for start, stop, z in odd:
         if stop - start > left and read:
             break
