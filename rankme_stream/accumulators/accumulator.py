@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from rankme_stream.errors import UsageError
 from rankme_stream.numerics.devices.device import Device, Workspace
@@ -65,6 +65,21 @@ class Accumulator(Protocol):
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], device: Device = HOST) -> Self:
         """Return the accumulator that ``to_arrays`` described, on a device."""
+
+
+class ScaledGram(NamedTuple):
+    """Gram matrix of rows times 2^``exponent``, shape ``(D, D)`` on the host; its lower triangle is valid."""
+
+    lower: FloatArray
+    exponent: int
+
+
+@runtime_checkable
+class HasGram(Accumulator, Protocol):
+    """An accumulator that determines the Gram matrix of its rows."""
+
+    def scaled_gram(self, *, centered: bool) -> ScaledGram:
+        """Return the Gram matrix of the rows, or of the rows about their mean."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.accumulator import ScaledGram, check_device
 from rankme_stream.accumulators.row_accumulator import DividedAccumulator, RowAccumulator
 from rankme_stream.accumulators.row_totals import RowTotals
 from rankme_stream.errors import ArithmeticCheckError, UsageError
@@ -159,6 +159,10 @@ class GramSums(RowAccumulator):
         held = self.on_host()
         gram: FloatArray = held._gram.lower()[1:, 1:]
         return held._about_the_mean(gram, held._scaled_sums()) if centered else gram
+
+    def scaled_gram(self, *, centered: bool) -> ScaledGram:
+        """Return the Gram matrix of the rows, or of the rows about their mean, on the host."""
+        return ScaledGram(self._scatter(centered=centered), self.totals.exponent)
 
     def about_mean(self) -> tuple[FloatArray, float]:
         """Return the Gram of the rows about their mean, lower triangle, shape ``(D, D)``, and a bound on its error.

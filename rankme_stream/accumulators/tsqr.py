@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rankme_stream.accumulators.accumulator import check_device
+from rankme_stream.accumulators.accumulator import ScaledGram, check_device
 from rankme_stream.accumulators.method import ExactMethod, Precision, Size
 from rankme_stream.accumulators.qr_error import grounds, growth, singular_values_within, step_error
 from rankme_stream.accumulators.row_accumulator import RowAccumulator
@@ -146,6 +146,11 @@ class TsqrAccumulator(RowAccumulator):
     def _factor(self, *, centered: bool) -> Any:
         r = self.device.xp.triu(self._r)
         return r[1:, 1:] if centered else r[:, 1:]
+
+    def scaled_gram(self, *, centered: bool) -> ScaledGram:
+        """Return R'R, on the host, of the rows or of the rows about their mean; 2 D^3 flops."""
+        factor = self.device.download(self._factor(centered=centered))
+        return ScaledGram(factor.T @ factor, self.totals.exponent)
 
     def values(self, *, centered: bool) -> FloatArray:
         """Return the singular values alone, shape ``(min(n_rows, D),)``; 8/3 D^3 flops."""

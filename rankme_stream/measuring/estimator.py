@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -14,6 +14,8 @@ from rankme_stream.accumulators.accumulator import Accumulator, check_device
 from rankme_stream.accumulators.method import Arithmetic, Size
 from rankme_stream.accumulators.methods import METHODS
 from rankme_stream.errors import MagnitudeError, UsageError
+from rankme_stream.measuring.sampling.look_estimator import widened
+from rankme_stream.measuring.sampling.rows_in_memory import RowsInMemory
 from rankme_stream.numerics import blas_threads, machine
 from rankme_stream.numerics.devices.device import Device, Workspace
 from rankme_stream.numerics.devices.host import HOST
@@ -30,10 +32,13 @@ from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Worklo
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.sources import ArraySource
-from rankme_stream.spectra.estimates import Estimate, estimate_all
+from rankme_stream.spectra.estimates import METRICS, Estimate, estimate_all
 from rankme_stream.spectra.spectrum import Spectrum
 
+_CONFIDENCE = 0.95
 _METHODS = {name: method for name, method in METHODS.items() if method.is_offered and not method.is_sketch}
+
+_Seen = Accumulator | RowsInMemory
 
 
 class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -43,13 +48,18 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     ----------
     method
         ``gram``, or ``tsqr``, which never squares.
+    population
+        Whether to estimate the population that the rows were drawn from, independently of one another, in place of
+        these rows: RankMe of few rows is too low.
 
     Attributes
     ----------
     rankme_
-        RankMe of the rows seen: uncentred, epsilon 1e-7; nan if it cannot be stated.
+        RankMe of the rows seen, or of their population: uncentred, epsilon 1e-7; nan if it cannot be stated, and
+        ``estimates_`` has the reason.
     interval_
-        Ends of an interval that holds RankMe, for the error of the arithmetic.
+        Ends of an interval that holds RankMe: for the error of the arithmetic, and at 95 % for the choice of the rows
+        if it is of their population.
     singular_values_
         Shape ``(min(n_samples_seen_, n_features_in_),)``, descending, unit of the rows.
     estimates_
@@ -61,7 +71,8 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     -----
     N D^2 flops (``tsqr`` twice that), 8 D^2 bytes; every call computes the attributes anew, 10 D^3 flops. Rows are
     converted to float64, and non-finite ones are refused, as in scikit-learn. Rows on a card (CuPy, torch) and the
-    fitted state stay there. For stores that do not fit in memory use ``rankme_stream.measure``.
+    fitted state stay there. With ``population``, rows are copied to the host, where up to 4 D of them are kept; 500 D^2
+    bytes, and up to 200 D^3 flops a call. For stores that do not fit in memory use ``rankme_stream.measure``.
 
     Examples
     --------
@@ -71,28 +82,27 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     True
     """
 
-    def __init__(self, method: Literal["gram", "tsqr"] = "gram") -> None:
-        self.method = method
+    def __init__(self, method: Literal["gram", "tsqr"] = "gram", *, population: bool = False) -> None:
+        self.method, self.population = method, population
 
     def fit(self, X: Any, y: None = None) -> Self:
         """Fit to rows, shape ``(n, D)``, and forget those seen before."""
         with self._unchanged_if_refused():
-            if hasattr(self, "_accumulator"):
-                del self._accumulator
+            if hasattr(self, "_seen"):
+                del self._seen
             return self.partial_fit(X)
 
     def partial_fit(self, X: Any, y: None = None) -> Self:
         """Add more rows, shape ``(n, D)``, to the fit."""
-        is_first = not hasattr(self, "_accumulator")
+        is_first = not hasattr(self, "_seen")
         with self._unchanged_if_refused():
             rows = self._validated(X, reset=is_first)
             if is_first:
                 with blas_threads.threads(1, "rankme-check") as pool:
                     check_products(rows.device, pool)
-                self._accumulator: Accumulator = self._empty(rows.device)
+                self._seen: _Seen = self._nothing(rows.device)
                 self._roundoff = 0.0
-            check_device(self._accumulator.device, rows.device)
-            self._accumulator = self._with_rows(self._accumulator, rows)
+            self._seen = self._with_rows(self._seen, rows)
             # each batch was rounded to its own type; the coarsest type decides which singular values count as zero
             self._roundoff = max(self._roundoff, _unit_roundoff(X, rows))
             return self._solved()
@@ -112,14 +122,15 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         """Return the estimator of both sets of rows; neither changes."""
         check_is_fitted(self, "rankme_")
         check_is_fitted(other, "rankme_")
-        if self.method != other.method or self.n_features_in_ != other.n_features_in_:
+        mine, theirs = self._seen, other._seen
+        if self.method != other.method or self.n_features_in_ != other.n_features_in_ or type(mine) is not type(theirs):
             raise UsageError(
                 f"{self.method} of width {self.n_features_in_} cannot join {other.method} of width "
-                f"{other.n_features_in_}: fit both with one method, to rows of one width"
+                f"{other.n_features_in_}: fit both with one method, to rows of one width, with population or without"
             )
         merged = type(self)(**self.get_params())
         merged.n_features_in_ = self.n_features_in_
-        merged._accumulator = self._accumulator.merge(other._accumulator)
+        merged._seen = cast(Any, mine).merge(theirs)
         merged._roundoff = max(self._roundoff, other._roundoff)
         return merged._solved()
 
@@ -127,12 +138,12 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         """Return RankMe of other rows, shape ``(n, D)``; the estimator must be fitted to rows of the same width."""
         check_is_fitted(self, "rankme_")
         rows = self._validated(X, reset=False)
-        accumulator = self._with_rows(self._empty(rows.device), rows)
-        return _value(estimate_all(accumulator.spectrum(unit_roundoff=_unit_roundoff(X, rows)))["rankme"])
+        found = self._with_rows(self._nothing(rows.device), rows)
+        return _value(_estimates(found, _unit_roundoff(X, rows))[1]["rankme"])
 
     def _validated(self, X: Any, *, reset: bool) -> ArraySource:
         """Return rows on the host in float64, checked by scikit-learn, or rows on a card as they are."""
-        if is_array(X) and adopted(X, "X").device is not HOST:
+        if not self.population and is_array(X) and adopted(X, "X").device is not HOST:
             rows = ArraySource(X, "X")
             if reset:
                 self.n_features_in_ = rows.shape[1]
@@ -152,8 +163,20 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
             raise UsageError(f"method {self.method!r} is not one of {', '.join(_METHODS)}")
         return _METHODS[self.method].accumulator("float64")(self.n_features_in_, Workspace(device))
 
-    def _with_rows(self, accumulator: Accumulator, rows: ArraySource) -> Accumulator:
-        """Return an accumulator with rows added to those of another, which does not change even if they are refused."""
+    def _nothing(self, device: Device) -> _Seen:
+        """Return what was seen before the first row."""
+        return RowsInMemory.none(self.n_features_in_) if self.population else self._empty(device)
+
+    def _with_rows(self, seen: _Seen, rows: ArraySource) -> _Seen:
+        """Return what was seen and more rows; nothing changes even if they are refused."""
+        if isinstance(seen, RowsInMemory):
+            with blas_threads.one_thread():
+                return seen.with_rows(rows.read(0, rows.shape[0]), lambda: self._empty(HOST))
+        check_device(seen.device, rows.device)
+        return self._accumulated(seen, rows)
+
+    def _accumulated(self, accumulator: Accumulator, rows: ArraySource) -> Accumulator:
+        """Return an accumulator with rows added to those of another."""
         arithmetic, size = Arithmetic(self.method, "float64"), Size(rows.shape[1])
         if rows.device is not HOST:
             return self._with_rows_on_card(accumulator, rows, Workload(arithmetic, size))
@@ -176,14 +199,25 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         return added
 
     def _solved(self) -> Self:
-        spectrum: Spectrum = self._accumulator.spectrum(unit_roundoff=self._roundoff)
-        self.estimates_ = estimate_all(spectrum)
+        spectrum, self.estimates_ = _estimates(self._seen, self._roundoff)
         rankme = self.estimates_["rankme"]
         self.rankme_ = _value(rankme)
         self.interval_ = (rankme.lower, rankme.upper)
         self.singular_values_ = spectrum.singular_values
-        self.n_samples_seen_ = self._accumulator.n_rows
+        self.n_samples_seen_ = self._seen.n_rows
         return self
+
+
+def _estimates(seen: _Seen, unit_roundoff: float) -> tuple[Spectrum, dict[str, Estimate]]:
+    """Return the spectrum of the rows seen, and every metric: of these rows or of their population."""
+    if not isinstance(seen, RowsInMemory):
+        spectrum: Spectrum = seen.spectrum(unit_roundoff=unit_roundoff)
+        return spectrum, estimate_all(spectrum)
+    with blas_threads.one_thread():
+        estimator = seen.estimator(machine.cores(), unit_roundoff)
+        spectrum = estimator.spectrum("raw")
+        exact = estimate_all(spectrum)
+        return spectrum, widened(estimator, METRICS, exact, lambda spread, one: spread.widen(one, 0.0, _CONFIDENCE))
 
 
 def _value(estimate: Estimate) -> float:

@@ -30,6 +30,11 @@ def uniform(*, seed: int, counter: int) -> float:
     return float(_generator(seed, counter).random())
 
 
+def uniforms(n: int, *, seed: int, counter: int) -> FloatArray:
+    """Return ``n`` numbers in [0, 1) for a counter."""
+    return _generator(seed, counter).random(n)
+
+
 def distinct(n: int, *, seed: int) -> Iterator[int]:
     """Yield the integers below ``n`` in random order, each once, drawn only as far as the caller iterates."""
     generator = _generator(seed, 0)

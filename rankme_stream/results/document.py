@@ -235,7 +235,16 @@ _SAMPLING = _record(
         "estimator": _one_of("jackknife", "random-matrix"), "widened": _number(1.0),
         "rare": _record({"asked": _SHARE, "not_excluded": _SHARE, "confidence": _SHARE, "units": _count(1)}),
         "tail": _record({"index": _end, "largest": _count(), "least": _number(0.0)}),
-        "largest_replicate": _optional(_number(0.0)),
+        **dict.fromkeys(
+            ("largest_replicate", "n_effective", "independent_rows", "equivalent_rows"), _optional(_number(0.0))
+        ),
+        "odd_chunks": _record(
+            {
+                "chunks": _count(1), **dict.fromkeys(("found", "read", "rows"), _count()), "largest_z": _number(0.0),
+                "holds": _table(_count(1)),
+                "examples": _list(_record({"rows": _list(_count(), length=2), "z": _number(), "holds": _text})),
+            }
+        ),
     },
 )  # fmt: skip
 _FAILURE = _record(

@@ -45,8 +45,8 @@ class Measurement:
     passes
         Method, precision and half-width of every pass over the rows; the last one gave the numbers.
     convergence
-        RankMe after each look at a sample: ``rows``, ``value``, ``lower``, ``upper``, why it was ``withheld``, and more;
-        empty without a sample. Looks stay where every row was read in the end.
+        RankMe after each look at a sample, also where every row was read in the end: ``rows``, ``value``, ``lower``,
+        ``upper``, why it was ``withheld``, and more; empty without a sample.
     sampling
         Part of the rows that the numbers come from, and how it was drawn; None when every row was read.
     spectrum, audit, plan

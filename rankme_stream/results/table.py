@@ -188,8 +188,15 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
         f"{sampling['units_read']:,} of {sampling['units']:,} units of {counted(sampling['unit_rows'], 'row')}, seed "
         f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
     ]
-    if "rare" in sampling and result["estimates"]["rankme"]["value"] is not None:
+    rankme = result["estimates"]["rankme"]
+    if "rare" in sampling and rankme["value"] is not None:
         lines.append(f"  {_rare_line(sampling)}")
+    if sampling.get("estimator") == "random-matrix" and rankme["value"] is not None:
+        share = sampling["units_read"] * sampling["unit_rows"] / result["source"]["n_features"]
+        lines.append(
+            f"  Corrected by random-matrix theory: {share:.3g} rows per feature give RankMe "
+            f"{rankme['details']['sample']:.4g} as they are."
+        )
     return lines + (["  Convergence, after each look:", *looks] if looks else [])
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from rankme_stream.errors import SpectrumError
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.spectra import extrapolation, intervals, metrics
+from rankme_stream.spectra import contour_sums, extrapolation, intervals, metrics
+from rankme_stream.spectra.contour_sums import ContourSum
 from rankme_stream.spectra.intervals import Interval
 from rankme_stream.spectra.spectrum import ConsistentSet, SingularValues, Spectrum
 
@@ -81,6 +82,9 @@ class Metric:
         which of them is the largest, or the j-th, has a larger bias, which no jackknife corrects.
     scale
         Scale on which a row sketch extrapolates it; None for a metric of single values, which a row sketch blurs.
+    contour_sum
+        Form in which random-matrix theory gives it from few rows a feature; None for a metric that is no sum over all
+        eigenvalues of the population.
     """
 
     definition: str
@@ -91,6 +95,7 @@ class Metric:
     allows_sampling: bool = True
     largest_bias: float = math.inf
     scale: extrapolation.Scale | None = None
+    contour_sum: ContourSum | None = None
 
 
 def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool = False) -> Metric:
@@ -100,7 +105,7 @@ def _entropy(definition: str, *, centered: bool, eps: float = 0.0, squares: bool
     return Metric(
         definition, centered, compute,
         lambda consistent, _: intervals.entropy_rank(consistent, eps=eps, squares=squares),
-        scale=extrapolation.LOGARITHM,
+        scale=extrapolation.LOGARITHM, contour_sum=contour_sums.entropy(eps, squares=squares),
     )  # fmt: skip
 
 
@@ -133,6 +138,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "(sum s^2)^2 / sum s^4, centred", True,
             lambda values, _: metrics.participation_ratio(values),
             lambda consistent, _: intervals.participation_ratio(consistent), scale=extrapolation.RECIPROCAL,
+            contour_sum=contour_sums.PARTICIPATION_RATIO,
         ),
         "stable_rank": Metric(
             "sum s^2 / s_1^2, uncentred", False,
@@ -148,7 +154,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "(participation_ratio - 1)/(D - 1), centred", True,
             lambda values, spectrum: metrics.isoscore(values, n_features=spectrum.n_features),
             lambda consistent, spectrum: intervals.isoscore(consistent, n_features=spectrum.n_features),
-            scale=extrapolation.ISOSCORE_RECIPROCAL,
+            scale=extrapolation.ISOSCORE_RECIPROCAL, contour_sum=contour_sums.ISOSCORE,
         ),
         "numerical_rank": Metric(
             "number of s_k > u |Z|_F, u of the stored type, uncentred", False,
@@ -206,11 +212,22 @@ _PRESET_EXTREMES: Mapping[str, Callable[[ConsistentSet], Interval]] = MappingPro
 )
 
 
+# The constant inside the sum of tsitsulin has the unit of the rows, so its value depends on their number.
+_PRESET_SUMS: Mapping[str, ContourSum] = MappingProxyType(
+    {
+        "paper": contour_sums.entropy(1e-7),
+        "roy-vetterli": contour_sums.entropy(),
+        "stable-pretraining": contour_sums.entropy(1e-5),
+        "reptrix": contour_sums.entropy(1e-7, squares=True, most_features=metrics.REPTRIX_VALUES),
+    }
+)
+
+
 def _preset_metric(preset: metrics.Preset, extremes: Callable[[ConsistentSet], Interval]) -> Metric:
     return Metric(
         preset.definition, preset.centered,
         lambda values, _: preset.compute(values), lambda consistent, _: extremes(consistent),
-        scale=extrapolation.LOGARITHM,
+        scale=extrapolation.LOGARITHM, contour_sum=_PRESET_SUMS.get(preset.name),
     )  # fmt: skip
 
 

@@ -72,6 +72,21 @@ def test_features_that_are_always_zero_give_exact_zeros(kind):
     assert spectrum.raw.consistent.lower[-3] > 0.0
 
 
+@pytest.mark.parametrize("kind", [GramAccumulator, TsqrAccumulator])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-700])
+@pytest.mark.parametrize("n_features", [None, 7])
+def test_the_scaled_gram_is_that_of_the_scaled_rows(kind, scale, n_features):
+    rows = np.random.default_rng(4).standard_normal((60, 12)) + 0.5
+    accumulator = kind(12)
+    accumulator.update(with_ones(rows * scale), 0)
+    accumulator = accumulator if n_features is None else accumulator.prefix(n_features)
+    for centered in (False, True):
+        gram = accumulator.scaled_gram(centered=centered)
+        wanted = np.ldexp(rows * scale, gram.exponent) - centered * np.ldexp(rows * scale, gram.exponent).mean(axis=0)
+        wanted = wanted[:, :n_features]
+        assert np.allclose(np.tril(gram.lower), np.tril(wanted.T @ wanted), rtol=1e-12, atol=1e-12)
+
+
 def test_the_chain_counts_panel_rows_panels_and_merges():
     gram = absorbed(GramAccumulator, np.ones((256, 3)), panel_rows=64)
     assert gram.totals.chain == 64 + 3

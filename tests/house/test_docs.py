@@ -44,6 +44,7 @@ def folder_with_a_dump(tmp_path) -> Path:
         "choosing.md",
         "layouts.md",
         "stored-values.md",
+        "how-many-rows.md",
     ],
 )
 def test_the_commands_of_a_page_run(page, folder_with_a_dump):

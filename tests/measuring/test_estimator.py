@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import rankme_stream as rs
 from rankme_stream.errors import MagnitudeError, NonFiniteError, UsageError
 from rankme_stream.numerics.devices import registry
+from rankme_stream.spectra import metrics
 from tests.toy_device import TOY
 
 METHODS = ["gram", "tsqr"]
@@ -51,7 +52,7 @@ def placed(request, on_toy):
     return np.asarray if request.param == "host" else on_toy
 
 
-@parametrize_with_checks([rs.RankMe(), rs.RankMe("tsqr")])
+@parametrize_with_checks([rs.RankMe(), rs.RankMe("tsqr", population=True)])
 def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 
@@ -109,7 +110,7 @@ def test_rows_that_are_refused_leave_no_trace(refused, placed):
     for first in (estimator.fit, estimator.partial_fit):
         with pytest.raises((MagnitudeError, NonFiniteError, ValueError)):
             first(placed(refused))
-        assert vars(estimator) == {"method": "gram"}
+        assert vars(estimator) == {"method": "gram", "population": False}
     before = dict(vars(estimator.partial_fit(good)))  # of another width
     for again, rows in ((estimator.fit, refused), (estimator.partial_fit, np.c_[refused, refused[:, :1]])):
         with pytest.raises((MagnitudeError, NonFiniteError, ValueError)):
@@ -117,6 +118,67 @@ def test_rows_that_are_refused_leave_no_trace(refused, placed):
         assert vars(estimator) == before
     assert estimator.partial_fit(good).n_samples_seen_ == 6
     assert estimator.merge(estimator).n_samples_seen_ == 12
+
+
+FEW = 48  # features
+
+
+def drawn(n_rows: int, seed: int) -> np.ndarray:
+    """Rows whose population has a known RankMe: ``TRUE``."""
+    return np.random.default_rng(seed).standard_normal((n_rows, FEW)) * np.arange(1, FEW + 1) ** -0.5
+
+
+TRUE = metrics.rankme(np.arange(1, FEW + 1) ** -0.5)
+
+
+@pytest.mark.parametrize("n_rows", [72, 200, 600])
+def test_intervals_for_a_population_hold_it(n_rows):
+    held, errors = 0, []
+    for seed in range(6):
+        found = rs.RankMe(population=True).fit(drawn(n_rows, seed))
+        held += found.interval_[0] <= TRUE <= found.interval_[1]
+        errors.append(found.rankme_ / TRUE - 1.0)
+        assert found.interval_[1] - found.interval_[0] < 0.12 * TRUE
+    assert held >= 5  # 95 %: fewer with probability 3 %
+    assert abs(np.mean(errors)) < 0.01  # as they are, the rows give 11, 4 and 1.4 % less
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_and_merges_of_few_rows_agree_within_their_intervals(method, placed):
+    rows = drawn(300, 0)
+    whole, batches = rs.RankMe(method, population=True).fit(placed(rows)), rs.RankMe(method, population=True)
+    for start in range(0, 300, 130):
+        batches.partial_fit(placed(rows[start : start + 130]))
+    merged = rs.RankMe(method, population=True).fit(rows[:100])
+    again = pickle.loads(pickle.dumps(merged)).merge(rs.RankMe(method, population=True).fit(placed(rows[100:])))
+    for found in (batches, again):
+        assert found.n_samples_seen_ == 300
+        assert found.rankme_ == pytest.approx(whole.rankme_, rel=0.01)
+        assert found.interval_[0] < whole.rankme_ < found.interval_[1]
+    assert whole.score(placed(rows)) == whole.rankme_
+    with pytest.raises(UsageError, match="with population or without"):
+        whole.merge(rs.RankMe(method).fit(rows))
+
+
+def test_too_few_rows_and_copies_have_no_number_and_a_reason():
+    few = rs.RankMe(population=True).fit(drawn(50, 0))
+    assert np.isnan(few.rankme_)
+    assert "fewer than 1.25 rows a feature" in few.estimates_["rankme"].reason
+    copied = rs.RankMe(population=True).fit(np.repeat(drawn(30, 0), 4, axis=0))
+    assert np.isnan(copied.rankme_)
+    assert rs.RankMe(population=True).fit(np.zeros((200, 3))).estimates_["rankme"].reason == (
+        "every row that was read is zero"
+    )
+
+
+def test_metrics_that_random_matrix_theory_does_not_give_say_so():
+    found = rs.RankMe(population=True).fit(drawn(200, 0)).estimates_
+    stated = {name for name, one in found.items() if one.value is not None}
+    assert stated == {
+        "rankme", "effective_rank", "centered_rankme", "centered_effective_rank", "variance_effective_rank",
+        "participation_ratio", "isoscore",
+    }  # fmt: skip
+    assert found["nesum"].reason == "200 rows are fewer than 10 per feature, and this number needs 480"
 
 
 def test_a_small_batch_on_a_card_takes_little_memory(on_toy):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from rankme_stream.measuring.sampling.replicates import MeasuredSpread
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.passes.planning.sample_design import ROWS_PER_FEATURE
-from rankme_stream.spectra.jackknife import largest_deviation
 from rankme_stream.spectra.tail_index import TailIndex
 
 # Below it the variance of |z|^2 does not exist, hence none of the Gram matrix: samples without a giant row look narrow.
@@ -67,7 +66,7 @@ def uneven_rows(units: UnitsRead, most_rows: float) -> Withheld | None:
 
 def empty_replicate(rows: Sequence[int]) -> Withheld | None:
     """Refuse replicates of which one has no row."""
-    return None if all(rows) else Withheld("so many rows were left out that a replicate has none")
+    return None if all(rows) else Withheld("so many rows were left out, or so few are there, that a replicate has none")
 
 
 def uneven_replicates(units: UnitsRead) -> Withheld | None:
@@ -90,13 +89,12 @@ def heavy_tail(tail: TailIndex, most_rows: float) -> Withheld | None:
     return None if tail.index >= LEAST_TAIL_INDEX else Withheld(_heavy(tail, most_rows), math.inf)
 
 
-def seen_once(pseudo_values: Sequence[float]) -> Withheld | None:
-    """Refuse a sample in which one replicate stands alone."""
-    deviation = largest_deviation(pseudo_values)
+def seen_once(deviation: float, count: int) -> Withheld | None:
+    """Refuse a sample in which one of ``count`` replicates stands alone (`largest_deviation`)."""
     if deviation <= LARGEST_DEVIATION:
         return None
     return Withheld(
-        f"one of {len(pseudo_values)} replicates differs from all others by {deviation:.1f} standard deviations: what "
+        f"one of {count} replicates differs from all others by {deviation:.1f} standard deviations: what "
         "was seen once may be missing as often; more rows are needed"
     )
 

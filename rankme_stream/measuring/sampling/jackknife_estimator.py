@@ -72,7 +72,7 @@ class JackknifeEstimator:
         yield gates.coarse_arithmetic(self.spectrum("raw").raw.values[0])
         yield gates.heavy_tail(units.tail, self._most_rows)
         assert self._measured is not None
-        yield gates.seen_once(self._measured.pseudo_values)
+        yield gates.seen_once(largest_deviation(self._measured.pseudo_values), len(units.replicates))
         yield gates.large_bias(self._measured)
 
     @cached_property

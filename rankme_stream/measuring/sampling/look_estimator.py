@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.spectra.estimates import Metric
+from rankme_stream.spectra.estimates import Estimate, Metric
 from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.spectra.spread import Spread
 
@@ -40,3 +40,41 @@ class LookEstimator(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return what the estimator measured on the way, as JSON types, for ``sampling`` of the result."""
         ...
+
+
+def widened(
+    estimator: LookEstimator,
+    table: Mapping[str, Metric],
+    exact: Mapping[str, Estimate],
+    widen: Callable[[Spread, Estimate], Estimate],
+    *,
+    kind: str = "raw",
+    n_features: int | None = None,
+) -> dict[str, Estimate]:
+    """Return numbers of the rows read as estimates for others; RankMe of the raw rows withholds all.
+
+    Parameters
+    ----------
+    table, exact
+        The metrics, and their values for the rows read, with the interval of the arithmetic.
+    widen
+        Returns an estimate for other rows from a spread and the value of the rows read.
+    kind, n_features
+        As in ``LookEstimator.spreads``.
+    """
+    rankme = estimator.rankme
+    if isinstance(rankme, Withheld):
+        return {name: without_value(one, rankme.reason) for name, one in exact.items()}
+    spreads, found = estimator.spreads(table, kind, n_features), {}
+    for name, one in exact.items():
+        spread = spreads[name]
+        if one.value is None:
+            found[name] = Estimate(None, reason=one.reason, details=one.details)
+        else:
+            found[name] = without_value(one, spread) if isinstance(spread, str) else widen(spread, one)
+    return found
+
+
+def without_value(estimate: Estimate, reason: str) -> Estimate:
+    """Return no estimate, and why; the value of the rows read stays in its details."""
+    return Estimate(None, reason=reason, details={**estimate.details, "sample": estimate.value})

@@ -126,9 +126,18 @@ class Jackknife:
         """Number of rows of each replicate."""
         return [replicate.n_rows for replicate in self._replicates]
 
+    def values_without(self, *, centered: bool) -> list[FloatArray]:
+        """Return the singular values of the rows without each replicate."""
+        values = self._centered_values if centered else self._raw_values
+        return values[: len(self._replicates)]
+
     @cached_property
     def _raw_values(self) -> list[FloatArray]:
         return self._values_of_parts(centered=False)
+
+    @cached_property
+    def _centered_values(self) -> list[FloatArray]:
+        return self._values_of_parts(centered=True)
 
     def _values_of_parts(self, *, centered: bool) -> list[FloatArray]:
         """Return the singular values of the sample without each replicate, then of its halves."""
@@ -152,7 +161,7 @@ class Jackknife:
                 row_sum=(float(np.linalg.norm(row_sum)),) * 2,
             )
             for raw, centered, (count, row_sum) in zip(
-                self._raw_values, self._values_of_parts(centered=True), parts, strict=True
+                self._raw_values, self._centered_values, parts, strict=True
             )
         ]  # fmt: skip
 

@@ -10,7 +10,8 @@ from rankme_stream.accumulators.method import Arithmetic
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.sampling.gates import LEAST_TAIL_INDEX, Withheld
 from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
-from rankme_stream.measuring.sampling.look_estimator import LookEstimator
+from rankme_stream.measuring.sampling.look_estimator import LookEstimator, widened, without_value
+from rankme_stream.measuring.sampling.random_matrix_estimator import RandomMatrixEstimator
 from rankme_stream.measuring.sampling.unit_reader import KeptRows, UnitReader
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.passes.engines.engine import Progress, Report
@@ -21,6 +22,7 @@ from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.estimates import Estimate, Metric
 from rankme_stream.spectra.spectrum import Spectrum
+from rankme_stream.spectra.spread import Spread
 
 
 class Sample:
@@ -52,7 +54,11 @@ class Sample:
     def _new_estimator(self) -> LookEstimator:
         """Return the estimator for the rows read, which has computed nothing yet."""
         most_rows = math.inf if self.population else self.design.n_rows / 2
-        return JackknifeEstimator(self._units, self.plan.workers, self._unit_roundoff, most_rows)
+        kept, workers = self.kept_rows(), self.plan.workers
+        n_rows = self.units_read * self.design.unit_rows
+        if kept is None or n_rows >= sample_design.MANY_ROWS * self.design.n_features:
+            return JackknifeEstimator(self._units, workers, self._unit_roundoff, most_rows)
+        return RandomMatrixEstimator(self._units, kept, workers, self._unit_roundoff, most_rows)
 
     @property
     def whole(self) -> PartialResult:
@@ -120,7 +126,7 @@ class Sample:
         """Return RankMe of the rows read as an estimate for those it represents; no value if none can be stated."""
         spread = self._estimator.rankme
         if isinstance(spread, Withheld):
-            return _without_value(estimate, spread.reason)
+            return without_value(estimate, spread.reason)
         if estimate.value is None:
             return Estimate(None, reason=estimate.reason, details=estimate.details)
         return spread.widened(self.widening).widen(estimate, self.fraction, self.confidence)
@@ -172,20 +178,12 @@ class Sample:
         times: float = 1.0,
     ) -> dict[str, Estimate]:
         """Return estimates from ``times`` as many rows as were read; RankMe of the raw rows widens or withholds all."""
-        if self.withheld is not None:
-            return {name: _without_value(one, self.withheld.reason) for name, one in estimates.items()}
-        spreads = self._estimator.spreads(table, kind, n_features)
-        widened = {}
-        for name, one in estimates.items():
-            spread = spreads[name]
-            if one.value is None:
-                widened[name] = Estimate(None, reason=one.reason, details=one.details)
-            elif isinstance(spread, str):
-                widened[name] = _without_value(one, spread)
-            else:
-                spread = spread.widened(self.widening).for_more_rows(times)
-                widened[name] = spread.widen(one, self.fraction, self.confidence)
-        return widened
+
+        def widen(spread: Spread, estimate: Estimate) -> Estimate:
+            spread = spread.widened(self.widening).for_more_rows(times)
+            return spread.widen(estimate, self.fraction, self.confidence)
+
+        return widened(self._estimator, table, estimates, widen, kind=kind, n_features=n_features)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the size of the sample, its design and what it excludes, as JSON types."""
@@ -210,10 +208,16 @@ class Sample:
                 "least": LEAST_TAIL_INDEX,
             },
             "widened": self.widening,
+            **self._independence(),
             **self._estimator.to_dict(),
         }  # fmt: skip
 
-
-def _without_value(estimate: Estimate, reason: str) -> Estimate:
-    """Return no estimate, and why; the value of the rows read stays in its details."""
-    return Estimate(None, reason=reason, details={**estimate.details, "sample": estimate.value})
+    def _independence(self) -> dict[str, float | None]:
+        """Return the number of independent rows that those read count as, as JSON types."""
+        if not self.whole.row_norms.squares:
+            return {"n_effective": None, "independent_rows": None}
+        found = self._units.independence
+        return {
+            "n_effective": found.effective_rows if math.isfinite(found.effective_rows) else None,
+            "independent_rows": found.independent_rows,
+        }

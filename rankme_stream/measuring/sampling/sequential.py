@@ -208,14 +208,17 @@ def _grow(
 def sample_for_population(
     runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign, progress: Report | None
 ) -> Sample | None:
-    """Return a sample, of 64 D rows or of all, that shows how much the rows vary.
+    """Return a sample, of 64 D rows or of all, that shows how much the rows vary; of fewer than 10 D rows, every one.
 
     Return None if there is less than one unit per replicate.
     """
     wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
     n_units = min(design.n_units, max(wanted, design.first_look))
-    n_units = n_units // sample_design.N_REPLICATES * sample_design.N_REPLICATES
-    if n_units == 0:
+    if design.n_rows < sample_design.MANY_ROWS * design.n_features:
+        design = replace(design, in_runs=True)
+    else:
+        n_units = n_units // sample_design.N_REPLICATES * sample_design.N_REPLICATES
+    if n_units < sample_design.N_REPLICATES:
         return None
     sample = Sample(runner, arithmetic, design)
     sample.read_to(n_units, progress)

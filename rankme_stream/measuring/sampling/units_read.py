@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
+from typing import cast
 
-from rankme_stream.accumulators.accumulator import Accumulator
+from rankme_stream.accumulators.accumulator import Accumulator, HasGram
+from rankme_stream.measuring.sampling.independence import Independence, independence
 from rankme_stream.measuring.sampling.replicates import merged
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.tail_index import TailIndex, hill
@@ -51,6 +53,12 @@ class UnitsRead:
         norms = [replicate.row_norms for replicate in self.replicates]
         squares = [one.rescale(max(exponent, one.exponent)).squares for one in norms]
         return math.fsum(squares) ** 2 / math.fsum(square**2 for square in squares)
+
+    @cached_property
+    def independence(self) -> Independence:
+        """How far the rows of a unit are alike; not all rows are zero."""
+        parts, whole = self.accumulators("raw")
+        return independence(cast(HasGram, whole), cast(list[HasGram], parts), self.whole.row_norms.effective_rows)
 
     @cached_property
     def tail(self) -> TailIndex:

@@ -52,14 +52,21 @@ def units_kept(design: SampleDesign) -> int:
 
 
 def batches(design: SampleDesign, start: int, stop: int, segment_rows: int) -> Iterator[SampleBatch]:
-    """Yield the batches of units ``start`` to ``stop`` - 1 of the random order, whole rounds of the replicates."""
+    """Yield the batches of units ``start`` to ``stop`` - 1 of the random order.
+
+    Where some replicates have a unit more than others, these units are a batch of their own.
+    """
     of_replicate: list[list[int]] = [[] for _ in range(N_REPLICATES)]
     for unit, replicate in design.units(start, stop).items():
         of_replicate[replicate].append(unit)
     order = sorted(range(N_REPLICATES), key=lambda replicate: design.n_units - 1 in of_replicate[replicate][-1:])
-    n_units = segment_rows // design.unit_rows
-    for first in range(0, len(of_replicate[0]), n_units):
-        yield SampleBatch(order, [of_replicate[replicate][first : first + n_units] for replicate in order])
+    n_units, least = segment_rows // design.unit_rows, min(map(len, of_replicate))
+    for first in range(0, least, n_units):
+        last = min(least, first + n_units)
+        yield SampleBatch(order, [of_replicate[replicate][first:last] for replicate in order])
+    longer = [replicate for replicate in order if len(of_replicate[replicate]) > least]
+    if longer:
+        yield SampleBatch(longer, [of_replicate[replicate][least:] for replicate in longer])
 
 
 def chunk_reads(

@@ -42,6 +42,9 @@ class SampleDesign:
         Share of rare units that the first look finds with a probability of 99 %.
     rows_per_feature
         Rows per feature of the first look, at least.
+    in_runs
+        Whether each replicate takes a run of consecutive units, for a sample of all of them: in a sorted dump, what is
+        alike then lies in one replicate, and shows.
     """
 
     row_start: int
@@ -51,6 +54,7 @@ class SampleDesign:
     seed: int
     rare: float
     rows_per_feature: float
+    in_runs: bool = False
 
     @property
     def n_rows(self) -> int:
@@ -83,6 +87,8 @@ class SampleDesign:
     def units(self, start: int, stop: int) -> dict[int, int]:
         """Return units ``start`` to ``stop`` - 1 of the random order, ascending, and the replicate of each."""
         drawn = islice(counter_rng.distinct(self.n_units, seed=self.seed), start, stop)
+        if self.in_runs:
+            return {unit: unit * N_REPLICATES // self.n_units for unit in sorted(drawn)}
         replicates = {unit: number % N_REPLICATES for number, unit in enumerate(drawn, start)}
         return dict(sorted(replicates.items()))
 

@@ -16,7 +16,7 @@ from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.replicates import MeasuredSpread
 from rankme_stream.passes.planning.sample_design import draw_design
 from rankme_stream.results.table import table
-from rankme_stream.spectra.jackknife import JackknifeSpread
+from rankme_stream.spectra.jackknife import JackknifeSpread, largest_deviation
 from rankme_stream.spectra.tail_index import TailIndex, hill
 from tests.result_schema import SCHEMA
 
@@ -45,10 +45,10 @@ def test_a_tail_below_two_needs_every_row():
 def test_one_replicate_alone_is_refused_and_two_are_not():
     alone, two = np.zeros(16), np.zeros(16)
     alone[5] = two[3] = two[9] = -1.0
-    assert "one of 16 replicates differs from all others by 3.8 standard" in gates.seen_once(alone.tolist()).reason
-    assert gates.seen_once(two.tolist()) is None
-    assert gates.seen_once([4.0] * 16) is None
-    assert gates.seen_once(gaussian(16, 1).ravel().tolist()) is None
+    found = gates.seen_once(largest_deviation(alone.tolist()), 16)
+    assert "one of 16 replicates differs from all others by 3.8 standard" in found.reason
+    for values in (two.tolist(), [4.0] * 16, gaussian(16, 1).ravel().tolist()):
+        assert gates.seen_once(largest_deviation(values), 16) is None
 
 
 @pytest.mark.parametrize(
