@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rankme_stream.measuring.api import segment as segment
     from rankme_stream.measuring.batch import measure_each as measure_each
     from rankme_stream.measuring.estimator import RankMe as RankMe
+    from rankme_stream.measuring.rows_needed import RowsNeeded as RowsNeeded
+    from rankme_stream.measuring.rows_needed import rows_needed as rows_needed
     from rankme_stream.passes.state.pass_state import State as State
     from rankme_stream.passes.state.pass_state import load_state as load_state
     from rankme_stream.passes.state.pass_state import merge_states as merge_states
@@ -34,6 +36,7 @@ _HOMES = {
     "Measurement": "results.measurement",
     "RankMe": "measuring.estimator",
     "RankMeError": "errors",
+    "RowsNeeded": "measuring.rows_needed",
     "Source": "sources",
     "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
@@ -44,6 +47,7 @@ _HOMES = {
     "merge_states": "passes.state.pass_state",
     "open_source": "sources",
     "plan": "measuring.api",
+    "rows_needed": "measuring.rows_needed",
     "save_state": "passes.state.pass_state",
     "segment": "measuring.api",
 }
@@ -54,6 +58,7 @@ __all__ = [
     "Measurement",
     "RankMe",
     "RankMeError",
+    "RowsNeeded",
     "Source",
     "State",
     "ToleranceWarning",
@@ -65,6 +70,7 @@ __all__ = [
     "metrics",
     "open_source",
     "plan",
+    "rows_needed",
     "save_state",
     "segment",
 ]

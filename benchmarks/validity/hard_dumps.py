@@ -76,8 +76,9 @@ def hard_dumps(n_rows: int = N_ROWS) -> dict[str, Draw]:
 
     Those of 1 % rare units are there twice, with different seeds.
     """
-    rare = {f"rare units, {percent:g} %": RareUnits(percent / 100, n_rows=n_rows) for percent in (0.2, 0.5, 1, 2, 4)}
+    rare = {"rare units, 1 %": RareUnits(0.01, n_rows=n_rows)}
     rare["rare units, 1 %, other seeds"] = RareUnits(0.01, first_seed=1_000_000, n_rows=n_rows)
+    rare |= {f"rare units, {percent:g} %": RareUnits(percent / 100, n_rows=n_rows) for percent in (0.2, 0.5, 2, 4)}
     rare["rare units, 3 %, three times as long"] = RareUnits(0.03, 3.0, n_rows=n_rows)
     makes = _long_tailed() | _unit_by_unit() | _copied() | _sorted() | _other()
     return {**rare, **{name: _Drawn(make, n_rows) for name, make in makes.items()}}

@@ -27,11 +27,12 @@ from rankme_stream.cli.scoring import (
 from rankme_stream.cli.signals import Signal, Signals
 from rankme_stream.cli.streams import UNREAD, UnreadError, prepare, print_error, print_out
 from rankme_stream.cli.tables import plan_table, state_table
-from rankme_stream.errors import RankMeError, printable
+from rankme_stream.errors import RankMeError, UsageError, argument, printable
 
 if TYPE_CHECKING:
     from rankme_stream.passes.state.pass_state import State
     from rankme_stream.results.comparison import Comparison
+    from rankme_stream.sources import Source
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -92,11 +93,12 @@ def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | Non
     metavar="N",
     help="Also print the tasks for a Dask cluster of N threads, each with the given memory.",
 )
+@shared.rows_needed_options
 @shared.json_option
 def plan(
     sources: tuple[str, ...], concat: bool, json_file: str | None, debug: bool, threads: int | None, **options: Any
 ) -> None:
-    """Print what scoring SOURCE would read, and how much memory it would hold; reads metadata only."""
+    """Print what scoring SOURCE would read, and how much memory it would hold; reads metadata only, or a pilot."""
     from rankme_stream.measuring.api import plan as make_plan
     from rankme_stream.passes.engines.dask.schedule import schedule_for
     from rankme_stream.sources import open_source
@@ -106,15 +108,30 @@ def plan(
     if threads is not None:
         options["workers"] = 1
     array = shared.taken(options, shared.ARRAY_OPTIONS)
+    wanted = shared.taken(options, shared.ROWS_NEEDED_OPTIONS)
     rows = open_source(source, **array)
     planned = make_plan(rows, **options)
-    document = planned.to_dict()
+    document = planned.to_dict() | _rows_needed(rows, options, wanted)
     if threads is not None:
         document["schedule"] = schedule_for(planned, threads).to_dict()
     if json_file is None:
         print_out(plan_table(name_of(source), rows, document))
     else:
         write(json_file, json.dumps(document, indent=2) + "\n")
+
+
+def _rows_needed(rows: Source, options: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plan says of a sample, or of the rows that a tolerance needs."""
+    from rankme_stream.measuring.rows_needed import rows_needed
+
+    asked = "tolerance" in wanted
+    if not asked and (needless := [name for name in ("pilot", "price_per_gb") if wanted.get(name)]):
+        raise UsageError(f"{argument(needless[0])} belongs to {argument('tolerance')}: give both, or neither")
+    if not asked and not options["sample"]:
+        return {}
+    shared_names = ("population", "rare", "rows", "seed", "memory_limit")
+    found = rows_needed(rows, **wanted, **{name: options[name] for name in shared_names}).to_dict()
+    return {"rows_needed": found} if asked else {"first_look": found["first_look"]}
 
 
 @cli.command()

@@ -180,6 +180,15 @@ sample_options = _add(
         seed_option,
     ]
 )  # fmt: skip
+ROWS_NEEDED_OPTIONS = ("tolerance", "pilot", "price_per_gb")
+rows_needed_options = _add(
+    [
+        click.option("--tolerance", type=_Number(0.0, min_open=True), metavar="T",
+                     help="Also print how many rows a half-width of T takes, and what reading them costs."),
+        click.option("--pilot", is_flag=True, help="Read 4 rows a feature, to tell it for rows like these."),
+        click.option("--price-per-gb", type=_Number(0.0), metavar="X", help="Price of 10^9 bytes, for --tolerance."),
+    ]
+)  # fmt: skip
 engine_options = _add(
     [
         click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,

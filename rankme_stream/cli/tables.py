@@ -46,7 +46,7 @@ def plan_table(name: str, source: Source, planned: dict[str, Any]) -> str:
         free = f", {limit / mebi:,.0f} MiB free" if limit else ""
         lines.append(f"  card        {planned['card_peak_bytes'] / mebi:,.0f} MiB predicted{free}")
         lines += [f"    {purpose:<12}{n_bytes / mebi:>10,.1f} MiB" for purpose, n_bytes in planned["card"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_rows_needed_lines(planned.get("rows_needed"))])
 
 
 def _shared_work(planned: dict[str, Any]) -> str:
@@ -98,5 +98,63 @@ def _sample_line(planned: dict[str, Any]) -> list[str]:
         return []
     return [
         f"  sample      {planned['sample_rows']:,} rows or more, in random units of {planned['unit_rows']:,} rows; "
-        "flops and MiB are those of all rows"
+        "flops and MiB are those of all rows",
+        *_first_look_line(planned),
     ]
+
+
+def _first_look_line(planned: dict[str, Any]) -> list[str]:
+    look = planned.get("first_look") or (planned.get("rows_needed") or {}).get("first_look")
+    if look is None:
+        return []
+    return [
+        f"  first look  {look['units']:,} units, about {counted(look['chunks'], 'chunk')} opened, "
+        f"{look['bytes_decoded'] / 2**20:,.1f} MiB decoded; chunks of unlike size are looked into as well"
+    ]
+
+
+_SPECTRA = {
+    "equal": "if all singular values are equal", "k^-1/2": "if s_k ~ k^-1/2", "k^-1": "if s_k ~ k^-1",
+    "pilot": "for rows like those of the pilot",
+}  # fmt: skip
+
+
+def _rows_needed_lines(needed: dict[str, Any] | None) -> list[str]:
+    """Return the rows that a tolerance needs, and the expected half-widths of several numbers of rows."""
+    if needed is None:
+        return []
+    target = "the population of the rows" if needed["population"] else f"all {needed['n_rows']:,} rows"
+    lines = [
+        f"  rows needed for a half-width of {100 * needed['tolerance']:g} % of RankMe of {target}, "
+        f"{100 * needed['confidence']:g} %, as an expectation:"
+    ]
+    for name, rows in needed["rows"].items():
+        share = "every row" if rows is None else f"{rows:,}, {rows / needed['n_features']:.3g} a feature"
+        lines.append(f"    {share}, {_SPECTRA[name]}")
+    if pilot := needed["pilot"]:
+        lines.append(
+            f"    pilot: {pilot['rows']:,} rows read, in {pilot['units']:,} random units, about "
+            f"{counted(pilot['chunks'], 'chunk')} opened, {pilot['bytes_decoded'] / 2**20:,.1f} MiB decoded"
+        )
+    if needed["points"]:
+        lines += _point_lines(needed)
+    if not pilot:
+        lines.append("    rows that vary in length or come from several sources need more: --pilot reads some")
+    return lines
+
+
+def _point_lines(needed: dict[str, Any]) -> list[str]:
+    names, points = list(needed["rows"]), needed["points"]
+    has_price = any(one["cost"] and one["cost"]["price"] is not None for one in points)
+    head = ["rows", "a feature", *(f"+- {name}" for name in names), "chunks", "decoded", *["price"] * has_price]
+    rows = [head]
+    for one in points:
+        cells = [f"{one['rows']:,}", f"{one['rows'] / needed['n_features']:.3g}"]
+        cells += [f"{100 * one['half_width'][name]:.2g} %" for name in names]
+        if cost := one["cost"]:
+            cells += [f"{cost['chunks']:,}", f"{cost['bytes_decoded'] / 2**20:,.1f} MiB"]
+            if has_price:
+                cells.append(f"{cost['price']:,.2f}" if cost["price"] >= 1.0 else f"{cost['price']:.2g}")
+        rows.append(cells + [""] * (len(head) - len(cells)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [("    " + "  ".join(map(str.rjust, row, widths))).rstrip() for row in rows]

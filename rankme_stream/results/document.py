@@ -238,6 +238,13 @@ _SAMPLING = _record(
         **dict.fromkeys(
             ("largest_replicate", "n_effective", "independent_rows", "equivalent_rows"), _optional(_number(0.0))
         ),
+        "odd_chunks": _record(
+            {
+                "chunks": _count(1), **dict.fromkeys(("found", "read", "rows"), _count()), "largest_z": _number(0.0),
+                "holds": _table(_count(1)),
+                "examples": _list(_record({"rows": _list(_count(), length=2), "z": _number(), "holds": _text})),
+            }
+        ),
     },
 )  # fmt: skip
 _FAILURE = _record(

@@ -35,10 +35,35 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
                 "Rows stored together are alike (copies, or sorted): they count as "
                 f"{independent:,.0f} independent rows."
             )
+    if odd := (result.get("sampling") or {}).get("odd_chunks"):
+        found += _of_odd_chunks(odd)
     cards = [name for one in result["provenance"].get("workers", ()) if (name := one.get("device", "cpu")) != "cpu"]
     if result.get("groups") and cards:
         found.append(f"Groups and LiDAR were computed on the processor, not on {cards[0]}.")
     return found
+
+
+_HELD = {
+    "zeros": "rows of zeros in", "one number a row": "rows of one number in", "copies": "copies of rows in",
+    "not finite": "rows that are not finite or no data in", "unreadable": "not readable:",
+    "usual": "nothing of note in",
+}  # fmt: skip
+
+
+def _of_odd_chunks(odd: Mapping[str, Any]) -> list[str]:
+    """Return what chunks of unlike size hold, if there are any."""
+    if not odd["examples"]:
+        return []
+    first, most = odd["examples"][0], odd["chunks"]
+    start, stop = first["rows"]
+    held = ", ".join(
+        f"{_HELD[name]} {count:,}" if name in _HELD else f"{name} in {count:,}" for name, count in odd["holds"].items()
+    )
+    return [
+        f"{odd['found']:,} of {most:,} chunks are stored in a size unlike the others, most of all that of rows "
+        f"{start:,} to {stop - 1:,} ({first['z']:+.3g} robust standard deviations). Of {odd['read']:,} that were read "
+        f"beside the sample: {held}. They have no part in its numbers."
+    ]
 
 
 def _share(part: int, whole: int) -> str:

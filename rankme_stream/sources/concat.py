@@ -19,6 +19,7 @@ from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
 _NUMBER = re.compile(r"(\d+)")
 _LAST_NAME = re.compile(r"(?:[^/:]|:(?!:))*\Z")  # behind the last folder, or the "::" of a store
@@ -162,6 +163,14 @@ class ConcatSource:
         for source, _, low, high in self._pieces(start, stop):
             digest.update(f"{low} {high} {source.fingerprint(low, high)}\n".encode())
         return digest.hexdigest()
+
+    def stored_sizes(self, start: int, stop: int) -> list[StoredSizes]:
+        """Return the stored sizes of the chunks of rows ``[start, stop)``, of each part apart."""
+        return [
+            StoredSizes(sizes.edges + first, sizes.n_bytes)
+            for source, first, low, high in self._pieces(start, stop)
+            for sizes in stored_sizes(source, low, high)
+        ]
 
     def part_of(self, row: int) -> int:
         """Return the number of the part that holds a row."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import MagnitudeError, SourceFormatError
+from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array, FloatArray, named_type
-from rankme_stream.sources.concat import row_place
+from rankme_stream.sources.row_values import values_of
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
 _AT_ONCE = 2**16  # values scaled at once: what that takes stays in the cache
 
@@ -86,7 +87,7 @@ class ScaledRows:
         step = max(1, _AT_ONCE // self.shape[1])
         for low in range(0, stop - start, step):
             some = slice(low, low + step)
-            piece, factors = _values(self._rows, codes[some], start + low), scales[some]
+            piece, factors = values_of(self._rows, codes[some], start + low), scales[some]
             with np.errstate(all="ignore"):  # an overflow is refused as infinity is
                 piece.reshape(len(piece), n_groups, -1)[...] *= factors[:, :, None]
             piece[~np.isfinite(factors).all(axis=1)] = np.nan
@@ -125,6 +126,10 @@ class ScaledRows:
         codes = self._rows.identity()
         return codes | {"dtype": "float64", "codes": codes, "scales": self._scales.identity()}
 
+    def stored_sizes(self, start: int, stop: int) -> Sequence[StoredSizes]:
+        """Return the stored sizes of the chunks of the quantised rows."""
+        return stored_sizes(self._rows, start, stop)
+
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of those of the quantised rows and of their scales."""
         both = f"{self._rows.fingerprint(start, stop)} {self._scales.fingerprint(start, stop)}"
@@ -136,16 +141,6 @@ class ScaledRows:
         if held is None or not held[0] <= start <= stop <= held[0] + len(held[1]):
             before, after = self._scales.bounds(0, start + 1), self._scales.bounds(stop - 1, self.shape[0])
             low, high = before[-1] if len(before) else 0, after[0] if len(after) else self.shape[0]
-            held = low, _values(self._scales, self._scales.read(low, high), low)
+            held = low, values_of(self._scales, self._scales.read(low, high), low)
             self._held.scales = held
         return held[1][start - held[0] : stop - held[0]]
-
-
-def _values(source: Source, stored: Array, row: int) -> FloatArray:
-    """Return the values of stored rows from ``row`` on; refuse integers that float64 does not hold."""
-    try:
-        return source.stored.values(stored)
-    except OverflowError as error:
-        raise MagnitudeError(
-            f"{row_place(source, row + error.args[0])} holds integers beyond 2^53, which float64 cannot hold exactly"
-        ) from None

@@ -99,6 +99,36 @@ def test_plan_reads_metadata_only(tmp_path):
     assert "predicted" in done.stdout
 
 
+def test_a_plan_of_a_sample_says_what_its_first_look_opens(tmp_path):
+    store(tmp_path / "s.zarr", 4000, 16)
+    shutil.rmtree(tmp_path / "s.zarr" / "c")
+    done = rankme("plan", tmp_path / "s.zarr", "--sample")
+    assert "first look  448 units, about 8 chunks opened, 0.2 MiB decoded" in done.stdout
+    rare = rankme("plan", tmp_path / "s.zarr", "--sample", "--rare", "5%", "--json", "-")
+    assert json.loads(rare.stdout)["first_look"] == {
+        "rows": 160, "units": 160, "chunks": 8, "bytes_decoded": 256_000, "price": None
+    }  # fmt: skip
+    assert "first_look" not in json.loads(rankme("plan", tmp_path / "s.zarr", "--json", "-").stdout)
+
+
+def test_a_plan_for_a_tolerance_says_how_many_rows_it_takes_and_what_they_cost(tmp_path):
+    store(tmp_path / "s.zarr", 4000, 16)
+    priced = "--tolerance", "0.05", "--price-per-gb", "1000"
+    done = rankme("plan", tmp_path / "s.zarr", *priced)
+    assert "rows needed for a half-width of 5 % of RankMe of all 4,000 rows, 95 %, as an expectation:" in done.stdout
+    assert re.search(r"448, 28 a feature, if all singular values are equal\n", done.stdout)
+    assert re.search(r"\n +rows  a feature  \+- equal  \+- k\^-1/2  \+- k\^-1  chunks  decoded  price\n", done.stdout)
+    assert re.search(r"\n +4,000 +250 +0 % +0 % +0 % +8  0\.2 MiB +0\.26\n", done.stdout)
+    piloted = rankme("plan", tmp_path / "s.zarr", *priced, "--pilot", "--population", "--json", "-")
+    needed = json.loads(piloted.stdout)["rows_needed"]
+    assert (needed["population"], needed["pilot"]["rows"]) == (True, 64)
+    assert list(needed["rows"]) == ["pilot"]
+    shown = rankme("plan", tmp_path / "s.zarr", *priced, "--pilot").stdout
+    assert "pilot: 64 rows read, in 64 random units, about 8 chunks opened" in shown
+    refused(2, "--pilot belongs to --tolerance", "plan", tmp_path / "s.zarr", "--pilot")
+    refused(2, "--price-per-gb", "plan", tmp_path / "s.zarr", "--tolerance", "0.1", "--price-per-gb", "-1")
+
+
 def test_demo_and_version_run():
     assert "4,096 of 4,096 rows" in rankme("demo").stdout
     assert rankme("--version").stdout.strip().endswith(rs.__version__)

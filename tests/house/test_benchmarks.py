@@ -23,6 +23,7 @@ NAMES = [
     "chunk_check",
     "cluster",
     "coverage",
+    "population",
     "hostile_metadata",
     pytest.param(
         "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")

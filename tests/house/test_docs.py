@@ -45,6 +45,7 @@ def folder_with_a_dump(tmp_path) -> Path:
         "few-rows.md",
         "layouts.md",
         "stored-values.md",
+        "how-many-rows.md",
     ],
 )
 def test_the_commands_of_a_page_run(page, folder_with_a_dump):

@@ -27,6 +27,7 @@ PUBLIC_FUNCTIONS = {
     "rankme_stream.measuring.api.measure",
     "rankme_stream.measuring.api.plan",
     "rankme_stream.measuring.api.segment",
+    "rankme_stream.measuring.rows_needed.rows_needed",
     "rankme_stream.results.compare.compare",
 }
 FORMER_NAMES = {

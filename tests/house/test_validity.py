@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import rankme_stream as rs
 from benchmarks.validity.hard_dumps import RareUnits, hard_dumps
 from benchmarks.validity.holm import p_value, rejected
+from benchmarks.validity.population import estimates_of_population
 from benchmarks.validity.populations import Population, populations, unit_variances
 
 POPULATIONS = populations(8)
@@ -39,6 +41,14 @@ def test_the_moments_of_a_population_are_those_of_its_rows(one: Population):
 
 def test_of_two_features_of_unit_rows_each_has_the_share_of_its_standard_deviation():
     assert unit_variances(np.array([9.0, 1.0])) == pytest.approx([0.75, 0.25], rel=1e-9)
+
+
+def test_the_benchmark_of_populations_has_the_numbers_of_measure():
+    rows = POPULATIONS[1].draw(48, np.random.default_rng(0))
+    whole = rs.measure(rows, population=True, workers=1, tolerance=10.0)
+    for name, one in estimates_of_population(rows).items():
+        assert one.value is not None
+        assert (one.value, one.lower, one.upper) == (whole[name].value, whole[name].lower, whole[name].upper)
 
 
 def test_holm_rejects_until_the_first_p_value_above_its_threshold():

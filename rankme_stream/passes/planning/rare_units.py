@@ -13,7 +13,7 @@ DESIGN_MISS = 0.01  # probability with which the first look may miss the share t
 STATED_MISS = 0.05  # probability with which the share that a result states may have been missed
 
 
-def log_miss(n_units: int, n_rare: int, n_read: int) -> float:
+def log_miss(n_units: int, n_rare: float, n_read: int) -> float:
     """Return the logarithm of the probability that none of ``n_rare`` units is among ``n_read`` drawn of all."""
     if n_rare + n_read > n_units:
         return -math.inf

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from asyncio import gather
 from collections.abc import AsyncIterator, Mapping
 from hashlib import blake2b
 from itertools import islice, product
 from typing import Any
 
+import numpy as np
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
+from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.regular_file import regular_file
 from rankme_stream.sources.zarr.float_types import is_document, shown
@@ -62,6 +65,7 @@ class AuditingStore(WrapperStore[Store]):
         self._grid: ChunkGrid | None = None
         self._missing: MissingChunks | None = None
         self._longest = 0
+        self._sizes, self._sized = array("q"), range(0)
 
     @property
     def read_only(self) -> bool:
@@ -144,6 +148,8 @@ class AuditingStore(WrapperStore[Store]):
         """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
+        self._sized = range(rows.start * width, rows.stop * width)
+        self._sizes = array("q", bytes(8 * len(self._sized)))
         digest, is_stamped, expected = blake2b(digest_size=16), True, rows.start * width
         async for (i, j), stamp in self._stamps(rows):
             self._missing.add_keys(expected, i * width + j)
@@ -177,14 +183,14 @@ class AuditingStore(WrapperStore[Store]):
                 listed = {}
             for key, described in listed.items():
                 if (coordinates := grid.coordinates(key)) is not None:
-                    stamps[coordinates] = self._stamp(key, described)
+                    stamps[coordinates] = self._stamp(key, coordinates, described)
             if says.lists_fast or (stamps and says.lists_all):
                 return stamps
 
         async def request(i: int, j: int) -> None:
             key = grid.key(i, j)
             if (described := await store.describe(key)) is not None:
-                stamps[i, j] = self._stamp(key, described)
+                stamps[i, j] = self._stamp(key, (i, j), described)
 
         places = (place for place in product(rows, range(grid.n_outer_columns)) if place not in stamps)
         n_asked = 0
@@ -198,15 +204,37 @@ class AuditingStore(WrapperStore[Store]):
                 )
         return stamps
 
-    def _stamp(self, key: str, described: Mapping[str, Any]) -> str:
-        """Return the stamp of a chunk; refuse one that is too long before it is read."""
+    def _stamp(self, key: str, place: tuple[int, int], described: Mapping[str, Any]) -> str:
+        """Return the stamp of a chunk and note its size; refuse one that is too long before it is read."""
+        assert self._grid is not None
         size = described.get("size")
-        if isinstance(size, int) and size > self._longest:
-            raise CorruptChunkError(
-                f"chunk {key} of {self._uri} is stored in {size:,} bytes, and its metadata allow {self._longest:,}; "
-                "write it again, or leave these rows out"
-            )
+        if isinstance(size, int):
+            if size > self._longest:
+                raise CorruptChunkError(
+                    f"chunk {key} of {self._uri} is stored in {size:,} bytes, and its metadata allow "
+                    f"{self._longest:,}; write it again, or leave these rows out"
+                )
+            number = place[0] * self._grid.n_outer_columns + place[1]
+            if number in self._sized:
+                self._sizes[number - self._sized.start] = size
         return stamp_of(described)
+
+    def sizes(self, units: range) -> Array:
+        """Return the bytes under the keys of some units, one of an unsharded array each, as the last `scan` found them.
+
+        Returns
+        -------
+        Array
+            Shape ``(len(units), columns)``, int64; 0 for a key that is not there, or whose size was not said.
+        """
+        assert self._grid is not None
+        width, found = self._grid.n_outer_columns, np.zeros(len(units) * self._grid.n_outer_columns, np.int64)
+        first = units.start * width
+        known = range(max(first, self._sized.start), min(units.stop * width, self._sized.stop))
+        if known:
+            held = np.frombuffer(self._sizes, np.int64)
+            found[known.start - first : known.stop - first] = held[known.start - self._sized.start :][: len(known)]
+        return found.reshape(-1, width)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return the value under ``key`` as the wrapped store does, but with a grid and types that every zarr opens."""

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.file_errors import file_error
+from rankme_stream.sources.stored_sizes import StoredSizes
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs.chain import codec_chain, integrity
 from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
-from rankme_stream.sources.zarr.grids.folder_scan import scan_folder
+from rankme_stream.sources.zarr.grids.folder_scan import folder_sizes, scan_folder
 from rankme_stream.sources.zarr.grids.grid_metadata import chunk_grid, drop_growth
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.locate import (
@@ -109,7 +111,7 @@ class ZarrSource:
             fill = _fill(array.fill_value, dtype).view(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
-        self._missing = MissingChunks(self._grid)
+        self._is_coded, self._missing = not decoder.is_plain, MissingChunks(self._grid)
         self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
         self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
@@ -231,6 +233,25 @@ class ZarrSource:
         if not is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
+
+    def stored_sizes(self, start: int, stop: int) -> list[StoredSizes]:
+        """Return the stored sizes of the chunks of rows ``[start, stop)``: of files, or as the last fingerprint found.
+
+        None of arrays whose chunks are not coded, so that all have one size, and of shards on a server, whose index
+        would have to be asked for.
+        """
+        grid, root = self._grid, self._store.root
+        if not self._is_coded or start >= stop or (root is None and grid.index is not None):
+            return []
+        units = grid.units(start, stop)
+        columns = self._store.sizes(units) if root is None else folder_sizes(root, grid, units)
+        n_bytes = np.where((columns > 0).all(axis=1), columns.sum(axis=1), 0)
+        edges = np.array([start, *grid.bounds(start, stop), stop], np.int64)
+        for place, unit in enumerate(units):
+            box = grid.box(unit, 0)
+            if len(range(*edges[place : place + 2])) < prod(box.shape) // box.shape[grid.features_axis]:
+                n_bytes[place] = 0
+        return [StoredSizes(edges, n_bytes)]
 
     def _check_missing(self) -> None:
         """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""

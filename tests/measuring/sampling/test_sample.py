@@ -180,7 +180,7 @@ def test_metrics_that_need_the_order_of_close_singular_values_have_no_value():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"sample": True, "max_rows": 100}, r"max_rows is 100, and an interval needs 768 rows"),
+        ({"sample": True, "max_rows": 100}, r"max_rows is 100, and an interval needs 464 rows"),
         ({"max_rows": 10_000}, "pass sample as well"),
         ({"sample": True, "tolerance": 0.0}, "for the exact value read every row: leave sample out"),
         ({"sample": True, "confidence": 1.0}, "confidence is 1.0 and must be between 0 and 1"),
@@ -224,6 +224,7 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
     assert document["provenance"]["seed"] == document["sampling"]["seed"] == 5
     assert [point["rows"] for point in document["convergence"]][-1] == document["rows_read"]
     assert "They also cover the error of reading a part, for all rows, with probability 0.95" in done.output
+    assert f"differ from all {document['sampling']['units_read']:,} that were read: fewer than " in done.stdout
     assert "\n  Convergence, after each look:\n  " in done.stdout
     for point in document["convergence"]:
         assert f"{point['rows']:,} rows  RankMe" in done.stdout
@@ -233,13 +234,13 @@ def test_the_command_prints_what_was_read_and_how_it_converged(rows, tmp_path):
 def test_a_sample_is_planned(rows, tmp_path):
     np.save(tmp_path / "dump.npy", rows)
     done = CliRunner().invoke(cli, ["plan", str(tmp_path / "dump.npy"), "--sample"])
-    assert "sample      768 rows or more, in random units of 16 rows" in done.stdout
+    assert "sample      640 rows or more, in random units of 1 row" in done.stdout
     found = rs.measure(rows, sample=True, tolerance=1e-2)
-    assert found.plan.sample_rows == rs.plan(rows, sample=True).sample_rows == 768
-    assert rs.plan(rows[:1000], sample=True).sample_rows == rs.plan(rows).sample_rows == 0
+    assert found.plan.sample_rows == rs.plan(rows, sample=True).sample_rows == 640
+    assert rs.plan(rows[:500], sample=True).sample_rows == rs.plan(rows).sample_rows == 0
     command = ["score", str(tmp_path / "dump.npy"), "--sample", "--tolerance", "1e-2", "--verbose"]
     done = CliRunner().invoke(cli, command)
-    assert "768 rows or more" in done.stderr
+    assert "640 rows or more" in done.stderr
     assert "Every row that was read was finite" in done.stdout
 
 
@@ -251,7 +252,7 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
     assert "allow more rows" in done.stderr
     document = json.loads(done.stdout)
     jsonschema.validate(document, SCHEMA)
-    assert document["rows_read"] == 768
+    assert document["rows_read"] == 992
     assert document["tolerance_met"] is False
 
 
@@ -259,7 +260,7 @@ def test_a_sample_that_may_not_read_enough_exits_with_4_and_the_result(rows, tmp
     ("options", "text"),
     [
         (["--sample", "--tolerance", "0"], "leave --sample out"),
-        (["--sample", "--max-rows", "100"], "an interval needs 768 rows"),
+        (["--sample", "--max-rows", "100"], "an interval needs 464 rows"),
         (["--max-rows", "100"], "pass --sample as well"),
     ],
 )
