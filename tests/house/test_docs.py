@@ -42,6 +42,7 @@ def folder_with_a_dump(tmp_path) -> Path:
         "comparing.md",
         "groups.md",
         "choosing.md",
+        "few-rows.md",
         "layouts.md",
         "stored-values.md",
         "how-many-rows.md",
