@@ -135,11 +135,23 @@ def test_samples_of_gaussian_rows_have_the_half_width_that_was_foretold_within_3
     generator = np.random.default_rng(8)
     dump = Counting(generator.standard_normal((4000, D)) * np.arange(1.0, D + 1.0) ** -decay, 50)
     foretold = next(one for one in rs.rows_needed(dump).points if one.rows == 10 * D)
-    found = [rs.measure(dump, sample=True, max_rows=10 * D, tolerance=1e-9, seed=seed) for seed in range(5)]
+    found = [rs.measure(dump, sample=True, max_rows=10 * D, tolerance=1e-9, seed=seed) for seed in range(3)]
     half_widths = [one.rankme.half_width / one.rankme.value for one in found]
     assert np.median(half_widths) == pytest.approx(foretold.half_width[name], rel=0.3)
     decoded = [one.to_dict()["sampling"]["rows_decoded"] for one in found]
     assert np.mean(decoded) * D * 8 == pytest.approx(foretold.cost.bytes_decoded, rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::rankme_stream.ToleranceWarning")
+@pytest.mark.parametrize(("name", "decay"), [("equal", 0.0), ("k^-1/2", 0.5), ("k^-1", 1.0)])
+def test_few_gaussian_rows_have_the_half_width_that_was_foretold_within_30_percent(name, decay):
+    found = []
+    for seed in range(3):
+        rows = np.random.default_rng(seed).standard_normal((3 * D, D)) * np.arange(1.0, D + 1.0) ** -decay
+        rankme = rs.measure(rows, population=True, tolerance=1e-9).rankme
+        found.append(rankme.half_width / rankme.value)
+    foretold = next(one for one in rs.rows_needed(rows, population=True).points if one.rows == 3 * D)
+    assert np.median(found) == pytest.approx(foretold.half_width[name], rel=0.3)
 
 
 def test_the_table_of_decoded_rows_in_the_documentation_is_what_a_plan_expects():
