@@ -28,14 +28,19 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     names = (*result["estimates"], *result["presets"], *result["normalized"])
     width = max(len(printable(name)) for name in names)
+    withheld = None if result.get("sampling") is None else result["estimates"]["rankme"].get("reason")
 
     def section(title: str, estimates: Mapping[str, Any], definition: Callable[[str], str]) -> None:
         lines.extend(["", f"  {title}"] if title else [])
         for name, estimate in estimates.items():
             value, interval = format_estimate(estimate)
+            is_repeated = (
+                withheld == estimate.get("reason") is not None and estimate is not result["estimates"]["rankme"]
+            )
+            interval = "as rankme" if is_repeated else interval
             line = f"{printable(name):<{width}}  {value:>13} {interval:<11}  {printable(definition(name))}"
             lines.append(f"  {line}")
-            if estimate["value"] is None:
+            if estimate["value"] is None and not is_repeated:
                 lines.append(f"  {'':<{width}}  {'':>25}  {printable(estimate['reason'])}")
 
     section("", result["estimates"], lambda name: str(result["definition"][name]))
@@ -217,7 +222,7 @@ def _look_line(point: Mapping[str, Any]) -> str:
     if point.get("withheld") is not None:
         return f"{line}: {printable(point['withheld'])}"
     wanted = point.get("rows_wanted") or 0
-    return line if wanted <= point["rows"] else f"{line}; the tolerance needs about {wanted:,} rows"
+    return line if wanted <= point["rows"] else f"{line}; the tolerance needs about {float(f'{wanted:.2g}'):,.0f} rows"
 
 
 def _arithmetic(result: Mapping[str, Any]) -> str:

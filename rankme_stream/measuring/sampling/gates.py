@@ -27,7 +27,7 @@ _LARGEST_BIAS = 1 / 48
 # the bias would keep the samples in which chance made it small. A direction that c rows in different replicates alone
 # have gives a bias of sqrt(c) standard errors: 0.6 lets none pass.
 _SMALLEST_REFUSED_BIAS = 0.6
-_EVERY_ROW = "every row must be read"
+_EVERY_ROW = "only reading every row is sure to do"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def uneven_rows(units: UnitsRead, most_rows: float) -> Withheld | None:
     few = f"the rows read carry the weight of only {effective:,.0f} rows of equal length"
     reason = f"{few}, and an interval needs {wanted:,} (8 per feature)"
     if not units.tail.index >= LEAST_TAIL_INDEX:
-        return Withheld(f"{reason}; {_heavy(units.tail, most_rows)}", math.inf)
+        return Withheld(f"{reason}; {_heavy(units.tail)}{_remedy(most_rows)}", math.inf)
     enough = _rounded_up(units.n_rows * wanted / effective)
     if enough > most_rows:
         return Withheld(f"{reason}; {_EVERY_ROW}", math.inf)
@@ -86,7 +86,9 @@ def coarse_arithmetic(largest_value: float) -> Withheld | None:
 
 def heavy_tail(tail: TailIndex, most_rows: float) -> Withheld | None:
     """Refuse row lengths with so heavy a tail that a few rows decide RankMe, which a sample may miss."""
-    return None if tail.index >= LEAST_TAIL_INDEX else Withheld(_heavy(tail, most_rows), math.inf)
+    if tail.index >= LEAST_TAIL_INDEX:
+        return None
+    return Withheld(f"{_heavy(tail)}: a few rows that a sample misses decide RankMe{_remedy(most_rows)}", math.inf)
 
 
 def seen_once(deviation: float, count: int) -> Withheld | None:
@@ -108,12 +110,13 @@ def large_bias(rankme: MeasuredSpread) -> Withheld | None:
     return Withheld(f"RankMe of the rows read is biased by about {share}, too much to correct; more rows are needed")
 
 
-def _heavy(tail: TailIndex, most_rows: float) -> str:
-    reason = (
-        f"the lengths of the rows have too heavy a tail (index {tail.index:.1f}, an interval needs "
-        f"{LEAST_TAIL_INDEX:g}): a few rows that a sample misses decide RankMe"
-    )
-    return reason if math.isinf(most_rows) else f"{reason}; {_EVERY_ROW}"
+def _heavy(tail: TailIndex) -> str:
+    index = math.floor(100.0 * tail.index) / 100.0  # never shown as what is needed
+    return f"the lengths of the rows have too heavy a tail (index {index:.2f}, an interval needs {LEAST_TAIL_INDEX:g})"
+
+
+def _remedy(most_rows: float) -> str:
+    return "" if math.isinf(most_rows) else f"; {_EVERY_ROW}"  # a population has no last row
 
 
 def _rounded_up(rows: float) -> int:

@@ -101,8 +101,8 @@ class Sample:
 
     def read_to(self, n_units: int, progress: Report | None = None) -> None:
         """Read on until ``n_units`` units are read: whole rounds of the replicates. Raises as ``UnitReader.read``."""
-        if self.units_read and (error := self._estimator.standard_error) is not None:
-            self._before = self._units.n_rows, error
+        error = self._estimator.standard_error if self.units_read else None
+        self._before = None if error is None else (self._units.n_rows, error)
         self._reader.read(self.units_read, n_units, progress)
         self.units_read = n_units
         self._units = UnitsRead(self._reader.replicates)

@@ -106,7 +106,7 @@ def test_a_sample_that_reads_every_row_after_all_says_why_no_look_was_enough(row
     assert last["withheld"] is None
     assert 15_000 < last["rows_wanted"] <= 30_000
     assert "Every row was read, for none of these looks at a sample was enough:" in done.stdout
-    assert f"; the tolerance needs about {last['rows_wanted']:,} rows" in done.stdout
+    assert f"; the tolerance needs about {round(last['rows_wanted'], -3):,} rows" in done.stdout
 
 
 def test_the_table_shows_why_a_look_is_withheld(rows, tmp_path):
@@ -120,6 +120,15 @@ def test_the_table_shows_why_a_look_is_withheld(rows, tmp_path):
         f"    {point['rows']:>13,} rows  RankMe -: {point['withheld']}" for point in document["convergence"]
     ]
     assert "Holds unless" not in table(document)
+    assert table(document).count(document["estimates"]["rankme"]["reason"]) == 2  # of RankMe, and of the last look
+    assert (
+        table(document).count(" - as rankme ")
+        == sum(
+            one["reason"] == document["estimates"]["rankme"]["reason"]
+            for one in (document["estimates"] | document["presets"]).values()
+        )
+        - 1
+    )
 
 
 def test_too_small_a_limit_names_what_the_first_look_needs(rows):
