@@ -28,7 +28,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning import sample_batches
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.plan import Plan, make_plan
-from rankme_stream.passes.planning.sample_design import N_REPLICATES, ROWS_PER_FEATURE, SampleDesign, draw_design
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign, draw_design
 from rankme_stream.passes.planning.workload import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
@@ -36,6 +36,7 @@ from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
 from rankme_stream.passes.state.pass_state import State, create_state, impossible_numbers, load_state, read_basis
 from rankme_stream.sources import ConcatSource, GatheredRows, Source, content_digest
+from rankme_stream.spectra.held_out_units import LEAST_ROWS
 
 
 class PassRunner:
@@ -175,7 +176,7 @@ class PassRunner:
 
     def plan_sample(self, arithmetic: Arithmetic, design: SampleDesign, *, held_bytes: int = 0) -> Plan:
         """Return the plan of a sample, read in this process and without a file; ``held_bytes`` as in ``plan``."""
-        is_compared = self.rows[1] - self.rows[0] >= ROWS_PER_FEATURE * design.n_features
+        is_compared = self.rows[1] - self.rows[0] >= LEAST_ROWS * design.n_features
         row_bytes = design.n_features * self.source.stored.dtype.itemsize
         units = SampleUnits(
             design.unit_rows, N_REPLICATES, sample_batches.segment_rows(design, row_bytes),

@@ -6,9 +6,10 @@ similar length is right to first order in 1/n whatever the rows are; its second 
 The value is that of the held-out units; the interval goes from the smaller to the larger of both and some standard
 errors beyond. All numbers are logarithms: of RankMe, of another effective rank.
 
-A sample without the long rows of its population has a low value and a small error, and no number computed from it
-shows that they are missing: refusing samples with a heavy tail would keep those that lack it. So the interval is longer
-on the side to which the influences of the units are skewed (N. J. Johnson, J. Am. Stat. Assoc. 73, 1978).
+A sample without the long rows of its population may have a low value and a small error. So the interval is longer on
+the side to which the influences of the units are skewed (N. J. Johnson, J. Am. Stat. Assoc. 73, 1978), and nothing is
+stated where that is the upper side and the tail of the leverages so heavy that they have no variance. Where long rows
+lower the value, as those of an elliptical population do, a heavy tail does no harm.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from rankme_stream.spectra.contour import (
 from rankme_stream.spectra.copies import Copies, find_copies
 from rankme_stream.spectra.held_out_units import HeldOut, IntArray, RotatedRows, held_out_units
 from rankme_stream.spectra.influence import Influences
+from rankme_stream.spectra.tail_index import hill
 
 LEAST_UNITS = 32
 ROWS_IN_EFFECT = 1.15  # per feature, of Gaussian rows and of independent rows
 MOST_COPIES_NOT_COMPARED = 0.02  # of the rows: copies among rows that were not kept
+LEAST_TAIL_INDEX = 2.0  # of leverages: below, they have no variance
 _LENGTH_BINS = 64
-# The skewness of n numbers is sqrt(n) at most, that of heavy-tailed lengths is larger: simulated for Student-3 lengths
-# about a mean of 10 times their spread, of which Johnson's term alone holds 90 %.
+# The skewness of n numbers is sqrt(n) at most, that of numbers with a heavy tail is larger. Chosen by simulation of
+# rows about a mean far larger than their spread, with lengths of Student-3 to Student-8.
 _SKEWNESS_MISSED = 2.0
 
 
@@ -129,12 +132,15 @@ class Population:
         Copies that were found.
     influences
         What each unit adds to the Gram.
+    tail_index
+        Index of the tail of the largest leverage of each unit.
     """
 
     sampled: SampledRows
     held_out: HeldOut
     copies: Copies
     influences: Influences
+    tail_index: float
 
     @classmethod
     def measure(cls, sampled: SampledRows) -> Population:
@@ -153,7 +159,10 @@ class Population:
         rotated = RotatedRows.rotate(sampled.values, sampled.vectors, sampled.n_rows, sampled.rows)
         copies = find_copies(rotated, sampled.unit)
         held_out = held_out_units(rotated, copies.units)
-        return cls(sampled, held_out, copies, Influences.of_units(rotated, held_out.leverages, copies.units))
+        with np.errstate(divide="ignore"):  # rows of zeros have none
+            tail = hill(np.log([held_out.leverages[unit.own].max() for unit in copies.units]))
+        influences = Influences.of_units(rotated, held_out.leverages, copies.units)
+        return cls(sampled, held_out, copies, influences, tail.index)
 
     @property
     def reason_withheld(self) -> str | None:
@@ -179,7 +188,18 @@ class Population:
         ----------
         fraction
             Share of all rows that was read, if the estimate is for all rows of a dump; 0 for the population.
+
+        Raises
+        ------
+        NoEstimateError
+            If rows that the sample lacks may raise the number by more than those read show, or a contour is none.
         """
+        skewness = self.influences.skewness(functional)
+        if skewness > 0.0 and self.tail_index < LEAST_TAIL_INDEX:
+            raise NoEstimateError(
+                f"the more a row differs from all others, the more it raises this number, and such rows have too heavy "
+                f"a tail (index {self.tail_index:.1f}, an interval needs {LEAST_TAIL_INDEX:g}): a sample may lack them"
+            )
         rest = 1.0 - fraction
         n_rows, values = self.sampled.n_rows, self.sampled.values
         plain = functional(of_equal_lengths(values, n_rows, n_rows))
@@ -201,7 +221,7 @@ class Population:
             standard_error=math.sqrt(rest * (1.0 + 2.0 * self.copies.pairs_per_row)) * error,
             degrees_of_freedom=b - 1,
             largest_deviation=deviation / scale if scale > 0.0 else 0.0,
-            skewness=self.influences.skewness(functional),
+            skewness=skewness,
         )
 
     @cached_property

@@ -90,6 +90,11 @@ def test_the_measured_peak_of_several_steps_stays_under_the_prediction(options, 
     check(tmp_path / "d.npy", *options)
 
 
+def test_the_measured_peak_of_few_rows_a_feature_stays_under_the_prediction(tmp_path):
+    np.save(tmp_path / "d.npy", np.random.default_rng(0).standard_normal((2000, 700), dtype=np.float32))
+    check(tmp_path / "d.npy", "--population", "--normalize")
+
+
 @pytest.mark.parametrize(("n_features", "method"), [(200, "gram"), (768, "gram"), (300, "tsqr")])
 def test_the_measured_peak_of_a_sample_stays_under_the_prediction(n_features, method, tmp_path):
     rows = np.random.default_rng(0).standard_normal((24_000, n_features), dtype=np.float32)

@@ -82,11 +82,15 @@ class RandomMatrixEstimator:
         yield gates.empty_replicate(self._of("raw").jackknife.replicate_rows)
         yield gates.uneven_replicates(units)
         yield gates.coarse_arithmetic(self.spectrum("raw").raw.values[0])
-        yield gates.heavy_tail(units.tail, self._most_rows)
+        # A dump has one number of giant rows, and the sample another. A population has a share of them: a gate would
+        # keep the samples without any, so its interval allows for them (`spectra.population`).
+        is_dump = math.isfinite(self._most_rows)
+        if is_dump:
+            yield gates.heavy_tail(units.tail, self._most_rows)
         found = self._measured
         if isinstance(found, str):
             yield Withheld(found)
-        else:
+        elif is_dump:
             yield gates.seen_once(found.estimate.largest_deviation, len(units.replicates))
 
     @cached_property

@@ -15,6 +15,7 @@ from rankme_stream.passes.planning.workload import CardLimits, Concurrency, RowL
 _LIBRARY_BYTES = 40 * 2**20  # imports, and the store's own tables
 _THREAD_BYTES = 4 * 2**20  # of each worker: BLAS buffers, its stack, and what the allocator keeps for it
 _READER_BYTES = 2**20  # of each thread that reads for a sample, beside what it reads
+_SLABS_BYTES = 64 * 2**20  # of the products of rows kept of a sample
 _FILE_BYTES = 2**20  # of a state file, beside its triangles
 
 
@@ -212,14 +213,18 @@ def _solving(workload: Workload, workers: int) -> int:
 
 def _jackknife_bytes(workload: Workload, sample: SampleUnits, workers: int) -> int:
     """Return the bytes of all replicates and their merge, of the same cut to a prefix, of merges of all but one, and of
-    the matrices solved for: those of the whole sample, or of one part for each thread.
+    the matrices solved for: those of the whole sample, or of one part for each thread; later, of rows that were kept.
     """
     method, state, n = workload.method, workload.state_bytes, sample.n_replicates
     kept = workload.n_matrices * (n + 1) * state + method.merging_bytes(workload.size)
     if sample.prefix_features:
         kept += (n + 1) * method.state_bytes(Size(sample.prefix_features))
-    parts = (n + workers + 1) * state if sample.is_compared else 0
-    return kept + parts + max(6, 3 * workers) * workload.size.square_bytes
+    square, solved, turned = workload.size.square_bytes, max(6, 3 * workers) * workload.size.square_bytes, 0
+    if sample.is_compared:
+        solved += (n + workers + 1) * state
+        if sample.kept_rows:  # as they enter the Gram, and turned into its eigenvectors, twice
+            turned = 3 * 8 * sample.kept_rows * workload.size.width + 6 * square + _SLABS_BYTES
+    return kept + max(solved, turned)
 
 
 def _reading_bytes(workload: Workload, layout: RowLayout, concurrency: Concurrency) -> int:

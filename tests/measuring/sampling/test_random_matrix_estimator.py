@@ -108,6 +108,17 @@ def test_rows_that_count_as_too_few_have_no_number_and_a_reason(rows, text):
     jsonschema.validate(found.to_dict(), SCHEMA)
 
 
+def test_a_heavy_tail_withholds_a_population_only_where_long_rows_raise_its_number():
+    generator = np.random.default_rng(0)
+    rows = drawn(120, 4) / np.sqrt(generator.chisquare(3, 120))[:, None]
+    found = quietly(rows)
+    assert found.sampling["tail"]["index"] < 2.0
+    assert found.rankme.lower <= TRUE <= found.rankme.upper
+    about_a_mean = quietly(rows + 50.0 * np.eye(D)[0])
+    assert about_a_mean.rankme.value is None
+    assert "such rows have too heavy a tail (index 1." in about_a_mean.rankme.reason
+
+
 def test_rows_stored_in_runs_of_copies_are_remarked_upon():
     remark = "Rows stored together are alike (copies, or sorted): they count as"
     copied, single = quietly(np.repeat(drawn(72, 0), 4, axis=0)), quietly(drawn(288, 0))
