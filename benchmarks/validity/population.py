@@ -50,7 +50,7 @@ def real_populations(n_features: int, dump: str | None) -> list[Population]:
 
     return [
         Population(
-            f"{name}, {rows.shape[1]} features",
+            name,
             partial(drawn, every=every),
             np.cov(every.T, bias=True),
             every.mean(axis=0),
@@ -131,7 +131,13 @@ def cells(
     for ratio in ratios:
         drawn = list(pool.map(partial(trial, key, ratio), range(n_seeds), chunksize=max(1, n_seeds // 20)))
         every += [
-            {"kind": population.name, "width": key[0], "ratio": ratio, "metric": name}
+            {
+                "kind": population.name,
+                "width": key[0],
+                "n_features": population.mean.size,
+                "ratio": ratio,
+                "metric": name,
+            }
             | {"is_independent": population.is_independent}
             | _cell(name, truths[name], drawn)
             for name in METRICS_SHOWN

@@ -85,10 +85,18 @@ def _kind_lines(result: dict[str, Any], width: int, metric: str) -> list[str]:
         f"{_TITLES[metric]}, {width} features",
         ["rows", *[f"{ratio:g} a feature" for ratio in result["ratios"]]],
         [
-            [kind, *[_text(cells[kind, ratio], cells[kind, ratio] in result["rejected"]) for ratio in result["ratios"]]]
+            [
+                _label(cells[kind, result["ratios"][0]]),
+                *[_text(cells[kind, ratio], cells[kind, ratio] in result["rejected"]) for ratio in result["ratios"]],
+            ]
             for kind in dict.fromkeys(kind for kind, _ in cells)
         ],
     )
+
+
+def _label(cell: Mapping[str, Any]) -> str:
+    is_narrower = cell["n_features"] < cell["width"]
+    return cell["kind"] + f", {cell['n_features']} features" * is_narrower
 
 
 def _text(cell: Mapping[str, Any], is_rejected: bool) -> str:
@@ -161,11 +169,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         return
     width = min(cell["width"] for cell in result["cells"])
     figure = Figure(figsize=(12, 7), layout="constrained")
-    for axes, start in zip(figure.subplots(2, 3, sharex=True).flat, _DRAWN, strict=True):
+    for axes, kind in zip(figure.subplots(2, 3, sharex=True).flat, _DRAWN, strict=True):
         cells = [
-            cell
-            for cell in result["cells"]
-            if cell["width"] == width and cell["metric"] == "rankme" and f"{cell['kind']}, ".startswith(f"{start}, ")
+            cell for cell in result["cells"] if (cell["width"], cell["metric"], cell["kind"]) == (width, "rankme", kind)
         ]
         ratios = [cell["ratio"] for cell in cells]
         stated = [cell for cell in cells if cell["stated"] >= _FEWEST]
@@ -176,7 +182,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             [100 * cell["half_width"] for cell in stated], fmt="o-", capsize=3, label="population=True, ± half-width",
         )  # fmt: skip
         axes.axhline(0.0, color="k", linewidth=0.5)
-        axes.set(title=cells[0]["kind"], xscale="log", xlabel="rows per feature", ylabel="mean error of RankMe, %")
+        axes.set(title=_label(cells[0]), xscale="log", xlabel="rows per feature", ylabel="mean error of RankMe, %")
         axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
         axes.minorticks_off()
     axes.legend(fontsize="small")

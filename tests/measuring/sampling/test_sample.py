@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import warnings
-from itertools import pairwise
 
 import jsonschema
 import numpy as np
@@ -38,13 +37,6 @@ def rows() -> np.ndarray:
     return rows_like(60_000)
 
 
-def designed(
-    n_rows: int, chunk_rows: int, seed: int = 0, n_features: int = D
-) -> tuple[sample_design.SampleDesign, range]:
-    bounds = range(chunk_rows, n_rows, chunk_rows)
-    return sample_design.draw_design(rows=(0, n_rows), n_features=n_features, bounds=bounds, seed=seed), bounds
-
-
 @given(st.integers(1, 500), st.integers(0, 2**64 - 1))
 def test_each_place_is_drawn_once(n, seed):
     assert sorted(counter_rng.distinct(n, seed=seed)) == list(range(n))
@@ -56,38 +48,8 @@ def test_places_are_drawn_evenly():
     assert ((counts - 500) ** 2 / 500).sum() < 30  # chi-square, 7 degrees: exceeded with probability 1e-4
 
 
-@given(
-    n_rows=st.integers(2_000, 50_000),
-    chunk_rows=st.integers(1, 60_000),
-    seed=st.integers(0, 100),
-    first=st.integers(0, 100),
-    last=st.integers(0, 100),
-)
-def test_blocks_hold_the_units_and_decode_no_chunk_twice_in_a_look(n_rows, chunk_rows, seed, first, last):
-    drawn, bounds = designed(n_rows, chunk_rows, seed)
-    units = drawn.units(min(first, last), min(drawn.n_units, max(first, last)))
-    blocks = list(drawn.block_ranges(list(units), bounds, 10**9))
-    wanted = {row for unit in units for row in range(*drawn.rows(unit))}
-    assert sum(block.n_used for block in blocks) == len(wanted) == drawn.n_rows(units)
-    assert all(any(block.start <= row < block.stop for block in blocks) for row in wanted)
-    chunks = [set(range(block.start // chunk_rows, (block.stop - 1) // chunk_rows + 1)) for block in blocks]
-    assert all(not before & after for before, after in pairwise(chunks))
-    assert drawn.rows_decoded(blocks, bounds) == sum(
-        min(n_rows, (chunk + 1) * chunk_rows) - chunk * chunk_rows for held in chunks for chunk in held
-    )
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 100, 4096, 16_384])
-def test_no_more_is_decoded_than_stated(chunk_rows):
-    drawn, bounds = designed(10**7, chunk_rows, n_features=768)
-    units = drawn.units(0, drawn.first_look)
-    blocks = list(drawn.block_ranges(list(units), bounds, 10**4))
-    assert drawn.rows_decoded(blocks, bounds) <= 2 * sample_design.MOST_DECODED * drawn.n_rows(units)
-    assert drawn.n_rows(units) < 2.1 * 10 * 768 or chunk_rows > 4096
-
-
 def test_a_look_adds_to_the_one_before():
-    drawn, _ = designed(10**6, 1000)
+    drawn = sample_design.draw_design(rows=(0, 10**6), n_features=D, seed=0)
     looks = list(drawn.looks())
     assert looks == [looks[0] << k for k in range(len(looks))]
     assert looks[-1] * 2 > drawn.n_units // 2
