@@ -277,15 +277,20 @@ def log_rankme(contour: Contour, *, eps: float = 0.0, zeros: int = 0) -> float:
     zeros
         Singular values of the population that are zero, each of which adds -eps ln(eps).
     """
-    s: ComplexArray = np.sqrt(contour.w)
-    p: ComplexArray = s / contour.total(s) + eps
+    return _log_entropy(contour, np.sqrt(contour.w), eps, zeros)
+
+
+def log_entropy_rank(contour: Contour, *, eps: float = 0.0, zeros: int = 0) -> float:
+    """Return the entropy of the eigenvalues: the logarithm of the variance effective rank, and of the Vendi score.
+
+    The parameters are those of `log_rankme`, for the shares of the eigenvalues.
+    """
+    return _log_entropy(contour, contour.w, eps, zeros)
+
+
+def _log_entropy(contour: Contour, weights: ComplexArray, eps: float, zeros: int) -> float:
+    p: ComplexArray = weights / contour.total(weights) + eps
     return contour.total(-p * np.log(p)) - (zeros * eps * math.log(eps) if eps > 0.0 else 0.0)
-
-
-def log_entropy_rank(contour: Contour) -> float:
-    """Return the entropy of the eigenvalues: the logarithm of the variance effective rank, and of the Vendi score."""
-    p: ComplexArray = contour.w / contour.total(contour.w)
-    return contour.total(-p * np.log(p))
 
 
 def matched_rows(values: FloatArray, n_rows: int, functional: Functional, target: float) -> float:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from rankme_stream.spectra.contour import ComplexArray, Contour
+from rankme_stream.spectra.contour import Contour, log_entropy_rank, log_rankme
 
 
 def _exp(logarithm: float, n_features: int) -> float:
@@ -38,12 +36,8 @@ class ContourSum:
 def entropy(eps: float = 0.0, *, squares: bool = False, most_features: float = math.inf) -> ContourSum:
     """Return exp(-sum p ln p) with p = s/sum(s) + eps, or p = s^2/sum(s^2) + eps."""
 
-    def logarithm(contour: Contour, zeros: int) -> float:
-        weights: ComplexArray = contour.w if squares else np.sqrt(contour.w)
-        p: ComplexArray = weights / contour.total(weights) + eps
-        return contour.total(-p * np.log(p)) - (zeros * eps * math.log(eps) if eps > 0.0 else 0.0)
-
-    return ContourSum(logarithm, most_features=most_features)
+    function = log_entropy_rank if squares else log_rankme
+    return ContourSum(lambda contour, zeros: function(contour, eps=eps, zeros=zeros), most_features=most_features)
 
 
 def _log_participation_ratio(contour: Contour, zeros: int) -> float:
