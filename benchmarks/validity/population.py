@@ -88,7 +88,7 @@ def trial(key: tuple[int, str], ratio: float, seed: int) -> dict[str, Any]:
 def estimates_of_population(rows: np.ndarray) -> dict[str, Estimate]:
     """Return what ``measure(rows, population=True)`` has for three metrics, and compute no others."""
     runner = PassRunner(open_source(rows), Request(population=True, workers=1))
-    sample = sample_for_population(runner, ARITHMETIC, runner.design(), None)
+    sample = sample_for_population(runner, ARITHMETIC, None)
     assert sample is not None  # there are rows for every replicate
     whole = estimate_all(rs.measure(rows, workers=1).spectrum)
     table, exact = ({name: every[name] for name in METRICS_SHOWN} for every in (METRICS, whole))

@@ -125,7 +125,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
             tables = tables_of_rows(done, source.stored.unit_roundoff, request.normalize, request.dims)
         del done  # frees its memory for the sample
         if request.population:
-            tables, sample = _widen_for_population(runner, tables, design, progress)
+            tables, sample = _widen_for_population(runner, tables, progress)
     if sample is not None:
         runner.check_unchanged(fingerprint)
     return Execution(
@@ -167,13 +167,13 @@ def _read_all(
 
 
 def _widen_for_population(
-    runner: PassRunner, tables: EstimateTables, design: SampleDesign, progress: Report | None
+    runner: PassRunner, tables: EstimateTables, progress: Report | None
 ) -> tuple[EstimateTables, Sample | None]:
     """Return the numbers of every row as estimates for their population, and the sample that shows how rows vary."""
     reason = "the rows are too few for a statement about their population"
     sample: Sample | None = None
     try:
-        sample = sample_for_population(runner, tables.plan.arithmetic, design, progress)
+        sample = sample_for_population(runner, tables.plan.arithmetic, progress)
     except LimitError as error:  # of a better arithmetic than the one planned for
         reason = str(error)
     return tables_of_population(tables, sample, reason), sample

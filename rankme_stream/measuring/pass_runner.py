@@ -28,7 +28,7 @@ from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.planning import sample_batches
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.plan import Plan, make_plan
-from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign, draw_design
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, SampleDesign, draw_design, population_design
 from rankme_stream.passes.planning.workload import CardLimits, RowLayout, SampleUnits, Workload
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.checkpoint import Checkpoint, drop_changed_rows, new_state, resume_state, stored_plan
@@ -145,6 +145,13 @@ class PassRunner:
         return draw_design(
             rows=self.rows, n_features=self.source.shape[1], seed=request.seed, rare=request.rare,
             max_rows=request.max_rows,
+        )  # fmt: skip
+
+    def population_design(self) -> SampleDesign:
+        """Return the design of a sample of rows that are all read, to show how much they vary."""
+        request = self.request
+        return population_design(
+            rows=self.rows, n_features=self.source.shape[1], seed=request.seed, rare=request.rare
         )  # fmt: skip
 
     @property

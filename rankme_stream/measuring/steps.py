@@ -40,11 +40,12 @@ def plan_steps(
     if is_sampled:
         steps.insert(0, runner.plan_sample(first, design))
     if request.population and not is_sampled:
-        steps.append(runner.plan_sample(arithmetics[0], design))
+        steps.append(runner.plan_sample(arithmetics[0], runner.population_design()))
     read = partial(runner.plan, pass_number=last_pass, has_checkpoint=has_checkpoint)
     steps += _fitting(read, arithmetics)
-    if is_sampled or request.population:
-        steps += _fitting(partial(runner.plan_sample, design=design), arithmetics)
+    designs = [design] * is_sampled + [runner.population_design()] * request.population
+    for one in designs:
+        steps += _fitting(partial(runner.plan_sample, design=one), arithmetics)
     return steps
 
 

@@ -93,7 +93,7 @@ class RowsInMemory:
     def estimator(self, workers: int, unit_roundoff: float) -> LookEstimator:
         """Return the estimator of the population, which solves on some threads; roundoff of the type of the rows."""
         units = UnitsRead(self.replicates)
-        if self.n_rows >= MANY_ROWS * self.n_features:
+        if self.n_rows >= 2 * MANY_ROWS * self.n_features:
             return JackknifeEstimator(units, workers, unit_roundoff, math.inf)
         return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf)
 

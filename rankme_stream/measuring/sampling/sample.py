@@ -55,10 +55,18 @@ class Sample:
         """Return the estimator for the rows read, which has computed nothing yet."""
         most_rows = math.inf if self.population else self.design.n_rows / 2
         kept, workers = self.kept_rows(), self.plan.workers
-        n_rows = self.units_read * self.design.unit_rows
-        if kept is None or n_rows >= sample_design.MANY_ROWS * self.design.n_features:
+        if kept is None or (self._has_many_rows and not self.population):
             return JackknifeEstimator(self._units, workers, self._unit_roundoff, most_rows)
         return RandomMatrixEstimator(self._units, kept, workers, self._unit_roundoff, most_rows)
+
+    @property
+    def _has_many_rows(self) -> bool:
+        """Whether the rows read, and those of equal length that weigh as evenly, are enough for the jackknife."""
+        n_features = self.design.n_features
+        return (
+            self.units_read * self.design.unit_rows >= sample_design.MANY_ROWS * n_features
+            and self.whole.row_norms.effective_rows >= sample_design.ROWS_PER_FEATURE * n_features
+        )
 
     @property
     def whole(self) -> PartialResult:

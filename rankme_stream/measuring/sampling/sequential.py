@@ -205,18 +205,15 @@ def _grow(
     return looks, "all" if max_rows is None else "spent"
 
 
-def sample_for_population(
-    runner: PassRunner, arithmetic: Arithmetic, design: SampleDesign, progress: Report | None
-) -> Sample | None:
-    """Return a sample, of 64 D rows or of all, that shows how much the rows vary; of fewer than 10 D rows, every one.
+def sample_for_population(runner: PassRunner, arithmetic: Arithmetic, progress: Report | None) -> Sample | None:
+    """Return a sample, of 64 D rows or of all, that shows how much the rows vary; of fewer than 20 D rows, every one.
 
     Return None if there is less than one unit per replicate.
     """
-    wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
-    n_units = min(design.n_units, max(wanted, design.first_look))
-    if design.n_rows < sample_design.MANY_ROWS * design.n_features:
-        design = replace(design, in_runs=True)
-    else:
+    design = runner.population_design()
+    n_units = design.n_units
+    if not design.in_runs:
+        n_units = min(n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
         n_units = n_units // sample_design.N_REPLICATES * sample_design.N_REPLICATES
     if n_units < sample_design.N_REPLICATES:
         return None

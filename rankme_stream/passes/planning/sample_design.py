@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from rankme_stream.numerics import counter_rng
@@ -22,6 +22,8 @@ ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional 
 MANY_ROWS = 10.0  # rows per feature of a first look that the jackknife judges: 1.25 per effective row
 FEW_ROWS = 1.5  # rows per feature of a first look that random-matrix theory judges, where there are no more
 _LARGEST_UNIT = 256  # rows
+_POPULATION_UNIT = 16  # least rows of a unit that shows how all rows vary
+_LEAST_UNITS = 8 * N_REPLICATES
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,18 @@ def draw_design(
     while 2 * unit_rows * units_of_many(rare) <= rows_per_feature * n_features and unit_rows < _LARGEST_UNIT:
         unit_rows *= 2
     return SampleDesign(start, stop, n_features, unit_rows, seed, rare, rows_per_feature)
+
+
+def population_design(*, rows: tuple[int, int], n_features: int, seed: int, rare: float = 0.01) -> SampleDesign:
+    """Return the design of a sample that shows how much rows vary which are all read, as draws from their population.
+
+    Rows that are alike and neighbours, such as copies, say less of the population than as many other rows. Units of
+    few rows at random would not show it, because the sample has only one of such rows. So a unit has a power of two of
+    rows near D/4, from 16 to 256, as far as there are 128 units. Below 20 rows per feature the sample has every row.
+    """
+    start, stop = rows
+    if stop - start < 2 * MANY_ROWS * n_features:
+        return replace(draw_design(rows=rows, n_features=n_features, seed=seed, rare=rare), in_runs=True)
+    by_width = min(_LARGEST_UNIT, max(_POPULATION_UNIT, 1 << (n_features // 4 - 1).bit_length()))
+    by_count = 1 << ((stop - start) // _LEAST_UNITS).bit_length() - 1
+    return SampleDesign(start, stop, n_features, min(by_width, by_count), seed, rare, MANY_ROWS)
