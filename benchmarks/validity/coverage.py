@@ -206,12 +206,12 @@ def _population(every: Sequence[dict[str, Any]], truth: float) -> dict[str, int]
 def main() -> int:
     """Run, print and write the page; return 1 if intervals hold too seldom or rare units are missed."""
     experiment = Experiment(
-        "coverage", __doc__, {"quick": "4 s", "default": "20 minutes on 2 cores", "full": "50 minutes on 2 cores"}
+        "coverage", __doc__, {"quick": "4 s", "default": "15 minutes on 2 cores", "full": "40 minutes on 2 cores"}
     )
     experiment.parser.add_argument("--dump", help="zarr group of real embeddings instead of the bundled ones")
     arguments = experiment.start()
     sizes = {"n_features": 64, "n_rows": 25_600, "hard_rows": N_ROWS, "wide": 288}
-    seeds = {"n_seeds": 100, "n_hard_seeds": 80}
+    seeds = {"n_seeds": 120, "n_hard_seeds": 100}
     if experiment.size == "full":
         seeds = {"n_seeds": 300, "n_hard_seeds": 200}
     if experiment.size == "quick":

@@ -97,6 +97,7 @@ class Request:
         changes = {name: value.item() for name, value in values.items() if isinstance(value, np.generic)}
         changes |= {name: int(values[name]) for name in _AMOUNTS if values[name] is not None}
         changes["dims"] = tuple(map(int, self.dims))
+        changes["rare"] = float(self.rare)
         if self.rows is not None:
             start, stop = (None if end is None else int(end) for end in self.rows)
             changes["rows"] = start, stop

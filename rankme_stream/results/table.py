@@ -195,7 +195,7 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
     ]
     rankme = result["estimates"]["rankme"]
     if "rare" in sampling and rankme["value"] is not None:
-        lines.append(f"  {_rare_line(sampling)}")
+        lines.append(f"  {_rare_line(result['rows_read'], sampling)}")
     if sampling.get("estimator") == "random-matrix" and rankme["value"] is not None:
         share = sampling["units_read"] * sampling["unit_rows"] / result["source"]["n_features"]
         lines.append(
@@ -205,12 +205,14 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
     return lines + (["  Convergence, after each look:", *looks] if looks else [])
 
 
-def _rare_line(sampling: Mapping[str, Any]) -> str:
+def _rare_line(rows_read: int, sampling: Mapping[str, Any]) -> str:
     rare, size = sampling["rare"], counted(sampling["unit_rows"], "row")
+    is_every_row = rows_read > rare["units"] * sampling["unit_rows"]  # and some show how much rows vary
     if not rare["not_excluded"]:
         return f"Every unit ({size} each) was read."
     return (
-        f"Holds unless some units ({size} each) differ from all {rare['units']:,} that were read: fewer than "
+        f"Holds unless some units ({size} each) differ from all {rare['units']:,} that were "
+        f"{'compared' if is_every_row else 'read'}: fewer than "
         f"{rounded_up(100.0 * rare['not_excluded'], 2)} % of them all ({100 * rare['confidence']:g} %)."
     )
 

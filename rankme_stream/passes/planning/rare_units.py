@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 
 DESIGN_MISS = 0.01  # probability with which the first look may miss the share that a sample is asked to find
+_MANY = 2.0**62  # units, more than any dump has
 STATED_MISS = 0.05  # probability with which the share that a result states may have been missed
 
 
@@ -50,4 +51,4 @@ def share_not_excluded(n_units: int | None, n_read: int, miss: float = STATED_MI
 
 def units_of_many(share: float, miss: float = DESIGN_MISS) -> int:
     """Return the units to read of infinitely many, so that a share is missed with probability ``miss`` at most."""
-    return math.ceil(math.log(miss) / math.log1p(-share))
+    return math.ceil(min(_MANY, math.log(miss) / math.log1p(-share)))

@@ -28,6 +28,11 @@ def test_of_many_units_the_share_decides(share, at_95, at_99):
     assert units_needed(10**9, share) == pytest.approx(at_99, abs=1)
 
 
+def test_the_least_share_takes_nearly_every_unit():
+    assert units_needed(10_000, 5e-324) == pytest.approx(9_900, abs=1)
+    assert units_of_many(5e-324) > 10**18
+
+
 def test_the_probability_is_that_of_drawing_without_replacement():
     for n_units, n_rare, n_read in ((20, 3, 5), (50, 1, 49), (9, 4, 5)):
         missed = math.comb(n_units - n_rare, n_read) / math.comb(n_units, n_read)
