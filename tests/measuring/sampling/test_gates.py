@@ -134,7 +134,7 @@ def test_a_result_says_what_it_does_not_exclude():
     assert line in str(found)
     many = rs.measure(rows, population=True)  # every row, of infinitely many
     assert "differ from all 256 that were compared: fewer than 1.2 % of them all" in str(many)
-    assert many.sampling["rare"]["not_excluded"] == pytest.approx(1 - 0.05 ** (1 / 4_096), rel=1e-9)
+    assert many.sampling["rare"]["not_excluded"] == pytest.approx(1 - 0.05 ** (1 / 256), rel=1e-9)
 
 
 def test_a_share_that_is_asked_for_is_found():
