@@ -211,7 +211,7 @@ def main() -> int:
     experiment.parser.add_argument("--dump", help="zarr group of real embeddings instead of the bundled ones")
     arguments = experiment.start()
     sizes = {"n_features": 64, "n_rows": 25_600, "hard_rows": N_ROWS, "wide": 288}
-    seeds = {"n_seeds": 120, "n_hard_seeds": 100}
+    seeds = {"n_seeds": 100, "n_hard_seeds": 80}
     if experiment.size == "full":
         seeds = {"n_seeds": 300, "n_hard_seeds": 200}
     if experiment.size == "quick":
