@@ -157,7 +157,7 @@ def held_out_units(rotated: RotatedRows, units: Sequence[Unit]) -> HeldOut:
     For units of u rows, 6 p r (u + 1) m operations, p from 16 to 40 points; memory is bounded by slabs of some MB.
     """
     if any(unit.copies.size > MOST_COPIES for unit in units):
-        raise NoEstimateError(f"rows have more than {MOST_COPIES} copies each")
+        raise NoEstimateError(f"rows have more than {MOST_COPIES} copies each; leave copies out")
     ratio = rotated.values.size / rotated.n_rows
     left = smallest_zero(rotated.values, ratio)
     leverages, inside = np.zeros(len(rotated.rows)), 0.0

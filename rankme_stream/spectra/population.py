@@ -178,7 +178,10 @@ class Population:
             )
         share_kept = len(self.sampled.rows) / self.sampled.n_rows
         if share_kept < 1.0 and self.copies.close_pairs_per_row / share_kept > MOST_COPIES_NOT_COMPARED:
-            return f"the rows have copies among themselves, and only {len(self.sampled.rows):,} of them were compared"
+            return (
+                f"the rows have copies among themselves, and only {len(self.sampled.rows):,} of them were compared; "
+                "leave copies out"
+            )
         return None
 
     def estimate(self, functional: Functional, *, fraction: float = 0.0) -> PopulationEstimate:

@@ -1,4 +1,4 @@
-"""Estimates from 1.25 to 10 rows a feature: random-matrix theory, behind its gates."""
+"""Estimates from 1.25 rows a feature on, where those are few: random-matrix theory, behind its gates."""
 
 from __future__ import annotations
 
@@ -42,12 +42,22 @@ class RandomMatrixEstimator:
         Unit roundoff of the stored type.
     most_rows
         Most rows that a sample takes: half of all, or infinitely many of a population.
+    many_rows
+        Rows per feature from which the jackknife speaks in its place, and gives the other metrics too.
     """
 
     name: Literal["random-matrix"] = "random-matrix"
 
-    def __init__(self, units: UnitsRead, kept: KeptRows, workers: int, unit_roundoff: float, most_rows: float) -> None:
-        self._units, self._kept, self._most_rows = units, kept, most_rows
+    def __init__(
+        self,
+        units: UnitsRead,
+        kept: KeptRows,
+        workers: int,
+        unit_roundoff: float,
+        most_rows: float,
+        many_rows: float = sample_design.MANY_ROWS,
+    ) -> None:
+        self._units, self._kept, self._most_rows, self._many_rows = units, kept, most_rows, many_rows
         self._workers, self._unit_roundoff = workers, unit_roundoff
         self._kinds: dict[str, _RowsOfKind] = {}
 
@@ -121,11 +131,14 @@ class RandomMatrixEstimator:
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
-        enough = math.ceil(sample_design.MANY_ROWS * n_features)
+        if not metric.allows_sampling:
+            return "a sample does not determine the smallest singular values"
+        per_feature = self._many_rows if n_features == self._units.n_features else sample_design.MANY_ROWS
+        enough = math.ceil(per_feature * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
             if n_rows >= enough:
-                return "the rows are of so uneven length that this number needs more than 10 per feature"
-            return f"{n_rows:,} rows are fewer than 10 per feature, and this number needs {enough:,}"
+                return f"the rows are of so uneven length that this number needs more than {per_feature:g} per feature"
+            return f"{n_rows:,} rows are fewer than {per_feature:g} per feature, and this number needs {enough:,}"
         try:
             spread = ContourSpread(rows.population(centered=metric.centered), metric.contour_sum, n_features)
             reason = spread.population.reason_withheld
@@ -134,7 +147,7 @@ class RandomMatrixEstimator:
             reason = str(error)
         if reason is None:
             return spread
-        return f"{n_rows:,} rows of {n_features:,} features are too few: {reason}; 10 per feature, {enough:,}, may do"
+        return f"{n_rows:,} rows of {n_features:,} features give no interval: {reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows that those read count as, as JSON types."""

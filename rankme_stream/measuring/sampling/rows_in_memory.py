@@ -93,9 +93,10 @@ class RowsInMemory:
     def estimator(self, workers: int, unit_roundoff: float) -> LookEstimator:
         """Return the estimator of the population, which solves on some threads; roundoff of the type of the rows."""
         units = UnitsRead(self.replicates)
-        if self.n_rows >= 2 * MANY_ROWS * self.n_features:
+        many_rows = 2 * MANY_ROWS
+        if self.n_rows >= many_rows * self.n_features:
             return JackknifeEstimator(units, workers, unit_roundoff, math.inf)
-        return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf)
+        return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf, many_rows)
 
 
 def _partial(rows: FloatArray, unit_rows: int, accumulator: Accumulator) -> PartialResult:

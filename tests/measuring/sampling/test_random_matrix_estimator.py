@@ -1,4 +1,4 @@
-"""From 1.25 to 10 rows a feature, random-matrix theory states an interval for a population, or says why it does not."""
+"""From 1.25 rows a feature on, random-matrix theory states an interval for a population, or says why it does not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_metrics_that_are_sums_over_all_eigenvalues_are_stated_and_the_others_sa
     for estimates in (found.estimates, found.dims[20]):
         assert {name for name, one in estimates.items() if one.value is not None} == SUMS
         assert all(one.covers == ("arithmetic", "sampling") for one in estimates.values() if one.value is not None)
-    assert found.estimates["nesum"].reason == "100 rows are fewer than 10 per feature, and this number needs 320"
+    assert found.estimates["nesum"].reason == "100 rows are fewer than 20 per feature, and this number needs 640"
     assert found.dims[20]["alpha_req"].reason == "100 rows are fewer than 10 per feature, and this number needs 200"
     assert {name for name, one in found.normalized.items() if one.value is not None} == {"rankme", "vendi"}
     assert {name for name, one in found.presets.items() if one.value is None} == {"tsitsulin"}
@@ -93,7 +93,7 @@ def test_features_that_are_zero_and_rows_that_are_left_out_change_nothing():
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
-        (drawn(39, 0), "39 rows of 32 features are too few: there are fewer than 1.25 rows a feature"),
+        (drawn(39, 0), "39 rows of 32 features give no interval: there are fewer than 1.25 rows a feature"),
         (np.repeat(drawn(30, 0), 4, axis=0), "without one of its units the rows do not span the features"),
         (drawn(8, 0)[np.arange(160) // 20] + 0.1 * drawn(160, 1), "they are copies of one another, sorted, or of very"),
         (np.zeros((100, D)), "every row that was read is zero"),
@@ -135,7 +135,7 @@ def test_a_sample_of_a_small_dump_holds_all_of_its_rows():
         truth = rs.measure(rows).rankme.value
         found = quietly(rows, population=False, sample=True, tolerance=0.05, seed=seed)
         assert (found.sampling["estimator"], found.rows_read) == ("random-matrix", 384)
-        assert "Corrected by random-matrix theory: 6 rows per feature give RankMe" in str(found)
+        assert "Corrected by random-matrix theory: the rows read, 6 per feature, have RankMe" in str(found)
         held += found.rankme.lower <= truth <= found.rankme.upper
         json.dumps(found.to_dict(), allow_nan=False)
     assert held >= 5
