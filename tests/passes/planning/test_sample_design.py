@@ -18,7 +18,7 @@ def test_units_are_so_small_that_the_first_look_finds_what_is_rare(n_features, u
 
 @pytest.mark.parametrize(
     ("n_rows", "n_features", "unit_rows"),
-    [(10**7, 8, 16), (10**7, 256, 64), (10**7, 768, 256), (10**7, 4096, 256), (20 * 256, 256, 32)],
+    [(10**7, 8, 16), (10**7, 256, 64), (10**7, 768, 256), (10**7, 4096, 256), (20 * 256, 256, 32), (100, 4, 1)],
 )
 def test_a_population_shows_in_units_of_neighbours(n_rows, n_features, unit_rows):
     design = population_design(rows=(0, n_rows), n_features=n_features, seed=0)
