@@ -1,4 +1,4 @@
-"""Estimates from 1.25 to 10 rows a feature: random-matrix theory, behind its gates."""
+"""Estimates from 1.25 rows a feature on, where they are few: random-matrix theory, behind its gates."""
 
 from __future__ import annotations
 
@@ -117,15 +117,21 @@ class RandomMatrixEstimator:
         """Return whether the rows are as many as the jackknife needs for so many features."""
         units = self._units
         is_even = units.whole.row_norms.effective_rows >= sample_design.ROWS_PER_FEATURE * n_features
-        return is_even and units.n_rows >= sample_design.MANY_ROWS * n_features
+        return is_even and units.n_rows >= self._rows_per_feature(n_features) * n_features
+
+    def _rows_per_feature(self, n_features: int) -> float:
+        """Return the rows per feature from which on the jackknife judges: for all features of a population, more."""
+        is_of_population = math.isinf(self._most_rows) and n_features == self._units.n_features
+        return sample_design.POPULATION_ROWS if is_of_population else sample_design.MANY_ROWS
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
-        enough = math.ceil(sample_design.MANY_ROWS * n_features)
+        per_feature = self._rows_per_feature(n_features)
+        enough = math.ceil(per_feature * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
             if n_rows >= enough:
-                return "the rows are of so uneven length that this number needs more than 10 per feature"
-            return f"{n_rows:,} rows are fewer than 10 per feature, and this number needs {enough:,}"
+                return f"the rows are of so uneven length that this number needs more than {per_feature:g} per feature"
+            return f"{n_rows:,} rows are fewer than {per_feature:g} per feature, and this number needs {enough:,}"
         try:
             spread = ContourSpread(rows.population(centered=metric.centered), metric.contour_sum, n_features)
             reason = spread.population.reason_withheld
@@ -134,7 +140,8 @@ class RandomMatrixEstimator:
             reason = str(error)
         if reason is None:
             return spread
-        return f"{n_rows:,} rows of {n_features:,} features are too few: {reason}; 10 per feature, {enough:,}, may do"
+        few = f"{n_rows:,} rows of {n_features:,} features are too few"
+        return f"{few}: {reason}; {per_feature:g} per feature, {enough:,}, may do"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows that those read count as, as JSON types."""
