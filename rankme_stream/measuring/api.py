@@ -246,7 +246,7 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         tolerance=tolerance,
         passes=execution.passes,
         convergence=[look.to_dict(tolerance) for look in execution.looks],
-        sampling=_sampling(execution),
+        sampling=execution.sampling,
         spectrum=tables.spectrum,
         audit=tables.audit,
         chunks_missing=execution.chunks_missing,
@@ -259,13 +259,6 @@ def _measurement(execution: Execution, tolerance: float, seed: int, measured: Ma
         remedy=execution.remedy,
         checkpoint_failure=execution.checkpoint_failure,
     )
-
-
-def _sampling(execution: Execution) -> dict[str, Any] | None:
-    if execution.sample is None:
-        return None
-    odd = {} if execution.odd_chunks is None else {"odd_chunks": execution.odd_chunks.to_dict()}
-    return execution.sample.to_dict() | odd
 
 
 def _provenance(workers: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rankme_stream.measuring.estimate_tables import (
 from rankme_stream.measuring.pass_runner import PassRunner
 from rankme_stream.measuring.placement import device_for, engine_for
 from rankme_stream.measuring.request import Request
-from rankme_stream.measuring.sampling.odd_chunks import OddChunks, find_odd_chunks
+from rankme_stream.measuring.sampling.odd_chunks import find_odd_chunks
 from rankme_stream.measuring.sampling.sample import Sample
 from rankme_stream.measuring.sampling.sequential import Look, SequentialSample, read_sample, sample_for_population
 from rankme_stream.measuring.steps import plan_steps
@@ -57,8 +57,7 @@ class Execution:
     machines: Sequence[Mapping[str, Any]]
     chunks_missing: int = 0
     looks: Sequence[Look] = ()
-    sample: Sample | None = None
-    odd_chunks: OddChunks | None = None
+    sampling: dict[str, Any] | None = None
     checkpoint_failure: str | None = None
     engine: str = "local"
     device: str = HOST.name
@@ -115,10 +114,10 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     fingerprint = runner.fingerprint()
     sequential = read_sample(runner, arithmetics, design, progress) if request.sample else None
     sample = sequential.sample if sequential is not None else None
-    odd_chunks: OddChunks | None = None
+    sampling: dict[str, Any] = {}
     if sample is not None:
         tables = tables_of_sample(sample, request.normalize, request.dims)
-        odd_chunks = _find_odd_chunks(runner, design)
+        sampling |= _odd_chunks(runner, design)
     else:
         done = _read_all(runner, arithmetics, fingerprint, progress)
         with runner.guarding():
@@ -128,6 +127,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
             tables, sample = _widen_for_population(runner, tables, progress)
     if sample is not None:
         runner.check_unchanged(fingerprint)
+        sampling |= sample.to_dict()
     return Execution(
         source=_describe(source.uri, source.shape, source.stored, fingerprint) | describe_parts(source),
         tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
@@ -137,8 +137,7 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
         integrity=source.integrity,
         chunks_missing=max(source.chunks_missing, engine.chunks_missing),
         looks=sequential.looks if sequential is not None else (),
-        sample=sample,
-        odd_chunks=odd_chunks,
+        sampling=sampling or None,
         checkpoint_failure=runner.checkpoint_failure,
         machines=runner.machines,
         engine=engine.name,
@@ -147,13 +146,14 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
     )
 
 
-def _find_odd_chunks(runner: PassRunner, design: SampleDesign) -> OddChunks | None:
-    """Find chunks of unlike size, and read some: of half as many rows as the first look, beside the sample."""
+def _odd_chunks(runner: PassRunner, design: SampleDesign) -> dict[str, Any]:
+    """Describe chunks of unlike size, and read some: of half as many rows as the first look, beside the sample."""
     source = runner.source
     found = find_odd_chunks(source, runner.rows, design.first_look * design.unit_rows // 2)
-    if found is not None:
-        runner.bytes_read += found.rows * source.shape[1] * source.stored.dtype.itemsize
-    return found
+    if found is None:
+        return {}
+    runner.bytes_read += found.rows * source.shape[1] * source.stored.dtype.itemsize
+    return {"odd_chunks": found.to_dict()}
 
 
 def _read_all(

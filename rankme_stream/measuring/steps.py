@@ -43,7 +43,9 @@ def plan_steps(
         steps.append(runner.plan_sample(arithmetics[0], runner.population_design()))
     read = partial(runner.plan, pass_number=last_pass, has_checkpoint=has_checkpoint)
     steps += _fitting(read, arithmetics)
-    designs = [design] * is_sampled + [runner.population_design()] * request.population
+    designs = [design] if is_sampled else []
+    if request.population:
+        designs.append(runner.population_design())
     for one in designs:
         steps += _fitting(partial(runner.plan_sample, design=one), arithmetics)
     return steps

@@ -12,11 +12,19 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import rankme_stream as rs
 from rankme_stream.errors import MagnitudeError, NonFiniteError, UsageError
+from rankme_stream.numerics import blas_threads
 from rankme_stream.numerics.devices import registry
 from rankme_stream.spectra import metrics
 from tests.toy_device import TOY
 
 METHODS = ["gram", "tsqr"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Hold BLAS to one thread: for matrices as small as these, more take five times the processor time."""
+    with blas_threads.one_thread():
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Estimates of many rows a feature, 10 or 20: the jackknife over replicates, behind its gates."""
+"""Estimates from 10 rows a feature on, or 20 of a population: the jackknife over replicates, behind its gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates from 1.25 rows a feature on, where those are few: random-matrix theory, behind its gates."""
+"""Estimates from 1.25 rows a feature on, where they are few: random-matrix theory, behind its gates."""
 
 from __future__ import annotations
 
@@ -42,22 +42,12 @@ class RandomMatrixEstimator:
         Unit roundoff of the stored type.
     most_rows
         Most rows that a sample takes: half of all, or infinitely many of a population.
-    many_rows
-        Rows per feature from which the jackknife speaks in its place, and gives the other metrics too.
     """
 
     name: Literal["random-matrix"] = "random-matrix"
 
-    def __init__(
-        self,
-        units: UnitsRead,
-        kept: KeptRows,
-        workers: int,
-        unit_roundoff: float,
-        most_rows: float,
-        many_rows: float = sample_design.MANY_ROWS,
-    ) -> None:
-        self._units, self._kept, self._most_rows, self._many_rows = units, kept, most_rows, many_rows
+    def __init__(self, units: UnitsRead, kept: KeptRows, workers: int, unit_roundoff: float, most_rows: float) -> None:
+        self._units, self._kept, self._most_rows = units, kept, most_rows
         self._workers, self._unit_roundoff = workers, unit_roundoff
         self._kinds: dict[str, _RowsOfKind] = {}
 
@@ -127,13 +117,18 @@ class RandomMatrixEstimator:
         """Return whether the rows are as many as the jackknife needs for so many features."""
         units = self._units
         is_even = units.whole.row_norms.effective_rows >= sample_design.ROWS_PER_FEATURE * n_features
-        return is_even and units.n_rows >= sample_design.MANY_ROWS * n_features
+        return is_even and units.n_rows >= self._rows_per_feature(n_features) * n_features
+
+    def _rows_per_feature(self, n_features: int) -> float:
+        """Return the rows per feature from which on the jackknife judges: for all features of a population, more."""
+        is_of_population = math.isinf(self._most_rows) and n_features == self._units.n_features
+        return sample_design.POPULATION_ROWS if is_of_population else sample_design.MANY_ROWS
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
         if not metric.allows_sampling:
             return "a sample does not determine the smallest singular values"
-        per_feature = self._many_rows if n_features == self._units.n_features else sample_design.MANY_ROWS
+        per_feature = self._rows_per_feature(n_features)
         enough = math.ceil(per_feature * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
             if n_rows >= enough:

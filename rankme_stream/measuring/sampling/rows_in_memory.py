@@ -17,7 +17,7 @@ from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.numerics import counter_rng
 from rankme_stream.numerics.dtypes import FloatArray
-from rankme_stream.passes.planning.sample_design import MANY_ROWS, N_REPLICATES
+from rankme_stream.passes.planning.sample_design import N_REPLICATES, POPULATION_ROWS
 from rankme_stream.passes.state.audit import Audit
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.passes.state.row_norms import RowNorms, UnitNorms
@@ -93,10 +93,9 @@ class RowsInMemory:
     def estimator(self, workers: int, unit_roundoff: float) -> LookEstimator:
         """Return the estimator of the population, which solves on some threads; roundoff of the type of the rows."""
         units = UnitsRead(self.replicates)
-        many_rows = 2 * MANY_ROWS
-        if self.n_rows >= many_rows * self.n_features:
+        if self.n_rows >= POPULATION_ROWS * self.n_features:
             return JackknifeEstimator(units, workers, unit_roundoff, math.inf)
-        return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf, many_rows)
+        return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf)
 
 
 def _partial(rows: FloatArray, unit_rows: int, accumulator: Accumulator) -> PartialResult:

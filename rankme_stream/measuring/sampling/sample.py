@@ -57,8 +57,7 @@ class Sample:
         kept, workers = self.kept_rows(), self.plan.workers
         if kept is None or (self._has_many_rows and not self.population):
             return JackknifeEstimator(self._units, workers, self._unit_roundoff, most_rows)
-        many_rows = sample_design.MANY_ROWS * (2 if self.design.in_runs else 1)
-        return RandomMatrixEstimator(self._units, kept, workers, self._unit_roundoff, most_rows, many_rows)
+        return RandomMatrixEstimator(self._units, kept, workers, self._unit_roundoff, most_rows)
 
     @property
     def _has_many_rows(self) -> bool:

@@ -23,7 +23,8 @@ class _Block:
 
     def __init__(self, number: int, block_range: BlockRange) -> None:
         self.number = number
-        self.start, self.stop, self.unused = block_range
+        self.start, self.stop = block_range
+        self.unused = self.stop - self.start
         self.reading: Future[Array] | None = None
 
 
@@ -39,7 +40,7 @@ class BlockReader:
     Parameters
     ----------
     block_ranges
-        Blocks in row order; each is dropped when ``n_used`` of its rows were used.
+        Blocks in row order; each is dropped when its rows were used.
     refuse_missing
         Whether a missing chunk is an error.
 

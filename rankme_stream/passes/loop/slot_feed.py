@@ -53,7 +53,8 @@ class _Block:
     """Consecutive rows in a slot, and the reads that fill it."""
 
     def __init__(self, block_range: BlockRange, slot: _Slot, rows: Array, pieces: list[Future[None]]) -> None:
-        self.start, self.stop, self.unused = block_range
+        self.start, self.stop = block_range
+        self.unused = self.stop - self.start
         self.slot, self.rows, self.pieces = slot, rows, pieces
 
 
@@ -67,7 +68,7 @@ class SlotFeed:
     computing
         Stream that uses the rows.
     block_ranges
-        Blocks in row order; each is dropped when ``n_used`` of its rows were used.
+        Blocks in row order; each is dropped when its rows were used.
     observers
         Each is called with the first row and the rows as they are stored, piece by piece in any order, by the threads
         that read.
@@ -150,7 +151,7 @@ class SlotFeed:
             self._filling.append(self._fill(block_range, self._free.popleft()))
 
     def _fill(self, block_range: BlockRange, slot: _Slot | None) -> _Block:
-        start, stop, _ = block_range
+        start, stop = block_range
         n_rows, width = stop - start, self._source.shape[1]
         if slot is not None and slot.buffer.shape[0] < n_rows:
             if slot.used is not None:

@@ -11,11 +11,10 @@ from rankme_stream.sources.concat import JoinedBounds
 
 
 class BlockRange(NamedTuple):
-    """Block to read: rows [start, stop), of which ``n_used`` are used."""
+    """Block to read: rows [start, stop)."""
 
     start: int
     stop: int
-    n_used: int
 
 
 def block_ranges(
@@ -35,7 +34,7 @@ def block_ranges(
             end = bounds[index - 1]
         else:
             end = bounds[index] if index < len(bounds) else stop
-        yield BlockRange(start, end, end - start)
+        yield BlockRange(start, end)
         start = end
 
 

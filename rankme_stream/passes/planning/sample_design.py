@@ -20,6 +20,7 @@ from rankme_stream.passes.planning.rare_units import units_needed, units_of_many
 N_REPLICATES = 16  # replicates of the jackknife, to which units are dealt out
 ROWS_PER_FEATURE = 8  # effective rows; with fewer the bias is not proportional to 1/n: the jackknife states nothing
 MANY_ROWS = 10.0  # rows per feature of a first look that the jackknife judges: 1.25 per effective row
+POPULATION_ROWS = 20.0  # rows per feature from which on the jackknife judges a population, by units of neighbours
 FEW_ROWS = 1.5  # rows per feature of a first look that random-matrix theory judges, where there are no more
 _LARGEST_UNIT = 256  # rows
 _POPULATION_UNIT = 16  # least rows of a unit that shows how all rows vary
@@ -139,8 +140,8 @@ def population_design(*, rows: tuple[int, int], n_features: int, seed: int, rare
     rows near D/4, from 16 to 256, as far as there are 128 units. Below 20 rows per feature the sample has every row.
     """
     start, stop = rows
-    if stop - start < 2 * MANY_ROWS * n_features:
+    if stop - start < POPULATION_ROWS * n_features:
         return replace(draw_design(rows=rows, n_features=n_features, seed=seed, rare=rare), in_runs=True)
     by_width = min(_LARGEST_UNIT, max(_POPULATION_UNIT, 1 << (n_features // 4 - 1).bit_length()))
-    by_count = 1 << ((stop - start) // _LEAST_UNITS).bit_length() - 1
+    by_count = 1 << max(1, (stop - start) // _LEAST_UNITS).bit_length() - 1
     return SampleDesign(start, stop, n_features, min(by_width, by_count), seed, rare, MANY_ROWS)

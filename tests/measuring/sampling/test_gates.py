@@ -173,10 +173,10 @@ def test_unit_rows_of_replicates_of_zero_rows_are_withheld_alone():
 
 
 def test_a_sample_whose_weight_lies_in_one_replicate_has_no_value():
-    rows = np.zeros((40_000, 64))
-    some = units_of(rows, 10_240, 3)
-    rows[some] = gaussian(len(some), 64)
-    found = sampled(rows, 10_240)
+    rows = np.zeros((20_000, 16))
+    some = units_of(rows, 3_712, 3)
+    rows[some] = gaussian(len(some), 16)
+    found = sampled(rows, 3_712)
     assert "the 16 replicates carry the weight of only 1.0 equal ones" in found.rankme.reason
     assert found.sampling["widened"] == 1.0  # without that replicate there is no RankMe
 

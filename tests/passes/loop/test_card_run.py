@@ -79,9 +79,7 @@ def card_runner(source: ArraySource, card: Any) -> CardRunner:
     runner = PassRunner(source, Request(method="gram", workers=1).check(), device=card)
     plan = runner.plan(Arithmetic("gram", "float64"))
     assert plan.all_segments == range(len(NODES))
-    blocks = [
-        BlockRange(first, last, last - first) for first, last in (plan.rows_of(range(i, i + 1)) for i in range(3))
-    ]
+    blocks = [BlockRange(first, last) for first, last in (plan.rows_of(range(i, i + 1)) for i in range(3))]
     spec = PassSpec(source, plan, accumulator_of(plan), device=card)
     return CardRunner(spec, blocks, threading.Event(), lambda n_rows: None)
 

@@ -79,7 +79,7 @@ def test_reads_that_wait_are_done_more_at_once_than_there_are_workers(rows, monk
     source = Chunked(rows)
     source.waits_s = 0.005
     Gatherer(DEFAULT_RULES, 1, 6).read(gathered_of(source), READS, lambda: None)
-    assert source.most == 6
+    assert 1 < source.most <= 6
     monkeypatch.setattr(storage_wait, "_WAITING_SHARE", 1.0)
     source.most = 0
     Gatherer(DEFAULT_RULES, 1, 6).read(gathered_of(source), READS, lambda: None)
