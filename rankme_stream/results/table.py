@@ -212,8 +212,6 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
 def _rare_line(rows_read: int, sampling: Mapping[str, Any]) -> str:
     rare, size = sampling["rare"], counted(sampling["unit_rows"], "row")
     is_every_row = rows_read > rare["units"] * sampling["unit_rows"]  # and some show how much rows vary
-    if not rare["not_excluded"]:
-        return f"Every unit ({size} each) was read."
     return (
         f"Holds unless some units ({size} each) differ from all {rare['units']:,} that were "
         f"{'compared' if is_every_row else 'read'}: fewer than "

@@ -10,6 +10,7 @@ from rankme_stream.spectra.contour_sums import ContourSum
 from rankme_stream.spectra.estimates import Estimate
 from rankme_stream.spectra.influence import plain
 from rankme_stream.spectra.population import Population, PopulationEstimate
+from rankme_stream.spectra.spread import widened_estimate
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,12 @@ class ContourSpread:
         found = replace(found, standard_error=self.factor * found.standard_error)
         low, high = found.interval(confidence)
         value, lower, upper = map(self._value, (found.value, low - self._left_out, high + self._left_out))
-        details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
-        details |= {"sample": estimate.value, "standard_error": self._error(found.value, found.standard_error)}
-        if estimate.lower is None or estimate.upper is None:
-            return Estimate(value, details=details)
-        rounding = (1.0 + self.noise(fraction)) * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
-        return Estimate(
-            value,
-            lower - rounding,
-            upper + rounding,
-            None if estimate.confidence is None else confidence + estimate.confidence - 1.0,
-            (*estimate.covers, "sampling"),
-            details=details,
-        )
+        error, ends = self._error(found.value, found.standard_error), None
+        if estimate.lower is not None and estimate.upper is not None:
+            half_width = max(estimate.upper - estimate.value, estimate.value - estimate.lower)
+            rounding = (1.0 + self.noise(fraction)) * half_width
+            ends = lower - rounding, upper + rounding
+        return widened_estimate(estimate, value, ends, standard_error=error, confidence=confidence)
 
     @cached_property
     def _left_out(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from rankme_stream.numerics.quantiles import student_quantile
 from rankme_stream.spectra.estimates import Estimate
+from rankme_stream.spectra.spread import widened_estimate
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,14 @@ class JackknifeSpread:
         """
         if estimate.value is None:
             return replace(estimate, lower=None, upper=None, confidence=None, covers=())
-        spread = self.for_all_rows(fraction)
-        details = {name: detail for name, detail in estimate.details.items() if name != "worst_case"}
-        details |= {"sample": estimate.value, "standard_error": spread.standard_error}
+        spread, ends = self.for_all_rows(fraction), None
         half_width = student_quantile(self.degrees_of_freedom, confidence) * spread.standard_error
         first, second = -spread.bias, -spread.bias - spread.second_order_bias  # corrections to first and second order
         value, low, high = estimate.value + second, min(first, second), max(first, second)
-        if estimate.lower is None or estimate.upper is None:
-            return Estimate(value, details=details)
-        half_width += spread.rounding * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
-        return Estimate(
-            value,
-            estimate.lower + low - half_width,
-            estimate.upper + high + half_width,
-            None if estimate.confidence is None else confidence + estimate.confidence - 1.0,
-            (*estimate.covers, "sampling"),
-            details=details,
-        )
+        if estimate.lower is not None and estimate.upper is not None:
+            half_width += spread.rounding * max(estimate.upper - estimate.value, estimate.value - estimate.lower)
+            ends = estimate.lower + low - half_width, estimate.upper + high + half_width
+        return widened_estimate(estimate, value, ends, standard_error=spread.standard_error, confidence=confidence)
 
 
 def first_order_bias(whole: float, without: Sequence[float], shares: Sequence[float]) -> float:

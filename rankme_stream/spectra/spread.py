@@ -40,3 +40,15 @@ class Spread(Protocol):
             Confidence of the sampling part; that of the result is less by what the arithmetic's interval lacks to 1.
         """
         ...
+
+
+def widened_estimate(
+    read: Estimate, value: float, ends: tuple[float, float] | None, *, standard_error: float, confidence: float
+) -> Estimate:
+    """Return an estimate for other rows than those read; ``ends`` of its interval are None where these had none."""
+    details = {name: detail for name, detail in read.details.items() if name != "worst_case"}
+    details |= {"sample": read.value, "standard_error": standard_error}
+    if ends is None:
+        return Estimate(value, details=details)
+    of_both = None if read.confidence is None else confidence + read.confidence - 1.0
+    return Estimate(value, *ends, of_both, (*read.covers, "sampling"), details=details)

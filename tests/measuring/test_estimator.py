@@ -20,7 +20,7 @@ from tests.toy_device import TOY
 METHODS = ["gram", "tsqr"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Hold BLAS to one thread: for matrices as small as these, more take five times the processor time."""
     with blas_threads.one_thread():

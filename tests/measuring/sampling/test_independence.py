@@ -9,9 +9,17 @@ from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.measuring.sampling.independence import independence
 from rankme_stream.measuring.sampling.replicates import merged
+from rankme_stream.numerics import blas_threads
 from rankme_stream.testing import with_ones
 
 D, GROUPS = 48, 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Hold BLAS to one thread: for small matrices, more only take processor time."""
+    with blas_threads.one_thread():
+        yield
 
 
 def measured(parts, kind=GramAccumulator):
