@@ -178,7 +178,7 @@ def test_metrics_that_random_matrix_theory_does_not_give_say_so():
         "rankme", "effective_rank", "centered_rankme", "centered_effective_rank", "variance_effective_rank",
         "participation_ratio", "isoscore",
     }  # fmt: skip
-    assert found["nesum"].reason == "200 rows are fewer than 10 per feature, and this number needs 480"
+    assert found["nesum"].reason == "200 rows are fewer than 20 per feature, and this number needs 960"
 
 
 def test_a_small_batch_on_a_card_takes_little_memory(on_toy):

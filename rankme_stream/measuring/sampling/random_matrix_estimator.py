@@ -121,11 +121,12 @@ class RandomMatrixEstimator:
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
-        enough = math.ceil(sample_design.MANY_ROWS * n_features)
+        per_feature = self._rows_per_feature(n_features)
+        enough = math.ceil(per_feature * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
             if n_rows >= enough:
-                return "the rows are of so uneven length that this number needs more than 10 per feature"
-            return f"{n_rows:,} rows are fewer than 10 per feature, and this number needs {enough:,}"
+                return f"the rows are of so uneven length that this number needs more than {per_feature:g} per feature"
+            return f"{n_rows:,} rows are fewer than {per_feature:g} per feature, and this number needs {enough:,}"
         try:
             spread = ContourSpread(rows.population(centered=metric.centered), metric.contour_sum, n_features)
             reason = spread.population.reason_withheld
@@ -134,7 +135,13 @@ class RandomMatrixEstimator:
             reason = str(error)
         if reason is None:
             return spread
-        return f"{n_rows:,} rows of {n_features:,} features are too few: {reason}; 10 per feature, {enough:,}, may do"
+        remedy = f"; {per_feature:g} per feature, {enough:,}, may do" if n_rows < enough else ""
+        return f"{n_rows:,} rows of {n_features:,} features are too few: {reason}{remedy}"
+
+    def _rows_per_feature(self, n_features: int) -> float:
+        """Return the rows per feature from which on the jackknife judges the rows: `population_design` has twice as many."""
+        is_of_population = math.isinf(self._most_rows) and n_features == self._units.n_features
+        return 2.0 * sample_design.MANY_ROWS if is_of_population else sample_design.MANY_ROWS
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows that those read count as, as JSON types."""

@@ -142,5 +142,5 @@ def population_design(*, rows: tuple[int, int], n_features: int, seed: int, rare
     if stop - start < 2 * MANY_ROWS * n_features:
         return replace(draw_design(rows=rows, n_features=n_features, seed=seed, rare=rare), in_runs=True)
     by_width = min(_LARGEST_UNIT, max(_POPULATION_UNIT, 1 << (n_features // 4 - 1).bit_length()))
-    by_count = 1 << ((stop - start) // _LEAST_UNITS).bit_length() - 1
+    by_count = 1 << max(0, ((stop - start) // _LEAST_UNITS).bit_length() - 1)
     return SampleDesign(start, stop, n_features, min(by_width, by_count), seed, rare, MANY_ROWS)

@@ -52,7 +52,7 @@ def test_metrics_that_are_sums_over_all_eigenvalues_are_stated_and_the_others_sa
     for estimates in (found.estimates, found.dims[20]):
         assert {name for name, one in estimates.items() if one.value is not None} == SUMS
         assert all(one.covers == ("arithmetic", "sampling") for one in estimates.values() if one.value is not None)
-    assert found.estimates["nesum"].reason == "100 rows are fewer than 10 per feature, and this number needs 320"
+    assert found.estimates["nesum"].reason == "100 rows are fewer than 20 per feature, and this number needs 640"
     assert found.dims[20]["alpha_req"].reason == "100 rows are fewer than 10 per feature, and this number needs 200"
     assert {name for name, one in found.normalized.items() if one.value is not None} == {"rankme", "vendi"}
     assert {name for name, one in found.presets.items() if one.value is None} == {"tsitsulin"}
@@ -139,3 +139,18 @@ def test_a_sample_of_a_small_dump_holds_all_of_its_rows():
         held += found.rankme.lower <= truth <= found.rankme.upper
         json.dumps(found.to_dict(), allow_nan=False)
     assert held >= 5
+
+
+def test_no_reason_asks_for_fewer_rows_than_there_are():
+    for n_rows, wanted in ((200, "20 per feature, 640, may do"), (639, "20 per feature, 640, may do"), (640, None)):
+        found = quietly(drawn(n_rows, 0, 3) @ np.eye(3, D))  # three directions
+        reason = found.rankme.reason
+        assert (reason is None) is (wanted is None)
+        assert reason is None or reason.endswith(wanted)
+        assert found.sampling["estimator"] == ("random-matrix" if wanted else "jackknife")
+
+
+@pytest.mark.parametrize("n_features", [1, 4, 6])
+def test_a_population_of_few_features_needs_no_more_rows_than_twenty_for_each(n_features):
+    found = quietly(drawn(20 * n_features, 0, n_features), tolerance=1.0)
+    assert (found.sampling["estimator"], found.sampling["unit_rows"]) == ("jackknife", 1)
