@@ -139,7 +139,7 @@ class RandomMatrixEstimator:
         return f"{n_rows:,} rows of {n_features:,} features are too few: {reason}{remedy}"
 
     def _rows_per_feature(self, n_features: int) -> float:
-        """Return the rows per feature from which on the jackknife judges the rows; `population_design` asks for twice."""
+        """Return the rows per feature from which on the jackknife judges rows; `population_design` asks for twice."""
         is_of_population = math.isinf(self._most_rows) and n_features == self._units.n_features
         return 2.0 * sample_design.MANY_ROWS if is_of_population else sample_design.MANY_ROWS
 

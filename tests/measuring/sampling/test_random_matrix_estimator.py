@@ -154,3 +154,13 @@ def test_no_reason_asks_for_fewer_rows_than_there_are():
 def test_a_population_of_few_features_needs_no_more_rows_than_twenty_for_each(n_features):
     found = quietly(drawn(20 * n_features, 0, n_features), tolerance=1.0)
     assert (found.sampling["estimator"], found.sampling["unit_rows"]) == ("jackknife", 1)
+
+
+def test_rows_that_are_almost_zero_give_no_warning():
+    generator = np.random.default_rng([2, 33, 13])
+    rows = generator.standard_normal((33, 2))
+    rows[::2] *= 1e-100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = quietly(rows)
+    assert found.rankme.value is None
