@@ -53,6 +53,7 @@ def test_metrics_that_are_sums_over_all_eigenvalues_are_stated_and_the_others_sa
         assert {name for name, one in estimates.items() if one.value is not None} == SUMS
         assert all(one.covers == ("arithmetic", "sampling") for one in estimates.values() if one.value is not None)
     assert found.estimates["nesum"].reason == "100 rows are fewer than 20 per feature, and this number needs 640"
+    assert found.estimates["condition_number"].reason == "a sample does not determine the smallest singular values"
     assert found.dims[20]["alpha_req"].reason == "100 rows are fewer than 10 per feature, and this number needs 200"
     assert {name for name, one in found.normalized.items() if one.value is not None} == {"rankme", "vendi"}
     assert {name for name, one in found.presets.items() if one.value is None} == {"tsitsulin"}
