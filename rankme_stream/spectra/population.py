@@ -160,7 +160,8 @@ class Population:
         copies = find_copies(rotated, sampled.unit)
         held_out = held_out_units(rotated, copies.units)
         with np.errstate(divide="ignore"):  # rows of zeros have none
-            tail = hill(np.log([held_out.leverages[unit.own].max() for unit in copies.units]))
+            # those of rows near zero may be rounded to below 0
+            tail = hill(np.log([max(0.0, held_out.leverages[unit.own].max()) for unit in copies.units]))
         influences = Influences.of_units(rotated, held_out.leverages, copies.units)
         return cls(sampled, held_out, copies, influences, tail.index)
 

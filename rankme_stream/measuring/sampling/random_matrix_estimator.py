@@ -13,7 +13,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import HasGram
 from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
+from rankme_stream.measuring.sampling.jackknife_estimator import NOT_OF_A_SAMPLE, JackknifeEstimator
 from rankme_stream.measuring.sampling.replicates import Jackknife
 from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.units_read import UnitsRead
@@ -125,9 +125,9 @@ class RandomMatrixEstimator:
         return sample_design.POPULATION_ROWS if is_of_population else sample_design.MANY_ROWS
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
-        n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
         if not metric.allows_sampling:
-            return "a sample does not determine the smallest singular values"
+            return NOT_OF_A_SAMPLE
+        n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
         per_feature = self._rows_per_feature(n_features)
         enough = math.ceil(per_feature * n_features)
         if metric.contour_sum is None or n_features > metric.contour_sum.most_features:
