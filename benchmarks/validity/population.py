@@ -240,11 +240,11 @@ def measured(
 def main() -> int:
     """Run, print and write the page and its figure; return 1 if intervals hold too seldom."""
     experiment = Experiment(
-        "population", __doc__, {"quick": "4 s", "default": "20 minutes on 2 cores", "full": "5 hours on 2 cores"}
+        "population", __doc__, {"quick": "4 s", "default": "15 minutes on 2 cores", "full": "5 hours on 2 cores"}
     )
     experiment.parser.add_argument("--dump", help="zarr group of real embeddings instead of the bundled ones")
     arguments = experiment.start()
-    seeds, ratios = {64: 200, 384: 10}, (1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+    seeds, ratios = {64: 120, 384: 6}, (1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
     real = dict.fromkeys((1.5, 2.0, 4.0, 8.0), 8)
     if experiment.size == "full":
         seeds = {64: 200, 384: 200, 768: 40, 2048: 4}

@@ -163,7 +163,7 @@ sample_option = click.option("--sample", is_flag=True, help="Read random units o
 population_option = click.option(
     "--population",
     is_flag=True,
-    help="Intervals for the distribution that the rows were drawn from, not for these rows.",
+    help="Numbers of the distribution that the rows were drawn from, with intervals, in place of those of these rows.",
 )
 rare_option = click.option(
     "--rare", type=_Share(), default="1%", show_default=True,
@@ -186,7 +186,8 @@ rows_needed_options = _add(
         click.option("--tolerance", type=_Number(0.0, min_open=True), metavar="T",
                      help="Also print how many rows a half-width of T takes, and what reading them costs."),
         click.option("--pilot", is_flag=True, help="Read 4 rows a feature, to tell it for rows like these."),
-        click.option("--price-per-gb", type=_Number(0.0), metavar="X", help="Price of 10^9 bytes, for --tolerance."),
+        click.option("--price-per-gb", type=_Number(0.0), metavar="X",
+                     help="Price of 10^9 bytes decoded, for --tolerance."),
     ]
 )  # fmt: skip
 engine_options = _add(

@@ -129,8 +129,8 @@ def _rows_needed_lines(needed: dict[str, Any] | None) -> list[str]:
         f"{100 * needed['confidence']:g} %, as an expectation:"
     ]
     for name, rows in needed["rows"].items():
-        share = "every row" if rows is None else f"{rows:,}, {rows / needed['n_features']:.3g} a feature"
-        lines.append(f"    {share}, {_SPECTRA[name]}")
+        number = "every row" if rows is None else f"{rows:,} rows, {rows / needed['n_features']:.3g} a feature"
+        lines.append(f"    {number}, {_SPECTRA[name]}")
     if pilot := needed["pilot"]:
         lines.append(
             f"    pilot: {pilot['rows']:,} rows read, in {pilot['units']:,} random units, about "

@@ -74,7 +74,8 @@ def measure(
     sample
         Read units of rows in random order until the tolerance is met; read every row if that would take half of them.
     population
-        State intervals for the population that the rows were drawn from, in random units, instead of for these rows.
+        State the numbers of the population that the rows were drawn from, in units independent of one another, with
+        intervals, instead of those of these rows.
     rare
         Share of rare units that the first look of a sample must find, with a probability of 99 %: at most 0.5. A
         smaller share takes more and smaller units, which open more chunks. Without ``sample`` or ``population`` it

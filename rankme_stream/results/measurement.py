@@ -111,8 +111,11 @@ class Measurement:
         if self.checkpoint_failure is not None:
             errors.append(OutputError(f"the checkpoint is not up to date: {self.checkpoint_failure}"))
         if not self.tolerance_met:
-            wide = f"RankMe's interval is wider than the tolerance {self.tolerance:g}"
-            errors.append(LimitError(f"{self.source['uri']}: {wide}; {self.remedy}"))
+            what = f"RankMe's interval is wider than the tolerance {self.tolerance:g}; {self.remedy}"
+            if self.rankme.value is None and self.rankme.lower is None:
+                is_population = self.sampling is not None and self.sampling["population"]  # more rows may not do
+                what = f"RankMe is not stated: {self.rankme.reason}" + ("" if is_population else f"; {self.remedy}")
+            errors.append(LimitError(f"{self.source['uri']}: {what}"))
         return errors
 
     def __getitem__(self, name: str) -> Estimate:

@@ -162,7 +162,7 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     is_sketch = result["spectrum"]["kind"] != "box"
     errors = "the errors of arithmetic and approximation" if is_sketch else "the error of the arithmetic"
     lines = [f"  Intervals cover {errors}, {printable(result['spectrum']['grounds'])}."]
-    value = result["estimates"]["rankme"]["value"]
+    value, lower = (result["estimates"]["rankme"][key] for key in ("value", "lower"))
     if is_sketch and value is not None:
         lines.append(f"  RankMe is {float(value):.4g} if the values not seen fall as a power of the rank: a guess.")
     lines += _sampling_lines(result, result.get("sampling"))
@@ -176,7 +176,7 @@ def _interval_lines(result: Mapping[str, Any]) -> list[str]:
     confidence = result["spectrum"]["confidence"]
     if confidence is not None and confidence < 1.0:
         lines.append(f"  Intervals hold with probability {confidence:g} at least.")
-    if not result["tolerance_met"]:
+    if not result["tolerance_met"] and (value is not None or lower is not None):
         lines.append(f"  RankMe's interval is wider than the tolerance {result['tolerance']:g}.")
     return lines
 
@@ -186,21 +186,25 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
     looks = [f"    {_look_line(point)}" for point in result["convergence"]]
     if sampling is None:
         return ["  Every row was read, for none of these looks at a sample was enough:", *looks] if looks else []
-    target = "the population of the rows" if sampling["population"] else "all rows"
+    cause = (
+        "the choice of the rows, for the population that they were drawn from"
+        if sampling["population"]
+        else "the error of reading a part, for all rows"
+    )
     decoded = sampling["rows_decoded"] / result["rows_read"]
     lines = [
-        f"  They also cover the error of reading a part, for {target}, with probability {sampling['confidence']:g}: "
+        f"  They also cover {cause}, with probability {sampling['confidence']:g}: "
         f"{sampling['units_read']:,} of {sampling['units']:,} units of {counted(sampling['unit_rows'], 'row')}, seed "
         f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
     ]
     rankme = result["estimates"]["rankme"]
     if "rare" in sampling and rankme["value"] is not None:
         lines.append(f"  {_rare_line(result['rows_read'], sampling)}")
-    if sampling.get("estimator") == "random-matrix" and rankme["value"] is not None:
-        share = sampling["units_read"] * sampling["unit_rows"] / result["source"]["n_features"]
+    if "estimator" in sampling and rankme["value"] is not None:
+        theory = "random-matrix theory" if sampling["estimator"] == "random-matrix" else "the jackknife"
         lines.append(
-            f"  Corrected by random-matrix theory: {share:.3g} rows per feature give RankMe "
-            f"{rankme['details']['sample']:.4g} as they are."
+            f"  Corrected by {theory}: the rows read, {result['rows_read'] / result['source']['n_features']:.3g} per "
+            f"feature, have RankMe {rankme['details']['sample']:.4g}."
         )
     return lines + (["  Convergence, after each look:", *looks] if looks else [])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rankme_stream.spectra.held_out_units import IntArray, RotatedRows, Unit
+from rankme_stream.spectra.held_out_units import MOST_COPIES, IntArray, RotatedRows, Unit, too_many_copies
 
 ALIKE = 0.7  # whitened correlation above which rows are left out together
 CLOSE = 0.9  # above which a row counts as a copy
@@ -43,6 +43,11 @@ def find_copies(rotated: RotatedRows, unit: IntArray) -> Copies:
     unit
         Shape ``(r,)``: number of the unit of each row.
 
+    Raises
+    ------
+    NoEstimateError
+        If a row is like more than 64 others.
+
     Notes
     -----
     2 r^2 m operations, and slabs of 8 MB beside a matrix of shape ``(r, m)``.
@@ -58,7 +63,10 @@ def find_copies(rotated: RotatedRows, unit: IntArray) -> Copies:
     for start in range(0, n_rows, slab):
         likeness = np.abs(white[start : start + slab] @ white.T)
         likeness[number[start : start + slab, None] == number] = 0.0
-        one, other = np.nonzero(likeness > ALIKE)
+        is_alike = likeness > ALIKE
+        if is_alike.sum(axis=1).max() > MOST_COPIES:  # before r^2 pairs fill the memory
+            raise too_many_copies()
+        one, other = np.nonzero(is_alike)
         close += int(np.count_nonzero(likeness > CLOSE))
         found.append(np.stack([number[one + start], other]))
     pairs = np.concatenate(found, axis=1)

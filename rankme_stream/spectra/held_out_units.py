@@ -157,7 +157,7 @@ def held_out_units(rotated: RotatedRows, units: Sequence[Unit]) -> HeldOut:
     For units of u rows, 6 p r (u + 1) m operations, p from 16 to 40 points; memory is bounded by slabs of some MB.
     """
     if any(unit.copies.size > MOST_COPIES for unit in units):
-        raise NoEstimateError(f"rows have more than {MOST_COPIES} copies each")
+        raise too_many_copies()
     ratio = rotated.values.size / rotated.n_rows
     left = smallest_zero(rotated.values, ratio)
     leverages, inside = np.zeros(len(rotated.rows)), 0.0
@@ -175,6 +175,13 @@ def held_out_units(rotated: RotatedRows, units: Sequence[Unit]) -> HeldOut:
 
     delta = ratio * float(leverages.sum()) / inside
     return HeldOut(converged(build), rotated.values.size * (1.0 + delta) / delta, leverages)
+
+
+def too_many_copies() -> NoEstimateError:
+    """Return the error of a unit with more copies than can be left out with it."""
+    return NoEstimateError(
+        f"some rows are like more than {MOST_COPIES} others each: they are copies, or lie in a few directions"
+    )
 
 
 def _stacks(rotated: RotatedRows, units: Sequence[Unit]) -> Iterator[_Stack]:

@@ -160,7 +160,8 @@ class Population:
         copies = find_copies(rotated, sampled.unit)
         held_out = held_out_units(rotated, copies.units)
         with np.errstate(divide="ignore"):  # rows of zeros have none
-            tail = hill(np.log([held_out.leverages[unit.own].max() for unit in copies.units]))
+            # those of rows near zero may be rounded to below 0
+            tail = hill(np.log([max(0.0, held_out.leverages[unit.own].max()) for unit in copies.units]))
         influences = Influences.of_units(rotated, held_out.leverages, copies.units)
         return cls(sampled, held_out, copies, influences, tail.index)
 
@@ -178,7 +179,10 @@ class Population:
             )
         share_kept = len(self.sampled.rows) / self.sampled.n_rows
         if share_kept < 1.0 and self.copies.close_pairs_per_row / share_kept > MOST_COPIES_NOT_COMPARED:
-            return f"the rows have copies among themselves, and only {len(self.sampled.rows):,} of them were compared"
+            return (
+                f"the rows have copies among themselves, and only {len(self.sampled.rows):,} of them were compared; "
+                "leave copies out"
+            )
         return None
 
     def estimate(self, functional: Functional, *, fraction: float = 0.0) -> PopulationEstimate:

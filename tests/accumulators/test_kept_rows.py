@@ -271,8 +271,8 @@ def test_rows_that_were_all_left_out_are_refused():
         rs.measure(np.full((3, 8), np.nan), nonfinite="skip")
 
 
-def test_a_population_of_few_rows_has_no_number_as_before():
-    with pytest.warns(ToleranceWarning, match="more rows are needed"):
+def test_a_population_of_fewer_rows_than_features_has_no_number():
+    with pytest.warns(ToleranceWarning, match="RankMe is not stated"):
         found = rs.measure(rows_like(20, 40), population=True)
     assert found.method == "gram" and found.rankme.value is None
-    assert found.rankme.reason == "the rows are too few for a statement about their population"
+    assert found.rankme.reason == "20 rows of 40 features give no interval: there are fewer than 1.25 rows a feature"

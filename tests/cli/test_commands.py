@@ -116,7 +116,7 @@ def test_a_plan_for_a_tolerance_says_how_many_rows_it_takes_and_what_they_cost(t
     priced = "--tolerance", "0.05", "--price-per-gb", "1000"
     done = rankme("plan", tmp_path / "s.zarr", *priced)
     assert "rows needed for a half-width of 5 % of RankMe of all 4,000 rows, 95 %, as an expectation:" in done.stdout
-    assert re.search(r"448, 28 a feature, if all singular values are equal\n", done.stdout)
+    assert re.search(r"448 rows, 28 a feature, if all singular values are equal\n", done.stdout)
     assert re.search(r"\n +rows  a feature  \+- equal  \+- k\^-1/2  \+- k\^-1  chunks  decoded  price\n", done.stdout)
     assert re.search(r"\n +4,000 +250 +0 % +0 % +0 % +8  0\.2 MiB +0\.26\n", done.stdout)
     piloted = rankme("plan", tmp_path / "s.zarr", *priced, "--pilot", "--population", "--json", "-")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from rankme_stream.spectra.contour import NoEstimateError
 from rankme_stream.spectra.copies import Copies, find_copies
 from rankme_stream.spectra.held_out_units import RotatedRows
 
@@ -54,3 +57,12 @@ def test_rows_that_are_zero_are_no_copies():
     rows = rows_about_a_mean(100)
     rows[[3, 50]] = 0.0
     assert copies_of(rows, np.arange(100)).pairs_per_row == 0.0
+
+
+def test_rows_that_are_all_alike_are_refused_before_their_pairs_fill_the_memory():
+    rows = np.ones((2500, 1))  # 6 million pairs
+    tracemalloc.start()
+    with pytest.raises(NoEstimateError, match="like more than 64 others"):
+        copies_of(rows, np.arange(2500))
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()

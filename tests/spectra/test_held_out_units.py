@@ -147,5 +147,5 @@ def test_what_allows_no_estimate_says_why():
     lone = np.concatenate([np.pad(rows, [(0, 0), (0, 1)]), np.eye(17)[16:]])  # one row has a direction to itself
     with pytest.raises(NoEstimateError, match="do not span"):
         held_out(lone, 1)
-    with pytest.raises(NoEstimateError, match="more than 64 copies"):
+    with pytest.raises(NoEstimateError, match="like more than 64 others"):
         held_out_units(rotated(rows), [Unit(np.array([0]), np.arange(65) % 40)])

@@ -112,7 +112,7 @@ def test_what_withholds_an_estimate_is_said():
     assert "count as 30 independent ones, and 37 are needed" in str(Population.measure(dependent).reason_withheld)
     rows[1:48:2] = rows[0:48:2]
     part = Population.measure(sampled(np.concatenate([rows, student_rows(200, 32, 5)]), kept=96)).reason_withheld
-    assert part == "the rows have copies among themselves, and only 96 of them were compared"
+    assert part == "the rows have copies among themselves, and only 96 of them were compared; leave copies out"
     with pytest.raises(NoEstimateError, match=r"fewer than 1\.25 rows"):
         Population.measure(sampled(student_rows(38, 32, 6)))
 

@@ -17,6 +17,8 @@ from rankme_stream.spectra.jackknife import JackknifeSpread, largest_deviation
 from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.spectra.spread import Spread
 
+NOT_OF_A_SAMPLE = "a sample does not determine the smallest singular values"
+
 
 class JackknifeEstimator:
     """``LookEstimator`` by the jackknife.
@@ -107,7 +109,7 @@ class JackknifeEstimator:
 
 def _spread_or_reason(metric: Metric, spread: JackknifeSpread | None) -> Spread | str:
     if spread is None:
-        return "a sample does not determine the smallest singular values"
+        return NOT_OF_A_SAMPLE
     if abs(spread.bias) > metric.largest_bias * spread.standard_error:
         return "singular values lie too close together for these rows to determine their order"
     return spread

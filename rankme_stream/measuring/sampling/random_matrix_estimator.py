@@ -13,7 +13,7 @@ import numpy as np
 from rankme_stream.accumulators.accumulator import HasGram
 from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.measuring.sampling.jackknife_estimator import JackknifeEstimator
+from rankme_stream.measuring.sampling.jackknife_estimator import NOT_OF_A_SAMPLE, JackknifeEstimator
 from rankme_stream.measuring.sampling.replicates import Jackknife
 from rankme_stream.measuring.sampling.unit_reader import KeptRows
 from rankme_stream.measuring.sampling.units_read import UnitsRead
@@ -125,6 +125,8 @@ class RandomMatrixEstimator:
         return sample_design.POPULATION_ROWS if is_of_population else sample_design.MANY_ROWS
 
     def _spread(self, metric: Metric, rows: _RowsOfKind) -> ContourSpread | str:
+        if not metric.allows_sampling:
+            return NOT_OF_A_SAMPLE
         n_rows, n_features = rows.jackknife.whole.n_rows, rows.jackknife.whole.n_features
         per_feature = self._rows_per_feature(n_features)
         enough = math.ceil(per_feature * n_features)
@@ -140,8 +142,7 @@ class RandomMatrixEstimator:
             reason = str(error)
         if reason is None:
             return spread
-        few = f"{n_rows:,} rows of {n_features:,} features are too few"
-        return f"{few}: {reason}; {per_feature:g} per feature, {enough:,}, may do"
+        return f"{n_rows:,} rows of {n_features:,} features give no interval: {reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows that those read count as, as JSON types."""

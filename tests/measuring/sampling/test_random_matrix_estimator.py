@@ -1,4 +1,4 @@
-"""From 1.25 to 10 rows a feature, random-matrix theory states an interval for a population, or says why it does not."""
+"""From 1.25 rows a feature on, random-matrix theory states an interval for a population, or says why it does not."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def test_metrics_that_are_sums_over_all_eigenvalues_are_stated_and_the_others_sa
         assert {name for name, one in estimates.items() if one.value is not None} == SUMS
         assert all(one.covers == ("arithmetic", "sampling") for one in estimates.values() if one.value is not None)
     assert found.estimates["nesum"].reason == "100 rows are fewer than 20 per feature, and this number needs 640"
+    assert found.estimates["condition_number"].reason == "a sample does not determine the smallest singular values"
     assert found.dims[20]["alpha_req"].reason == "100 rows are fewer than 10 per feature, and this number needs 200"
     assert {name for name, one in found.normalized.items() if one.value is not None} == {"rankme", "vendi"}
     assert {name for name, one in found.presets.items() if one.value is None} == {"tsitsulin"}
@@ -93,7 +94,7 @@ def test_features_that_are_zero_and_rows_that_are_left_out_change_nothing():
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
-        (drawn(39, 0), "39 rows of 32 features are too few: there are fewer than 1.25 rows a feature"),
+        (drawn(39, 0), "39 rows of 32 features give no interval: there are fewer than 1.25 rows a feature"),
         (np.repeat(drawn(30, 0), 4, axis=0), "without one of its units the rows do not span the features"),
         (drawn(8, 0)[np.arange(160) // 20] + 0.1 * drawn(160, 1), "they are copies of one another, sorted, or of very"),
         (np.zeros((100, D)), "every row that was read is zero"),
@@ -137,5 +138,28 @@ def test_a_sample_of_a_small_dump_holds_all_of_its_rows():
         assert (found.sampling["estimator"], found.rows_read) == ("random-matrix", 384)
         held += found.rankme.lower <= truth <= found.rankme.upper
     assert held >= 5
-    assert "Corrected by random-matrix theory: 6 rows per feature give RankMe" in str(found)
+    assert "Corrected by random-matrix theory: the rows read, 6 per feature, have RankMe" in str(found)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_rows_of_few_directions_are_like_too_many_others_below_twenty_per_feature():
+    for n_rows, is_stated in ((200, False), (639, False), (640, True)):
+        found = quietly(drawn(n_rows, 0, 3) @ np.eye(3, D))  # three directions
+        assert (found.rankme.reason is None) is is_stated
+        assert found.sampling["estimator"] == ("jackknife" if is_stated else "random-matrix")
+
+
+@pytest.mark.parametrize("n_features", [1, 4, 6])
+def test_a_population_of_few_features_needs_no_more_rows_than_twenty_for_each(n_features):
+    found = quietly(drawn(20 * n_features, 0, n_features), tolerance=1.0)
+    assert (found.sampling["estimator"], found.sampling["unit_rows"]) == ("jackknife", 1)
+
+
+def test_rows_that_are_almost_zero_give_no_warning():
+    generator = np.random.default_rng([2, 33, 13])
+    rows = generator.standard_normal((33, 2))
+    rows[::2] *= 1e-100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = quietly(rows)
+    assert found.rankme.value is None
