@@ -149,10 +149,7 @@ class PassRunner:
 
     def population_design(self) -> SampleDesign:
         """Return the design of a sample of rows that are all read, to show how much they vary."""
-        request = self.request
-        return population_design(
-            rows=self.rows, n_features=self.source.shape[1], seed=request.seed, rare=request.rare
-        )  # fmt: skip
+        return population_design(rows=self.rows, n_features=self.source.shape[1], seed=self.request.seed)
 
     @property
     def rules(self) -> Rules:

@@ -99,8 +99,10 @@ class RandomMatrixEstimator:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of RankMe for infinitely many rows, if it has a value."""
-        return None if isinstance(self.rankme, Withheld) else self.rankme.standard_error
+        """Standard error of RankMe for infinitely many rows, whatever the gates of a dump say; None without a value."""
+        has_rows = self._units.whole.row_norms.squares and all(self._of("raw").jackknife.replicate_rows)
+        found = self._measured if has_rows else ""
+        return found.standard_error if isinstance(found, ContourSpread) else None
 
     def spreads(self, table: Mapping[str, Metric], kind: str, n_features: int | None = None) -> dict[str, Spread | str]:
         """Return the spread of every metric of a table, or why it has none; by the jackknife where rows are many."""

@@ -44,6 +44,7 @@ class Sample:
     ) -> None:
         self.design = design
         self.confidence, self.population = runner.request.confidence, runner.request.population
+        self._rare = runner.request.rare
         self.units_read = 0
         self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
         self._reader, self._unit_roundoff = UnitReader(runner, self.plan, design), runner.source.stored.unit_roundoff
@@ -207,7 +208,7 @@ class Sample:
             "effective_rows": self.whole.row_norms.effective_rows,
             "rows_decoded": self.rows_decoded,
             "rare": {
-                "asked": self.design.rare, "not_excluded": self.not_excluded, "confidence": 1.0 - STATED_MISS,
+                "asked": self._rare, "not_excluded": self.not_excluded, "confidence": 1.0 - STATED_MISS,
                 "units": self.units_read,
             },
             "estimator": self._estimator.name,

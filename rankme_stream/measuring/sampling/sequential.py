@@ -213,7 +213,8 @@ def sample_for_population(runner: PassRunner, arithmetic: Arithmetic, progress: 
     design = runner.population_design()
     n_units = design.n_units
     if not design.in_runs:
-        n_units = min(n_units, -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows))
+        wanted = -(-_ROWS_FOR_POPULATION * design.n_features // design.unit_rows)
+        n_units = min(n_units, max(wanted, sample_design.LEAST_UNITS))
         n_units = n_units // sample_design.N_REPLICATES * sample_design.N_REPLICATES
     if n_units < sample_design.N_REPLICATES:
         return None

@@ -24,7 +24,8 @@ POPULATION_ROWS = 20.0  # rows per feature from which on the jackknife judges a 
 FEW_ROWS = 1.5  # rows per feature of a first look that random-matrix theory judges, where there are no more
 _LARGEST_UNIT = 256  # rows
 _POPULATION_UNIT = 16  # least rows of a unit that shows how all rows vary
-_LEAST_UNITS = 8 * N_REPLICATES
+LEAST_UNITS = 8 * N_REPLICATES  # of them
+_ANY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -132,16 +133,17 @@ def draw_design(
     return SampleDesign(start, stop, n_features, unit_rows, seed, rare, rows_per_feature)
 
 
-def population_design(*, rows: tuple[int, int], n_features: int, seed: int, rare: float = 0.01) -> SampleDesign:
+def population_design(*, rows: tuple[int, int], n_features: int, seed: int) -> SampleDesign:
     """Return the design of a sample that shows how much rows vary which are all read, as draws from their population.
 
     Rows that are alike and neighbours, such as copies, say less of the population than as many other rows. Units of
     few rows at random would not show it, because the sample has only one of such rows. So a unit has a power of two of
     rows near D/4, from 16 to 256, as far as there are 128 units. Below 20 rows per feature the sample has every row.
+    No share of rare units has to be found: rare rows are read as well.
     """
     start, stop = rows
     if stop - start < POPULATION_ROWS * n_features:
-        return replace(draw_design(rows=rows, n_features=n_features, seed=seed, rare=rare), in_runs=True)
+        return replace(draw_design(rows=rows, n_features=n_features, seed=seed), in_runs=True)
     by_width = min(_LARGEST_UNIT, max(_POPULATION_UNIT, 1 << (n_features // 4 - 1).bit_length()))
-    by_count = 1 << max(1, (stop - start) // _LEAST_UNITS).bit_length() - 1
-    return SampleDesign(start, stop, n_features, min(by_width, by_count), seed, rare, MANY_ROWS)
+    by_count = 1 << max(1, (stop - start) // LEAST_UNITS).bit_length() - 1
+    return SampleDesign(start, stop, n_features, min(by_width, by_count), seed, _ANY_SHARE, MANY_ROWS)
