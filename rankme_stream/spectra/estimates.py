@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -269,6 +269,22 @@ def estimate_normalized(spectrum: Spectrum) -> dict[str, Estimate]:
 def estimate_presets(spectrum: Spectrum) -> dict[str, Estimate]:
     """Return RankMe in the conventions of other libraries, by preset name."""
     return {name: _estimate(metric, spectrum, {"definition": metric.definition}) for name, metric in PRESETS.items()}
+
+
+def cut_to_possible(estimate: Estimate, metric: Metric, spectrum: Spectrum) -> Estimate:
+    """Return an estimate for other rows than those read, cut to what is possible: the number of equal singular values.
+
+    Where all of the interval lies above, the correction went too far: it then begins at the number of the rows read.
+    """
+    if metric.contour_sum is None or estimate.value is None:
+        return estimate
+    largest = float(metric.compute(np.ones(spectrum.n_features), spectrum))
+    lower, upper = estimate.lower, estimate.upper
+    if estimate.value <= largest and (upper is None or upper <= largest):
+        return estimate
+    if lower is not None and upper is not None:
+        lower, upper = min(lower, largest if lower < largest else float(estimate.details["sample"])), largest
+    return replace(estimate, value=min(estimate.value, largest), lower=lower, upper=upper)
 
 
 def values_of(table: Mapping[str, Metric], spectrum: Spectrum) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.spectra.estimates import Estimate, Metric
+from rankme_stream.spectra.estimates import Estimate, Metric, cut_to_possible
 from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.spectra.spread import Spread
 
@@ -66,12 +66,15 @@ def widened(
     if isinstance(rankme, Withheld):
         return {name: without_value(one, rankme.reason) for name, one in exact.items()}
     spreads, found = estimator.spreads(table, kind, n_features), {}
+    spectrum = estimator.spectrum(kind, n_features)
     for name, one in exact.items():
         spread = spreads[name]
         if one.value is None:
             found[name] = Estimate(None, reason=one.reason, details=one.details)
+        elif isinstance(spread, str):
+            found[name] = without_value(one, spread)
         else:
-            found[name] = without_value(one, spread) if isinstance(spread, str) else widen(spread, one)
+            found[name] = cut_to_possible(widen(spread, one), table[name], spectrum)
     return found
 
 

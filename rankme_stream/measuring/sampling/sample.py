@@ -20,7 +20,7 @@ from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.planning.rare_units import STATED_MISS, share_not_excluded
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.partial_result import PartialResult
-from rankme_stream.spectra.estimates import Estimate, Metric
+from rankme_stream.spectra.estimates import METRICS, Estimate, Metric, cut_to_possible
 from rankme_stream.spectra.spectrum import Spectrum
 from rankme_stream.spectra.spread import Spread
 
@@ -138,7 +138,8 @@ class Sample:
             return without_value(estimate, spread.reason)
         if estimate.value is None:
             return Estimate(None, reason=estimate.reason, details=estimate.details)
-        return spread.widened(self.widening).widen(estimate, self.fraction, self.confidence)
+        widest = spread.widened(self.widening).widen(estimate, self.fraction, self.confidence)
+        return cut_to_possible(widest, METRICS["rankme"], self.spectrum)
 
     def arithmetic_error(self, estimate: Estimate) -> float | None:
         """Return the part of RankMe's half-width due to the arithmetic, directly and through the bias."""

@@ -330,3 +330,15 @@ def test_groups_of_a_population_are_refused_before_every_row_is_read():
     with pytest.raises(LimitError):
         rs.measure(rows, population=True, workers=1, memory_limit=limit, progress=reads.append)
     assert not reads
+
+
+def test_no_number_lies_above_what_is_possible():
+    for seed in range(4):  # corrected values of two equal directions are above 2 in half of the seeds
+        rows = np.random.default_rng(seed).standard_normal((6_000, 2))
+        truth = rs.measure(rows).rankme.value
+        for options in ({"sample": True}, {"population": True}):
+            found = rs.measure(rows, tolerance=0.5, seed=seed, **options)
+            for name in ("effective_rank", "participation_ratio", "variance_effective_rank"):
+                one = found.estimates[name]
+                assert one.lower <= one.value <= one.upper <= 2.0, (seed, options, name)
+            assert found.rankme.lower <= truth <= found.rankme.upper + 1e-5
