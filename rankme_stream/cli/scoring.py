@@ -78,7 +78,7 @@ def _note_unused(options: Mapping[str, Any]) -> None:
     method, reads_part = METHODS.get(options["method"]), options["sample"] or options["population"]
     uses = {
         "seed": reads_part or options["precision"] != "float64" or (method is not None and method.uses_seed),
-        "rare": reads_part,
+        "rare": options["sample"],
         "confidence": reads_part or options["method"] == "row-sketch" or options.get("groups") is not None,
         "oversampling": options["method"] == "rsvd",
     }

@@ -191,11 +191,12 @@ def _sampling_lines(result: Mapping[str, Any], sampling: Mapping[str, Any] | Non
         if sampling["population"]
         else "the error of reading a part, for all rows"
     )
-    decoded = sampling["rows_decoded"] / result["rows_read"]
+    is_part = bool(result["convergence"])  # otherwise a pass read every row
+    decoded = f"; {sampling['rows_decoded'] / result['rows_read']:.1f} rows decoded per row used" if is_part else ""
     lines = [
         f"  They also cover {cause}, with probability {sampling['confidence']:g}: "
         f"{sampling['units_read']:,} of {sampling['units']:,} units of {counted(sampling['unit_rows'], 'row')}, seed "
-        f"{sampling['seed']}; {decoded:.1f} rows decoded per row used.",
+        f"{sampling['seed']}{decoded}.",
     ]
     rankme = result["estimates"]["rankme"]
     if "rare" in sampling and rankme["value"] is not None:
