@@ -151,7 +151,7 @@ def rows_needed(
     Examples
     --------
     >>> needed = rows_needed(np.zeros((400_000, 768), np.float16), tolerance=5e-3)
-    >>> needed.rows["equal"] < needed.rows["k^-1/2"] < needed.rows["k^-1"] < 16_000
+    >>> needed.rows["equal"] <= needed.rows["k^-1/2"] <= needed.rows["k^-1"] < 20_000
     True
     """
     _check_price(price_per_gb)
