@@ -1,9 +1,13 @@
-"""Settings that every test shares: the number of examples that hypothesis draws, and interrupts that arrive."""
+"""Settings that every test shares: examples that hypothesis draws, interrupts that arrive, one thread of BLAS."""
 
 import os
 import signal
 
+import scipy.linalg  # noqa: F401 - loads its BLAS, and numpy's
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+threadpool_limits(1, user_api="blas")  # small matrices of two workers of pytest: more threads wait for one another
 
 settings.register_profile("default", deadline=None, max_examples=30)
 settings.register_profile("thorough", deadline=None, max_examples=300)

@@ -11,7 +11,7 @@ import rankme_stream as rs
 from rankme_stream.errors import LimitError, UsageError
 from rankme_stream.passes.planning.sample_cost import sample_cost
 from rankme_stream.passes.planning.sample_design import draw_design
-from rankme_stream.sources import open_source
+from rankme_stream.sources import ArraySource
 
 D = 64
 
@@ -21,21 +21,19 @@ def shape(n_rows, n_features=D):
     return np.broadcast_to(np.zeros(n_features, np.float32), (n_rows, n_features))
 
 
-class Counting:
+class Counting(ArraySource):
     """Source that counts the rows that are read of it."""
 
     def __init__(self, rows, chunk_rows):
-        self._source, self._chunk_rows, self.n_read = open_source(rows), chunk_rows, 0
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
+        super().__init__(rows)
+        self._chunk_rows, self.n_read = chunk_rows, 0
 
     def bounds(self, start, stop):
         return range(start // self._chunk_rows * self._chunk_rows + self._chunk_rows, stop, self._chunk_rows)
 
     def read(self, start, stop, out=None):
         self.n_read += stop - start
-        return self._source.read(start, stop, out)
+        return super().read(start, stop, out)
 
 
 @pytest.fixture(scope="module")

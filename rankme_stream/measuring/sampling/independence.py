@@ -66,6 +66,11 @@ def independence(whole: HasGram, replicates: Sequence[HasGram], effective_length
 
 def _squared_norm(gram: ScaledGram, trace: float, exponent: int) -> float:
     """Return the squared Frobenius norm of a Gram over a trace, which is that of rows times 2^``exponent``."""
-    scaled = np.ldexp(np.tril(gram.lower) / trace, 2 * (exponent - gram.exponent))
+    scaled = np.tril(gram.lower)
+    own = math.fsum(np.diagonal(scaled).tolist())
+    if own == 0.0:
+        return 0.0
+    scaled /= own  # so that no square leaves the range of float64
     diagonal = np.diagonal(scaled)
-    return float(2.0 * np.vdot(scaled, scaled) - np.vdot(diagonal, diagonal))
+    squared = float(2.0 * np.vdot(scaled, scaled) - np.vdot(diagonal, diagonal))
+    return squared * math.ldexp(own / trace, 2 * (exponent - gram.exponent)) ** 2
