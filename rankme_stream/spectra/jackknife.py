@@ -68,17 +68,7 @@ class JackknifeSpread:
         )
 
     def widen(self, estimate: Estimate, fraction: float, confidence: float) -> Estimate:
-        """Return the estimate for all rows: bias corrected to second order, interval widened to match.
-
-        Parameters
-        ----------
-        estimate
-            Value of the rows read, with the interval of the arithmetic.
-        fraction
-            Share of the rows that was read; 0 for infinitely many.
-        confidence
-            Confidence of the sampling part; that of the result is less by what the arithmetic's interval lacks to 1.
-        """
+        """Return the estimate for all rows (``Spread.widen``): bias corrected to second order, interval to match."""
         if estimate.value is None:
             return replace(estimate, lower=None, upper=None, confidence=None, covers=())
         spread, ends = self.for_all_rows(fraction), None

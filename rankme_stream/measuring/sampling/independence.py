@@ -1,4 +1,4 @@
-"""Number of independent rows that the rows of a sample count as, from the Gram matrices of its replicates."""
+"""How many independent rows the rows of a sample count as, from how the Gram matrices of its replicates differ."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from rankme_stream.numerics.dtypes import FloatArray
 
-from rankme_stream.accumulators.accumulator import HasGram, ScaledGram
-
-_ROUNDING = 1e-12  # of |G|^2; a noise below it is none
+_ROUNDING = 1e-11  # of |G|^2; a noise below it is none
 
 
 @dataclass(frozen=True)
@@ -37,40 +35,30 @@ class Independence:
     independent_rows: float
 
 
-def independence(whole: HasGram, replicates: Sequence[HasGram], effective_lengths: float) -> Independence:
+def independence(
+    values: FloatArray, without: Sequence[FloatArray], rows_of: Sequence[int], effective_lengths: float
+) -> Independence:
     """Return how far rows are independent.
+
+    Since sum <G, G_a> = |G|^2, sum |G_a|^2 = sum |G - G_a|^2 - (B - 2) |G|^2: the singular values that the jackknife
+    has anyway are enough.
 
     Parameters
     ----------
-    whole, replicates
-        Accumulator of all rows, not all of them zero, and of each replicate.
+    values
+        Singular values of all rows, descending, not all of them zero.
+    without, rows_of
+        Singular values of the rows without each of B replicates, and the rows of each replicate.
     effective_lengths
         (sum |z|^2)^2 / sum |z|^4 over all rows (`RowNorms.effective_rows`).
-
-    Notes
-    -----
-    One pass over each Gram; by QR, 2 D^3 flops each.
     """
-    n_rows = whole.n_rows
-    gram = whole.scaled_gram(centered=False)
-    trace = math.fsum(np.diagonal(gram.lower).tolist())
-    squared = _squared_norm(gram, trace, gram.exponent)
-    parts = math.fsum(_squared_norm(one.scaled_gram(centered=False), trace, gram.exponent) for one in replicates)
-    pairs = 1.0 - math.fsum((one.n_rows / n_rows) ** 2 for one in replicates)
+    largest, n_rows = float(values[0]), math.fsum(rows_of)
+    energy = math.fsum(((values / largest) ** 2).tolist())  # tr G, in units of the largest squared value
+    squared, *others = (math.fsum(((one / largest) ** 4).tolist()) / energy**2 for one in (values, *without))
+    parts = math.fsum(others) - (len(others) - 2) * squared
+    pairs = 1.0 - math.fsum((rows / n_rows) ** 2 for rows in rows_of)
     between = (squared - parts) / pairs  # all in units of (tr G)^2
     noise, of_lengths = squared - between, 1.0 / effective_lengths - between / n_rows
     if noise <= _ROUNDING * squared:
         return Independence(math.inf, n_rows)
-    return Independence(1.0 / noise, min(float(n_rows), n_rows * of_lengths / noise))
-
-
-def _squared_norm(gram: ScaledGram, trace: float, exponent: int) -> float:
-    """Return the squared Frobenius norm of a Gram over a trace, which is that of rows times 2^``exponent``."""
-    scaled = np.tril(gram.lower)
-    own = math.fsum(np.diagonal(scaled).tolist())
-    if own == 0.0:
-        return 0.0
-    scaled /= own  # so that no square leaves the range of float64
-    diagonal = np.diagonal(scaled)
-    squared = float(2.0 * np.vdot(scaled, scaled) - np.vdot(diagonal, diagonal))
-    return squared * math.ldexp(own / trace, 2 * (exponent - gram.exponent)) ** 2
+    return Independence(1.0 / noise, min(n_rows, n_rows * of_lengths / noise))

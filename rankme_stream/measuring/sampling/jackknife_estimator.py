@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rankme_stream.errors import SpectrumError
 from rankme_stream.measuring.sampling import gates
 from rankme_stream.measuring.sampling.gates import Withheld
-from rankme_stream.measuring.sampling.replicates import Jackknife, MeasuredSpread
+from rankme_stream.measuring.sampling.replicates import MeasuredSpread
 from rankme_stream.measuring.sampling.units_read import UnitsRead
 from rankme_stream.spectra.estimates import Metric
 from rankme_stream.spectra.jackknife import JackknifeSpread, largest_deviation
@@ -27,33 +27,18 @@ class JackknifeEstimator:
     ----------
     units
         What was read.
-    workers
-        Threads for the eigensolves.
-    unit_roundoff
-        Unit roundoff of the stored type.
     most_rows
         Most rows that a sample would take: half of all, or infinitely many of a population.
     """
 
     name: Literal["jackknife"] = "jackknife"
 
-    def __init__(self, units: UnitsRead, workers: int, unit_roundoff: float, most_rows: float) -> None:
+    def __init__(self, units: UnitsRead, most_rows: float) -> None:
         self._units, self._most_rows = units, most_rows
-        self._workers, self._unit_roundoff = workers, unit_roundoff
-        self._jackknives: dict[str, Jackknife] = {}
-
-    def _jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
-        if kind in self._jackknives and n_features is None:
-            return self._jackknives[kind]
-        replicates, whole = self._units.accumulators(kind, n_features)
-        jackknife = Jackknife(replicates, whole, self._workers, unit_roundoff=self._unit_roundoff)
-        if n_features is None:
-            self._jackknives[kind] = jackknife
-        return jackknife
 
     def spectrum(self, kind: str, n_features: int | None = None) -> Spectrum:
         """Return the spectrum of the rows read."""
-        return self._jackknife(kind, n_features).spectrum
+        return self._units.jackknife(kind, n_features).spectrum
 
     @cached_property
     def rankme(self) -> Spread | Withheld:
@@ -69,7 +54,7 @@ class JackknifeEstimator:
         units = self._units
         yield gates.only_zeros(units)
         yield gates.uneven_rows(units, self._most_rows)
-        yield gates.empty_replicate(self._jackknife("raw").replicate_rows)
+        yield gates.empty_replicate(self._units.jackknife("raw").replicate_rows)
         yield gates.uneven_replicates(units)
         yield gates.coarse_arithmetic(self.spectrum("raw").raw.values[0])
         yield gates.heavy_tail(units.tail, self._most_rows)
@@ -80,7 +65,7 @@ class JackknifeEstimator:
     @cached_property
     def _measured(self) -> MeasuredSpread | None:
         """RankMe of the rows read with its spread; None where it has none without some replicate."""
-        jackknife = self._jackknife("raw")
+        jackknife = self._units.jackknife("raw")
         if not self._units.whole.row_norms.squares or not all(jackknife.replicate_rows):
             return None
         with suppress(SpectrumError):  # all energy lies in one replicate, or is lost to the arithmetic
@@ -94,7 +79,7 @@ class JackknifeEstimator:
 
     def spreads(self, table: Mapping[str, Metric], kind: str, n_features: int | None = None) -> dict[str, Spread | str]:
         """Return the spread of every metric of a table, or why it has none."""
-        jackknife = self._jackknife(kind, n_features)
+        jackknife = self._units.jackknife(kind, n_features)
         empty = gates.empty_replicate(jackknife.replicate_rows)
         if empty is not None:
             return dict.fromkeys(table, empty.reason)

@@ -36,27 +36,21 @@ class RandomMatrixEstimator:
         What was read.
     kept
         Rows kept of it.
-    workers
-        Threads for the eigensolves.
-    unit_roundoff
-        Unit roundoff of the stored type.
     most_rows
         Most rows that a sample takes: half of all, or infinitely many of a population.
     """
 
     name: Literal["random-matrix"] = "random-matrix"
 
-    def __init__(self, units: UnitsRead, kept: KeptRows, workers: int, unit_roundoff: float, most_rows: float) -> None:
+    def __init__(self, units: UnitsRead, kept: KeptRows, most_rows: float) -> None:
         self._units, self._kept, self._most_rows = units, kept, most_rows
-        self._workers, self._unit_roundoff = workers, unit_roundoff
         self._kinds: dict[str, _RowsOfKind] = {}
 
     def _of(self, kind: str, n_features: int | None = None) -> _RowsOfKind:
         if kind in self._kinds and n_features is None:
             return self._kinds[kind]
-        parts, whole = self._units.accumulators(kind, n_features)
-        jackknife = Jackknife(parts, whole, self._workers, unit_roundoff=self._unit_roundoff)
-        kept = _kept_of(self._kept, kind, whole.n_features)
+        jackknife = self._units.jackknife(kind, n_features)
+        kept = _kept_of(self._kept, kind, jackknife.whole.n_features)
         found = _RowsOfKind(jackknife, kept, self._units)
         if n_features is None:
             self._kinds[kind] = found
@@ -107,7 +101,7 @@ class RandomMatrixEstimator:
     def spreads(self, table: Mapping[str, Metric], kind: str, n_features: int | None = None) -> dict[str, Spread | str]:
         """Return the spread of every metric of a table, or why it has none; by the jackknife where rows are many."""
         if n_features is not None and self._are_many(n_features):
-            jackknife = JackknifeEstimator(self._units, self._workers, self._unit_roundoff, self._most_rows)
+            jackknife = JackknifeEstimator(self._units, self._most_rows)
             return jackknife.spreads(table, kind, n_features)
         rows = self._of(kind, n_features)
         empty = gates.empty_replicate(rows.jackknife.replicate_rows)

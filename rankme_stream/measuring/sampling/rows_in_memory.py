@@ -92,10 +92,10 @@ class RowsInMemory:
 
     def estimator(self, workers: int, unit_roundoff: float) -> LookEstimator:
         """Return the estimator of the population, which solves on some threads; roundoff of the type of the rows."""
-        units = UnitsRead(self.replicates)
+        units = UnitsRead(self.replicates, workers, unit_roundoff)
         if self.n_rows >= POPULATION_ROWS * self.n_features:
-            return JackknifeEstimator(units, workers, unit_roundoff, math.inf)
-        return RandomMatrixEstimator(units, self.kept, workers, unit_roundoff, math.inf)
+            return JackknifeEstimator(units, math.inf)
+        return RandomMatrixEstimator(units, self.kept, math.inf)
 
 
 def _partial(rows: FloatArray, unit_rows: int, accumulator: Accumulator) -> PartialResult:

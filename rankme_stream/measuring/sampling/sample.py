@@ -48,17 +48,21 @@ class Sample:
         self.units_read = 0
         self.plan: Plan = runner.with_probes(runner.plan_sample(arithmetic, design, held_bytes=held_bytes))
         self._reader, self._unit_roundoff = UnitReader(runner, self.plan, design), runner.source.stored.unit_roundoff
-        self._units = UnitsRead(self._reader.replicates)
+        self._units = self._new_units()
         self._estimator = self._new_estimator()
         self._before: tuple[int, float] | None = None  # rows of the look before, and their standard error
+
+    def _new_units(self) -> UnitsRead:
+        """Return the units read so far, of which nothing is computed yet."""
+        return UnitsRead(self._reader.replicates, self.plan.workers, self._unit_roundoff)
 
     def _new_estimator(self) -> LookEstimator:
         """Return the estimator for the rows read, which has computed nothing yet."""
         most_rows = math.inf if self.population else self.design.n_rows / 2
-        kept, workers = self.kept_rows(), self.plan.workers
+        kept = self.kept_rows()
         if kept is None or (self._has_many_rows and not self.population):
-            return JackknifeEstimator(self._units, workers, self._unit_roundoff, most_rows)
-        return RandomMatrixEstimator(self._units, kept, workers, self._unit_roundoff, most_rows)
+            return JackknifeEstimator(self._units, most_rows)
+        return RandomMatrixEstimator(self._units, kept, most_rows)
 
     @property
     def _has_many_rows(self) -> bool:
@@ -114,7 +118,7 @@ class Sample:
         self._before = None if error is None else (self._units.n_rows, error)
         self._reader.read(self.units_read, n_units, progress)
         self.units_read = n_units
-        self._units = UnitsRead(self._reader.replicates)
+        self._units = self._new_units()
         self._estimator = self._new_estimator()
 
     def kept_rows(self) -> KeptRows | None:

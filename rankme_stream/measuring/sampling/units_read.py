@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import cast
 
-from rankme_stream.accumulators.accumulator import Accumulator, HasGram
+from rankme_stream.accumulators.accumulator import Accumulator
 from rankme_stream.measuring.sampling.independence import Independence, independence
-from rankme_stream.measuring.sampling.replicates import merged
+from rankme_stream.measuring.sampling.replicates import Jackknife, merged
 from rankme_stream.passes.state.partial_result import PartialResult
 from rankme_stream.spectra.tail_index import TailIndex, hill
 
@@ -21,10 +20,16 @@ class UnitsRead:
     ----------
     replicates
         Partial result of each replicate, by its number.
+    workers
+        Threads for the eigensolves.
+    unit_roundoff
+        Unit roundoff of the stored type.
     """
 
-    def __init__(self, replicates: Mapping[int, PartialResult]) -> None:
+    def __init__(self, replicates: Mapping[int, PartialResult], workers: int, unit_roundoff: float) -> None:
         self.replicates = [replicates[number] for number in sorted(replicates)]
+        self._workers, self._unit_roundoff = workers, unit_roundoff
+        self._jackknives: dict[str, Jackknife] = {}
 
     @cached_property
     def whole(self) -> PartialResult:
@@ -41,10 +46,16 @@ class UnitsRead:
         """Width D of the rows."""
         return self.whole.accumulators["raw"].n_features
 
-    def accumulators(self, kind: str, n_features: int | None = None) -> tuple[list[Accumulator], Accumulator]:
-        """Return the accumulators of the replicates and of all rows: of ``raw`` or ``unit`` rows, or of a prefix."""
+    def jackknife(self, kind: str, n_features: int | None = None) -> Jackknife:
+        """Return the jackknife of ``raw`` or ``unit`` rows, the same at every call, or of their first features."""
+        if kind in self._jackknives and n_features is None:
+            return self._jackknives[kind]
         parts = [_accumulator(one, kind, n_features) for one in self.replicates]
-        return parts, _accumulator(self.whole, kind, n_features)
+        whole = _accumulator(self.whole, kind, n_features)
+        found = Jackknife(parts, whole, self._workers, unit_roundoff=self._unit_roundoff)
+        if n_features is None:
+            self._jackknives[kind] = found
+        return found
 
     @cached_property
     def effective_replicates(self) -> float:
@@ -57,8 +68,11 @@ class UnitsRead:
     @cached_property
     def independence(self) -> Independence:
         """How far the rows of a unit are alike; not all rows are zero."""
-        parts, whole = self.accumulators("raw")
-        return independence(cast(HasGram, whole), cast(list[HasGram], parts), self.whole.row_norms.effective_rows)
+        jackknife = self.jackknife("raw")
+        return independence(
+            jackknife.spectrum.raw.values, jackknife.values_without(centered=False), jackknife.replicate_rows,
+            self.whole.row_norms.effective_rows,
+        )  # fmt: skip
 
     @cached_property
     def tail(self) -> TailIndex:

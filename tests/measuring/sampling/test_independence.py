@@ -8,8 +8,9 @@ import pytest
 from rankme_stream.accumulators.gram import GramAccumulator
 from rankme_stream.accumulators.tsqr import TsqrAccumulator
 from rankme_stream.measuring.sampling.independence import independence
-from rankme_stream.measuring.sampling.replicates import merged
+from rankme_stream.measuring.sampling.replicates import Jackknife, merged
 from rankme_stream.numerics import blas_threads
+from rankme_stream.numerics.rounding import U
 from rankme_stream.testing import with_ones
 
 D, GROUPS = 48, 16
@@ -29,7 +30,11 @@ def measured(parts, kind=GramAccumulator):
         accumulators[-1].update(with_ones(part), 0)
     rows = np.concatenate(parts)
     lengths = ((rows / np.abs(rows).max()) ** 2).sum(axis=1)
-    return independence(merged(accumulators), accumulators, float(lengths.sum() ** 2 / (lengths**2).sum()))
+    jackknife = Jackknife(accumulators, merged(accumulators), 1, unit_roundoff=U)
+    return independence(
+        jackknife.spectrum.raw.values, jackknife.values_without(centered=False), jackknife.replicate_rows,
+        float(lengths.sum() ** 2 / (lengths**2).sum()),
+    )  # fmt: skip
 
 
 def drawn(seed: int, n_rows: int = 20) -> list[np.ndarray]:
