@@ -64,7 +64,7 @@ class Attempts:
 
     def __init__(self, uri: str, *, is_remote: bool = True, takes_turns: bool = False) -> None:
         self.uri, self._is_remote, self._takes_turns = uri, is_remote, takes_turns
-        self._seconds = request_seconds()
+        request_seconds()  # refuses a number of seconds that is none before anything is requested
         self._has_answered = False
 
     async def ask(self, key: str, request: Callable[[], Coroutine[Any, Any, T]], *, is_bounded: bool = True) -> T:
@@ -79,7 +79,7 @@ class Attempts:
         OSError, MemoryError
             As they are, where requests are not tried again: callers know what a file is.
         """
-        began, n_attempts = time.monotonic(), 0
+        self._seconds, began, n_attempts = request_seconds(), time.monotonic(), 0
         longest_s = self._seconds * _LONGEST_ATTEMPT
         is_bounded = is_bounded and not self._takes_turns
         while True:
