@@ -15,6 +15,7 @@ import fsspec.config
 import numpy as np
 import pytest
 import zarr
+from fsspec.implementations.cached import SimpleCacheFileSystem
 from fsspec.registry import _registry
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
@@ -391,6 +392,7 @@ def test_an_unknown_store_is_tried_again_and_its_faults_are_no_damage(root, monk
 
 
 def chained(server: ObjectServer, name: str) -> rs.Source:
+    SimpleCacheFileSystem.clear_instance_cache()  # with what an earlier test left in it
     return rs.open_source(f"simplecache::{uri(server, 'http', name)}")
 
 
