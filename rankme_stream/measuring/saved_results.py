@@ -15,7 +15,7 @@ from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.document import parse_results
 from rankme_stream.sources import open_source
 from rankme_stream.sources.address import split_address
-from rankme_stream.sources.regular_file import reason, regular_file
+from rankme_stream.sources.stores.regular_file import reason, regular_file
 
 
 def read_results(file: str) -> State | list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.address import split_address
-from rankme_stream.sources.regular_file import reason, regular_file
+from rankme_stream.sources.stores.regular_file import reason, regular_file
 
 _REQUIRED = ("source", "score")
 _OPTIONAL = ("sweep", "hyperparameter")

@@ -1,8 +1,6 @@
 """Sources of rows and labels: zarr arrays, ``.npy`` files, arrays in memory, streams of blocks."""
 
-from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import ArrayOptions, Opening
-from rankme_stream.sources.block_stream import BlockStream, Window
 from rankme_stream.sources.concat import (
     ConcatSource,
     JoinedBounds,
@@ -12,11 +10,13 @@ from rankme_stream.sources.concat import (
     row_place,
 )
 from rankme_stream.sources.content import content_digest, row_digest, row_digests
-from rankme_stream.sources.file_pattern import matching_files, natural_key
-from rankme_stream.sources.gathered_rows import GatheredRows
-from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.dense.npy import NpySource
+from rankme_stream.sources.memory.array import ArraySource
+from rankme_stream.sources.memory.block_stream import BlockStream, Window
+from rankme_stream.sources.memory.gathered_rows import GatheredRows
 from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.stores.file_pattern import matching_files, natural_key
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [

@@ -13,8 +13,8 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.concat import Part
-from rankme_stream.sources.file_pattern import matching_files
-from rankme_stream.sources.npy import NpyFile
+from rankme_stream.sources.dense.npy import NpyFile
+from rankme_stream.sources.stores.file_pattern import matching_files
 from rankme_stream.sources.zarr import check_length, is_zarr_node, matching_arrays, open_zarr_labels
 
 _NONE_TYPES = ("NAType", "NaTType")  # of pandas, which is not imported for them

@@ -10,14 +10,14 @@ from typing import Any, TypeGuard
 
 from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
-from rankme_stream.sources.array import ArraySource
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening, checked_options
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
-from rankme_stream.sources.file_pattern import matching_files
-from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.dense.npy import NpySource
+from rankme_stream.sources.memory.array import ArraySource
 from rankme_stream.sources.scaled_rows import ScaledRows
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.stores.file_pattern import matching_files
 from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
 

@@ -20,7 +20,7 @@ from rankme_stream.numerics.devices.host import HOST, cross_product
 from rankme_stream.numerics.devices.known_products import check_factor, check_products, check_slabs
 from rankme_stream.numerics.dtypes import named_type
 from rankme_stream.passes.loop import card_run
-from rankme_stream.sources.npy import NpySource
+from rankme_stream.sources.dense.npy import NpySource
 from tests.dumps import rows_like, same_bits
 from tests.toy_device import TOY, TYPES
 

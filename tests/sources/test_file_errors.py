@@ -10,7 +10,7 @@ import pytest
 
 from rankme_stream.errors import SourceError, SourceNotFoundError, SourcePermissionError, StorageError
 from rankme_stream.sources import NpySource, ZarrSource
-from rankme_stream.sources.file_errors import file_error
+from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.zarr import source as zarr_source
 from tests.dumps import rows_like, store
 

@@ -34,7 +34,7 @@ from rankme_stream.errors import (
 )
 from rankme_stream.sources import ZarrSource
 from rankme_stream.sources.labels import open_labels
-from rankme_stream.sources.zarr.stores.attempts import SECONDS
+from rankme_stream.sources.stores.attempts import SECONDS
 from tests.dumps import rows_like, same_bits, store
 
 SECONDS_A_REQUEST = 0.4  # where a fault stays

@@ -18,7 +18,7 @@ from rankme_stream.passes.state import state_file
 from rankme_stream.results.downstream_scores import read_scores
 from rankme_stream.sources import open_source
 from rankme_stream.sources.labels import open_labels
-from rankme_stream.sources.regular_file import check_replaceable, open_regular
+from rankme_stream.sources.stores.regular_file import check_replaceable, open_regular
 
 ROWS = np.random.default_rng(0).standard_normal((60, 4))
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from rankme_stream.sources.zarr.stores.remote_faults import AnswerError, Kind, fault_of
+from rankme_stream.sources.stores.remote_faults import AnswerError, Kind, fault_of
 
 
 class ClientError(Exception):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
-from rankme_stream.sources.zarr.stores.remote_faults import AnswerError, Kind
-from rankme_stream.sources.zarr.stores.remote_requests import Answer, get_by_http
+from rankme_stream.sources.stores.remote_faults import AnswerError, Kind
+from rankme_stream.sources.stores.remote_requests import Answer, get_by_http
 
 BODY = bytes(range(100))
 SHA = base64.b64encode(hashlib.sha256(BODY).digest()).decode()

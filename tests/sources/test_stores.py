@@ -33,8 +33,8 @@ from rankme_stream.errors import (
     SourceNotFoundError,
 )
 from rankme_stream.sources.address import split_address
-from rankme_stream.sources.zarr.stores.attempts import SECONDS
-from rankme_stream.sources.zarr.stores.turns import needs_turns
+from rankme_stream.sources.stores.attempts import SECONDS
+from rankme_stream.sources.stores.turns import needs_turns
 from tests.dumps import rows_like, same_bits
 
 ROWS = rows_like(600, 16)

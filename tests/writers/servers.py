@@ -21,7 +21,7 @@ from zarr.storage import ObjectStore
 
 import rankme_stream as rs
 from benchmarks.resilience.object_server import ObjectServer
-from rankme_stream.sources.zarr.stores.attempts import SECONDS
+from rankme_stream.sources.stores.attempts import SECONDS
 from tests.writers.frame import CHUNK, N_FEATURES, check, rows_of
 
 ROWS = rows_of()

@@ -20,7 +20,7 @@ import numpy as np
 from rankme_stream.errors import OutputError, StateError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.state import typed_json
-from rankme_stream.sources.regular_file import check_replaceable, reason, regular_file
+from rankme_stream.sources.stores.regular_file import check_replaceable, reason, regular_file
 
 MAGIC = b"rankme-state\n"  # first bytes of a file
 VERSION = 2

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.address import split_address
-from rankme_stream.sources.file_pattern import is_pattern, natural_key
+from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key
+from rankme_stream.sources.stores.remote_faults import in_one_line
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate
-from rankme_stream.sources.zarr.stores.remote_faults import in_one_line
 from rankme_stream.sources.zarr.whats_there import store_content
 
 _NAMED = 8

@@ -19,15 +19,15 @@ from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from rankme_stream.errors import CorruptChunkError, RankMeError, SourceError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.file_errors import file_error, is_storage_fault
-from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.stores.descriptions import stamp_of
+from rankme_stream.sources.stores.file_errors import file_error, is_storage_fault
+from rankme_stream.sources.stores.guarded_store import GuardedStore
+from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.zarr.float_types import is_document, shown
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.grids.folder_scan import is_sparse
 from rankme_stream.sources.zarr.grids.grid_metadata import with_regular_grid
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
-from rankme_stream.sources.zarr.stores.descriptions import stamp_of
-from rankme_stream.sources.zarr.stores.guarded_store import GuardedStore
 
 _LONGEST_DOCUMENT = 2**26  # bytes of metadata
 _STAT_ONE_BY_ONE = 1000  # chunks; for more, a listing takes fewer requests: a thousand names each

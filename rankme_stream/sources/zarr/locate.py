@@ -17,16 +17,16 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from rankme_stream.errors import RankMeError, SourceError, SourceFormatError, SourceNotFoundError, argument
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.file_errors import file_error, is_storage_fault
-from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.stores.descriptions import is_icechunk, version_of
+from rankme_stream.sources.stores.file_errors import file_error, is_storage_fault
+from rankme_stream.sources.stores.joined_archives import bytes_before_archive
+from rankme_stream.sources.stores.regular_file import regular_file
+from rankme_stream.sources.stores.remote_faults import in_one_line, without_secrets
+from rankme_stream.sources.stores.store_urls import open_url
+from rankme_stream.sources.stores.zip_contents import arrays_inside, is_cut_zip
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
 from rankme_stream.sources.zarr.codecs.unpack import BYTES_CODECS
-from rankme_stream.sources.zarr.stores.descriptions import is_icechunk, version_of
-from rankme_stream.sources.zarr.stores.joined_archives import bytes_before_archive
-from rankme_stream.sources.zarr.stores.remote_faults import in_one_line, without_secrets
-from rankme_stream.sources.zarr.stores.store_urls import open_url
-from rankme_stream.sources.zarr.stores.zip_contents import arrays_inside, is_cut_zip
 from rankme_stream.sources.zarr.whats_there import file_content, group_content, store_content
 
 METADATA_ERRORS = (

@@ -19,8 +19,8 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
-from rankme_stream.sources.file_errors import file_error
 from rankme_stream.sources.stored_sizes import StoredSizes
+from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader

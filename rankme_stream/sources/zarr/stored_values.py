@@ -21,10 +21,10 @@ from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourcePermissionError
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.regular_file import open_sized
+from rankme_stream.sources.stores.regular_file import open_sized
+from rankme_stream.sources.stores.remote_faults import ForeignError, in_one_line
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
-from rankme_stream.sources.zarr.stores.remote_faults import ForeignError, in_one_line
 
 READ_ERRORS = (
     RuntimeError,

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from rankme_stream.errors import RankMeError
-from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
 _BEGINNING = 2**16  # bytes of a file that are looked at

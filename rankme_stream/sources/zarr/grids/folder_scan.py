@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.regular_file import regular_file
+from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.grids.shard_index import ShardIndex

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rankme_stream.errors import SourceFormatError
+from rankme_stream.sources.stores.remote_faults import in_one_line
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
-from rankme_stream.sources.zarr.stores.remote_faults import in_one_line
 
 _MOST_LEVELS = 16
 

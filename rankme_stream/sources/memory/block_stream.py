@@ -11,7 +11,7 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.device import Adopted
-from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.memory.array import ArraySource
 from rankme_stream.sources.source import Source
 
 

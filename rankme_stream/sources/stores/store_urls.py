@@ -10,8 +10,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from rankme_stream.errors import SourceFormatError
-from rankme_stream.sources.zarr.stores.attempts import Attempts, request_seconds
-from rankme_stream.sources.zarr.stores.remote_faults import without_secrets
+from rankme_stream.sources.stores.attempts import Attempts, request_seconds
+from rankme_stream.sources.stores.remote_faults import without_secrets
 
 _SCHEME = re.compile(r"(?:^|::)([A-Za-z][\w+.-]*)(?=://|::)")
 _HTTP, _S3 = ("http", "https"), ("s3", "s3a")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
-from rankme_stream.sources.zarr.stores.remote_faults import AnswerError, Kind
+from rankme_stream.sources.stores.remote_faults import AnswerError, Kind
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _DIGESTS = {"md5": hashlib.md5, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}

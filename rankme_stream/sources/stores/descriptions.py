@@ -11,7 +11,7 @@ from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
-from rankme_stream.sources.zarr.stores.remote_faults import Kind, fault_of
+from rankme_stream.sources.stores.remote_faults import Kind, fault_of
 
 Description = Mapping[str, Any]  # by the names that file systems of fsspec use; empty where only presence is known
 _FIRST_BYTE = RangeByteRequest(0, 1)

@@ -15,8 +15,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
 from rankme_stream.errors import SourceChangedError, SourcePermissionError, StorageError
-from rankme_stream.sources.zarr.stores.attempts import Attempts
-from rankme_stream.sources.zarr.stores.descriptions import (
+from rankme_stream.sources.stores.attempts import Attempts
+from rankme_stream.sources.stores.descriptions import (
     Description,
     Descriptions,
     FsspecDescriptions,
@@ -25,9 +25,9 @@ from rankme_stream.sources.zarr.stores.descriptions import (
     is_local,
     version_of,
 )
-from rankme_stream.sources.zarr.stores.remote_faults import AnswerError
-from rankme_stream.sources.zarr.stores.remote_requests import Answer, get_by_http, get_by_s3
-from rankme_stream.sources.zarr.stores.turns import needs_turns
+from rankme_stream.sources.stores.remote_faults import AnswerError
+from rankme_stream.sources.stores.remote_requests import Answer, get_by_http, get_by_s3
+from rankme_stream.sources.stores.turns import needs_turns
 
 _EXIT_S = 2.0  # for requests that are cancelled when the process exits
 _VERSIONS = 1024  # objects whose version is remembered

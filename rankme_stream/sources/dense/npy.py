@@ -17,8 +17,8 @@ from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNot
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.features_axis import axis_of_features, reshaped
-from rankme_stream.sources.file_errors import file_error, is_storage_fault
-from rankme_stream.sources.regular_file import open_regular, reason
+from rankme_stream.sources.stores.file_errors import file_error, is_storage_fault
+from rankme_stream.sources.stores.regular_file import open_regular, reason
 from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
 
 _FORTRAN_BUFFER_BYTES = 8 * 2**20

@@ -9,7 +9,7 @@ from typing import Any
 from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.sources.array import ArraySource
+from rankme_stream.sources.memory.array import ArraySource
 from rankme_stream.sources.source import Source
 
 

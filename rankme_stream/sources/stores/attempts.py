@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from rankme_stream.errors import RankMeError, SourceError, SourcePermissionError, StorageError, UsageError
-from rankme_stream.sources.zarr.stores.remote_faults import Fault, Kind, fault_of
-from rankme_stream.sources.zarr.stores.turns import turn
+from rankme_stream.sources.stores.remote_faults import Fault, Kind, fault_of
+from rankme_stream.sources.stores.turns import turn
 
 T = TypeVar("T")
 SECONDS = "RANKME_REQUEST_SECONDS"

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
 
-from rankme_stream.sources.file_errors import is_storage_fault
+from rankme_stream.sources.stores.file_errors import is_storage_fault
 
 
 class Kind(Enum):

@@ -1,1 +1,0 @@
-"""Stores of other libraries: requests, their faults, and what a store says of its objects."""
