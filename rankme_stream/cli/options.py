@@ -217,7 +217,7 @@ nonfinite_option = click.option(
     "--nonfinite", type=click.Choice(["error", "skip"]), default="error", show_default=True,
     help="Rows with NaN, infinity or no data: refuse them, or leave them out and count them.",
 )  # fmt: skip
-ARRAY_OPTIONS = ("path", "features_axis", "dtype", "nodata", "scales", "decode")
+ARRAY_OPTIONS = ("path", "features_axis", "dtype", "nodata", "scales", "decode", "width", "offset")
 array_options = _add(
     [
         click.option("--path", metavar="PATH", help="Path of the array in its store, as after '::'."),
@@ -232,6 +232,10 @@ array_options = _add(
         click.option("--decode", metavar="RULE",
                      help="How codes become values: linear, power:P:DIVISOR, which is sign(v) (|v|/DIVISOR)^P, "
                           "bits, or bits:D for D features."),
+        click.option("--width", type=click.IntRange(1), metavar="D",
+                     help="Number of features of a file of bare numbers, which does not say it; needs --dtype."),
+        click.option("--offset", type=click.IntRange(0), metavar="BYTES",
+                     help="Number of bytes before the first row of such a file."),
     ]
 )  # fmt: skip
 zeros_option = click.option(

@@ -30,6 +30,10 @@ class ArrayOptions:
         of an array in the store of the rows.
     decode
         Rule of decoding: ``linear``, ``power:P:DIVISOR``, ``bits``, or ``bits:D`` where the last byte is filled up.
+    width
+        Number of features of a file that does not say it: numbers one row after another, without a header.
+    offset
+        Number of bytes before the first row of such a file; 0 where it is None.
     """
 
     path: str | None = None
@@ -38,6 +42,8 @@ class ArrayOptions:
     nodata: float | str | None = None
     scales: str | None = None
     decode: str | None = None
+    width: int | None = None
+    offset: int | None = None
 
     @property
     def names_scales_elsewhere(self) -> bool:
@@ -72,6 +78,10 @@ def checked_options(options: Mapping[str, Any]) -> ArrayOptions:
                 f"{argument(name)} is a {type(value).__name__} and must be the path of an array in the store"
                 + (", STORE::PATH, or a .npy file" if name == "scales" else "")
             )
+    for name, least in (("width", 1), ("offset", 0)):
+        value = named.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63):
+            raise UsageError(f"{argument(name)} is {value!r} and must be an integer of at least {least}")
     return ArrayOptions(**named).absolute()
 
 

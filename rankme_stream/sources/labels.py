@@ -13,8 +13,9 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.concat import Part
-from rankme_stream.sources.dense.npy import NpyFile
+from rankme_stream.sources.dense.npy import npy_layout
 from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.zarr import check_length, is_zarr_node, matching_arrays, open_zarr_labels
 
 _NONE_TYPES = ("NAType", "NaTType")  # of pandas, which is not imported for them
@@ -46,19 +47,21 @@ class NpyLabels:
     names = None
 
     def __init__(self, path: str) -> None:
-        self._file = NpyFile(path)
-        self.uri = self._file.uri
-        if len(self._file.shape) != 1:
-            raise SourceFormatError(_not_one_dimension(self.uri, self._file.shape))
-        if self._file.dtype.kind == "U":
-            check_length(self._file.dtype.itemsize // 4, self.uri)
-        self.n_rows = self._file.shape[0]
+        self._file = stored_file(path)
+        self._layout, self.uri = npy_layout(self._file), self._file.uri
+        dtype = self._layout.dtype
+        if len(self._layout.shape) != 1:
+            raise SourceFormatError(_not_one_dimension(self.uri, self._layout.axes))
+        if dtype.kind == "U":
+            check_length(dtype.itemsize // 4, self.uri)
+        self.n_rows = self._layout.shape[0]
 
     def read(self, start: int, stop: int) -> Array:
         """Return the labels of rows ``[start, stop)``."""
-        labels = np.empty(stop - start, self._file.dtype)
-        with self._file.opened() as descriptor:
-            self._file.fill(descriptor, labels, start * labels.itemsize, (start, stop))
+        labels = np.empty(stop - start, self._layout.dtype)
+        with self._file.opened() as file:
+            offset = self._layout.offset + start * labels.itemsize
+            file.read_into(labels, offset, f"rows {start:,}-{stop:,}")
         return labels
 
 

@@ -6,18 +6,20 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
+from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening, checked_options
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
-from rankme_stream.sources.dense.npy import NpySource
+from rankme_stream.sources.formats import format_of
 from rankme_stream.sources.memory.array import ArraySource
-from rankme_stream.sources.scaled_rows import ScaledRows
+from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
 
@@ -56,12 +58,8 @@ def open_source(source: object, **options: Any) -> Source:
         return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
-    if _is_npy(source):
-        if chosen.path is not None:
-            raise UsageError(f"{os.fspath(source)} holds one array: leave {argument('path')} out")
-        return _decoded(NpySource(os.fspath(source), chosen), chosen)
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
-        return _decoded(ZarrSource(source, chosen), chosen)
+        return _decoded(_stored(source, chosen), chosen)
     if is_array(source) and not isinstance(source, Source):
         _refuse_options(replace(chosen, features_axis=None))
         return ArraySource(source, features_axis=chosen.features_axis)
@@ -73,11 +71,17 @@ def open_source(source: object, **options: Any) -> Source:
     )
 
 
-def _is_npy(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    return isinstance(source, str | os.PathLike) and str(os.fspath(source)).endswith(".npy")
+def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None = None) -> StoredArray:
+    """Return the array at an address, or of zarr; ``scaled`` as in `ZarrSource`, of an array of scales."""
+    if isinstance(source, str | os.PathLike):
+        location, inside = split_address(os.fspath(source))
+        if (found := format_of(location)) is not None:
+            inside = inside if options.path is None else options.path
+            return found.open(stored_file(location), inside, options, is_scales=scaled is not None)
+    return ZarrSource(source, options, scaled=scaled)
 
 
-def _decoded(source: ZarrSource | NpySource, options: ArrayOptions) -> Source:
+def _decoded(source: StoredArray, options: ArrayOptions) -> Source:
     """Return the rows of an array whose numbers are packed bits, or are scaled by another array."""
     rule = checked_rule(options)
     if rule is not None and rule.kind == "bits":
@@ -88,11 +92,7 @@ def _decoded(source: ZarrSource | NpySource, options: ArrayOptions) -> Source:
     if isinstance(source, ZarrSource) and not options.names_scales_elsewhere:
         where = source.argument_of(source.scales.path)
     wanted = replace(where.options, nodata=source.scales.nodata)
-    scales: ZarrSource | NpySource
-    if _is_npy(where.source):
-        scales = NpySource(where.source, wanted, is_scales=True)
-    else:
-        scales = ZarrSource(where.source, wanted, scaled=(source.n_axes, source.axis))
+    scales = _stored(where.source, wanted, (source.n_axes, source.axis))
     if scales.row_order != source.row_order:
         raise SourceFormatError(
             f"{scales.uri} is cut into chunks otherwise than the rows of {source.uri}, and comes in another order: "

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,29 @@ from rankme_stream.numerics.dtypes import Array, FloatArray, named_type
 from rankme_stream.sources.row_values import values_of
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
+from rankme_stream.sources.value_types import ScalesAt
 
 _AT_ONCE = 2**16  # values scaled at once: what that takes stays in the cache
+
+
+class StoredArray(Source, Protocol):
+    """Rows of an array that is stored, which another array may scale.
+
+    Attributes
+    ----------
+    scales
+        Array of scales that the options or the metadata name; None without.
+    axis, n_axes
+        Number of the axis of the features, and of all axes.
+    """
+
+    scales: ScalesAt | None
+    axis: int
+    n_axes: int
+
+    @property
+    def row_order(self) -> tuple[object, ...] | None:
+        """What the order of the rows depends on, beside their number; None where it is that of C."""
 
 
 class ScaledRows:

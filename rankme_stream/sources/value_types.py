@@ -161,8 +161,15 @@ def plain_type(dtype: np.dtype[np.generic], uri: str) -> StoredType:
     return stored_type(dtype, uri=uri)
 
 
-def meaning_by_options(dtype: np.dtype[np.generic], options: ArrayOptions, uri: str) -> StoredType:
-    """Return what the numbers of an array without metadata are, by the options alone.
+def meaning_by_options(
+    dtype: np.dtype[np.generic], options: ArrayOptions, uri: str, *, type_name: str | None = None
+) -> StoredType:
+    """Return what the numbers of an array without attributes are, by the options.
+
+    Parameters
+    ----------
+    type_name
+        Name of the type that its format declares, where numpy has none: ``dtype`` then holds its bits.
 
     Raises
     ------
@@ -172,7 +179,10 @@ def meaning_by_options(dtype: np.dtype[np.generic], options: ArrayOptions, uri: 
         If its numbers are of no type that is read.
     """
     rule, name = checked_rule(options), checked_type(options)
-    kind = plain_type(dtype, uri) if name is None else retyped(dtype, name, uri)
+    if name is None and type_name is not None:
+        kind = named_type(type_name)
+    else:
+        kind = plain_type(dtype, uri) if name is None else retyped(dtype, name, uri)
     return with_options(kind, None, None if rule is not None and rule.kind == "bits" else rule, options)
 
 

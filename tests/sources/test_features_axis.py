@@ -118,11 +118,21 @@ def test_rows_on_a_device_are_read_features_first(method: Any) -> None:
     assert source.device is TOY and found.lower <= wanted.value <= found.upper
 
 
-def test_more_axes_are_for_zarr_arrays(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-    for source in (np.zeros((3, 4, 5)), tmp_path / "a.npy"):
-        with pytest.raises(SourceFormatError, match=r"shape \(3, 4, 5\).*reshape it, or store it in a zarr array"):
-            open_source(source, features_axis=0)
+def test_more_axes_are_for_arrays_that_are_stored() -> None:
+    with pytest.raises(SourceFormatError, match=r"shape \(3, 4, 5\).*reshape it, or store it in a zarr array"):
+        open_source(np.zeros((3, 4, 5)), features_axis=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_other_axes_of_a_npy_file_are_rows_in_storage_order(tmp_path: Path, axis: int, order: str) -> None:
+    values = np.arange(3 * 4 * 5, dtype="f4").reshape(3, 4, 5)
+    np.save(tmp_path / "a.npy", np.asarray(values, order=order))
+    source, stored = open_source(tmp_path / "a.npy", features_axis=axis), values if order == "C" else values.T
+    wanted = np.moveaxis(stored, axis if order == "C" else 2 - axis, -1).reshape(-1, values.shape[axis])
+    assert source.shape == wanted.shape
+    for start, stop in [(0, len(wanted)), (1, len(wanted) - 1), (3, 4)]:
+        assert np.array_equal(source.read(start, stop), wanted[start:stop])
 
 
 def test_one_axis_and_another_of_a_square_array_have_other_fingerprints(tmp_path: Path) -> None:

@@ -439,7 +439,7 @@ def test_npy_rows_come_back_bit_for_bit(tmp_path: Path, dtype: str, order: Any) 
 
 
 def test_npy_fortran_reads_more_columns_than_its_buffer_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankme_stream.sources.dense.npy._FORTRAN_BUFFER_BYTES", 2000)
+    monkeypatch.setattr("rankme_stream.sources.dense.dense_rows._BUFFER_BYTES", 2000)
     rows = _rows("float32")
     np.save(tmp_path / "a.npy", np.asfortranarray(rows))
     _check_reads(NpySource(tmp_path / "a.npy"), rows)

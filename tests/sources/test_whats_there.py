@@ -181,7 +181,7 @@ def test_a_path_that_is_not_in_a_group_names_an_array_beside_it_that_is_alike(tm
         ("text.npy", {}, "is no .npy file, whatever its name: it begins with b'hello '"),
         ("empty.npy", {}, "it is empty; write it again"),
         ("flat.npy", {}, "(rows, features) array is needed: reshape it"),
-        ("file:///x/a.npy", {}, "give it without file://"),
+        ("file:///x/a.npy", {}, "there is no file /x/a.npy: check the path"),
         ("foo://bucket/a.zarr", {}, "has the scheme 'foo', which fsspec does not know: check the address"),
     ],
 )
