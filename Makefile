@@ -1,7 +1,7 @@
 # make demo   score the bundled dump and print the table
 # make test   everything that CI runs on the releases of constraints.txt
 # make test-latest   the tests on the newest Python found and the newest releases, as CI runs them after
-# make test-writers   stores as other libraries write them, and real servers, in an environment of their own
+# make test-writers   stores and files as other libraries write them, and real servers, in an environment of their own
 # make docs-check   run what the pages of docs/ show
 # make test-extra   jobs and workers of a real SLURM, where there is one
 # make lock   write constraints.txt anew from the newest releases
@@ -96,8 +96,8 @@ test-extra: $(DEV_STAMP)
 	$(CONSTRAINED) $(VENV)/bin/python $(INSTALL) 'dask-jobqueue==0.9.0'
 	$(VENV)/bin/python -m pytest -v -s --no-header tests/extra/slurm.py
 
-# Stores that tensorstore, xarray, anndata, dask, zarrs, kerchunk, VirtualiZarr and icechunk write, and servers of moto
-# and of Python. The conftest of the other tests needs packages that are not there.
+# Stores and files that the libraries of .ci/writers.txt write, and servers of moto and of Python. The conftest of the
+# other tests needs packages that are not there.
 test-writers: $(WRITERS_STAMP)
 	$(WRITERS_VENV)/bin/python -m pytest -W default --disable-warnings --confcutdir=tests/writers tests/writers/*.py
 
