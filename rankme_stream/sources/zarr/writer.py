@@ -258,11 +258,12 @@ class UnfinishedArray:
 
     def keep(self, n_rows: int) -> None:
         """Count the rows that are written so far, all of them checked."""
-        self.rows_done, chosen = n_rows, self._format
+        chosen = self._format
         self._write(_PROGRESS, {
             "version": _VERSION, "rows_done": n_rows, "origin": self._origin, "chunk_rows": chosen.chunk_rows,
             "shard_chunks": chosen.shard_chunks, "level": chosen.level, "document": chosen.document(0),
         })  # fmt: skip
+        self.rows_done = n_rows
 
     def discard(self) -> None:
         """Give up what is written: it is removed when the context ends."""
