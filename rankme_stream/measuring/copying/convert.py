@@ -70,7 +70,7 @@ class Conversion:
 
     @property
     def ratio(self) -> float:
-        """Bytes of the copy, divided by those of the source as it is stored, or of the numbers where it is not known."""
+        """Bytes of the copy, divided by those of the source as stored; of the numbers, where that is not known."""
         return self.bytes_after / (self.bytes_before or self.bytes_of_numbers)
 
     @property
@@ -180,8 +180,8 @@ def convert(
         source=feed.uri, dest=str(place), n_rows=n_rows, n_features=feed.n_features, dtype=feed.stored.name,
         decoding=feed.stored.description, chunk_rows=chosen.chunk_rows, shard_rows=chosen.shard_rows,
         compression="none" if chosen.level is None else "zstd", saved=saved,
-        bytes_of_numbers=n_rows * chosen.row_bytes, bytes_before=feed.bytes_stored, bytes_after=n_bytes, rows_before=rows_before, elapsed_s=time.perf_counter() - began,
-        predicted_peak_bytes=plan.peak_bytes,
+        bytes_of_numbers=n_rows * chosen.row_bytes, bytes_before=feed.bytes_stored, bytes_after=n_bytes,
+        rows_before=rows_before, elapsed_s=time.perf_counter() - began, predicted_peak_bytes=plan.peak_bytes,
     )  # fmt: skip
 
 
