@@ -27,20 +27,6 @@ def message(source: object, **options: object) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["shards", "shards [1]", "outer/shards"])
-def test_a_folder_of_npy_files_is_named_with_the_pattern_that_reads_them(tmp_path, name):
-    folder = tmp_path / name
-    folder.mkdir(parents=True)
-    for number in range(11):
-        np.save(folder / f"img_emb_{number}.npy", ROWS + number)
-    inside = [] if "[" in name else [f"{tmp_path}::{name}"]  # that would be a pattern
-    for given in (folder, f"{folder}/", tmp_path / name.partition("/")[0], *inside):
-        said = message(given)
-        assert "11 .npy files" in said
-        source = rs.open_source(said.partition("files: '")[2].partition("' reads them as one dump")[0])
-        np.testing.assert_array_equal(source.read(0, 660), np.concatenate([ROWS + number for number in range(11)]))
-
-
 @pytest.mark.parametrize(
     ("beginning", "said"),
     [
