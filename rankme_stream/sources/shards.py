@@ -24,6 +24,7 @@ from rankme_stream.sources.stores.remote_faults import without_secrets
 
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 _VARYING = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*|\d+")  # digests and numbers
+_INDEX = ".index.json"
 _NAMED = 5
 _FOLDERS_TRIED = 20
 
@@ -109,8 +110,8 @@ def _folder_shards(listed: Folder, location: str, inside: str) -> Shards | None:
         return None
     _refuse_mixture(taken, location)
     _refuse_several_series(taken, location)
-    names = {file.name for file in taken}
-    left_out = [file.name for file in listed.files if file.name not in names]
+    read = {file.name for file in (listed.files if taken[0].name.endswith(_INDEX) else taken)}
+    left_out = [file.name for file in listed.files if file.name not in read]
     remarks = [f"Files in the folder that hold no rows were left out: {_listed(left_out)}."] if left_out else []
     if listed.folders:
         remarks.append(f"Folders in the folder were not looked into: {_listed(listed.folders)}.")
@@ -123,7 +124,9 @@ def _shards(files: Sequence[FoundFile], location: str, inside: str, remarks: Seq
 
 
 def _of_rows(listed: Folder) -> list[FoundFile]:
-    return [file for file in listed.files if file.name[0] not in "._" and format_of(file.name) is not None]
+    """Return the files of rows; an index of shards, in their place, where there is one."""
+    found = [file for file in listed.files if file.name[0] not in "._" and format_of(file.name) is not None]
+    return [file for file in found if file.name.endswith(_INDEX)] or found
 
 
 def _refuse_nested(folders: Sequence[str], location: str) -> None:
