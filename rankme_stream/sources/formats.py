@@ -66,7 +66,10 @@ class Format(NamedTuple):
 
 
 _HERE = "rankme_stream.sources"
-FORMATS = (Format(".npy", (".npy",), f"{_HERE}.dense.npy"),)
+FORMATS = (
+    Format(".npy", (".npy",), f"{_HERE}.dense.npy"),
+    Format("Parquet", (".parquet", ".pq"), f"{_HERE}.tables.parquet", "parquet"),
+)
 
 
 def format_of(location: str) -> Format | None:
