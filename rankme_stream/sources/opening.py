@@ -54,7 +54,7 @@ def open_source(source: object, **options: Any) -> Source:
         return _joined([(part, chosen) for part in source])
     if (files := matching_files(source)) is not None:
         return _joined([(file, chosen) for file in files], str(source))
-    if (found := matching_arrays(source, chosen.path)) is not None:
+    if not _is_of_format(source) and (found := matching_arrays(source, chosen.path)) is not None:
         return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
@@ -69,6 +69,12 @@ def open_source(source: object, **options: Any) -> Source:
     raise SourceFormatError(
         f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
     )
+
+
+def _is_of_format(source: object) -> bool:
+    """Return whether an address is that of a file of a format, which takes what stands behind ``::`` itself."""
+    address = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    return isinstance(address, str) and format_of(split_address(address)[0]) is not None
 
 
 def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None = None) -> StoredArray:

@@ -72,7 +72,8 @@ class Column:
         """Dtype of the numbers; None if there are none."""
         kind = self.value_type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return np.dtype(kind.to_pandas_dtype())
+            dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+            return dtype
         return None
 
     @property
@@ -134,9 +135,9 @@ def chosen_columns(
             f"{uri} has several columns of lists of numbers: {_listed(lists)}; name one: '{uri}::{lists[0].name}'"
         )
     features = [column for column in columns if column.name not in index]
-    if features and all(one.dtype is not None and one.dtype == features[0].dtype for one in features):
-        if len(features) > 1 or is_scales:
-            return features
+    is_alike = all(one.dtype is not None and one.dtype == features[0].dtype for one in features)
+    if is_alike and len(features) > (0 if is_scales else 1):
+        return features
     if any(column.dtype is not None for column in features):
         raise SourceFormatError(
             f"{uri} has no column of lists of numbers, and its columns are not all numbers of one type: "

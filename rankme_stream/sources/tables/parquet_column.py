@@ -212,7 +212,7 @@ class ParquetColumn:
             row = -(-position // self._row_values)
             if position % self._row_values and self._schema.repetition > 1:
                 continue
-            if found[-1] < row < chunk.n_rows and (row - found[-1]) * self._row_bytes >= _AT_ONCE // 8:
+            if found[-1] < row < chunk.n_rows and (row - found[-1]) * self._row_bytes >= _AT_ONCE // 16:
                 found.append(row)
         return [*found, chunk.n_rows]
 

@@ -72,10 +72,11 @@ class Footer:
 
     def column_schema(self, column: Column) -> ColumnSchema:
         """Return how Parquet describes a column."""
-        path = self._leaves[column.leaf] if column.leaf < len(self._leaves) else ()
+        path = self._leaves[column.leaf] if column.leaf < len(self._leaves) else (0,)
         elements = tuple(self._elements[number] for number in path)
         names = tuple(element.get(4, (0, b""))[1] for element in elements[1:])
-        if b".".join(names).decode("utf-8", "replace").split(column.name, 1)[0] or 1 not in elements[-1]:
+        path_name = b".".join(names).decode("utf-8", "replace")
+        if not f"{path_name}.".startswith(f"{column.name}.") or 1 not in elements[-1]:
             raise SourceFormatError(f"{self.uri}::{column.name} is stored in a way that is not read: write it again")
         kinds = [element.get(3, (0, _REQUIRED))[1] for element in elements[1:]]
         return ColumnSchema(
@@ -104,8 +105,8 @@ class Footer:
         stop = start + found.total_compressed_size
         if not len(MAGIC) <= start <= stop <= self.n_bytes or found.num_values < 0:
             raise CorruptChunkError(
-                f"{self.uri}::{column.name} should lie in bytes {start:,}-{stop:,} of {self.n_bytes:,}: the file is cut "
-                "or damaged; copy or write it again"
+                f"{self.uri}::{column.name} should lie in bytes {start:,}-{stop:,} of {self.n_bytes:,}: the file is "
+                "cut or damaged; copy or write it again"
             )
         chunk = Chunk(
             start, stop, found.num_values, int(self.edges[group]), n_rows, found.total_uncompressed_size,

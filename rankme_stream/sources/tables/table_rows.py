@@ -222,8 +222,7 @@ class TableRows:
         return self.stored.decoding.nodata[0] if self.stored.decoding and self.stored.decoding.nodata else None
 
     def _read_columns(self, start: int, stop: int, out: Array) -> None:
-        """Read columns of numbers side by side, in blocks that stay in the cache while they are turned."""
-        n_rows = max(1, _AT_ONCE // out[:1].nbytes)
+        """Read columns of numbers side by side."""
         for number, reader in enumerate(self._readers):
             reader.write(start, stop, out[:, number : number + 1], self._values)
 

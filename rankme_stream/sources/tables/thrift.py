@@ -127,7 +127,7 @@ def _written(kind: int, value: Any) -> bytes:
     if kind == DOUBLE:
         return bytes(value)
     if kind == BINARY:
-        return _varint(len(value)) + value
+        return _varint(len(value)) + bytes(value)
     if kind == STRUCT:
         return write_struct(value)
     inner, items = value
