@@ -18,7 +18,7 @@ from rankme_stream.passes.planning.plan import Plan
 
 
 def bare_loop_s(uri: Any, *, reading_alone: bool = False) -> float:
-    """Return the wall seconds of a loop over what `open_source` takes, in which each thread takes the next block and reads it.
+    """Return the wall seconds of a loop in which each thread takes the next block of a source and reads it.
 
     Unless reading is alone, the thread also audits, casts, multiplies and adds the block, slab by slab. There is no
     check of the store, no reading ahead, no fixed tree of segments, no row left out, no solving.

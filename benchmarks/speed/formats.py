@@ -39,6 +39,7 @@ _ROUNDS = {"quick": 1, "default": 5}
 _SHARDS = {"quick": 50, "default": 1_000}
 _FOLDERS = ("npy", "hbin", "safetensors", "parquet", "hdf5", "hdf5, gzip")
 _OBJECTS = {"quick": (4, 2**20), "default": (16, 2**25)}  # number, bytes of each
+_SERVED = ("npy", "parquet", "hdf5")
 _DOWNLOADS = 8  # at once
 
 
@@ -139,31 +140,34 @@ def opening(name: str, n_shards: int) -> dict[str, Any]:
     return {"shards": n_shards, "seconds": times}
 
 
-def remote(name: str, n_objects: int, n_bytes: int, rounds: int) -> dict[str, Any]:
+def remote(names: list[str], n_objects: int, n_bytes: int, rounds: int) -> dict[str, Any]:
     """Compare reading the objects of a server in the dialect of S3 with a plain parallel download of them."""
-    stored = STORED_FORMATS[name]
     with tempfile.TemporaryDirectory() as folder:
-        bucket = Path(folder) / "bucket"
-        bucket.mkdir()
-        n_rows = n_bytes // 512
-        for number in range(n_objects):
-            rows = np.random.default_rng(number).standard_normal((n_rows, 256), dtype=np.float32).astype(stored.dtype)
-            stored.write(bucket / f"part_{number}{stored.ending}", rows)
         command = [sys.executable, "-m", object_server.__name__, folder]
         server = subprocess.Popen(command, cwd=processes.ROOT, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             _use_server(url)
-            paths = [f"/bucket/{path.name}" for path in sorted(bucket.iterdir())]
-            address = [stored.address(f"s3:/{path}") for path in paths]
-            found = compared(
-                lambda: bare_loop_s(address, reading_alone=True), {"download": lambda: download(url, paths)}, rounds
-            )
+            return {name: _downloaded(name, Path(folder), url, (n_objects, n_bytes, rounds)) for name in names}
         finally:
             server.kill()
             server.wait()
-        return found | {"bytes": sum(path.stat().st_size for path in bucket.iterdir())}
+
+
+def _downloaded(name: str, folder: Path, url: str, size: tuple[int, int, int]) -> dict[str, Any]:
+    stored, (n_objects, n_bytes, rounds) = STORED_FORMATS[name], size
+    bucket = folder / name
+    bucket.mkdir()
+    for number in range(n_objects):
+        rows = np.random.default_rng(number).standard_normal((n_bytes // 512, 256), dtype=np.float32)
+        stored.write(bucket / f"part_{number}{stored.ending}", rows.astype(stored.dtype))
+    paths = [f"/{name}/{path.name}" for path in sorted(bucket.iterdir())]
+    address = [stored.address(f"s3:/{path}") for path in paths]
+    found = compared(
+        lambda: bare_loop_s(address, reading_alone=True), {"download": lambda: download(url, paths)}, rounds
+    )
+    return found | {"bytes": sum(path.stat().st_size for path in bucket.iterdir())}
 
 
 def _use_server(url: str) -> None:
@@ -220,9 +224,6 @@ def main() -> None:
     result["opening"] = {
         name: experiment.part(f"folder of {name}", opening, name, _SHARDS[size]) for name in _FOLDERS if name in names
     }
-    result["remote"] = {
-        name: experiment.part(f"server, {name}", remote, name, *_OBJECTS[size], rounds)
-        for name in ("npy", "parquet")
-        if name in names
-    }
+    served = [name for name in _SERVED if name in names]
+    result["remote"] = experiment.part("server", remote, served, *_OBJECTS[size], rounds)
     experiment.finish(result, formats_page.markdown)
