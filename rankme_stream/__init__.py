@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from rankme_stream.measuring.api import segment as segment
     from rankme_stream.measuring.batch import measure_each as measure_each
     from rankme_stream.measuring.estimator import RankMe as RankMe
+    from rankme_stream.measuring.inspecting.inspect_source import inspect as inspect
     from rankme_stream.measuring.rows_needed import RowsNeeded as RowsNeeded
     from rankme_stream.measuring.rows_needed import rows_needed as rows_needed
     from rankme_stream.passes.state.pass_state import State as State
     from rankme_stream.passes.state.pass_state import load_state as load_state
     from rankme_stream.passes.state.pass_state import merge_states as merge_states
     from rankme_stream.passes.state.pass_state import save_state as save_state
+    from rankme_stream.results.inspection import Inspection as Inspection
     from rankme_stream.results.measurement import Measurement as Measurement
     from rankme_stream.sources import Source as Source
     from rankme_stream.sources import open_source as open_source
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CheckpointWarning": "errors",
     "Estimate": "spectra.estimates",
+    "Inspection": "results.inspection",
     "Measurement": "results.measurement",
     "RankMe": "measuring.estimator",
     "RankMeError": "errors",
@@ -40,6 +43,7 @@ _HOMES = {
     "Source": "sources",
     "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
+    "inspect": "measuring.inspecting.inspect_source",
     "load_state": "passes.state.pass_state",
     "measure": "measuring.api",
     "measure_each": "measuring.batch",
@@ -55,6 +59,7 @@ _HOMES = {
 __all__ = [
     "CheckpointWarning",
     "Estimate",
+    "Inspection",
     "Measurement",
     "RankMe",
     "RankMeError",
@@ -62,6 +67,7 @@ __all__ = [
     "Source",
     "State",
     "ToleranceWarning",
+    "inspect",
     "load_state",
     "measure",
     "measure_each",
