@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rankme_stream.measuring.api import plan as plan
     from rankme_stream.measuring.api import segment as segment
     from rankme_stream.measuring.batch import measure_each as measure_each
+    from rankme_stream.measuring.copying.convert import Conversion as Conversion
+    from rankme_stream.measuring.copying.convert import convert as convert
     from rankme_stream.measuring.estimator import RankMe as RankMe
     from rankme_stream.measuring.inspecting.inspect_source import inspect as inspect
     from rankme_stream.measuring.rows_needed import RowsNeeded as RowsNeeded
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CheckpointWarning": "errors",
+    "Conversion": "measuring.copying.convert",
     "Estimate": "spectra.estimates",
     "Inspection": "results.inspection",
     "Measurement": "results.measurement",
@@ -43,6 +46,7 @@ _HOMES = {
     "Source": "sources",
     "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
+    "convert": "measuring.copying.convert",
     "inspect": "measuring.inspecting.inspect_source",
     "load_state": "passes.state.pass_state",
     "measure": "measuring.api",
@@ -58,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointWarning",
+    "Conversion",
     "Estimate",
     "Inspection",
     "Measurement",
@@ -67,6 +72,7 @@ __all__ = [
     "Source",
     "State",
     "ToleranceWarning",
+    "convert",
     "inspect",
     "load_state",
     "measure",

@@ -347,12 +347,6 @@ def test_labels_on_a_server_are_read_and_their_faults_told(serve, protocol, hurr
         labels.read(0, 600)
 
 
-@pytest.mark.parametrize("opened", [rs.open_source, open_labels])
-def test_a_npy_file_on_a_server_is_refused_with_its_remedy(opened):
-    with pytest.raises(SourceFormatError, match=r"download it"):
-        opened("http://127.0.0.1:1/x.npy")
-
-
 def test_a_pass_that_ends_on_a_server_s_fault_keeps_its_checkpoint(serve, protocol, root, tmp_path, monkeypatch, hurry):
     state, failing = tmp_path / "pass.state", [True]
 
