@@ -103,6 +103,7 @@ FORMATS = (
         "a file of vectors", (".fbin", ".u8bin", ".i8bin", ".hbin", ".f16bin", ".fvecs", ".bvecs", ".ivecs"),
         f"{_DENSE}.vector_files",
     ),
+    Format("a Parquet file", (".parquet", ".pq"), f"{_HERE}.tables.parquet", "parquet", _magic(rb"PAR1")),
     _RAW,
 )  # fmt: skip
 
