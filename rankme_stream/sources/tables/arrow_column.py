@@ -145,23 +145,17 @@ class ArrowColumn:
             return
         begin, n_entries = first, len(out)
         for depth, width in enumerate(self.widths, self._n_above):
-            begin = self._checked(reader, depth, begin, n_entries, width, row, len(out), values)
+            kind = self._levels[depth].type
+            if pa.types.is_fixed_size_list(kind):
+                begin *= int(kind.list_size)
+            else:
+                edges = reader.offsets(depth, begin, n_entries)
+                if (wrong := np.flatnonzero(np.diff(edges) != width)).size:
+                    at = int(wrong[0])
+                    raise values.odd(row + at * len(out) // n_entries, int(edges[at + 1] - edges[at]), width)
+                begin = int(edges[0])
             n_entries *= width
         reader.numbers_into(len(self._levels) - 1, begin, out)
-
-    def _checked(
-        self, reader: _BatchReader, depth: int, begin: int, n_entries: int, width: int, row: int, n_rows: int,
-        values: RowValues,
-    ) -> int:  # fmt: skip
-        """Return the first entry of the lists of a level, which are all of one width."""
-        kind = self._levels[depth].type
-        if pa.types.is_fixed_size_list(kind):
-            return begin * int(kind.list_size)
-        edges = reader.offsets(depth, begin, n_entries)
-        if (wrong := np.flatnonzero(np.diff(edges) != width)).size:
-            at = int(wrong[0])
-            raise values.odd(row + at * n_rows // n_entries, int(edges[at + 1] - edges[at]), width)
-        return int(edges[0])
 
     def _array(self, reader: _BatchReader, at: _Entries, row: int, values: RowValues) -> Any:
         """Return entries of a level as an array of Arrow, with what is null in them."""
@@ -329,7 +323,8 @@ class _BatchReader:
 def _either(first: Array | None, second: Array | None) -> Array | None:
     if first is None or second is None:
         return second if first is None else first
-    return np.logical_or(first, second)
+    either: Array = np.logical_or(first, second)
+    return either
 
 
 def _width(level: Level) -> int:
