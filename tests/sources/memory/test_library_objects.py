@@ -83,7 +83,7 @@ def test_a_sparse_matrix_is_never_made_dense_whole() -> None:
     assert found.estimates == rs.measure(rows.toarray()).estimates
 
 
-def test_each_block_of_dask_is_computed_once_and_in_order() -> None:
+def test_each_block_of_dask_is_computed_once() -> None:
     computed: list[int] = []
 
     def block(block_info: Any = None) -> np.ndarray:
@@ -93,7 +93,7 @@ def test_each_block_of_dask_is_computed_once_and_in_order() -> None:
 
     rows = da.map_blocks(block, chunks=((30,) * 10, (12,)), dtype=np.float32, meta=np.empty((0, 0), np.float32))
     assert rs.measure(rows, workers=1).estimates == rs.measure(ROWS).estimates
-    assert computed == list(range(0, 300, 30))
+    assert sorted(computed) == list(range(0, 300, 30))
 
 
 def test_rows_of_several_axes_follow_the_chunks_as_in_zarr(tmp_path: Any) -> None:
