@@ -111,8 +111,8 @@ def test_zip_files_joined_into_one_are_refused(tmp_path, zip64, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["part-0.parquet", "part-1.parquet"], r"it holds 2 .parquet files (parquet, which is not read"),
-        (["data/part-0.parquet"], "its folder data holds 1 .parquet file"),
+        (["part-0.tfrecord", "part-1.tfrecord"], "it holds 2 .tfrecord files (TFRecord, which is not read"),
+        (["data/part-0.tfrecord"], "its folder data holds 1 .tfrecord file"),
         (["snapshots/A", "manifests/B", "refs/branch.main/ref.json"], "it is an icechunk repository: in Python open"),
         ([], "the folder is empty"),
         (["readme.txt"], "no metadata of zarr is there"),
