@@ -110,7 +110,8 @@ def test_zarr_reads_a_copy_and_its_attributes(tmp_path):
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_stream_of_blocks_and_a_range_of_rows_are_copied(tmp_path):
-    rs.convert(iter(np.split(ROWS, [3, 3, 1500])), tmp_path / "stream.zarr")
+    blocks = ({"label": 1, "rows": block} for block in np.split(ROWS, [3, 3, 1500]))
+    rs.convert(blocks, tmp_path / "stream.zarr", key="rows")
     rs.convert(ROWS, tmp_path / "range.zarr", rows=(10, 1990), workers=2)
     assert np.array_equal(rs.open_source(tmp_path / "stream.zarr").read(0, 2000), ROWS)
     assert np.array_equal(rs.open_source(tmp_path / "range.zarr").read(0, 1980), ROWS[10:1990])
