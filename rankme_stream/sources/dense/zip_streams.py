@@ -52,7 +52,7 @@ class ZipMember:
             offset = data_offset(opened, member, file.uri)
         self.uri, self.is_remote, self.is_deflated = file.uri, file.is_remote, member.method == DEFLATED
         self.n_bytes, self.n_packed = member.n_bytes, member.n_stored if self.is_deflated else None
-        where = f"{file.uri}::{member.name[:100]}"
+        where = f"{file.uri}::{member.name[:100].removesuffix('.npy')}"
         self._file = file
         self._content = _Inflater(member, offset, where, file.is_remote) if self.is_deflated else None
         self._coverage, self._offset, self._where = CrcCoverage(member.n_bytes, member.crc), offset, where
