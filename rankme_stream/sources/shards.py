@@ -139,12 +139,15 @@ def _refuse_nested(folders: Sequence[str], location: str) -> None:
         return
     ending = _ending(next(iter(held.values()))[0].name)
     n_files = sum(_ending(file.name) == ending for files in held.values() for file in files)
-    first = f"'{_pattern(f'{location}/{next(iter(held))}', f'*{ending}')}' reads those of one as one dump"
-    every = f", and '{_pattern(location, f'*/*{ending}')}' all" if len(held) > 1 else ""
+    first = f"'{_pattern(f'{location}/{next(iter(held))}', f'*{ending}')}' reads"
+    if len(held) == 1:
+        remedy = f"{first} them as one dump"
+    else:
+        remedy = f"{first} those of one as one dump, and '{_pattern(location, f'*/*{ending}')}' all"
     where = f"its {'folders' if len(held) > 1 else 'folder'} {_listed(list(held))}"
     raise SourceFormatError(
         f"{without_secrets(location)} holds no files of rows, but {where}: {counted(n_files, f'{ending} file')}; "
-        f"{first}{every}"
+        f"{remedy}"
     )
 
 
