@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rankme_stream.measuring.api import plan as plan
     from rankme_stream.measuring.api import segment as segment
     from rankme_stream.measuring.batch import measure_each as measure_each
+    from rankme_stream.measuring.copying.convert import Conversion as Conversion
+    from rankme_stream.measuring.copying.convert import convert as convert
     from rankme_stream.measuring.estimator import RankMe as RankMe
     from rankme_stream.measuring.rows_needed import RowsNeeded as RowsNeeded
     from rankme_stream.measuring.rows_needed import rows_needed as rows_needed
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CheckpointWarning": "errors",
+    "Conversion": "measuring.copying.convert",
     "Estimate": "spectra.estimates",
     "Measurement": "results.measurement",
     "RankMe": "measuring.estimator",
@@ -40,6 +43,7 @@ _HOMES = {
     "Source": "sources",
     "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
+    "convert": "measuring.copying.convert",
     "load_state": "passes.state.pass_state",
     "measure": "measuring.api",
     "measure_each": "measuring.batch",
@@ -54,6 +58,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointWarning",
+    "Conversion",
     "Estimate",
     "Measurement",
     "RankMe",
@@ -62,6 +67,7 @@ __all__ = [
     "Source",
     "State",
     "ToleranceWarning",
+    "convert",
     "load_state",
     "measure",
     "measure_each",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -92,6 +93,18 @@ def quiet_runs(make: Callable[[], Run], count: int) -> list[Run]:
         runs.append(make())
     runs.sort(key=lambda one: (not one.is_quiet, one.stolen_s + one.others_s))
     return runs[:count]
+
+
+def forget_peak() -> None:
+    """Begin the peak of this process's memory anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes() -> int:
+    """Return the peak of this process's memory since it began anew, mapped files aside, bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak, mapped = (int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1]) for name in ("VmHWM", "RssFile"))  # type: ignore[index]
+    return 1024 * (peak - mapped)
 
 
 def _processor_seconds() -> tuple[float, float, float]:

@@ -15,8 +15,7 @@ import numpy as np
 
 Rows = np.ndarray[Any, Any]
 _NAME = "rows"  # of the array, the dataset, the tensor or the column
-_GROUP_ROWS = 9_000  # of row groups and record batches: several in a file
-_CHUNK_ROWS = 1_000
+_GROUP_ROWS, _CHUNK_ROWS = 9_000, 1_000  # rows of row groups and record batches, and of chunks, at most
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,11 @@ def _read_torch(path: Path) -> Rows:
     return found
 
 
+def _several(rows: Rows) -> int:
+    """Return the rows of a row group: a file has several."""
+    return min(_GROUP_ROWS, -(-len(rows) // 3))
+
+
 def _table(rows: Rows, is_fixed: bool) -> Any:
     """Return a table of one list column whose values are the rows'."""
     import pyarrow
@@ -168,13 +172,13 @@ def _of_column(column: Any) -> Rows:
 def _write_parquet(path: Path, rows: Rows) -> None:
     from pyarrow import parquet
 
-    parquet.write_table(_table(rows, is_fixed=False), path, row_group_size=_GROUP_ROWS)
+    parquet.write_table(_table(rows, is_fixed=False), path, row_group_size=_several(rows))
 
 
 def _write_fixed_parquet(path: Path, rows: Rows) -> None:
     from pyarrow import parquet
 
-    parquet.write_table(_table(rows, is_fixed=True), path, row_group_size=_GROUP_ROWS, compression="none")
+    parquet.write_table(_table(rows, is_fixed=True), path, row_group_size=_several(rows), compression="none")
 
 
 def _read_parquet(path: Path) -> Rows:
@@ -188,7 +192,7 @@ def _write_arrow_file(path: Path, rows: Rows) -> None:
 
     table = _table(rows, is_fixed=True)
     with ipc.new_file(str(path), table.schema) as file:
-        file.write_table(table, max_chunksize=_GROUP_ROWS)
+        file.write_table(table, max_chunksize=_several(rows))
 
 
 def _read_arrow_file(path: Path) -> Rows:
@@ -204,7 +208,7 @@ def _write_arrow_stream(path: Path, rows: Rows) -> None:
 
     table = _table(rows, is_fixed=False)
     with ipc.new_stream(str(path), table.schema) as stream:
-        stream.write_table(table, max_chunksize=_GROUP_ROWS)
+        stream.write_table(table, max_chunksize=_several(rows))
 
 
 def _read_arrow_stream(path: Path) -> Rows:
@@ -218,7 +222,7 @@ def _read_arrow_stream(path: Path) -> Rows:
 def _write_feather(path: Path, rows: Rows) -> None:
     from pyarrow import feather
 
-    feather.write_feather(_table(rows, is_fixed=False), str(path), compression="zstd", chunksize=_GROUP_ROWS)
+    feather.write_feather(_table(rows, is_fixed=False), str(path), compression="zstd", chunksize=_several(rows))
 
 
 def _read_feather(path: Path) -> Rows:
@@ -235,7 +239,7 @@ def _write_hdf5(**settings: Any) -> Callable[[Path, Rows], None]:
 
         given = dict(settings)
         if "chunk_rows" in given:
-            given["chunks"] = (min(len(rows), given.pop("chunk_rows")), rows.shape[1])
+            given["chunks"] = (min(-(-len(rows) // 3), given.pop("chunk_rows")), rows.shape[1])
         with h5py.File(path, "w") as file:
             file.create_dataset(_NAME, data=rows, **given)
 

@@ -24,6 +24,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec
 
 import rankme_stream as rs
+from benchmarks.harness import processes
 from rankme_stream.sources.scaled_rows import ScaledRows
 
 LONGEST_S = 10
@@ -212,13 +213,6 @@ def _decoded(numbers: Any, source: str) -> Any:
     return numbers
 
 
-def _peak_bytes() -> int:
-    """Return the peak of this process's memory since it began anew, mapped files aside, bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak, mapped = (int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1]) for name in ("VmHWM", "RssFile"))  # type: ignore[index]
-    return 1024 * (peak - mapped)
-
-
 def work(folder: Path, first: int, stop: int, judge: Callable[[str], dict[str, Any]] = judged) -> None:
     """Judge cases; one that takes too long ends the process by a signal."""
     warnings.simplefilter("ignore")
@@ -231,7 +225,7 @@ def work(folder: Path, first: int, stop: int, judge: Callable[[str], dict[str, A
         source, document = source_of(template, copy, generator)
         change(document, generator)
         print(json.dumps({"number": number, "template": template}), flush=True)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory begins anew
+        processes.forget_peak()
         began = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
         try:
@@ -240,7 +234,7 @@ def work(folder: Path, first: int, stop: int, judge: Callable[[str], dict[str, A
             result = {"outcome": "defect", "error": f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_REAL, 0)
         result["seconds"] = round(time.monotonic() - began, 3)
-        result["peak_bytes"] = _peak_bytes()
+        result["peak_bytes"] = processes.peak_bytes()
         if result["peak_bytes"] > MEMORY_LIMIT + MEMORY_SLACK:
             result["outcome"] = "memory"
         print(json.dumps(result), flush=True)

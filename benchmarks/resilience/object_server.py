@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import http.server
+import os
 import socket
 import struct
 import threading
@@ -21,6 +23,8 @@ STATUSES = (403, 404, 429, 500, 502, 503, 504)
 BODIES = ("cut", "reset", "silent", "slow", "short", "empty", "page", "flipped", "changed")
 _CODES = {403: "AccessDenied", 404: "NoSuchKey", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
 RETRY_AFTER = "0"
+KNOWS_RANGES = True
+STATES_VERSIONS = True
 _SLOW_PIECES = 4
 
 Choose = Callable[[str, str], "int | str | None"]
@@ -106,7 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif not (self.server.root / path).is_file():
             self._refuse(404)
         else:
-            self._send_file((self.server.root / path).read_bytes(), fault)
+            self._send_file(self.server.root / path, fault)
 
     def _refuse(self, status: int) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{_CODES.get(status, status)}</Code><Message>no</Message></Error>"
@@ -123,28 +127,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if delimiter and delimiter in rest:
                 folders.add(prefix + rest.partition(delimiter)[0] + delimiter)
                 continue
-            body = (folder / key).read_bytes()
+            path = folder / key
             found += (
-                f"<Contents><Key>{escape(key)}</Key><Size>{len(body)}</Size><ETag>{_tag(body)}</ETag>"
+                f"<Contents><Key>{escape(key)}</Key><Size>{path.stat().st_size}</Size><ETag>{_tag(path)}</ETag>"
                 "<LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
             )
         found += "".join(f"<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>" for one in sorted(folders))
         return f"<?xml version='1.0'?><ListBucketResult>{found}</ListBucketResult>".encode()
 
-    def _send_file(self, whole: bytes, fault: str | None) -> None:
-        status, body = 200, whole
-        headers = {"ETag": _tag(whole), "Last-Modified": formatdate(0, usegmt=True), "Accept-Ranges": "bytes"}
-        if (asked := self.headers.get("Range")) is not None:
-            first, last = _span(asked, len(whole))
-            if first >= len(whole):
+    def _send_file(self, path: Path, fault: str | None) -> None:
+        status, n_bytes = 200, path.stat().st_size
+        headers = {}
+        if STATES_VERSIONS:
+            headers |= {"ETag": _tag(path), "Last-Modified": formatdate(0, usegmt=True)}
+        if KNOWS_RANGES:
+            headers["Accept-Ranges"] = "bytes"
+        if KNOWS_RANGES and (asked := self.headers.get("Range")) is not None:
+            first, last = _span(asked, n_bytes)
+            if first >= n_bytes:
                 self._refuse(416)
                 return
-            status, body = 206, whole[first : last + 1]
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(whole)}"
-        elif self.server.states_checksums:
-            headers["Content-MD5"] = base64.b64encode(hashlib.md5(whole).digest()).decode()
-            if self.headers.get("x-amz-checksum-mode") == "ENABLED":
-                headers["x-amz-checksum-crc32"] = base64.b64encode(struct.pack(">I", zlib.crc32(whole))).decode()
+            with path.open("rb", buffering=0) as file:
+                body = os.pread(file.fileno(), last + 1 - first, first)
+            status, headers["Content-Range"] = 206, f"bytes {first}-{last}/{n_bytes}"
+        else:
+            body = path.read_bytes()
+            if self.server.states_checksums:
+                headers["Content-MD5"] = base64.b64encode(hashlib.md5(body).digest()).decode()
+                if self.headers.get("x-amz-checksum-mode") == "ENABLED":
+                    headers["x-amz-checksum-crc32"] = base64.b64encode(struct.pack(">I", zlib.crc32(body))).decode()
         match fault:
             case "short":
                 body = body[: len(body) // 2]
@@ -185,8 +196,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _tag(body: bytes) -> str:
-    return f'"{hashlib.md5(body).hexdigest()}"'
+def _tag(path: Path) -> str:
+    """Return the tag of a file, as S3 makes it of an object that was sent in one piece."""
+    status = path.stat()
+    return _digest_of(path, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _digest_of(path: Path, *written: int) -> str:
+    with path.open("rb") as file:
+        return f'"{hashlib.file_digest(file, "md5").hexdigest()}"'
 
 
 def _span(asked: str, n_bytes: int) -> tuple[int, int]:

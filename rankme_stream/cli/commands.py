@@ -292,6 +292,30 @@ def _print_comparison(comparison: Comparison, quiet: bool) -> None:
 
 
 @cli.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("dest", metavar="DEST.zarr")
+@shared.copy_options
+@shared.array_options
+@shared.json_option
+@shared.quiet_option
+@click.pass_obj
+def convert(
+    check: Check | None, /, source: str, dest: str, json_file: str | None, quiet: bool, debug: bool, **options: Any
+) -> None:
+    """Copy SOURCE once into a zarr array that is fast to read; go on after an interruption."""
+    from rankme_stream.measuring.copying.convert import convert as copy_rows
+
+    check_json(json_file, (source, dest))
+    array = shared.taken(options, shared.ARRAY_OPTIONS)
+    with console.Reporter(quiet, check) as progress:
+        copied = copy_rows(opened(source, array), dest, progress=progress, **options)
+    if json_file is not None:
+        write(json_file, json.dumps(copied.to_dict(), indent=2) + "\n")
+    if json_file != "-" and not quiet:
+        print_out(str(copied))
+
+
+@cli.command()
 @shared.pass_options
 @shared.passes_option
 @shared.device_option

@@ -119,6 +119,12 @@ def taken(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+_rows_option = click.option("--rows", type=_Rows(), help="Read only rows A to B-1.")
+_memory_option = click.option(
+    "--memory", "memory_limit", type=_Memory(),
+    help="Memory that this process may hold; by default half of the machine's.",
+)  # fmt: skip
+_debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 pass_options = _add(
     [
         click.option("--method", default="auto", show_default=True,
@@ -134,13 +140,17 @@ pass_options = _add(
                      show_default=True,
                      help="Precision of products; float32: with its error measured; auto: the cheapest that suffices."),
         click.option("--normalize", is_flag=True, help="Also score the rows scaled to unit length."),
-        click.option("--rows", type=_Rows(), help="Read only rows A to B-1."),
         click.option("--workers", type=click.IntRange(1),
                      help="Number of threads; by default one per core. With --device cuda they read, and the card "
                      "computes."),
-        click.option("--memory", "memory_limit", type=_Memory(),
-                     help="Memory that this process may hold; by default half of the machine's."),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        _rows_option, _memory_option, _debug_option,
+    ]
+)  # fmt: skip
+copy_options = _add(
+    [
+        _rows_option, _memory_option,
+        click.option("--workers", type=click.IntRange(1), help="Number of threads; by default one per core."),
+        _debug_option,
     ]
 )  # fmt: skip
 passes_option = click.option(

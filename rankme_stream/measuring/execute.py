@@ -41,7 +41,7 @@ from rankme_stream.passes.planning.plan import with_largest_memory
 from rankme_stream.passes.planning.sample_design import SampleDesign
 from rankme_stream.passes.state.audit import DEFAULT_RULES, Rules
 from rankme_stream.passes.state.pass_state import State, check_complete, impossible_numbers
-from rankme_stream.sources import BlockStream, describe_parts, is_blocks, open_source
+from rankme_stream.sources import BlockStream, describe_parts, describe_storage, is_blocks, open_source
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def _execute_passes(runner: PassRunner, progress: Report | None) -> Execution:
         runner.check_unchanged(fingerprint)
         sampling |= sample.to_dict()
     return Execution(
-        source=_describe(source.uri, source.shape, source.stored, fingerprint) | describe_parts(source),
+        source=_describe(source.uri, source.shape, source.stored, fingerprint)
+        | describe_parts(source)
+        | describe_storage(source),
         tables=replace(tables, plan=with_largest_memory(tables.plan, [tables.plan, *steps])),
         passes=runner.passes,
         bytes_read=runner.bytes_read,

@@ -259,7 +259,10 @@ _PARTS = _record(
         "schema_version": _one_of(SCHEMA_VERSION),
         "source": _record(
             {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text},
-            {"decoding": _text, "parts": _list(_record({"name": _text, "n_rows": _count(1)}))},
+            {
+                "decoding": _text, "parts": _list(_record({"name": _text, "n_rows": _count(1)})),
+                "storage": _record({"format": _text, "where": _text, "bytes": _count(1)}, {"bytes_stored": _count()}),
+            },
         ),
         "rows_read": _count(), "method": _text, "precision": _text, "engine": _text, "device": _text,
         "definition": _table(_text),

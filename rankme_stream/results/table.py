@@ -21,6 +21,7 @@ def table(result: Mapping[str, Any]) -> str:
     kind = source["dtype"] if source["dtype"] in source.get("decoding", source["dtype"]) else "features"
     lines = [
         printable(source["uri"]),
+        *([what_it_is(source)] if "storage" in source else []),
         f"{result['rows_read']:,} of {source['n_rows']:,} rows x {source['n_features']:,} "
         + printable(f"{kind}, {_arithmetic(result)}, {_duration(result['measured'])}"),
         *source_lines(source),
@@ -74,6 +75,35 @@ def source_lines(source: Mapping[str, Any]) -> list[str]:
     is_plain = words == f"{source['dtype']} as stored"
     decoding = [f"values: {printable(words)}"] if words and not is_plain else []
     return decoding + _part_lines(source.get("parts", []))
+
+
+def what_it_is(source: Mapping[str, Any]) -> str:
+    """Return a source in one line: its format, size, type and place.
+
+    Parameters
+    ----------
+    source
+        As in a result, with ``storage``.
+    """
+    storage = source["storage"]
+    n_bytes = bytes_text(storage["bytes"])
+    if "bytes_stored" in storage:
+        n_bytes += f", stored in {bytes_text(storage['bytes_stored'])}"
+    return printable(
+        f"{storage['format']} {storage['where']}: {source['n_rows']:,} rows x {source['n_features']:,} features, "
+        f"{source['dtype']}, {n_bytes}"
+    )
+
+
+def bytes_text(n_bytes: float) -> str:
+    """Return a number of bytes with the unit that suits it."""
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        n_bytes /= 1000
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+    return f"{n_bytes / 1000:,.4g} PB"
 
 
 def _part_lines(parts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,11 +16,13 @@ from rankme_stream.sources.memory.block_stream import BlockStream, Window
 from rankme_stream.sources.memory.gathered_rows import GatheredRows
 from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.storage import Storage, describe_storage, is_remote, storage_of
 from rankme_stream.sources.stores.file_pattern import matching_files, natural_key
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
     "ArrayOptions", "ArraySource", "BlockStream", "ConcatSource", "GatheredRows", "JoinedBounds", "NpySource",
-    "Opening", "Source", "Window", "ZarrSource", "absent_numbers", "content_digest", "describe_parts", "is_blocks",
-    "joined_name", "matching_files", "natural_key", "open_source", "row_digest", "row_digests", "row_place",
+    "Opening", "Source", "Storage", "Window", "ZarrSource", "absent_numbers", "content_digest", "describe_parts",
+    "describe_storage", "is_blocks", "is_remote", "joined_name", "matching_files", "natural_key", "open_source",
+    "row_digest", "row_digests", "row_place", "storage_of",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError, argument
 from rankme_stream.numerics.dtypes import Array, named_type
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.storage import Storage, storage_of
 
 _AT_ONCE = 2**18  # bits unpacked at once: what that takes stays in the cache
 
@@ -94,6 +95,10 @@ class BitRows:
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
         return self._rows.identity() | {"n_features": self.shape[1], "decoding": "bits"}
+
+    def storage(self) -> Storage:
+        """Return how the bytes are stored."""
+        return storage_of(self._rows)
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return the hash of the bytes, and of the number of features."""

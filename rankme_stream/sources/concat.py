@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError, UsageError
+from rankme_stream.errors import SourceFormatError, UsageError, counted
 from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.storage import Storage, storage_of
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
 _NUMBER = re.compile(r"(\d+)")
@@ -172,6 +173,24 @@ class ConcatSource:
             for sizes in stored_sizes(source, low, high)
         ]
 
+    def storage(self) -> Storage:
+        """Return how many parts there are, of how many rows each, how the first is stored, and the bytes of all."""
+        found = [storage_of(source) for source in self._sources]
+        first, formats = found[0], {one.format for one in found}
+        sizes = sorted(source.shape[0] for source in self._sources)
+        rows = f"{sizes[0]:,} rows" if sizes[0] == sizes[-1] else (
+            f"{sizes[0]:,} to {sizes[-1]:,} rows, half of them at most {sizes[len(sizes) // 2]:,}"
+        )  # fmt: skip
+        facts = [("parts", f"{counted(len(found), 'array')} of {rows}")]
+        facts += [(f"{label} of the first", words) for label, words in first.facts]
+        return Storage(
+            first.format if len(formats) == 1 else " and ".join(sorted(formats)),
+            tuple(facts),
+            _total([one.n_bytes for one in found]),
+            _total([one.n_requests for one in found]),
+            first.where,
+        )
+
     def part_of(self, row: int) -> int:
         """Return the number of the part that holds a row."""
         return bisect_right(self._starts, row) - 1
@@ -188,6 +207,12 @@ class ConcatSource:
             if stop <= end:
                 return
             start, number = end, number + 1
+
+
+def _total(numbers: Sequence[int | None]) -> int | None:
+    """Return a sum; None where a number is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 class _ShiftedBounds(Sequence[int]):

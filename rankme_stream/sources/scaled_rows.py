@@ -14,6 +14,7 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array, FloatArray, named_type
 from rankme_stream.sources.row_values import values_of
 from rankme_stream.sources.source import Source
+from rankme_stream.sources.storage import Storage, storage_of
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 from rankme_stream.sources.value_types import ScalesAt
 
@@ -150,6 +151,15 @@ class ScaledRows:
     def stored_sizes(self, start: int, stop: int) -> Sequence[StoredSizes]:
         """Return the stored sizes of the chunks of the quantised rows."""
         return stored_sizes(self._rows, start, stop)
+
+    def storage(self) -> Storage:
+        """Return how the quantised rows are stored, and their scales."""
+        rows, scales = storage_of(self._rows), storage_of(self._scales)
+        words = f"{self._scales.shape[1]:,} a row in {self._scales.uri}, {scales.format}"
+        known = rows.n_bytes is not None and scales.n_bytes is not None
+        n_bytes = (rows.n_bytes or 0) + (scales.n_bytes or 0) if known else None
+        requests = None if rows.n_requests is None else rows.n_requests + (scales.n_requests or 0)
+        return Storage(rows.format, (*rows.facts, ("scales", words)), n_bytes, requests, rows.where)
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of those of the quantised rows and of their scales."""

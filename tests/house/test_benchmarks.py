@@ -35,6 +35,7 @@ NAMES = [
     "hostile_states",
     "intervals",
     "memory_peaks",
+    "mutated",
     "row_sketch",
     "sampled",
     "scaling",

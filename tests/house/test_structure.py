@@ -22,6 +22,7 @@ MOST_PARAMETERS = 6  # self and cls aside
 # Public functions have a parameter for each option, which callers pass by keyword.
 PUBLIC_FUNCTIONS = {
     "rankme_stream.cli.commands.compare",
+    "rankme_stream.cli.commands.convert",
     "rankme_stream.cli.commands.merge",
     "rankme_stream.cli.commands.segment",
     "rankme_stream.measuring.api.measure",

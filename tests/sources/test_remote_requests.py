@@ -68,7 +68,7 @@ def get(session: Session, byte_range: Any = None, longest: int = 10_000) -> Answ
     ],
 )
 def test_a_body_with_the_checksum_that_is_stated_is_taken_and_another_is_not(headers):
-    assert get(Session(BODY, **headers)) == Answer(BODY, "")
+    assert get(Session(BODY, **headers)) == Answer(BODY, "", len(BODY))
     if any(MD5 in value or SHA in value for value in headers.values()):
         with pytest.raises(AnswerError, match="checksum"):
             get(Session(BODY[:-1], **headers))
@@ -87,7 +87,7 @@ def test_a_body_with_the_checksum_that_is_stated_is_taken_and_another_is_not(hea
 def test_a_part_is_taken_only_if_it_is_the_part_requested(byte_range, header, first, last):
     part, stated = BODY[first : last + 1], f"bytes {first}-{last}/100"
     session = Session(part, 206, Content_Range=stated, ETag='"a"')
-    assert get(session, byte_range) == Answer(part, '"a" 100')
+    assert get(session, byte_range) == Answer(part, '"a" 100', 100)
     assert session.requested["Range"] == header
     for body, claim in [
         (part[:-1], stated),
@@ -108,7 +108,7 @@ def test_a_part_past_the_end_is_empty_and_what_is_not_there_is_none():
 
 
 def test_a_web_page_is_no_chunk_and_a_chunk_of_that_type_is():
-    assert get(Session(BODY, Content_Type="text/html")) == Answer(BODY, "")
+    assert get(Session(BODY, Content_Type="text/html")) == Answer(BODY, "", len(BODY))
     with pytest.raises(AnswerError, match="web page"):
         get(Session(b"<!DOCTYPE html><html>log in</html>", Content_Type="text/html; charset=utf-8"))
     with pytest.raises(AnswerError, match="web page") as caught:
@@ -118,7 +118,7 @@ def test_a_web_page_is_no_chunk_and_a_chunk_of_that_type_is():
 
 @pytest.mark.parametrize("headers", [{"Content_Length": "100"}, {}])
 def test_not_more_is_read_than_an_object_may_have(headers):
-    assert get(Session(BODY, **headers), longest=100) == Answer(BODY, "")
+    assert get(Session(BODY, **headers), longest=100) == Answer(BODY, "", len(BODY))
     with pytest.raises(AnswerError, match="where 99 are allowed"):
         get(Session(BODY, **headers), longest=99)
     with pytest.raises(AnswerError, match="where 20 are allowed"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankme_stream.sources.zarr.grids.storage_order import Axis, StorageOrder, boxes
+from rankme_stream.sources.storage_order import Axis, StorageOrder, boxes
 
 
 @st.composite

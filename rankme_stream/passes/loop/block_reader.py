@@ -15,6 +15,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.loop.storage_wait import StorageWait
 from rankme_stream.passes.planning.block_layout import BlockRange
 from rankme_stream.passes.planning.plan import Plan
+from rankme_stream.passes.planning.workload import Concurrency
 from rankme_stream.sources import Source
 
 
@@ -39,6 +40,8 @@ class BlockReader:
 
     Parameters
     ----------
+    plan
+        Threads that read, and whether they read ahead.
     block_ranges
         Blocks in row order; each is dropped when its rows were used.
     refuse_missing
@@ -51,8 +54,9 @@ class BlockReader:
     """
 
     def __init__(
-        self, source: Source, plan: Plan, block_ranges: Iterable[BlockRange], *, refuse_missing: bool = True
-    ) -> None:
+        self, source: Source, plan: Plan | Concurrency, block_ranges: Iterable[BlockRange], *,
+        refuse_missing: bool = True,
+    ) -> None:  # fmt: skip
         self._source, self._plan, self._refuse_missing = source, plan, refuse_missing
         self._lock = threading.Lock()
         self._live: deque[_Block] = deque()

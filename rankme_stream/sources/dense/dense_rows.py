@@ -14,6 +14,7 @@ from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.dense.layout import DenseLayout
 from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stores.stored_file import OpenFile, StoredFile
 from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
 
@@ -149,6 +150,19 @@ class DenseRows:
         digest = blake2b(self._layout.header, digest_size=16)
         digest.update(f"{self._file.stamp()} {self._inside} {self.axis} {self.n_axes}".encode())
         return digest.hexdigest()
+
+    def storage(self) -> Storage:
+        """Return the order of the values, and the size of the array."""
+        order = "row by row" if self._after == 1 else "feature by feature"
+        if self.n_axes > 2:
+            axes = " x ".join(f"{n:,}" for n in self._layout.axes)
+            order += f", of axes {axes}, axis {self.axis} that of the features"
+        layout = [("order", order)]
+        if self._layout.between:
+            layout.append(("between rows", f"{self._layout.between:,} bytes of other data, which are skipped"))
+        if self._swaps:
+            layout.append(("byte order", "that of the other kind of processor: swapped when read"))
+        return Storage(facts=tuple(layout), n_bytes=self._layout.n_bytes)
 
     def _read_columns(self, file: OpenFile, start: int, stop: int, out: Array) -> None:
         """Read rows whose values lie feature by feature, in blocks of one index of the axes before the features'."""

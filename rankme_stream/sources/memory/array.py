@@ -14,6 +14,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features, reshaped
+from rankme_stream.sources.storage import Storage
 
 
 class ArraySource:
@@ -94,6 +95,13 @@ class ArraySource:
     def tail_start(self) -> int:
         """First row that may be written again when rows are added: row 0."""
         return 0
+
+    def storage(self) -> Storage:
+        """Return that it is an array in memory, its size and the order of its values."""
+        itemsize, order = self.stored.dtype.itemsize, "row by row" if self.is_view else "copied when read"
+        where = "in this process" if self.device is HOST else f"on {self.device.name}"
+        n_bytes = self.shape[0] * self.shape[1] * itemsize
+        return Storage("array in memory", (("order", order),), n_bytes, where=where)
 
     def reopen(self) -> None:
         """Return None: the rows live in this process."""

@@ -16,16 +16,17 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _DIGESTS = {"md5": hashlib.md5, "sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 _PAGE = "the server answers with a web page, as for a login or an error"
 _NO_RANGES = (
-    "the server answers with the whole object where a part is requested, as shards need: serve the store by a server "
-    "that knows ranges, or copy it to a disk"
+    "the server answers with the whole object where a part is requested: serve it by a server that knows ranges, copy "
+    "it to a disk, or give 'simplecache::' and the address, which copies each object to a temporary folder first"
 )
 
 
 class Answer(NamedTuple):
-    """Bytes that a server sent, and the version of the object that it stated; the empty string for none."""
+    """Bytes that a server sent, and version and length of the object that it stated; "" and None for none."""
 
-    body: bytes
+    body: Any
     version: str
+    n_bytes: int | None = None
 
 
 async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None, longest: int) -> Answer | None:
@@ -57,7 +58,7 @@ async def get_by_http(fs: Any, url: str, byte_range: ByteRequest | None, longest
         if is_whole:
             _check_digests(body, response.headers)
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
-    return Answer(body, tag and f"{tag} {total}")
+    return Answer(body, tag and f"{tag} {total}", total)
 
 
 async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None, longest: int) -> Answer | None:
@@ -95,7 +96,7 @@ async def get_by_s3(fs: Any, path: str, byte_range: ByteRequest | None, longest:
     if response["ContentLength"] != len(body):
         raise AnswerError(f"the server sends {len(body):,} bytes and states {response['ContentLength']:,}")
     tag = response.get("ETag", "")
-    return Answer(body, tag and f"{tag} {total}")
+    return Answer(body, tag and f"{tag} {total}", total)
 
 
 def _code(error: BaseException) -> str:

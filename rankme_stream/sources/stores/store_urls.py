@@ -16,11 +16,25 @@ from rankme_stream.sources.stores.remote_faults import without_secrets
 _SCHEME = re.compile(r"(?:^|::)([A-Za-z][\w+.-]*)(?=://|::)")
 _HTTP, _S3 = ("http", "https"), ("s3", "s3a")
 _SILENCE = 1 / 3  # of the time of a request: without a byte, an attempt is over
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}
 _NEED_A_FILE = ("reference", "zip", "tar", "libarchive")  # schemes that read what another URL names
 
 
 def open_url(url: str) -> FsspecStore:
     """Open a URL by fsspec, with the time limits of `GuardedStore` where a protocol is HTTP or S3.
+
+    Raises
+    ------
+    ImportError, SourceError, StorageError
+        As ``file_system``.
+    """
+    fs, path = file_system(url)
+    return FsspecStore(fs, path=path, read_only=True)
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of fsspec for a URL, asynchronous and with time limits, and the path in it.
 
     Raises
     ------
@@ -63,8 +77,8 @@ def open_url(url: str) -> FsspecStore:
 
         fs = AsyncFileSystemWrapper(fs, asynchronous=True)
     if protocols[0] in _S3:
-        fs.retries = 1  # `GuardedStore` tries again
-    return FsspecStore(fs, path=path, read_only=True)
+        fs.retries = 1  # `Attempts` tries again
+    return fs, path
 
 
 def _limits(protocol: str) -> dict[str, Any]:
@@ -83,3 +97,15 @@ def _limits(protocol: str) -> dict[str, Any]:
         configured = [conf.get(name, {}).get("config_kwargs", {}) for name in _S3]
         return {"config_kwargs": {**limits, **configured[0], **configured[1]}}
     return {"remote_options": {"asynchronous": True}} if protocol == "reference" else {}
+
+
+def install_message(url: str, error: ImportError) -> str:
+    """Return the command that installs what a URL needs."""
+    protocols = [link.partition("://")[0] for link in url.split("::")]
+    extra = next((_EXTRAS[protocol] for protocol in protocols if protocol in _EXTRAS), None)
+    package = next((_PACKAGES[protocol] for protocol in protocols if protocol in _PACKAGES), None)
+    if extra:
+        remedy = f"pip install 'rankme-stream[{extra}]'"
+    else:
+        remedy = f"pip install fsspec {package}" if package else f"install fsspec and its package ({error})"
+    return f"{'::'.join(protocols)}:// needs packages that are not installed: {remedy}"

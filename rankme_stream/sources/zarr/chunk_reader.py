@@ -13,6 +13,7 @@ import numpy as np
 
 from rankme_stream.errors import CorruptChunkError, LimitError, RankMeError, StorageError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.storage_order import boxes
 from rankme_stream.sources.stores.file_errors import file_error, is_storage_fault
 from rankme_stream.sources.stores.regular_file import reason
 from rankme_stream.sources.stores.remote_faults import in_one_line
@@ -20,7 +21,6 @@ from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.grids.chunk_grid import Box, ChunkGrid
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
-from rankme_stream.sources.zarr.grids.storage_order import boxes
 from rankme_stream.sources.zarr.stored_values import READ_ERRORS, StoredValue, StoredValues
 
 _FEATURES_AT_ONCE = 16  # copied together where the features do not come last: more would push each other out of caches

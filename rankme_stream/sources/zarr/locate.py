@@ -22,7 +22,7 @@ from rankme_stream.sources.stores.file_errors import file_error, is_storage_faul
 from rankme_stream.sources.stores.joined_archives import bytes_before_archive
 from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.stores.remote_faults import in_one_line, without_secrets
-from rankme_stream.sources.stores.store_urls import open_url
+from rankme_stream.sources.stores.store_urls import install_message, open_url
 from rankme_stream.sources.stores.zip_contents import arrays_inside, is_cut_zip
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES, REWRITE, chunk_codecs, codec_chain
@@ -44,7 +44,6 @@ METADATA_ERRORS = (
 _LISTED = 20
 _LONGEST_NAME = 200  # characters: some stores name all that they hold
 _DEEPEST = 4  # levels of groups: links may lead around in circles
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 _PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"  # not the one configured: it reads only through our store
 
 
@@ -99,7 +98,7 @@ def _open_location(location: str, uri: str) -> Store:
     except RankMeError:
         raise
     except ImportError as error:
-        raise SourceFormatError(_install_message(location, error)) from error
+        raise SourceFormatError(install_message(location, error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceNotFoundError(f"there is no file or folder {location!r}: check the path") from error
     except OSError as error:
@@ -130,18 +129,6 @@ def _name_of(store: Store) -> str:
     text = str(store)
     is_name = " at 0x" not in text and "\n" not in text and len(text) <= _LONGEST_NAME
     return without_secrets(text) if is_name else f"<{type(store).__name__}>"
-
-
-def _install_message(url: str, error: ImportError) -> str:
-    protocols = [link.partition("://")[0] for link in url.split("::")]
-    extras = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3"}
-    extra = next((extras[protocol] for protocol in protocols if protocol in extras), None)
-    package = next((_PACKAGES[protocol] for protocol in protocols if protocol in _PACKAGES), None)
-    if extra:
-        remedy = f"pip install 'rankme-stream[{extra}]'"
-    else:
-        remedy = f"pip install fsspec {package}" if package else f"install fsspec and its package ({error})"
-    return f"{'::'.join(protocols)}:// needs packages that are not installed: {remedy}"
 
 
 def reopening_argument(source: object, store: Store, path: str, options: ArrayOptions) -> Any:

@@ -19,6 +19,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stored_sizes import StoredSizes
 from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
@@ -38,6 +39,7 @@ from rankme_stream.sources.zarr.locate import (
     reopening_argument,
 )
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
+from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, total_bytes, uncoded_bytes
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
 from rankme_stream.sources.zarr.values.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
@@ -271,6 +273,15 @@ class ZarrSource:
             if len(range(*edges[place : place + 2])) < prod(box.shape) // box.shape[grid.features_axis]:
                 n_bytes[place] = 0
         return [StoredSizes(edges, n_bytes)]
+
+    def storage(self) -> Storage:
+        """Return chunks, shards, compression and order, and the bytes stored, as ``stored_sizes`` knows them."""
+        n_bytes = None
+        if not self._is_coded:
+            n_bytes = uncoded_bytes(self._grid, self.stored.dtype.itemsize)
+        elif n_keys(self._grid) <= MOST_KEYS:
+            n_bytes = total_bytes(self.stored_sizes(0, self.shape[0]))
+        return storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
 
     def _check_missing(self) -> None:
         """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""

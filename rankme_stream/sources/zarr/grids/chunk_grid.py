@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.storage_order import Axis, StorageOrder
 from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
-from rankme_stream.sources.zarr.grids.storage_order import Axis, StorageOrder
 
 _T = TypeVar("_T")
 _NUMBER = re.compile("0|[1-9][0-9]{0,18}")  # as keys hold it: "01" is another name

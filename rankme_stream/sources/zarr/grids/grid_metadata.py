@@ -8,10 +8,10 @@ from math import prod
 from typing import Any
 
 from rankme_stream.errors import SourceFormatError
+from rankme_stream.sources.storage_order import Axis
 from rankme_stream.sources.zarr.codecs.chain import codec_fields
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.grids.shard_index import shard_index
-from rankme_stream.sources.zarr.grids.storage_order import Axis
 
 _MOST = 2**60  # values or chunks
 

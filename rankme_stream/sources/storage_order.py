@@ -1,4 +1,4 @@
-"""Axes of a zarr array cut into chunks, and the numbering of an array's cells chunk by chunk."""
+"""Axes of an array cut into chunks, and the numbering of its cells chunk by chunk."""
 
 from __future__ import annotations
 
