@@ -66,7 +66,11 @@ class Format(NamedTuple):
 
 
 _HERE = "rankme_stream.sources"
-FORMATS = (Format(".npy", (".npy",), f"{_HERE}.dense.npy"),)
+_HDF5 = (".h5", ".hdf5", ".he5", ".h5ad", ".nc", ".nc4")
+FORMATS = (
+    Format(".npy", (".npy",), f"{_HERE}.dense.npy"),
+    Format("HDF5", _HDF5, f"{_HERE}.hdf5.rows", "hdf5"),
+)
 
 
 def format_of(location: str) -> Format | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -113,9 +113,18 @@ class ChunkIndex:
         self._packed, self._firsts, self._last, self._loose = [], [], -1, []
         self.add(together)
 
+    def renumbered(self, change: Callable[[Array], Array]) -> ChunkIndex:
+        """Return an index of the same chunks under other numbers."""
+        index = ChunkIndex(self.end)
+        for found in [*map(self._unpack, range(len(self._packed))), *self._loose]:
+            index.add(np.concatenate([change(found[0])[None], found[1:]]))
+        return index
+
     def places(self, start: int, stop: int) -> Places:
         """Return those of chunks ``[start, stop)``."""
-        held = Places(np.full(stop - start, -1, np.int64), np.zeros(stop - start, np.int64), np.zeros(stop - start, int))
+        held = Places(
+            np.full(stop - start, -1, np.int64), np.zeros(stop - start, np.int64), np.zeros(stop - start, int)
+        )
         for piece in self._pieces(start, stop):
             for target, values in zip(held, piece[1:], strict=True):
                 target[piece[0] - start] = values

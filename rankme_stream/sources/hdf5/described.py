@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rankme_stream.errors import LimitError, SourceFormatError, SourceNotFoundError
-from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.hdf5.chunk_index import ChunkIndex
 from rankme_stream.sources.stores.remote_faults import in_one_line
 from rankme_stream.sources.stores.stored_file import LocalFile, OpenFile, StoredFile
 
@@ -36,14 +36,14 @@ class Described:
     ----------
     facts
         What ``describing.program.describe`` returns.
-    chunks
-        Numbers in C order, offsets, sizes and masks of the chunks of a chunked one, shape ``(4, chunks)`` each.
+    index
+        Where the chunks of a chunked one lie, by their numbers in C order.
     n_bytes, stamp
         Size of the file, and its size and time or tag, when it was described.
     """
 
     facts: dict[str, Any]
-    chunks: list[Array]
+    index: ChunkIndex
     n_bytes: int
     stamp: str
 
@@ -68,7 +68,7 @@ def described(file: StoredFile, path: str) -> Described:
         location = file.address if isinstance(file, LocalFile) else None
         question = json.dumps({"file": location, "path": path, "n_bytes": opened.n_bytes}).encode()
         with _PROCESS.lock:
-            facts, chunks = _PROCESS.ask(question, opened, uri)
+            facts, index = _PROCESS.ask(question, opened, uri)
         if "absent" in facts:
             raise SourceNotFoundError(f"{uri}: {facts['absent']}")
         if "refused" in facts:
@@ -77,7 +77,7 @@ def described(file: StoredFile, path: str) -> Described:
             raise SourceFormatError(
                 f"{uri} cannot be read as HDF5: {in_one_line(ValueError(facts['damaged']))}; copy or write it again"
             )
-        return Described(facts, chunks, opened.n_bytes, stamp)
+        return Described(facts, index, opened.n_bytes, stamp)
 
 
 def _check_signature(opened: OpenFile, uri: str) -> None:
@@ -100,11 +100,11 @@ class _Process:
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self.end)
 
-    def ask(self, question: bytes, file: OpenFile, uri: str) -> tuple[dict[str, Any], list[Array]]:
-        """Return the description and the chunks of a dataset; ``file`` is what bytes are asked of."""
+    def ask(self, question: bytes, file: OpenFile, uri: str) -> tuple[dict[str, Any], ChunkIndex]:
+        """Return the description and the places of the chunks of a dataset; ``file`` is what bytes are asked of."""
         was_there = self._process is not None
         try:
-            return self._answer(self._started(), question, file, uri)
+            return self._answer(self._started(), question, file)
         except (BrokenPipeError, EOFError):
             code = self.end()
             if was_there and code == 0:  # it had ended, since nothing was asked for long
@@ -115,10 +115,10 @@ class _Process:
             raise
 
     def _answer(
-        self, process: subprocess.Popen[bytes], question: bytes, file: OpenFile, uri: str
-    ) -> tuple[dict[str, Any], list[Array]]:
+        self, process: subprocess.Popen[bytes], question: bytes, file: OpenFile
+    ) -> tuple[dict[str, Any], ChunkIndex]:
         facts: dict[str, Any] = {}
-        chunks: list[Array] = []
+        index = ChunkIndex(file.n_bytes)
         _send(process, question)
         while True:
             kind, content = _frame(process)
@@ -128,9 +128,9 @@ class _Process:
             elif kind == b"D":
                 facts = json.loads(content)
             elif kind == b"I":
-                chunks.append(np.frombuffer(content, np.int64).reshape(4, -1))
+                index.add(np.frombuffer(content, np.int64).reshape(4, -1))
             elif kind == b"E":
-                return facts | json.loads(content), chunks
+                return facts | json.loads(content), index
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:

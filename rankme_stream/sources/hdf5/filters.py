@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from itertools import count
 from typing import Any, NamedTuple
 
 import h5py
@@ -13,13 +14,14 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.stores.remote_faults import in_one_line
 from rankme_stream.sources.zarr.codecs.unpack import BytesCodec, longest_packed
 
 _REPACK = "repack it, as by h5repack -f GZIP=1"
 _ZARR = {1: "zlib", 3: "fletcher32", 307: "bz2", 32001: "blosc", 32015: "zstd"}
 _SHUFFLE, _LZF, _LZ4, _BITSHUFFLE = 2, 32000, 32004, 32008
 _MOST_FILTERS = 16
-_held = threading.local()
+_numbers = count()  # of files in memory, whose names must differ
 
 
 class Filter(NamedTuple):
@@ -64,6 +66,7 @@ def configurations(filters: Sequence[Filter], dtype: np.dtype[Any], chunk: Seque
             found.append({"id": "lzf"})
         elif _is_available(one.code):
             found.append({"id": "hdf5", "filter": [one.code, *one.values], "dtype": dtype.str, "chunk": list(chunk)})
+            _check(one, dtype, tuple(chunk), uri)
         else:
             name = one.name or "without a name"
             raise SourceFormatError(
@@ -71,6 +74,17 @@ def configurations(filters: Sequence[Filter], dtype: np.dtype[Any], chunk: Seque
                 f"hdf5plugin, or {_REPACK}"
             )
     return found
+
+
+def _check(one: Filter, dtype: np.dtype[Any], chunk: tuple[int, ...], uri: str) -> None:
+    """Refuse a filter that would decode here by other values than those in the file."""
+    try:
+        _dataset_in_memory(one.code, one.values, dtype, chunk)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SourceFormatError(
+            f"{uri} is packed by the filter {one.code} of HDF5 ({one.name}), which cannot decode it here "
+            f"({in_one_line(error)}): {_REPACK}"
+        ) from error
 
 
 def _is_available(code: int) -> bool:
@@ -110,15 +124,17 @@ def _lzf_codec(configuration: Mapping[str, Any]) -> BytesCodec:
 def _hdf5_codec(configuration: Mapping[str, Any]) -> BytesCodec:
     """Return the codec of any filter that HDF5 has here: it decodes a chunk of a file in memory."""
     (code, *values), dtype = configuration["filter"], np.dtype(configuration["dtype"])
-    shape, key = tuple(configuration["chunk"]), str(sorted(configuration.items()))
+    shape, held = tuple(configuration["chunk"]), threading.local()
 
     def unpack(encoded: Array, out: Array) -> int:
-        if code in (_LZ4, _BITSHUFFLE) and len(encoded) >= 8 and (code == _LZ4 or len(values) > 4 and values[4]):
+        if code in (_LZ4, _BITSHUFFLE) and len(encoded) >= 8 and (code == _LZ4 or (len(values) > 4 and values[4])):
             n_bytes = int.from_bytes(encoded[:8].tobytes(), "big")  # which the filter would allocate
             if n_bytes != len(out):
                 raise ValueError(f"{n_bytes:,} bytes where {len(out):,} were expected")
         try:
-            dataset = _dataset_in_memory(key, code, values, dtype, shape)
+            if not hasattr(held, "dataset"):
+                held.dataset = _dataset_in_memory(code, values, dtype, shape)
+            dataset = held.dataset
             dataset.write_direct_chunk((0,) * len(shape), encoded.tobytes())
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, out.view(dtype).reshape(shape))
         except (OSError, RuntimeError) as error:
@@ -128,21 +144,29 @@ def _hdf5_codec(configuration: Mapping[str, Any]) -> BytesCodec:
     return BytesCodec(unpack, longest_packed, scratch=2, working=2**20)
 
 
-def _dataset_in_memory(
-    key: str, code: int, values: Sequence[int], dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> Any:
-    """Return a dataset of one chunk in a file in memory, which each thread keeps for the last filter."""
-    if getattr(_held, "key", None) != key:
-        file = h5py.File(f"{threading.get_ident()}", "w", driver="core", backing_store=False)
+def _dataset_in_memory(code: int, values: Sequence[int], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Return a dataset of one chunk in a file in memory, which goes with the dataset.
+
+    Raises
+    ------
+    ValueError
+        If the filter, which changes its values when a dataset is made, does not come to those in the file.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_fclose_degree(h5py.h5f.CLOSE_WEAK)
+    file = h5py.h5f.create(f"rankme {next(_numbers)}".encode(), fapl=access)
+    uncached = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    uncached.set_chunk_cache(1, 0, 0.0)
+    space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(dtype)
+    for n_own in (0, 3):  # values that the filter puts before those that it is given
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk(shape)
-        properties.set_filter(code, h5py.h5z.FLAG_MANDATORY, tuple(values))
-        access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-        access.set_chunk_cache(1, 0, 0.0)
-        space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(dtype)
-        dataset = h5py.h5d.create(file.id, b"chunk", kind, space, properties, dapl=access)
-        _held.file, _held.dataset, _held.key = file, dataset, key
-    return _held.dataset
+        properties.set_filter(code, h5py.h5z.FLAG_MANDATORY, tuple(values[n_own:]))
+        dataset = h5py.h5d.create(file, f"chunk {n_own}".encode(), kind, space, properties, dapl=uncached)
+        if list(dataset.get_create_plist().get_filter(0)[2]) == list(values):
+            return dataset
+    raise ValueError(f"the filter {code} of HDF5 is here of another release")
 
 
 CODECS: Mapping[str, Callable[[Mapping[str, Any]], BytesCodec]] = {"lzf": _lzf_codec, "hdf5": _hdf5_codec}

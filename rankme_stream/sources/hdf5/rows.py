@@ -14,7 +14,7 @@ import numpy as np
 from rankme_stream.errors import CorruptChunkError, UsageError, argument
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.hdf5.chunk_index import ChunkIndex, Index, RegularIndex
+from rankme_stream.sources.hdf5.chunk_index import Index, RegularIndex
 from rankme_stream.sources.hdf5.described import Described, described
 from rankme_stream.sources.hdf5.filters import CODECS, Filter, configurations
 from rankme_stream.sources.hdf5.stored_chunks import StoredChunks
@@ -43,9 +43,7 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     found = described(file, inside.strip("/"))
     chunks = _DatasetChunks(file, found)
     facts = found.facts
-    array = ForeignArray(
-        chunks.uri, _documents(facts, chunks.shape), facts["path"], chunks.filters, CODECS, chunks
-    )
+    array = ForeignArray(chunks.uri, _documents(facts, chunks.shape), facts["path"], chunks.filters, CODECS, chunks)
     n_axes = len(facts["shape"])
     wanted = replace(options, path=None)
     return ZarrSource(array, wanted, scaled=(n_axes, n_axes - 1) if is_scales and n_axes > 1 else None)
@@ -65,7 +63,7 @@ class _DatasetChunks:
     def __init__(self, file: StoredFile, found: Described) -> None:
         self._file, self._found, facts = file, found, found.facts
         self.uri = f"{file.uri}::{facts['path']}"
-        self._itemsize = 1 if facts["item"] == "|V1" else np.dtype(facts["item"]).itemsize
+        self._itemsize = np.dtype(facts["item"]).itemsize
         self.shape = facts["chunks"] or _parts(facts["shape"], self._itemsize)
         self.filters = configurations(
             [Filter(code, tuple(values), name) for code, values, name in facts["filters"]],
@@ -114,19 +112,18 @@ class _DatasetChunks:
                     f"{self.uri} reaches to byte {end:,} of a file of {n_bytes:,}: copy or write it again"
                 )
             return RegularIndex(facts["offset"], prod(self.shape) * self._itemsize, end, ordered, steps)
-        index = ChunkIndex(n_bytes)
-        for found in self._found.chunks:
-            if order != sorted(order):
-                places = np.unravel_index(found[0], counts)
-                numbers = np.ravel_multi_index([places[place] for place in order], ordered)
-                index.add(np.concatenate([numbers[None], found[1:]]))
-            else:
-                index.add(found)
+        index = self._found.index
+        if order != sorted(order):
+
+            def number(numbers: Array) -> Array:
+                places = np.unravel_index(numbers, counts)
+                return np.ravel_multi_index([places[place] for place in order], ordered)
+
+            index = index.renumbered(number)
         try:
             index.close()
         except ValueError as error:
             raise CorruptChunkError(f"{self.uri} is damaged: {error}; write it again") from None
-        self._found.chunks.clear()
         return index
 
 

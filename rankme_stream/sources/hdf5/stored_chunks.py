@@ -72,7 +72,7 @@ class StoredChunks:
         """Read rows of small chunks of whole rows many at a time; return False for others, and where one is wrong."""
         grid, per = self._grid, decoder.shape[0]
         can_read = grid.has_whole_rows and decoder.decodes_together and out.flags.c_contiguous
-        if not can_read or decoder.n_bytes > _SMALL and not decoder.is_plain:
+        if not can_read or (decoder.n_bytes > _SMALL and not decoder.is_plain):
             return False
         first, last = start // per, -(-stop // per)
         at_once = max(1, min(_MOST_TOGETHER, self._together // decoder.n_bytes))

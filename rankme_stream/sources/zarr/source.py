@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
@@ -83,6 +84,7 @@ class ZarrSource:
         self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
     ) -> None:
         self._foreign = source if isinstance(source, ForeignArray) else None
+        store: Store
         if isinstance(source, ForeignArray):
             store, path, self.uri = source.store(), source.path, source.uri
             self._reopening_argument = source.chunks.reopen(options)

@@ -115,5 +115,3 @@ def words_of_group(group: Any, path: str) -> str:
     if "pandas_type" in group.attrs:
         return f"is a frame of pandas; {_listing(group, path)}; or read it by pandas and give its numbers"
     return f"is a group; {_listing(group, path)}"
-
-

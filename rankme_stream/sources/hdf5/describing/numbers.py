@@ -8,14 +8,27 @@ from typing import Any
 import h5py
 import numpy as np
 
-ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, OverflowError, MemoryError,
-          AttributeError, NotImplementedError, UnicodeError)  # fmt: skip - of h5py on damaged files
+ERRORS = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    AttributeError,
+    NotImplementedError,
+    UnicodeError,
+)  # fmt: skip - of h5py on damaged files
 _MOST_FILTERS = 32
 _MOST_VALUES = 4096  # of an attribute
 _OF_SCALES = ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "DIMENSION_LABELS", "_Netcdf4Dimid",
               "_Netcdf4Coordinates", "_nc3_strict")  # fmt: skip
 _FLOATS = {
-    (2, 15, 10, 5, 0, 10, 15): "f2", (4, 31, 23, 8, 0, 23, 127): "f4", (8, 63, 52, 11, 0, 52, 1023): "f8",
+    (2, 15, 10, 5, 0, 10, 15): "f2",
+    (4, 31, 23, 8, 0, 23, 127): "f4",
+    (8, 63, 52, 11, 0, 52, 1023): "f8",
     (2, 15, 7, 8, 0, 7, 127): "bfloat16",
 }  # fmt: skip - by size, bit fields and bias
 
@@ -107,5 +120,3 @@ def _plain(value: Any) -> Any:
         return value.decode(errors="replace")
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, bool | int | float | str) else None
-
-

@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -31,6 +32,7 @@ BATCH = 2**14  # chunks in a frame
 _HEADER = struct.Struct("<cq")  # kind and length of a frame
 _PAGE, _PAGES_HELD = 2**18, 64  # of remote files
 _MOST_BESIDE = 100
+_COUNTS_USER_BLOCK = (1, 14, 4)  # release of HDF5 from which offsets of chunks are those in the file
 
 
 def send(kind: bytes, content: bytes) -> None:
@@ -101,23 +103,26 @@ def describe(file: Any, path: str) -> tuple[dict[str, Any], Any]:
     if properties.get_external_count():
         raise RefusalError("keeps its values in other files (external storage): copy it by h5repack")
     if layout == h5py.h5d.COMPACT:
-        raise RefusalError("is stored inside its header (compact): write it again without that, as by h5repack -l CONTI")
+        raise RefusalError(
+            "is stored inside its header (compact): write it again without that, as by h5repack -l CONTI"
+        )
     if layout == h5py.h5d.CHUNKED:
         chunks = [*properties.get_chunk(), *lengths]
     else:
         offset = dataset.id.get_offset()
     return {
         "path": where, "shape": [*dataset.shape, *lengths], "dtype": dtype, "item": item, "chunks": chunks,
-        "file_chunk": properties.get_chunk() if chunks else None, "offset": offset,
+        "offset": offset,
         "filters": filters_of(properties), "fill": fill_value(dataset, properties, lengths),
         "attributes": attributes_of(dataset), "names": _names(dataset, len(lengths)),
-        "groups": _groups(file, where), "beside": _beside(file, where), "userblock": file.userblock_size,
+        "groups": _groups(file, where), "beside": _beside(file, where),
     }, dataset  # fmt: skip
 
 
 def send_chunks(dataset: Any, n_bytes: int) -> None:
     """Send where the chunks of a dataset lie, by their numbers in C order."""
     counts = [-(-length // n) for length, n in zip(dataset.shape, dataset.chunks, strict=True)]
+    before = dataset.file.userblock_size if h5py.version.hdf5_version_tuple < _COUNTS_USER_BLOCK else 0
     held: list[Any] = []
     total = 0
 
@@ -131,7 +136,7 @@ def send_chunks(dataset: Any, n_bytes: int) -> None:
             raise RefusalError("lists chunks outside its shape: it is damaged, write it again")
         found = np.empty((4, len(held)), np.int64)
         found[0] = np.ravel_multi_index(tuple(coordinates.T), counts)
-        found[1] = [one.byte_offset or -1 for one in held]
+        found[1] = [one.byte_offset + before for one in held]
         found[2] = [one.size for one in held]
         found[3] = [one.filter_mask for one in held]
         held.clear()
@@ -154,10 +159,8 @@ def _names(dataset: Any, n_more: int) -> list[str | None] | None:
     names: list[str | None] = []
     for axis in dataset.dims:
         name = None
-        try:
+        with suppress(*ERRORS):
             name = axis.label or (axis[0].name.rpartition("/")[2] if len(axis) else None)
-        except ERRORS:
-            pass
         names.append(name or None)
     return [*names, *[None] * n_more] if any(names) else None
 

@@ -75,7 +75,7 @@ class ChunkDecoder:
             raise SourceFormatError(f"{uri} names {len(fields):,} codecs; at most {_MOST_CODECS} are read: rewrite it")
         try:
             self._codecs = (
-                _v2(metadata, fields, shape, dtype, BYTES_CODECS | more)
+                _v2(metadata, fields, shape, dtype, {**BYTES_CODECS, **more})
                 if metadata["zarr_format"] == 2
                 else _v3(metadata, fields, shape, dtype)
             )

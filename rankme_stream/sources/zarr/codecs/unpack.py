@@ -140,7 +140,7 @@ def _inflate_all(encoded: Sequence[Array] | Array, out: Array) -> None:
     n_bytes, start, target, new = out.shape[1], 0, out.reshape(-1).data, zlib.decompressobj
     for one in encoded:
         stream = new(15)
-        content = stream.decompress(one, n_bytes + 1)
+        content = stream.decompress(one.data, n_bytes + 1)
         if len(content) != n_bytes or not stream.eof:
             raise ValueError(f"the stream has not the {n_bytes:,} bytes that were expected")
         target[start : start + n_bytes] = content
@@ -254,9 +254,7 @@ def pcodec(configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec
 def _always(
     unpack: Unpack, scratch: int = 0, working: int = 0, together: UnpackAll | None = None
 ) -> Callable[[Mapping[str, Any]], BytesCodec]:
-    return lambda configuration: BytesCodec(
-        unpack, longest_packed, scratch=scratch, working=working, together=together
-    )
+    return lambda configuration: BytesCodec(unpack, longest_packed, scratch=scratch, working=working, together=together)
 
 
 BYTES_CODECS: Mapping[str, Callable[[Mapping[str, Any]], BytesCodec]] = {
