@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from os.path import isfile
 from typing import Any, NamedTuple
 
 from rankme_stream.errors import UsageError, argument
@@ -47,8 +48,10 @@ class ArrayOptions:
 
     @property
     def names_scales_elsewhere(self) -> bool:
-        """Whether the scales are not in the store of the rows."""
-        return self.scales is not None and ("::" in self.scales or "://" in self.scales or self.scales.endswith(".npy"))
+        """Whether the scales are not in the store of the rows, but at an address, or in a file of this machine."""
+        if self.scales is None:
+            return False
+        return "::" in self.scales or "://" in self.scales or self.scales.endswith(".npy") or isfile(self.scales)
 
     def absolute(self) -> ArrayOptions:
         """Return options that name the same from any working directory."""

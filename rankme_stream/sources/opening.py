@@ -14,7 +14,7 @@ from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening, checked_options
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
-from rankme_stream.sources.formats import format_of
+from rankme_stream.sources.formats import format_at, format_of
 from rankme_stream.sources.memory.array import ArraySource
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.source import Source
@@ -30,7 +30,8 @@ def open_source(source: object, **options: Any) -> Source:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array`` or ``file.npy`` as a string or path; a two-dimensional array of
+        ``store.zarr``, ``store.zarr::group/array``, ``file.npy``, or another file of `FORMATS`, with ``::`` and the
+        name of an array in it where it holds several, as a string or path; a two-dimensional array of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
         returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; or a
         shell-style pattern in a path on this machine or behind ``::``, such as ``store.zarr::utm*/embeddings``, whose
@@ -54,7 +55,7 @@ def open_source(source: object, **options: Any) -> Source:
         return _joined([(part, chosen) for part in source])
     if (files := matching_files(source)) is not None:
         return _joined([(file, chosen) for file in files], str(source))
-    if (found := matching_arrays(source, chosen.path)) is not None:
+    if not _is_file(source) and (found := matching_arrays(source, chosen.path)) is not None:
         return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
@@ -71,11 +72,17 @@ def open_source(source: object, **options: Any) -> Source:
     )
 
 
+def _is_file(source: object) -> bool:
+    """Return whether a source is named like a file of a format, in which a name is no pattern."""
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    return isinstance(text, str) and format_of(split_address(text)[0]) is not None
+
+
 def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None = None) -> StoredArray:
     """Return the array at an address, or of zarr; ``scaled`` as in `ZarrSource`, of an array of scales."""
     if isinstance(source, str | os.PathLike):
         location, inside = split_address(os.fspath(source))
-        if (found := format_of(location)) is not None:
+        if (found := format_at(location)) is not None:
             inside = inside if options.path is None else options.path
             return found.open(stored_file(location), inside, options, is_scales=scaled is not None)
     return ZarrSource(source, options, scaled=scaled)
@@ -89,7 +96,7 @@ def _decoded(source: StoredArray, options: ArrayOptions) -> Source:
     if source.scales is None:
         return source
     where = Opening(source.scales.path, NO_OPTIONS)
-    if isinstance(source, ZarrSource) and not options.names_scales_elsewhere:
+    if not options.names_scales_elsewhere:
         where = source.argument_of(source.scales.path)
     wanted = replace(where.options, nodata=source.scales.nodata)
     scales = _stored(where.source, wanted, (source.n_axes, source.axis))

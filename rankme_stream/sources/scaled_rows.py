@@ -12,6 +12,7 @@ import numpy as np
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array, FloatArray, named_type
+from rankme_stream.sources.array_options import Opening
 from rankme_stream.sources.row_values import values_of
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.storage import Storage, storage_of
@@ -39,6 +40,9 @@ class StoredArray(Source, Protocol):
     @property
     def row_order(self) -> tuple[object, ...] | None:
         """What the order of the rows depends on, beside their number; None where it is that of C."""
+
+    def argument_of(self, path: str) -> Opening:
+        """Return what opens another array of the store or file by its path in it, in this process."""
 
 
 class ScaledRows:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import zarr
 
+from rankme_stream.sources.formats import FORMATS
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -43,6 +45,7 @@ def folder_with_a_dump(tmp_path) -> Path:
         "groups.md",
         "choosing.md",
         "few-rows.md",
+        "formats.md",
         "layouts.md",
         "stored-values.md",
         "how-many-rows.md",
@@ -69,6 +72,16 @@ def test_the_commands_of_a_page_run(page, folder_with_a_dump):
             timeout=120,
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_page_of_formats_names_every_ending_and_extra():
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    for one in FORMATS:
+        (row,) = [row for row in rows if f"`{one.endings[0]}`" in row.split("|")[2]]
+        name, extra = row.split("|")[2:4]
+        assert all(f"`{ending}`" in name for ending in one.endings), one.name
+        assert extra.strip() == (f"`{one.extra}`" if one.extra else ""), one.name
 
 
 def test_the_table_of_the_readme_is_that_of_the_benchmark():

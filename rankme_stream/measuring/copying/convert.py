@@ -43,8 +43,8 @@ class Conversion:
         Rows of a chunk and of a file, and ``zstd`` or ``none``.
     saved
         Share of its bytes that zstd saves of a sample of the rows; None where an earlier run took the sample.
-    bytes_before, bytes_after
-        Bytes of the numbers, and of the files of the copy.
+    bytes_of_numbers, bytes_before, bytes_after
+        Bytes of the numbers in memory, of the source as it is stored (None where that is not known), and of the copy.
     rows_before
         Rows that earlier runs had copied, which were interrupted.
     elapsed_s, predicted_peak_bytes
@@ -61,7 +61,8 @@ class Conversion:
     shard_rows: int
     compression: str
     saved: float | None
-    bytes_before: int
+    bytes_of_numbers: int
+    bytes_before: int | None
     bytes_after: int
     rows_before: int
     elapsed_s: float
@@ -69,8 +70,8 @@ class Conversion:
 
     @property
     def ratio(self) -> float:
-        """Bytes of the copy, divided by those of the numbers."""
-        return self.bytes_after / self.bytes_before
+        """Bytes of the copy, divided by those of the source as stored; of the numbers, where that is not known."""
+        return self.bytes_after / (self.bytes_before or self.bytes_of_numbers)
 
     @property
     def command(self) -> str:
@@ -86,13 +87,14 @@ class Conversion:
         packing = f"{self.compression}, " if self.compression != "none" else "not compressed, "
         if self.saved is not None:
             packing += f"since zstd saves {self.saved:.0%} of a sample, "
+        before = "" if self.bytes_before is None else f"{self.bytes_before:,} bytes as they were stored, "
         resumed = f", {self.rows_before:,} of them by earlier runs" if self.rows_before else ""
         return (
             f"{self.dest}: {self.n_rows:,} rows x {self.n_features:,}{resumed}, read back and equal\n"
             f"  {self.decoding}\n"
             f"  {packing}crc32c; chunks of {self.chunk_rows:,} rows, files of {self.shard_rows:,}\n"
-            f"  {self.bytes_before:,} bytes of numbers in {self.bytes_after:,} bytes ({self.ratio:.1%}), "
-            f"{self.elapsed_s:.1f} s\n"
+            f"  {self.bytes_of_numbers:,} bytes of numbers, {before}{self.bytes_after:,} in the copy "
+            f"({self.ratio:.1%}); {self.elapsed_s:.1f} s\n"
             f"  {self.command}"
         )
 
@@ -177,9 +179,9 @@ def convert(
     return Conversion(
         source=feed.uri, dest=str(place), n_rows=n_rows, n_features=feed.n_features, dtype=feed.stored.name,
         decoding=feed.stored.description, chunk_rows=chosen.chunk_rows, shard_rows=chosen.shard_rows,
-        compression="none" if chosen.level is None else "zstd", saved=saved, bytes_before=n_rows * chosen.row_bytes,
-        bytes_after=n_bytes, rows_before=rows_before, elapsed_s=time.perf_counter() - began,
-        predicted_peak_bytes=plan.peak_bytes,
+        compression="none" if chosen.level is None else "zstd", saved=saved,
+        bytes_of_numbers=n_rows * chosen.row_bytes, bytes_before=feed.bytes_stored, bytes_after=n_bytes,
+        rows_before=rows_before, elapsed_s=time.perf_counter() - began, predicted_peak_bytes=plan.peak_bytes,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from rankme_stream.passes.loop.block_reader import BlockReader
 from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.workload import Concurrency
 from rankme_stream.sources import BlockStream, Source
+from rankme_stream.sources.storage import storage_of
 
 _SAMPLED = 4  # places of a source that show whether compressing pays
 
@@ -34,9 +35,12 @@ class RowFeed(Protocol):
         Number of rows; None if it is not known before the last.
     is_stored
         Whether they can be read again.
+    bytes_stored
+        Bytes that they are stored in; None where that is not known.
     """
 
     is_stored: bool
+    bytes_stored: int | None
 
     uri: str
     n_features: int
@@ -71,6 +75,7 @@ class StoredFeed:
         self.uri, self.n_features, self.stored, self.source = source.uri, source.shape[1], source.stored, source
         self.rows = request.row_range(source.shape[0])
         self.n_rows: int | None = self.rows[1] - self.rows[0]
+        self.bytes_stored = storage_of(source).n_bytes if self.n_rows == source.shape[0] else None
         self._device = getattr(source, "device", HOST)
         self._blocks: BlockReader | None = None
 
@@ -136,6 +141,7 @@ class StreamFeed:
             raise UsageError(f"{argument('rows')} is for rows that are stored, and a stream of blocks is read in order")
         self._stream = BlockStream(blocks)
         self.n_rows: int | None = None
+        self.bytes_stored: int | None = None
         self.uri, self.n_features, self.stored = self._stream.uri, self._stream.n_features, self._stream.stored
         self._first = self._take(0)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError
+from rankme_stream.errors import CorruptChunkError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.dense.layout import DenseLayout
@@ -78,9 +79,18 @@ class DenseRows:
         self._before, self._after = prod(stored[:place]), prod(stored[place + 1 :])
         self.stored: StoredType = meaning_by_options(layout.dtype, options, self.uri, type_name=layout.type_name)
         self.scales = chosen_scales(options)
+        if self._after > 1 and layout.between:
+            raise SourceFormatError(
+                f"{self.uri} has gaps between its rows, so that only its last axis can be the features"
+            )
         self.shape: tuple[int, int] = (self._before * self._after, axes[self.axis])
         self._row_bytes = self.shape[1] * self.stored.dtype.itemsize
         self._swaps = not layout.dtype.isnative
+
+    @property
+    def lies_by_feature(self) -> bool:
+        """Whether the values of a row lie apart, so that a read goes through the file once for each block of rows."""
+        return self._after > 1
 
     @property
     def row_order(self) -> tuple[object, ...] | None:
@@ -97,7 +107,7 @@ class DenseRows:
         Raises
         ------
         CorruptChunkError
-            If the file was truncated since it was opened.
+            If the file was truncated since it was opened, or what stands between its rows is not what belongs there.
         StorageError, SourcePermissionError
             If the storage fails, or the file may no longer be read.
         """
@@ -121,7 +131,7 @@ class DenseRows:
         if self._after > 1:
             extra = max(_BUFFER_BYTES, n_rows * itemsize)
         elif self._layout.between:
-            extra = max(_BUFFER_BYTES, self._row_bytes + self._layout.between)
+            extra = 2 * max(_BUFFER_BYTES, self._row_bytes + self._layout.between)
         return n_rows * self._row_bytes + extra + self._file.read_memory(extra or n_rows * self._row_bytes)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -135,8 +145,12 @@ class DenseRows:
 
     def reopen(self) -> Any:
         """Return the address, with the options if there are any."""
-        address = f"{self._file.address}::{self._inside}" if self._inside else self._file.address
-        return address if self._options == NO_OPTIONS else Opening(address, self._options)
+        options = replace(self._options, path=self._inside) if self._inside else self._options
+        return self._file.address if options == NO_OPTIONS else Opening(self._file.address, options)
+
+    def argument_of(self, path: str) -> Opening:
+        """Return what opens another array of the file; beside a file that holds one, what lies at a path by itself."""
+        return Opening(self._file.address, ArrayOptions(path=path)) if self._inside else Opening(path, NO_OPTIONS)
 
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
@@ -185,15 +199,23 @@ class DenseRows:
 
     def _read_apart(self, file: OpenFile, start: int, stop: int, out: Array) -> None:
         """Read rows with other bytes between them, and leave those out."""
-        step = self._row_bytes + self._layout.between
+        step, mark = self._row_bytes + self._layout.between, self._layout.mark
         at_once = max(1, _BUFFER_BYTES // step)
         buffer = np.empty(min(at_once, stop - start) * step, np.uint8)
         for low in range(start, stop, at_once):
             high = min(stop, low + at_once)
-            held = buffer[: (high - low) * step - self._layout.between]
-            file.read_into(held, self._layout.offset + low * step, _rows(low, high))
-            rows = np.lib.stride_tricks.as_strided(held, (high - low, self._row_bytes), (step, 1), writeable=False)
-            out[low - start : high - start].view(np.uint8)[...] = rows
+            held = buffer[: (high - low) * step - self._layout.between + len(mark)]
+            file.read_into(held, self._layout.offset + low * step - len(mark), _rows(low, high))
+            shape, strides = (high - low, len(mark) + self._row_bytes), (step, 1)
+            rows = np.lib.stride_tricks.as_strided(held, shape, strides, writeable=False)
+            wrong = (rows[:, : len(mark)] != np.frombuffer(mark, np.uint8)).any(axis=1)
+            if wrong.any():
+                first = low + int(np.argmax(wrong))
+                raise CorruptChunkError(
+                    f"row {first:,} of {self.uri} begins with {rows[first - low, : len(mark)].tobytes()!r} and row 0 "
+                    f"with {mark!r}: rows of different widths, or a damaged file; write it again"
+                )
+            out[low - start : high - start].view(np.uint8)[...] = rows[:, len(mark) :]
 
 
 def _rows(start: int, stop: int) -> str:

@@ -27,6 +27,8 @@ class DenseLayout:
         Whether the array was written in Fortran order, so that its axes are the reverse of ``shape``.
     between
         Bytes between the end of a row and the next, of an array of two axes in C order.
+    mark
+        Bytes that stand right before each row, the first too; empty where they are of no meaning.
     type_name
         Name of the type, where numpy has none (``bfloat16``), or ``dtype`` holds its bits.
     codecs
@@ -40,6 +42,7 @@ class DenseLayout:
     offset: int
     is_fortran: bool = False
     between: int = 0
+    mark: bytes = b""
     type_name: str | None = None
     codecs: Any = None
     header: bytes = b""

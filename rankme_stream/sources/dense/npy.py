@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError, UsageError, argument
+from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.dense.dense_rows import DenseRows
 from rankme_stream.sources.dense.layout import DenseLayout
+from rankme_stream.sources.dense.named_arrays import refuse_name
 from rankme_stream.sources.stores.stored_file import LocalFile, OpenFile, StoredFile
 
 LONGEST_HEADER = 2**16  # numpy itself refuses those above 10,000 bytes, once it has read them
@@ -28,10 +29,7 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     SourceError, StorageError
         If the file cannot be read, is no ``.npy`` file of numbers, or is shorter or longer than its header says.
     """
-    if inside and options.path is not None:
-        raise UsageError(f"{file.uri} holds one array: leave {argument('path')} out")
-    if inside:
-        raise SourceFormatError(f"{file.uri} holds one array: leave '::' and what follows out")
+    refuse_name(inside, options, file.uri)
     return NpySource(file, options, is_scales=is_scales)
 
 
@@ -45,8 +43,13 @@ class NpySource(DenseRows):
         super().__init__(stored, npy_layout(stored), options, is_scales=is_scales)
 
 
-def npy_layout(file: StoredFile) -> DenseLayout:
+def npy_layout(file: StoredFile, uri: str = "") -> DenseLayout:
     """Return where the array of a ``.npy`` file lies; refuse a file that is shorter or longer than its header says.
+
+    Parameters
+    ----------
+    uri
+        Name for messages, where it is not that of the file.
 
     Raises
     ------
@@ -54,8 +57,8 @@ def npy_layout(file: StoredFile) -> DenseLayout:
         As ``open_rows``.
     """
     with file.opened() as opened:
-        layout = layout_of(opened.read(0, LONGEST_HEADER), file.uri)
-        layout.check_size(opened.n_bytes, file.uri, _remedy(opened, layout.offset + layout.n_bytes))
+        layout = layout_of(opened.read(0, LONGEST_HEADER), uri or file.uri)
+        layout.check_size(opened.n_bytes, uri or file.uri, _remedy(opened, layout.offset + layout.n_bytes))
     return layout
 
 

@@ -67,8 +67,8 @@ def described(file: StoredFile, path: str) -> Described:
         _check_signature(opened, file.uri)
         location = file.address if isinstance(file, LocalFile) else None
         question = json.dumps({"file": location, "path": path, "n_bytes": opened.n_bytes}).encode()
-        with _PROCESS.lock:
-            facts, index = _PROCESS.ask(question, opened, uri)
+        with PROCESS.lock:
+            facts, index = PROCESS.ask(question, opened, uri)
         if "absent" in facts:
             raise SourceNotFoundError(f"{uri}: {facts['absent']}")
         if "refused" in facts:
@@ -95,14 +95,14 @@ class _Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._inherited: subprocess.Popen[bytes] | None = None
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self.end)
 
     def ask(self, question: bytes, file: OpenFile, uri: str) -> tuple[dict[str, Any], ChunkIndex]:
         """Return the description and the places of the chunks of a dataset; ``file`` is what bytes are asked of."""
-        was_there = self._process is not None
+        was_there = self.process is not None
         try:
             return self._answer(self._started(), question, file)
         except (BrokenPipeError, EOFError):
@@ -133,21 +133,21 @@ class _Process:
                 return facts | json.loads(content), index
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
+        if self.process is None:
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
             start = _START.format(folder=os.path.dirname(os.path.abspath(__file__)))
             try:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     [sys.executable, "-P", "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
                 raise LimitError(f"no process can be started to read HDF5 files: {in_one_line(error)}") from error
-        return self._process
+        return self.process
 
     def end(self) -> int:
         """End the process; return its exit code, or that of no process."""
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         if process is None:
             return 0
         assert process.stdin is not None and process.stdout is not None
@@ -163,7 +163,7 @@ class _Process:
 
     def _forget(self) -> None:
         """Leave the process to the one that started it."""
-        self.lock, self._inherited, self._process = threading.Lock(), self._process, None
+        self.lock, self._inherited, self.process = threading.Lock(), self.process, None
         if self._inherited is not None:
             self._inherited.returncode = 0  # of no child of this process
 
@@ -196,4 +196,4 @@ def _words_of_end(code: int) -> str:
     return f"cannot be read as HDF5, because the library crashed on it (exit code {code}); {remedy}"
 
 
-_PROCESS = _Process()
+PROCESS = _Process()

@@ -18,6 +18,7 @@ from rankme_stream.sources.hdf5.chunk_index import Index, RegularIndex
 from rankme_stream.sources.hdf5.described import Described, described
 from rankme_stream.sources.hdf5.filters import CODECS, Filter, configurations
 from rankme_stream.sources.hdf5.stored_chunks import StoredChunks
+from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.zarr import ZarrSource
 from rankme_stream.sources.zarr.foreign_array import ForeignArray
@@ -44,9 +45,8 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     chunks = _DatasetChunks(file, found)
     facts = found.facts
     array = ForeignArray(chunks.uri, _documents(facts, chunks.shape), facts["path"], chunks.filters, CODECS, chunks)
-    n_axes = len(facts["shape"])
-    wanted = replace(options, path=None)
-    return ZarrSource(array, wanted, scaled=(n_axes, n_axes - 1) if is_scales and n_axes > 1 else None)
+    n_axes = max(2, len(facts["shape"]))
+    return ZarrSource(array, replace(options, path=None), scaled=(n_axes, n_axes - 1) if is_scales else None)
 
 
 class _DatasetChunks:
@@ -86,6 +86,11 @@ class _DatasetChunks:
         """Return the stored bytes of the chunks of some units, 0 for a missing one, in shape ``(units, columns)``."""
         width = self._grid.n_outer_columns
         return self._index.places(units.start * width, units.stop * width).sizes.reshape(-1, width)
+
+    def storage(self, found: Storage) -> Storage:
+        """Return how the dataset is stored; requests are not known before the chunks that touch are."""
+        facts = found.facts if self._found.facts["chunks"] else (("layout", "one block"), *found.facts[2:])
+        return found._replace(format="HDF5", facts=facts, n_requests=None)
 
     def argument_of(self, path: str) -> Opening:
         """Return what opens another dataset of the file."""

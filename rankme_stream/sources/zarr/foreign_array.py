@@ -11,6 +11,7 @@ from zarr.storage import MemoryStore
 
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import ArrayOptions, Opening
+from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.zarr.codecs.chunk_decoder import Codecs
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
@@ -34,6 +35,9 @@ class ForeignChunks(Protocol):
 
     def sizes(self, units: range) -> Array:
         """Return the stored bytes of the chunks of some units, 0 for a missing one, in shape ``(units, columns)``."""
+
+    def storage(self, found: Storage) -> Storage:
+        """Return how they are stored, by what the metadata of zarr say of it."""
 
     def argument_of(self, path: str) -> Opening:
         """Return what opens another array of the file."""

@@ -283,7 +283,8 @@ class ZarrSource:
             n_bytes = uncoded_bytes(self._grid, self.stored.dtype.itemsize)
         elif n_keys(self._grid) <= MOST_KEYS:
             n_bytes = total_bytes(self.stored_sizes(0, self.shape[0]))
-        return storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
+        found = storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
+        return found if self._foreign is None else self._foreign.chunks.storage(found)
 
     def _check_missing(self) -> None:
         """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""

@@ -24,11 +24,9 @@ _CHILDREN_TRIED = 20
 _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
 _MAGIC = (
-    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"PAR1", f"a parquet file, {_CONVERT}"),
     (b"ARROW1", f"an Arrow file, {_CONVERT}"),
-    (b"\x93NUMPY", "a .npy file by another name: let its name end in .npy"),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
     (b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK}"),
     (b"BZh", f"compressed by bzip2: {_UNPACK}"),
@@ -38,17 +36,9 @@ _MAGIC = (
     (b"\x80", "a pickle, which could run code and is not read: write its rows as zarr or .npy"),
 )
 _ENDINGS = {
-    ".npz": f"an .npz archive, {_CONVERT}",
     ".parquet": f"parquet, {_CONVERT}",
     ".arrow": f"Arrow, {_CONVERT}",
     ".feather": f"Arrow, {_CONVERT}",
-    ".safetensors": f"safetensors, {_CONVERT}",
-    ".pt": f"of torch.save, {_CONVERT}",
-    ".pth": f"of torch.save, {_CONVERT}",
-    ".h5": f"HDF5, {_CONVERT}",
-    ".hdf5": f"HDF5, {_CONVERT}",
-    ".h5ad": f"HDF5, {_CONVERT}",
-    ".nc": f"netCDF, {_CONVERT}",
     ".csv": f"text, {_CONVERT}",
     ".tfrecord": f"TFRecord, {_CONVERT}",
 }
@@ -73,8 +63,6 @@ def file_content(path: str) -> str:
     for magic, words in _MAGIC:
         if beginning.startswith(magic):
             return f"is {words}"
-    if beginning[8:9] == b"{" and 0 < int.from_bytes(beginning[:8], "little") < 2**32:
-        return f"is a safetensors file, {_CONVERT}"
     if beginning[257:262] == b"ustar":
         return f"is a tar archive: {_UNPACK}"
     if beginning.lstrip().startswith(b"{"):
@@ -82,11 +70,6 @@ def file_content(path: str) -> str:
             return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
         if b'"schema_version"' in beginning:
             return "is a result of rankme: rankme show prints it"
-    if os.path.splitext(path)[1] in (".bin", ".raw", ".dat", ".fbin"):
-        return (
-            "is no file that names the type and shape of its numbers: in Python pass np.memmap(path, dtype, mode='r', "
-            "shape=(rows, features))"
-        )
     return "is neither a zarr store nor a .npy file: convert it first"
 
 

@@ -256,6 +256,6 @@ def test_the_command_says_what_it_wrote_and_how_to_score_it(tmp_path):
     assert done.stdout.splitlines()[-1] == "  rankme score copy.zarr"
     written = json.loads((tmp_path / "done.json").read_text())
     size = sum(path.stat().st_size for path in (tmp_path / "copy.zarr").iterdir())
-    assert (written["bytes_before"], written["bytes_after"]) == (48_000, size)
+    assert (written["bytes_of_numbers"], written["bytes_before"], written["bytes_after"]) == (48_000, None, size)
     assert rankme(*written["command"].split()[1:], "--quiet", cwd=tmp_path).returncode == 0
     refused(2, "exists, and a copy replaces nothing", "convert", tmp_path / "a.npy", tmp_path / "copy.zarr")
