@@ -15,6 +15,7 @@ BENCHMARKS = {
     "chunk_check": "benchmarks.speed.chunk_check",
     "few_rows": "benchmarks.speed.few_rows",
     "packed_rows": "benchmarks.speed.packed_rows",
+    "formats": "benchmarks.speed.formats",
     "gpu": "benchmarks.speed.gpu",
     "intervals": "benchmarks.validity.intervals",
     "small_exact": "benchmarks.validity.small_exact",

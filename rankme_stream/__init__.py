@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from rankme_stream.measuring.copying.convert import Conversion as Conversion
     from rankme_stream.measuring.copying.convert import convert as convert
     from rankme_stream.measuring.estimator import RankMe as RankMe
+    from rankme_stream.measuring.inspecting.inspect_source import inspect as inspect
     from rankme_stream.measuring.rows_needed import RowsNeeded as RowsNeeded
     from rankme_stream.measuring.rows_needed import rows_needed as rows_needed
     from rankme_stream.passes.state.pass_state import State as State
     from rankme_stream.passes.state.pass_state import load_state as load_state
     from rankme_stream.passes.state.pass_state import merge_states as merge_states
     from rankme_stream.passes.state.pass_state import save_state as save_state
+    from rankme_stream.results.inspection import Inspection as Inspection
     from rankme_stream.results.measurement import Measurement as Measurement
     from rankme_stream.sources import Source as Source
     from rankme_stream.sources import open_source as open_source
@@ -36,6 +38,7 @@ _HOMES = {
     "CheckpointWarning": "errors",
     "Conversion": "measuring.copying.convert",
     "Estimate": "spectra.estimates",
+    "Inspection": "results.inspection",
     "Measurement": "results.measurement",
     "RankMe": "measuring.estimator",
     "RankMeError": "errors",
@@ -44,6 +47,7 @@ _HOMES = {
     "State": "passes.state.pass_state",
     "ToleranceWarning": "errors",
     "convert": "measuring.copying.convert",
+    "inspect": "measuring.inspecting.inspect_source",
     "load_state": "passes.state.pass_state",
     "measure": "measuring.api",
     "measure_each": "measuring.batch",
@@ -60,6 +64,7 @@ __all__ = [
     "CheckpointWarning",
     "Conversion",
     "Estimate",
+    "Inspection",
     "Measurement",
     "RankMe",
     "RankMeError",
@@ -68,6 +73,7 @@ __all__ = [
     "State",
     "ToleranceWarning",
     "convert",
+    "inspect",
     "load_state",
     "measure",
     "measure_each",

@@ -17,7 +17,8 @@ from rankme_stream.sources.formats import format_of
 from tests.dumps import rows_like, same_bits
 from tests.interruptions import stopped
 
-N_ROWS = 70_000  # of two segments, which a checkpoint and the parts of a job array keep
+SEGMENT_ROWS = 65_536  # which a checkpoint and the parts of a job array keep together
+N_ROWS = 70_000
 ROWS = rows_like(N_ROWS, RAW_WIDTH)
 LABELS = np.sort(np.random.default_rng(1).integers(0, 5, N_ROWS))
 CUTS = (0, 1, 3, 700, 9_001, 9_002, 20_000, 33_333, 50_000, 65_536, 69_999, N_ROWS)  # eleven shards
@@ -79,12 +80,15 @@ def check(source: Any, stored: StoredFormat, *asked: str) -> None:
 
 
 def check_passes(source: Any, stored: StoredFormat, folder: Path) -> None:
-    """Hold a pass that is stopped and goes on, and the merged parts of a job array, to the same bits."""
+    """Hold a pass that ends after a segment, is stopped, and goes on, and merged parts of a job, to the same bits."""
     opened = rs.open_source(source, **options_of(stored))
     kept = folder / "kept"
-    stopped(opened, kept, 1, workers=1)
-    assert 0 < sum(stop - start for start, stop in rs.load_state(kept).covered) < N_ROWS
-    assert same_bits(rs.measure(opened, checkpoint=kept), wanted(stored.dtype, "all"))
+    done: list[Any] = []
+    rs.measure(opened, rows=(0, SEGMENT_ROWS), checkpoint=kept)
+    stopped(opened, kept, 0)
+    found = rs.measure(opened, checkpoint=kept, progress=done.append)
+    assert done[-1].rows_before >= SEGMENT_ROWS
+    assert same_bits(found, wanted(stored.dtype, "all"))
     parts = [rs.segment(opened, part=(number, 2), state=folder / f"part{number}") for number in (1, 0)]
     assert same_bits(rs.measure_state(rs.merge_states(parts)), wanted(stored.dtype, "all"))
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 Rows = np.ndarray[Any, Any]
-_NAME = "rows"  # of the array, the dataset, the tensor or the column
-_GROUP_ROWS, _CHUNK_ROWS = 9_000, 1_000  # rows of row groups and record batches, and of chunks, at most
+NAME = "rows"  # of the array, the dataset, the tensor or the column
+_GROUP_ROWS, _CHUNK_ROWS = 8_192, 1_024  # rows of row groups and record batches, and of chunks, at most
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class StoredFormat:
 
 
 def _write_npz(path: Path, rows: Rows) -> None:
-    np.savez(path, **{_NAME: rows})
+    np.savez(path, **{NAME: rows})
 
 
 def _write_deflated(path: Path, rows: Rows) -> None:
-    np.savez_compressed(path, **{_NAME: rows})
+    np.savez_compressed(path, **{NAME: rows})
 
 
 def _read_npz(path: Path) -> Rows:
     with np.load(path) as members:
-        found: Rows = members[_NAME]
+        found: Rows = members[NAME]
     return found
 
 
@@ -120,26 +120,26 @@ def _read_faiss(path: Path) -> Rows:
 def _write_safetensors(path: Path, rows: Rows) -> None:
     from safetensors.numpy import save_file
 
-    save_file({_NAME: rows}, path)
+    save_file({NAME: rows}, path)
 
 
 def _read_safetensors(path: Path) -> Rows:
     from safetensors.numpy import load_file
 
-    found: Rows = load_file(path)[_NAME]
+    found: Rows = load_file(path)[NAME]
     return found
 
 
 def _write_torch(path: Path, rows: Rows) -> None:
     import torch
 
-    torch.save({_NAME: torch.from_numpy(rows)}, path)
+    torch.save({NAME: torch.from_numpy(rows)}, path)
 
 
 def _read_torch(path: Path) -> Rows:
     import torch
 
-    found: Rows = torch.load(path, weights_only=True, mmap=True)[_NAME].numpy()
+    found: Rows = torch.load(path, weights_only=True, mmap=True)[NAME].numpy()
     return found
 
 
@@ -158,7 +158,7 @@ def _table(rows: Rows, is_fixed: bool) -> Any:
     else:
         offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(rows.shape[1])
         column = pyarrow.ListArray.from_arrays(offsets, values)
-    return pyarrow.table({"id": pyarrow.array(np.arange(len(rows))), _NAME: column})
+    return pyarrow.table({"id": pyarrow.array(np.arange(len(rows))), NAME: column})
 
 
 def _of_column(column: Any) -> Rows:
@@ -184,7 +184,7 @@ def _write_fixed_parquet(path: Path, rows: Rows) -> None:
 def _read_parquet(path: Path) -> Rows:
     from pyarrow import parquet
 
-    return _of_column(parquet.read_table(path, columns=[_NAME])[_NAME])
+    return _of_column(parquet.read_table(path, columns=[NAME])[NAME])
 
 
 def _write_arrow_file(path: Path, rows: Rows) -> None:
@@ -200,7 +200,7 @@ def _read_arrow_file(path: Path) -> Rows:
     from pyarrow import ipc
 
     with pyarrow.memory_map(str(path)) as mapped:
-        return _of_column(ipc.open_file(mapped).read_all()[_NAME])
+        return _of_column(ipc.open_file(mapped).read_all()[NAME])
 
 
 def _write_arrow_stream(path: Path, rows: Rows) -> None:
@@ -216,7 +216,7 @@ def _read_arrow_stream(path: Path) -> Rows:
     from pyarrow import ipc
 
     with pyarrow.memory_map(str(path)) as mapped:
-        return _of_column(ipc.open_stream(mapped).read_all()[_NAME])
+        return _of_column(ipc.open_stream(mapped).read_all()[NAME])
 
 
 def _write_feather(path: Path, rows: Rows) -> None:
@@ -228,7 +228,7 @@ def _write_feather(path: Path, rows: Rows) -> None:
 def _read_feather(path: Path) -> Rows:
     from pyarrow import feather
 
-    return _of_column(feather.read_table(str(path), columns=[_NAME], memory_map=False)[_NAME])
+    return _of_column(feather.read_table(str(path), columns=[NAME], memory_map=False)[NAME])
 
 
 def _write_hdf5(**settings: Any) -> Callable[[Path, Rows], None]:
@@ -241,7 +241,7 @@ def _write_hdf5(**settings: Any) -> Callable[[Path, Rows], None]:
         if "chunk_rows" in given:
             given["chunks"] = (min(-(-len(rows) // 3), given.pop("chunk_rows")), rows.shape[1])
         with h5py.File(path, "w") as file:
-            file.create_dataset(_NAME, data=rows, **given)
+            file.create_dataset(NAME, data=rows, **given)
 
     return write
 
@@ -250,7 +250,7 @@ def _read_hdf5(path: Path) -> Rows:
     import h5py
 
     with h5py.File(path, "r") as file:
-        found: Rows = file[_NAME][:]
+        found: Rows = file[NAME][:]
     return found
 
 
@@ -263,13 +263,13 @@ def _read_raw(path: Path) -> Rows:
 
 
 RAW_WIDTH = 16  # of the files of raw numbers that `STORED_FORMATS` reads
-_ARROW: dict[str, Any] = {"inside": _NAME, "needs": ("pyarrow",)}
-_HDF5: dict[str, Any] = {"inside": _NAME, "needs": ("h5py",), "read": _read_hdf5}
+_ARROW: dict[str, Any] = {"inside": NAME, "needs": ("pyarrow",)}
+_HDF5: dict[str, Any] = {"inside": NAME, "needs": ("h5py",), "read": _read_hdf5}
 
 STORED_FORMATS: dict[str, StoredFormat] = {
     "npy": StoredFormat(".npy", np.save, np.load),
-    "npz": StoredFormat(".npz", _write_npz, _read_npz, inside=_NAME),
-    "npz, deflated": StoredFormat(".npz", _write_deflated, _read_npz, inside=_NAME),
+    "npz": StoredFormat(".npz", _write_npz, _read_npz, inside=NAME),
+    "npz, deflated": StoredFormat(".npz", _write_deflated, _read_npz, inside=NAME),
     "fbin": StoredFormat(".fbin", _write_bin, _read_bin("<f4"), "float32"),
     "hbin": StoredFormat(".hbin", _write_bin, _read_bin("<f2")),
     "u8bin": StoredFormat(".u8bin", _write_bin, _read_bin("u1"), "uint8"),
@@ -279,9 +279,9 @@ STORED_FORMATS: dict[str, StoredFormat] = {
     "raw": StoredFormat(".bin", lambda path, rows: rows.tofile(path), _read_raw, options=_raw_options),
     "faiss": StoredFormat(".faiss", _write_faiss, _read_faiss, "float32", needs=("faiss",)),
     "safetensors": StoredFormat(
-        ".safetensors", _write_safetensors, _read_safetensors, inside=_NAME, needs=("safetensors",)
+        ".safetensors", _write_safetensors, _read_safetensors, inside=NAME, needs=("safetensors",)
     ),
-    "torch": StoredFormat(".pt", _write_torch, _read_torch, inside=_NAME, needs=("torch",)),
+    "torch": StoredFormat(".pt", _write_torch, _read_torch, inside=NAME, needs=("torch",)),
     "parquet": StoredFormat(".parquet", _write_parquet, _read_parquet, "float32", **_ARROW),
     "parquet, fixed size": StoredFormat(".parquet", _write_fixed_parquet, _read_parquet, **_ARROW),
     "arrow file": StoredFormat(".arrow", _write_arrow_file, _read_arrow_file, **_ARROW),

@@ -1,4 +1,7 @@
-"""A server on loopback that answers for a folder by HTTP and in the dialect of S3, and faultily when it is told to."""
+"""A server on loopback that answers for a folder by HTTP and in the dialect of S3, and faultily when it is told to.
+
+``python -m benchmarks.resilience.object_server FOLDER`` serves until it is ended, and prints its address.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import http.server
 import os
 import socket
 import struct
+import sys
 import threading
 import zlib
 from collections import Counter
@@ -214,3 +218,9 @@ def _span(asked: str, n_bytes: int) -> tuple[int, int]:
     if not first:
         return max(0, n_bytes - int(last)), n_bytes - 1
     return int(first), min(int(last) if last else n_bytes - 1, n_bytes - 1)
+
+
+if __name__ == "__main__":
+    with ObjectServer(Path(sys.argv[1])) as served:
+        print(served.url, flush=True)
+        served.closing.wait()

@@ -6,27 +6,26 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import rankme_stream as rs
 from rankme_stream.numerics.dtypes import StoredType
+from rankme_stream.passes.planning.block_layout import block_ranges
 from rankme_stream.passes.planning.plan import Plan
 
 
-def bare_loop_s(uri: str, *, reading_alone: bool = False) -> float:
-    """Return the wall seconds of a loop in which each thread takes the next block and reads it.
+def bare_loop_s(uri: Any, *, reading_alone: bool = False) -> float:
+    """Return the wall seconds of a loop in which each thread takes the next block of a source and reads it.
 
     Unless reading is alone, the thread also audits, casts, multiplies and adds the block, slab by slab. There is no
     check of the store, no reading ahead, no fixed tree of segments, no row left out, no solving.
     """
     source, planned = rs.open_source(uri), rs.plan(uri)
     n_rows, n_features = source.shape
-    bounds = source.bounds(0, n_rows)
-    every = max(1, planned.block_rows // bounds.step) if isinstance(bounds, range) else 1
-    blocks = iter([*pairwise([0, *bounds[every - 1 :: every], n_rows])])
+    blocks = block_ranges(source.bounds(0, n_rows), 0, n_rows, planned.block_rows, planned.grid.segment_rows)
     lock = threading.Lock()
 
     def read() -> None:

@@ -137,6 +137,26 @@ def _rows_needed(rows: Source, options: dict[str, Any], wanted: dict[str, Any]) 
 @cli.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared.concat_option
+@shared.inspection_options
+@shared.array_options
+@shared.json_option
+def inspect(sources: tuple[str, ...], concat: bool, json_file: str | None, debug: bool, **options: Any) -> None:
+    """Say what SOURCE is, what is remarkable about it, and how to score it; reads a few blocks of its rows."""
+    from rankme_stream.measuring.inspecting.inspect_source import inspect as inspect_source
+    from rankme_stream.results.inspection_table import inspection_table
+
+    check_json(json_file, sources)
+    array = shared.taken(options, shared.ARRAY_OPTIONS)
+    document = inspect_source(one_source(sources, concat), **options, **array).to_dict(shared.on_command_line)
+    if json_file is None:
+        print_out(inspection_table(document))
+    else:
+        write(json_file, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@shared.concat_option
 @click.option("--part", type=shared.Part(), required=True, help="Read the I-th of N parts of the rows, counted from 0.")
 @click.option("--state", "state_file", required=True, type=click.Path(), help="File that keeps what was read.")
 @shared.pass_options

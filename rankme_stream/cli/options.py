@@ -200,6 +200,18 @@ rows_needed_options = _add(
                      help="Price of 10^9 bytes decoded, for --tolerance."),
     ]
 )  # fmt: skip
+inspection_options = _add(
+    [
+        click.option("--price-per-gb", type=_Number(0.0), metavar="X",
+                     help="Price of 10^9 bytes that a server sends, for the cost of a full pass."),
+        click.option("--price-per-1000-requests", type=_Number(0.0), metavar="X",
+                     help="Price of 1,000 requests to a server."),
+        click.option("--workers", type=click.IntRange(1), help="Number of threads of the pass that is planned."),
+        click.option("--memory", "memory_limit", type=_Memory(),
+                     help="Memory that this process may hold; by default half of the machine's."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    ]
+)  # fmt: skip
 engine_options = _add(
     [
         click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True,

@@ -154,7 +154,7 @@ def rows_needed(
     >>> needed.rows["equal"] <= needed.rows["k^-1/2"] <= needed.rows["k^-1"] < 20_000
     True
     """
-    _check_price(price_per_gb)
+    check_price("price_per_gb", price_per_gb)
     request = Request(
         tolerance=tolerance, confidence=confidence, sample=not population, population=population, rare=rare, rows=rows,
         seed=seed, memory_limit=memory_limit,
@@ -255,7 +255,8 @@ class _Reading:
         return self._cost_of_sample(design, design.first_look * design.unit_rows)
 
 
-def _check_price(price: Any) -> None:
+def check_price(name: str, price: Any) -> None:
+    """Raise ``UsageError`` for a price that is no finite number of 0 or more; None is no price."""
     is_number = isinstance(price, Real) and not isinstance(price, bool)
     if price is not None and not (is_number and 0.0 <= price < math.inf):
-        raise UsageError(f"{argument('price_per_gb')} is {price!r} and must be a finite number of 0 or more")
+        raise UsageError(f"{argument(name)} is {price!r} and must be a finite number of 0 or more")

@@ -49,6 +49,7 @@ def folder_with_a_dump(tmp_path) -> Path:
         "layouts.md",
         "stored-values.md",
         "how-many-rows.md",
+        "inspecting.md",
     ],
 )
 def test_the_commands_of_a_page_run(page, folder_with_a_dump):
