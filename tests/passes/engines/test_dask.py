@@ -578,7 +578,7 @@ def test_workers_compute_the_blocks_of_a_dask_array_each_once(client, tmp_path):
     wanted = rs.measure(whole.compute())
     found = rs.measure(lazy, engine="dask", client=client)
     assert same_bits(found, wanted)
-    assert found.plan.segments == 2
+    assert found.plan.segments == 3
     names = os.listdir(folder)
     assert len(names) == 6 and str(os.getpid()) not in {name.split("-")[0] for name in names}
     held = lazy.T.persist()  # on the cluster
