@@ -75,6 +75,9 @@ def test_of_ordinary_rows_nothing_is_remarkable():
         ("narrower_type", bfloat16_in_float32(), "48,000 numbers of float32 are numbers of bfloat16"),
         ("narrower_type", ordinary().astype(np.float16).astype(np.float32), "numbers of float16"),
         ("narrower_type", ordinary().astype(np.float32).astype(np.float64), "numbers of float32"),
+        ("float_bits", (ordinary().astype(np.float32).view(np.uint32) >> 16).astype(np.uint16), "numbers of bfloat16"),
+        ("float_bits", (0.05 * ordinary()).astype(np.float16).view(np.int16), "numbers of float16"),
+        ("counting_features", np.column_stack([5 + np.arange(N), 1000 * ordinary()]), "feature 0 grows"),
         ("unit_rows", ordinary() / np.linalg.norm(ordinary(), axis=1)[:, None], "from 1 to 1"),
         ("uneven_lengths", changed(ordinary(), 4, 1e4 * ordinary()[4]), "times the median length"),
         ("alike_neighbours", in_clusters(is_sorted=True), "pairs of neighbours is 0.893, and that of all pairs 0.109"),
@@ -95,6 +98,9 @@ def test_unsorted_clusters_float16_and_scaled_codes_are_not_remarked(tmp_path):
     assert kinds(ordinary().astype(np.float16)) == {}
     zarr.create_array(tmp_path / "a.zarr", data=(20 * ordinary()).astype(np.int8)).attrs["scale_factor"] = 0.5
     assert kinds(tmp_path / "a.zarr") == {}
+    for integers in (np.abs(3000 * ordinary()).astype(np.uint16), (3000 * ordinary()).astype(np.int16)):
+        assert kinds(integers) == {}
+    assert kinds(np.random.default_rng(5).integers(0, 2**16, (N, D)).astype(np.uint16)) == {}
 
 
 def test_what_is_remarked_is_refused_by_score_where_it_says_so():
