@@ -213,7 +213,7 @@ def _checked_place(source: Any, dest: str) -> Path:
 def _begin(array: UnfinishedArray, feed: RowFeed, origin: dict[str, Any]) -> tuple[ArrayFormat, float | None]:
     """Return the format, that of an earlier run if it began, and what zstd saves."""
     plain, saved = plain_format(feed), None
-    chosen = array.resume(origin, plain)
+    chosen = array.resume(origin, plain, feed.n_rows)
     if chosen is None:
         level, saved = level_for(feed, plain.chunk_rows)
         chosen = replace(plain, level=level)
