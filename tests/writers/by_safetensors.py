@@ -22,7 +22,7 @@ TYPES = {
 def test_tensors_are_read_to_the_same_bits(tmp_path: Path, name: str) -> None:
     rows = np.abs(np.random.default_rng(0).standard_normal((203, 7)) * 20).astype(TYPES[name])
     others = {
-        "scalar": np.float32(1.0).reshape(()),
+        "scalar": np.array(1.0, np.float32),
         "flags": np.ones((3, 2), bool),
         "none": np.empty((0, 4), np.float32),
     }
