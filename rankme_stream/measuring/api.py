@@ -56,6 +56,7 @@ def measure(
     oversampling: int = 10,
     passes: int = 1,
     checkpoint: str | os.PathLike[str] | None = None,
+    key: str | int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Read every row, or a part of them, and return the metrics of their singular values, each with an interval.
@@ -63,8 +64,9 @@ def measure(
     Parameters
     ----------
     source, method, precision, normalize, rows, workers, memory_limit
-        As in ``plan``. The source may also be an iterable of blocks, arrays of shape ``(rows, D)``, which are read once
-        and in order. The result's bits do not depend on ``workers``, on ``memory_limit`` or on where blocks end.
+        As in ``plan``. The source may also be an iterable of blocks, such as a ``DataLoader``, which are read once and
+        in order: arrays of shape ``(rows, D)``, whatever else ``open_source`` takes, or tuples and dicts of these. The
+        result's bits do not depend on ``workers``, on ``memory_limit`` or on where blocks end.
     tolerance
         Largest half-width of RankMe's interval, relative to RankMe. If it is not met and ``method`` or ``precision`` is
         ``auto``, the next arithmetic reads the rows again.
@@ -121,6 +123,9 @@ def measure(
         File that keeps what was read. It is written when the pass ends or is interrupted, and every 60 s or 50 times
         the duration of a write, whichever is longer. If it exists, the pass goes on from it and reads the rows that the
         dump has grown by.
+    key
+        Name of the column or variable that holds the rows; of an iterable, the key of each dict or the number of the
+        member of each tuple.
     progress
         Called about ten times a second with the rows and bytes read so far.
 
@@ -181,6 +186,7 @@ def measure(
         oversampling=oversampling,
         passes=passes,
         checkpoint=checkpoint,
+        key=key,
     ).check()
     wall, cpu = time.perf_counter(), time.process_time()
     with machine.PeakMemory() as memory, blas_threads.one_thread(), memory_errors_as_limits():

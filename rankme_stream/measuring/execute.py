@@ -72,7 +72,7 @@ def execute(source: Any, request: Request, progress: Report | None) -> Execution
     if is_blocks(source):
         return _execute_stream(source, request, progress)
     with engine_for(request) as engine:
-        runner = PassRunner(open_source(source), request, engine)
+        runner = PassRunner(open_source(source, key=request.key), request, engine)
         runner.check_rows()
         return _execute_passes(runner, progress)
 
@@ -86,7 +86,7 @@ def _execute_stream(source: Any, request: Request, progress: Report | None) -> E
             "a stream of blocks is read once and in order: store it, or leave out sample, population, rows, passes, "
             "checkpoint, engine and groups"
         )
-    stream = BlockStream(source)
+    stream = BlockStream(source, key=request.key)
     request.check_dims(stream.n_features)
     device = device_for(stream, request.device)
     arithmetics = arithmetics_for(request)

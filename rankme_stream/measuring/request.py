@@ -15,6 +15,7 @@ from rankme_stream.accumulators.method import Method, MethodName
 from rankme_stream.accumulators.methods import METHODS, OFFERED
 from rankme_stream.errors import OutputError, UsageError, argument
 from rankme_stream.numerics.devices.registry import check_device_name
+from rankme_stream.sources.array_options import checked_options
 
 MethodChoice = Literal["auto"] | MethodName
 PrecisionChoice = Literal["float64", "float32", "auto"]
@@ -57,6 +58,7 @@ class Request:
     oversampling: int = 10
     passes: int = 1
     checkpoint: str | os.PathLike[str] | None = None
+    key: str | int | None = None
 
     def check(self) -> Request:
         """Return the request with Python numbers, which JSON and state files take, or refuse it.
@@ -86,6 +88,7 @@ class Request:
         _check_count(argument("seed"), self.seed, least=0, bits=64)
         for d in self.dims:
             _check_count(f"one of {argument('dims')}", d, least=1)
+        checked_options({"key": self.key})
         self._check_rows()
         self._check_checkpoint()
         self._check_pairs()

@@ -31,6 +31,9 @@ class ArrayOptions:
         of an array in the store of the rows.
     decode
         Rule of decoding: ``linear``, ``power:P:DIVISOR``, ``bits``, or ``bits:D`` where the last byte is filled up.
+    key
+        Of an object in memory, the name of the column or variable that holds the rows, or what names it in each item of
+        an iterable: the key of a dict, the number of a member of a tuple.
     width
         Number of features of a file that does not say it: numbers one row after another, without a header.
     offset
@@ -43,6 +46,7 @@ class ArrayOptions:
     nodata: float | str | None = None
     scales: str | None = None
     decode: str | None = None
+    key: str | int | None = None
     width: int | None = None
     offset: int | None = None
 
@@ -81,6 +85,8 @@ def checked_options(options: Mapping[str, Any]) -> ArrayOptions:
                 f"{argument(name)} is a {type(value).__name__} and must be the path of an array in the store"
                 + (", STORE::PATH, or a .npy file" if name == "scales" else "")
             )
+    if isinstance(named.get("key"), bool) or not isinstance(named.get("key"), str | int | None):
+        raise UsageError(f"{argument('key')} is {named['key']!r} and must be a name or a number")
     for name, least in (("width", 1), ("offset", 0)):
         value = named.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63):

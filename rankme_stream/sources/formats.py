@@ -103,6 +103,10 @@ FORMATS = (
         "a file of vectors", (".fbin", ".u8bin", ".i8bin", ".hbin", ".f16bin", ".fvecs", ".bvecs", ".ivecs"),
         f"{_DENSE}.vector_files",
     ),
+    Format(
+        "an Arrow file", (".arrow", ".feather", ".ipc", ".arrows"), f"{_HERE}.tables.arrow", "parquet",
+        _magic(rb"ARROW1\0\0"),
+    ),
     Format("a Parquet file", (".parquet", ".pq"), f"{_HERE}.tables.parquet", "parquet", _magic(rb"PAR1")),
     _RAW,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
-from rankme_stream.sources.memory.array import ArraySource
+from rankme_stream.sources.memory.library_objects import READ, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.stores.file_pattern import matching_files
@@ -60,16 +60,13 @@ def open_source(source: object, **options: Any) -> Source:
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
+        if chosen.key is not None:
+            raise UsageError(f"{argument('key')} is for an object in memory: name the array as {argument('path')}")
         return _decoded(_stored(source, chosen), chosen)
-    if is_array(source) and not isinstance(source, Source):
-        _refuse_options(replace(chosen, features_axis=None))
-        return ArraySource(source, features_axis=chosen.features_axis)
-    _refuse_options(chosen)
-    if isinstance(source, Source):
-        return source
-    raise SourceFormatError(
-        f"rows cannot be read from a {type(source).__name__}; a path, an array, a zarr.Array or a Source is needed"
-    )
+    held = rows_in_memory(source, chosen)
+    if held is None:
+        raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
+    return held
 
 
 def _is_file(source: object) -> bool:
@@ -122,14 +119,10 @@ def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -
     return ConcatSource(opened, uri)
 
 
-def _refuse_options(options: ArrayOptions) -> None:
-    """Refuse options of arrays for a source that has none."""
-    for name, value in asdict(options).items():
-        if value is not None:
-            raise UsageError(f"{argument(name)} is for an array that is stored, and these rows are not")
-
-
 def is_blocks(source: object) -> bool:
     """Return whether ``source`` is an iterable of blocks of rows rather than rows that can be read in any order."""
+    if is_samples(source):
+        return True
     is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
-    return isinstance(source, Iterable) and not is_rows and not is_array(source) and not is_zarr_node(source)
+    is_rows = is_rows or is_array(source) or is_zarr_node(source) or is_object_of_rows(source)
+    return isinstance(source, Iterable) and not is_rows

@@ -146,6 +146,15 @@ def chosen_columns(
     raise SourceFormatError(f"{uri} has no column of numbers: {_listed(columns) or 'it has no columns'}")
 
 
+def pandas_index(schema: Any) -> list[str]:
+    """Return the names of the columns that hold an index of pandas."""
+    try:
+        found = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        return [name for name in found if isinstance(name, str)]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return []
+
+
 def _named(columns: Sequence[Column], name: str, uri: str) -> list[Column]:
     """Return the columns of a name or pattern."""
     found = [column for column in columns if column.name == name]

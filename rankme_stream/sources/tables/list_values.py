@@ -58,6 +58,13 @@ class RowValues(NamedTuple):
             return
         out[...] = numbers(values).reshape(out.shape)
 
+    def odd(self, row: int, length: int, width: int) -> SourceFormatError:
+        """Return the error for a row with a list of another length."""
+        return SourceFormatError(
+            f"{self.uri}: row {row:,} holds a list of {length:,} values where {width:,} are expected, and all rows "
+            "must be alike: leave it out or fill it up"
+        )
+
     def _write_some(self, rows: Any, out: Array, first: int) -> None:
         """Write rows of which some are null, or hold nulls, or are of another width."""
         flat, size = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype), 1
@@ -66,11 +73,7 @@ class RowValues(NamedTuple):
             places, values = _present(values, places)
             lengths = _lengths(values)
             if (wrong := np.flatnonzero(lengths != width)).size:
-                row = first + int(places[wrong[0]]) // size
-                raise SourceFormatError(
-                    f"{self.uri}: row {row:,} holds a list of {int(lengths[wrong[0]]):,} values where {width:,} are "
-                    "expected, and all rows must be alike: leave it out or fill it up"
-                )
+                raise self.odd(first + int(places[wrong[0]]) // size, int(lengths[wrong[0]]), width)
             values = values.flatten()
             places = (places[:, None] * width + np.arange(width)).reshape(-1)
             size *= width

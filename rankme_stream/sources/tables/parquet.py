@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from rankme_stream.sources.array_options import ArrayOptions
 from rankme_stream.sources.stores.stored_file import StoredFile
-from rankme_stream.sources.tables.columns import Column, chosen_columns, columns_of
+from rankme_stream.sources.tables.columns import Column, chosen_columns, columns_of, pandas_index
 from rankme_stream.sources.tables.parquet_column import ParquetColumn
 from rankme_stream.sources.tables.parquet_footer import Footer
 from rankme_stream.sources.tables.table_rows import Table, TableRows
@@ -36,16 +33,7 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     readers = [ParquetColumn(file, footer, column, _itemsize(column)) for column in columns]
     n_groups = len(footer.edges) - 1
     facts = (("row groups", f"{n_groups:,}"),)
-    return TableRows(Table(file, footer.n_rows, None, footer.digest, facts), columns, readers, options, inside)
-
-
-def pandas_index(schema: Any) -> list[str]:
-    """Return the names of the columns that hold an index of pandas."""
-    try:
-        found = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
-        return [name for name in found if isinstance(name, str)]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return []
+    return TableRows(Table(file, footer.n_rows, footer.digest, facts), columns, readers, options, inside)
 
 
 def _itemsize(column: Column) -> int:

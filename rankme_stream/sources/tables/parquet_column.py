@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,8 @@ class ParquetColumn:
         If the file is damaged.
     """
 
+    is_direct = False
+
     def __init__(self, file: StoredFile, footer: Footer, column: Column, value_bytes: int) -> None:
         self.uri, self._file, self._footer, self._column = f"{file.uri}::{column.name}", file, footer, column
         self._schema = footer.column_schema(column)
@@ -77,7 +80,7 @@ class ParquetColumn:
         self._pages: dict[int, Pages] = {}
         self._held_units: _Units | None = None
         self.widths = self._found_widths()
-        self._row_values = int(np.prod(self.widths, dtype=object))
+        self._row_values = prod(self.widths)
         self._row_bytes = self._row_values * value_bytes
 
     @property

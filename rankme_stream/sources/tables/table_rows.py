@@ -39,6 +39,10 @@ class ColumnReader(Protocol):
         """First row of each unit that is decoded by itself, and the end, ascending; shape ``(units + 1,)``."""
 
     @property
+    def is_direct(self) -> bool:
+        """Whether a read may begin at any row, and nothing is decoded twice."""
+
+    @property
     def memory(self) -> int:
         """Most bytes that reading takes beside its result."""
 
@@ -59,19 +63,14 @@ class Table(NamedTuple):
         The file.
     n_rows
         Number of rows.
-    codecs
-        What of the format all parts of a data set share, for their identity.
     header
         Bytes that describe the table, for the fingerprint.
-    tail_start
-        First row that is written again when rows are added.
     facts
         Labels and words about the layout.
     """
 
     file: StoredFile
     n_rows: int
-    codecs: Any
     header: bytes
     facts: tuple[tuple[str, str], ...]
 
@@ -143,6 +142,8 @@ class TableRows:
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a row group, a batch or a page begins."""
+        if self._readers[0].is_direct:
+            return range(start + 1, stop)
         edges = self._readers[0].edges * self._each
         found: list[int] = edges[(edges > start) & (edges < stop)].tolist()
         return found
@@ -197,7 +198,7 @@ class TableRows:
     def identity(self) -> dict[str, object]:
         """Return the properties that all parts of a data set share."""
         return {
-            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._table.codecs,
+            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": None,
             **identity_of(self.stored),
         }  # fmt: skip
 

@@ -1,0 +1,77 @@
+"""Objects of other libraries that hold rows: told by the names of their types, so that no library is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, cast
+
+from rankme_stream.numerics.devices.registry import is_array
+from rankme_stream.sources.array_options import ArrayOptions
+from rankme_stream.sources.memory.array import ArraySource
+from rankme_stream.sources.memory.box_rows import refuse_other_options
+from rankme_stream.sources.source import Source
+
+_HERE = "rankme_stream.sources.memory"
+_MODULES = {  # with a function open_rows, imported when such an object is opened
+    "dask.Array": f"{_HERE}.dask_rows",
+    "h5py.Dataset": f"{_HERE}.h5py_rows",
+    "pandas.DataFrame": f"{_HERE}.pandas_rows",
+    "pandas.Series": f"{_HERE}.pandas_rows",
+    "scipy.sparray": f"{_HERE}.sparse_rows",
+    "scipy.spmatrix": f"{_HERE}.sparse_rows",
+    "xarray.DataArray": f"{_HERE}.xarray_rows",
+    "xarray.Dataset": f"{_HERE}.xarray_rows",
+    "xarray.Variable": f"{_HERE}.xarray_rows",
+}
+READ = (
+    "a path, an array (numpy, torch, CuPy, JAX, zarr, Dask, xarray, h5py, scipy.sparse), a frame, series or table of "
+    "pandas, an iterable of these, or a Source"
+)
+_SAMPLES = "torch.Dataset"
+
+
+def rows_in_memory(thing: object, options: ArrayOptions) -> Source | None:
+    """Open the rows that a Python object holds; None for one that holds none.
+
+    Raises
+    ------
+    UsageError
+        If an option does not apply to it.
+    SourceError
+        If what it holds is not an array of numbers, or it is not clear which axis is the features.
+    """
+    is_source = isinstance(thing, Source)
+    opener = None if is_source else _opener_of(thing)
+    if opener is not None:
+        return opener(thing, options)
+    if is_array(thing) and not is_source:
+        refuse_other_options(options, ("features_axis",))
+        return ArraySource(thing, features_axis=options.features_axis)
+    refuse_other_options(options, ())
+    return thing if isinstance(thing, Source) else None
+
+
+def is_object_of_rows(thing: object) -> bool:
+    """Return whether an object is one of a library whose rows can be read in any order."""
+    return any(name in _MODULES for name in _type_names(thing))
+
+
+def _opener_of(thing: object) -> Callable[[Any, ArrayOptions], Source] | None:
+    module = next((_MODULES[name] for name in _type_names(thing) if name in _MODULES), None)
+    return None if module is None else cast(Callable[[Any, ArrayOptions], Source], import_module(module).open_rows)
+
+
+def is_samples(thing: object) -> bool:
+    """Return whether an object is a data set of torch, whose items are samples."""
+    return _SAMPLES in _type_names(thing)
+
+
+def samples_of(thing: Any) -> Iterable[Any]:
+    """Return the samples of a data set of torch: those that it yields, or those at its indices."""
+    return thing if hasattr(thing, "__iter__") else (thing[number] for number in range(len(thing)))
+
+
+def _type_names(thing: object) -> list[str]:
+    """Return the library and name of the type of an object and of the types that it inherits from."""
+    return [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(thing).__mro__]

@@ -1,0 +1,164 @@
+"""Messages of Arrow files and streams: the schema, and where the buffers of each batch of rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from rankme_stream.errors import CorruptChunkError, SourceFormatError
+from rankme_stream.numerics.dtypes import Array
+from rankme_stream.sources.stores.stored_file import OpenFile
+from rankme_stream.sources.tables.flatbuffer import FlatbufferError, FlatTable
+
+MAGIC = b"ARROW1"
+_CONTINUES = b"\xff\xff\xff\xff"
+_BEGINNING_BYTES = 2**10  # read at once: the description of most messages
+_LARGEST = 2**26  # bytes of a description
+_MOST_ROWS = 2**40
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+_CODECS = ("lz4", "zstd")
+
+
+class Batch(NamedTuple):
+    """Batch of rows.
+
+    Attributes
+    ----------
+    n_rows
+        Number of rows.
+    body
+        Offset of its buffers in the file.
+    nodes
+        Number of entries and of nulls of each field; shape ``(fields, 2)``, int64.
+    buffers
+        Offset in the body, and length, of each buffer; shape ``(buffers, 2)``, int64.
+    codec
+        Compression of each buffer; None without.
+    n_views
+        Number of further buffers of each field of views; shape ``(fields of views,)``, int64.
+    """
+
+    n_rows: int
+    body: int
+    nodes: Array
+    buffers: Array
+    codec: str | None
+    n_views: Array
+
+
+class _Message(NamedTuple):
+    kind: int
+    header: FlatTable
+    content: bytes
+    body: int
+    stop: int
+
+
+def read_schema(file: OpenFile, uri: str) -> Any:
+    """Return the schema of an Arrow file or stream.
+
+    Raises
+    ------
+    SourceFormatError
+        If it is neither, or of a version or byte order that is not read.
+    CorruptChunkError
+        If it is damaged.
+    """
+    message = _message(file, 8 if _is_file(file) else 0, uri)
+    if message is None or message.kind != _SCHEMA:
+        raise SourceFormatError(f"{uri} is no Arrow file or stream, whatever its name: it does not begin with a schema")
+    if message.header.number(0, "h"):
+        raise SourceFormatError(f"{uri} holds numbers of the other byte order, which is not read: write it again")
+    try:
+        return pa.ipc.read_schema(pa.BufferReader(message.content))
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise CorruptChunkError(f"{uri} has a schema that cannot be read: {' '.join(str(error).split())}") from error
+
+
+def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
+    """Yield the batches of rows, in order; raises as ``read_schema``."""
+    places = _places_of_file(file, uri) if _is_file(file) else None
+    for message in _messages(file, uri) if places is None else (_message(file, at, uri) for at in places):
+        if message is None:
+            raise _damaged(uri, "a batch is missing")
+        if message.kind == _BATCH:
+            yield _batch(message, uri)
+        elif places is not None or message.kind not in (_SCHEMA, _DICTIONARY):
+            raise _damaged(uri, f"a message of kind {message.kind} stands where a batch is expected")
+
+
+def _is_file(file: OpenFile) -> bool:
+    return file.read(0, len(MAGIC)) == MAGIC
+
+
+def _places_of_file(file: OpenFile, uri: str) -> list[int]:
+    """Return the offsets of the batches that the footer of a file lists."""
+    tail = file.read(max(0, file.n_bytes - 10), 10)
+    length = int.from_bytes(tail[:4], "little", signed=True)
+    start = file.n_bytes - 10 - length
+    if tail[4:] != MAGIC or not 0 < length <= _LARGEST or start < 8:
+        raise CorruptChunkError(f"{uri} does not end as an Arrow file does: it is cut; copy or write it again")
+    try:
+        blocks = FlatTable(file.read(start, length)).numbers(3, 3)
+    except FlatbufferError as error:
+        raise _damaged(uri, str(error)) from error
+    return [int(at) for at in blocks[:, 0]]
+
+
+def _messages(file: OpenFile, uri: str) -> Iterator[_Message]:
+    """Yield the messages of a stream."""
+    at = 0
+    while (message := _message(file, at, uri)) is not None:
+        yield message
+        at = message.stop
+
+
+def _message(file: OpenFile, at: int, uri: str) -> _Message | None:
+    """Return the message at an offset; None at the end of a stream."""
+    if at == file.n_bytes:
+        return None
+    beginning = file.read(at, _BEGINNING_BYTES) if 0 <= at < file.n_bytes else b""
+    if beginning[:4] != _CONTINUES:
+        raise SourceFormatError(
+            f"{uri} has no message of Arrow at byte {at:,}: it is damaged, or was written before Arrow 0.15; write it "
+            "again"
+        )
+    length = int.from_bytes(beginning[4:8], "little", signed=True)
+    if not length:
+        return None
+    if not 0 < length <= _LARGEST or at + 8 + length > file.n_bytes:
+        raise _damaged(uri, f"the description at byte {at:,} has {length:,} bytes")
+    content = beginning[: 8 + length] if 8 + length <= len(beginning) else file.read(at, 8 + length)
+    try:
+        found = FlatTable(content[8:])
+        header, n_bytes = found.table(2), found.number(3, "q")
+        kind = found.number(1, "B")
+    except FlatbufferError as error:
+        raise _damaged(uri, f"the description at byte {at:,} is none ({error})") from error
+    body = at + 8 + length
+    if header is None or not 0 <= n_bytes <= file.n_bytes - body:
+        raise _damaged(uri, f"the message at byte {at:,} states {n_bytes:,} bytes")
+    return _Message(kind, header, content, body, body + n_bytes)
+
+
+def _batch(message: _Message, uri: str) -> Batch:
+    """Return what a message says of a batch; refuse buffers outside it."""
+    try:
+        n_rows = message.header.number(0, "q")
+        nodes, buffers = message.header.numbers(1, 2), message.header.numbers(2, 2)
+        compression, n_views = message.header.table(3), message.header.numbers(4, 1)[:, 0]
+        codec = None if compression is None else _CODECS[compression.number(0, "B")]
+    except (FlatbufferError, IndexError) as error:
+        raise _damaged(uri, f"the batch at byte {message.body:,} is none ({error})") from error
+    size = message.stop - message.body
+    if not 0 <= n_rows <= _MOST_ROWS or (nodes > _MOST_ROWS).any() or (nodes[:, 0] < 0).any():
+        raise _damaged(uri, f"the batch at byte {message.body:,} states {n_rows:,} rows")
+    if (buffers < 0).any() or (buffers > size).any() or (buffers.sum(axis=1) > size).any() or (n_views < 0).any():
+        raise _damaged(uri, f"the batch at byte {message.body:,} has buffers outside its {size:,} bytes")
+    return Batch(n_rows, message.body, nodes, buffers, codec, n_views)
+
+
+def _damaged(uri: str, fault: str) -> CorruptChunkError:
+    return CorruptChunkError(f"{uri} is damaged: {fault}; copy or write it again")
