@@ -19,7 +19,7 @@ from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.storage import Storage, storage_of
+from rankme_stream.sources.storage import Storage, own_storage, storage_of
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
 _NUMBER = re.compile(r"(\d+)")
@@ -175,21 +175,16 @@ class ConcatSource:
 
     def storage(self) -> Storage:
         """Return how many parts there are, of how many rows each, how the first is stored, and the bytes of all."""
-        found = [storage_of(source) for source in self._sources]
-        first, formats = found[0], {one.format for one in found}
+        first, others = storage_of(self._sources[0]), [own_storage(source) for source in self._sources[1:]]
         sizes = sorted(source.shape[0] for source in self._sources)
         rows = f"{sizes[0]:,} rows" if sizes[0] == sizes[-1] else (
             f"{sizes[0]:,} to {sizes[-1]:,} rows, half of them at most {sizes[len(sizes) // 2]:,}"
         )  # fmt: skip
-        facts = [("parts", f"{counted(len(found), 'array')} of {rows}")]
+        facts = [("parts", f"{counted(len(sizes), 'array')} of {rows}")]
         facts += [(f"{label} of the first", words) for label, words in first.facts]
-        return Storage(
-            first.format if len(formats) == 1 else " and ".join(sorted(formats)),
-            tuple(facts),
-            _total([one.n_bytes for one in found]),
-            _total([one.n_requests for one in found]),
-            first.where,
-        )
+        n_bytes = _total([first.n_bytes, *(one.n_bytes for one in others)])
+        n_requests = _total([first.n_requests, *(one.n_requests for one in others)])
+        return Storage(first.format, tuple(facts), n_bytes, n_requests, first.where)
 
     def part_of(self, row: int) -> int:
         """Return the number of the part that holds a row."""

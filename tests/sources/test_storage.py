@@ -62,6 +62,13 @@ def test_scales_and_bits_are_said_with_the_rows_that_they_belong_to(tmp_path):
     assert (bits.format, bits.n_bytes) == (".npy file", 32_000)
 
 
+def test_a_deflated_member_says_so_and_its_packed_size(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", rows=ROWS)
+    found = storage_of(rs.open_source(tmp_path / "a.npz"))
+    assert "deflate" in dict(found.facts)["compression"]
+    assert 0.9 * (tmp_path / "a.npz").stat().st_size < found.n_bytes < (tmp_path / "a.npz").stat().st_size
+
+
 class OnAServer:
     """Source that says nothing of its storage."""
 

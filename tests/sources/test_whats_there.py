@@ -47,8 +47,6 @@ def test_a_folder_of_npy_files_is_named_with_the_pattern_that_reads_them(tmp_pat
     [
         (b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file, which is not read: write its rows as zarr"),
         (b"CDF\x02\0\0", "is a netCDF file"),
-        (b"PAR1\x15\x04", "is a parquet file"),
-        (b"ARROW1\0\0", "is an Arrow file"),
         (b"\x93NUMPY\x01\0", "is not a .npy file that can be read"),
         (b"PK\x03\x04\x14\0\0", "is a zip file whose end is missing"),
         (b"\x1f\x8b\x08\0", "is compressed by gzip: unpack it first"),

@@ -114,15 +114,16 @@ def convert(
     rows: tuple[int | None, int | None] | None = None,
     workers: int | None = None,
     memory_limit: int | None = None,
+    key: str | int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Conversion:
     """Copy rows into one zarr v3 array, whose score has the same bits, and which is fast to read.
 
     Parameters
     ----------
-    source
-        As in ``measure``: a path or URI, an array, an iterable of blocks of shape ``(rows, D)``, or a ``Source``, such
-        as ``open_source`` returns with options of an array.
+    source, key
+        As in ``measure``: a path or URI, an array, an iterable of blocks, or a ``Source``, such as ``open_source``
+        returns with options of an array.
     dest
         Folder to be made, of a name that ends in ``.zarr``.
     rows
@@ -159,7 +160,7 @@ def convert(
     array scales become float64. Every file is read back and compared before it counts. Until the copy is whole it lies
     in ``dest`` + ``.partial``; the same call goes on from there, but for a stream of blocks.
     """
-    request = Request(rows=rows, workers=workers, memory_limit=memory_limit).check()
+    request = Request(rows=rows, workers=workers, memory_limit=memory_limit, key=key).check()
     began, place = time.perf_counter(), _checked_place(source, os.fspath(dest))
     with memory_errors_as_limits():
         feed = _feed(source, request)
@@ -186,7 +187,9 @@ def convert(
 
 
 def _feed(source: Any, request: Request) -> RowFeed:
-    return StreamFeed(source, request) if is_blocks(source) else StoredFeed(open_source(source), request)
+    if is_blocks(source):
+        return StreamFeed(source, request)
+    return StoredFeed(open_source(source, key=request.key), request)
 
 
 def _checked_place(source: Any, dest: str) -> Path:
@@ -210,7 +213,7 @@ def _checked_place(source: Any, dest: str) -> Path:
 def _begin(array: UnfinishedArray, feed: RowFeed, origin: dict[str, Any]) -> tuple[ArrayFormat, float | None]:
     """Return the format, that of an earlier run if it began, and what zstd saves."""
     plain, saved = plain_format(feed), None
-    chosen = array.resume(origin, plain)
+    chosen = array.resume(origin, plain, feed.n_rows)
     if chosen is None:
         level, saved = level_for(feed, plain.chunk_rows)
         chosen = replace(plain, level=level)

@@ -24,6 +24,8 @@ def equal_parts(source: Source) -> list[tuple[str, str]]:
     found, seen = list[tuple[str, str]](), dict[tuple[object, ...], str]()
     deadline = time.monotonic() + _MOST_SECONDS
     for part in source.parts:
+        if time.monotonic() > deadline:
+            break
         rows = sorted({part.start, (part.start + part.stop) // 2, part.stop - 1})
         try:
             content = tuple(digest for _, digest in row_digests(source, rows))
@@ -32,8 +34,6 @@ def equal_parts(source: Source) -> list[tuple[str, str]]:
         first = seen.setdefault((part.stop - part.start, *content), part.name)
         if first != part.name:
             found.append((first, part.name))
-        if time.monotonic() > deadline:
-            break
     return found
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rankme_stream.errors import MagnitudeError, RankMeError
+from rankme_stream.errors import MagnitudeError, RankMeError, StorageError
 from rankme_stream.measuring.inspecting.block_sample import BlockSample
 from rankme_stream.measuring.inspecting.dump_parts import equal_parts
 from rankme_stream.measuring.inspecting.full_pass import FullPass, expected_time, plan_full_pass, remote_cost
@@ -86,16 +86,17 @@ def inspect(
         limits = machine.limits(workers, memory_limit)
         memory_left = limits.memory_limit_bytes - limits.base_bytes
         rows_checked, fault = _look_for_chunks(opened, memory_left)
-        found, block = _look_at_rows(opened, memory_left, fault)
+        storage = storage_of(opened)
+        found, block = _look_at_rows(opened, memory_left, fault, is_whole=rows_checked == opened.shape[0])
         planned = plan_full_pass(opened, memory_limit, workers)
         remarks = inspection_remarks(found)
-        sample, storage = found.sample, storage_of(opened)
+        sample = found.sample
         rate = None if opened.reopen() is None else sample.rows_per_second
         row_bytes = opened.shape[1] * opened.stored.dtype.itemsize
         full_pass = None
         if planned.plan is not None and (rate is not None or opened.reopen() is None):
             full_pass = expected_time(opened, planned.plan, rate or math.inf, block)
-    described = describe_storage(opened)["storage"] | {"facts": dict(storage.facts)}
+    described = describe_storage(opened, storage)["storage"] | {"facts": dict(storage.facts)}
     return Inspection(
         source={
             "uri": opened.uri, "n_rows": opened.shape[0], "n_features": opened.shape[1], "dtype": opened.stored.name,
@@ -131,10 +132,22 @@ def _look_for_chunks(source: Source, memory_left: int) -> tuple[int, RankMeError
     return stop, None
 
 
-def _look_at_rows(source: Source, memory_left: int, fault: RankMeError | None) -> tuple[Found, Array | None]:
-    """Read blocks of rows; return what was found, and a block for measuring the speed of conversion."""
+def _look_at_rows(
+    source: Source, memory_left: int, fault: RankMeError | None, *, is_whole: bool
+) -> tuple[Found, Array | None]:
+    """Read blocks of rows; return what was found, and a block for measuring the speed of conversion.
+
+    Parameters
+    ----------
+    fault
+        Error of the look for chunks; of a storage that failed after all attempts nothing more is asked.
+    is_whole
+        Whether all chunks were looked for.
+    """
     sample = BlockSample(source, memory_left, RowStatistics.working_bytes(source.shape[1]))
     rows, forms, block = RowStatistics(source), NumberForms(source.stored), None
+    if isinstance(fault, StorageError):
+        return Found(source, sample, rows, forms, fault, None, ()), None
     for start, stored in sample.blocks():
         try:
             rows.add(start, stored)
@@ -145,13 +158,14 @@ def _look_at_rows(source: Source, memory_left: int, fault: RankMeError | None) -
         block = stored
     if sample.lacks_memory:
         return Found(source, sample, rows, forms, fault, None, ()), None
-    return Found(source, sample, rows, forms, fault, _odd_chunks(source, memory_left), equal_parts(source)), block
+    odd = _odd_chunks(source, memory_left) if is_whole else None
+    return Found(source, sample, rows, forms, fault, odd, equal_parts(source)), block
 
 
 def _odd_chunks(source: Source, memory_left: int) -> OddChunks | None:
     """Return chunks of unlike stored size, if reading the longest fits in memory."""
     n_rows, n_features = source.shape
-    arrays = stored_sizes(source, 0, n_rows) if (storage_of(source).n_requests or 1) <= _MOST_KEYS else ()
+    arrays = stored_sizes(source, 0, n_rows)
     longest = max((int((sizes.edges[1:] - sizes.edges[:-1]).max()) for sizes in arrays), default=0)
     if not longest or source.read_memory(longest) + RowStatistics.working_bytes(n_features) > memory_left:
         return None

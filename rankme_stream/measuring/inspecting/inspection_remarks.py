@@ -174,7 +174,7 @@ def _of_numbers(found: Found) -> Iterator[Remark]:
     if forms.distinct is not None:
         whole = ", all of them whole numbers" if forms.is_whole else ""
         yield Remark(
-            "few_values", f"{forms.n_values:,} numbers of {stored.name} take {forms.distinct:,} values{whole}",
+            "few_values", f"{forms.n_values:,} numbers of {stored.name} have {counted(forms.distinct, 'value')}{whole}",
             "They look quantised: RankMe is that of the rounded rows, and small singular values are those of rounding",
         )  # fmt: skip
     elif stored.is_float and stored.decoding is None and not stored.note and (grid := grid_of_rows(found.rows.kept)):

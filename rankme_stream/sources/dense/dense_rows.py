@@ -176,7 +176,10 @@ class DenseRows:
             layout.append(("between rows", f"{self._layout.between:,} bytes of other data, which are skipped"))
         if self._swaps:
             layout.append(("byte order", "that of the other kind of processor: swapped when read"))
-        return Storage(facts=tuple(layout), n_bytes=self._layout.n_bytes)
+        packed: int | None = getattr(self._file, "n_packed", None)
+        if packed is not None:
+            layout.append(("compression", "deflate, which is unpacked in order, by one thread"))
+        return Storage(facts=tuple(layout), n_bytes=self._layout.n_bytes if packed is None else packed)
 
     def _read_columns(self, file: OpenFile, start: int, stop: int, out: Array) -> None:
         """Read rows whose values lie feature by feature, in blocks of one index of the axes before the features'."""

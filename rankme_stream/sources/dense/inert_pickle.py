@@ -71,6 +71,8 @@ def tree_of(pickled: bytes, allowed: re.Pattern[str]) -> Any:
                 raise PickleError(f"it describes more than {_MOST_STEPS:,} things")
             machine.step(opcode.name, argument)
         (result,) = machine.stack
+        if result is _MARK:
+            raise ValueError("it describes nothing")
     except PickleError:
         raise
     except (ValueError, LookupError, TypeError) as error:
@@ -147,6 +149,8 @@ class _Machine:
 
     def _set(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
+        if not isinstance(target, dict | Called):
+            raise ValueError("an item is set in what is no dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if isinstance(target, dict) and isinstance(key, str | int):
                 target[key] = value
@@ -159,8 +163,11 @@ class _Machine:
         self._marked()
 
     def _extend(self, values: list[Any]) -> None:
-        if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(values)
+        target = self.stack[-1]
+        if not isinstance(target, list | Called):
+            raise ValueError("an item is added to what is no list")
+        if isinstance(target, list):
+            target.extend(values)
 
     def _named(self) -> None:
         name, module = self._pop(), self._pop()

@@ -275,8 +275,8 @@ class _BatchReader:
             return None
         bits = np.empty(-(-(begin + n_entries) // 8) - begin // 8, np.uint8)
         self._fill(depth, 0, begin // 8, bits)
-        is_valid: Array = np.unpackbits(bits, bitorder="little")[begin % 8 :][:n_entries]
-        return is_valid == 0
+        is_null: Array = np.unpackbits(bits, bitorder="little")[begin % 8 :][:n_entries] == 0
+        return is_null
 
     def damaged(self, fault: str) -> CorruptChunkError:
         """Return the error for a batch that contradicts itself."""

@@ -14,6 +14,7 @@ import zarr
 import rankme_stream as rs
 from rankme_stream.errors import SourceNotFoundError, UsageError
 from rankme_stream.measuring.inspecting import block_sample
+from rankme_stream.numerics import machine
 from rankme_stream.results.inspection import Remark
 from rankme_stream.sources import ArraySource
 from tests.command_line import rankme, refused
@@ -69,7 +70,7 @@ def test_of_ordinary_rows_nothing_is_remarkable():
         ("duplicates", changed(ordinary(), 1500, ordinary()[30]), "such as rows 30 and 1,500"),
         ("few_rows", ordinary(20), "20 rows and 24 features"),
         ("unscaled_codes", (20 * ordinary()).astype(np.int8), "int8, and no scale is declared"),
-        ("few_values", np.rint(4 * ordinary()) / 4, "48,000 numbers of float64 take"),
+        ("few_values", np.rint(4 * ordinary()) / 4, "48,000 numbers of float64 have"),
         ("quantised_rows", with_a_scale_a_row(), "levels at most"),
         ("narrower_type", bfloat16_in_float32(), "48,000 numbers of float32 are numbers of bfloat16"),
         ("narrower_type", ordinary().astype(np.float16).astype(np.float32), "numbers of float16"),
@@ -228,6 +229,18 @@ def test_of_huge_chunks_one_is_decoded():
     found = rs.inspect(source)
     assert len(source.n_read) == 1 and found.sample["bytes_decoded"] == 10**6 * 256 * 4
     assert found.sample["rows"] < 10_000
+
+
+def test_blocks_are_as_short_as_the_memory_limit_needs():
+    class Costly(Counting):
+        def read_memory(self, n_rows):
+            return n_rows * 2**20
+
+    source = Costly(10**6, 256, 1)
+    left = 512 * 2**20
+    found = rs.inspect(source, memory_limit=machine.resident_bytes() + left)
+    assert found.sample["blocks"] > 1
+    assert 10 < max(stop - start for start, stop in source.n_read) < 512
 
 
 def test_a_slow_source_is_left_once_its_time_is_up(monkeypatch):
