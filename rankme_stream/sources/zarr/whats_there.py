@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
-from rankme_stream.errors import RankMeError
+from rankme_stream.errors import RankMeError, counted
 from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
@@ -95,7 +94,7 @@ def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> s
                     _icechunk(names)
                     or _archive(store, names)
                     or _nodes(_Look(store, ndim), names, place, path, location)
-                    or _files(store, names, place, location)
+                    or _files(store, names, place)
                 )
         if store.root is not None and not os.listdir(store.root):
             return "the folder is empty"
@@ -174,21 +173,16 @@ def _nodes(look: _Look, names: Sequence[str], place: str, path: str, location: s
     return f"{where} holds {listed}" + (f": use e.g. '{location}::{first}'" if first else "")
 
 
-def _files(store: AuditingStore, names: Sequence[str], place: str, location: str) -> str | None:
+def _files(store: AuditingStore, names: Sequence[str], place: str) -> str | None:
     """Return what most files of a folder are by their endings, or those of the first folder in it that has any."""
     for name in ("", *names[:_CHILDREN_TRIED]):
         folder = "/".join(one for one in (place, name) if one)
         inside = store.names(folder) if name else names
-        endings = Counter(ending for one in inside if (ending := os.path.splitext(one)[1]) in (*_ENDINGS, ".npy"))
-        if not endings:
-            continue
-        ending, count = endings.most_common(1)[0]
-        holds = f"{'its folder ' + folder if name else 'it'} holds {count:,} {ending} file{'s' if count > 1 else ''}"
-        if ending in _ENDINGS:
-            return f"{holds} ({_ENDINGS[ending]})"
-        if store.root is not None:
-            return f"{holds}: '{os.path.join(glob.escape(location), folder, '*.npy')}' reads them as one dump"
-        return f"{holds}, which are read from a folder on this machine alone"
+        endings = Counter(ending for one in inside if (ending := os.path.splitext(one)[1]) in _ENDINGS)
+        if endings:
+            ending, count = endings.most_common(1)[0]
+            holder = f"its folder {folder}" if name else "it"
+            return f"{holder} holds {counted(count, f'{ending} file')} ({_ENDINGS[ending]})"
     return None
 
 
