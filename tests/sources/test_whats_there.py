@@ -31,7 +31,6 @@ def message(source: object, **options: object) -> str:
 @pytest.mark.parametrize(
     ("beginning", "said"),
     [
-        (b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file, which is not read: write its rows as zarr"),
         (b"CDF\x02\0\0", "is a netCDF file"),
         (b"\x93NUMPY\x01\0", "is not a .npy file that can be read"),
         (b"PK\x03\x04\x14\0\0", "is a zip file whose end is missing"),

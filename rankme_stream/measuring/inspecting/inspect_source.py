@@ -93,10 +93,11 @@ def inspect(
         if planned.plan is not None and (rate is not None or opened.reopen() is None):
             full_pass = expected_time(opened, planned.plan, rate or math.inf, block)
     described = describe_storage(opened, storage)["storage"] | {"facts": dict(storage.facts)}
+    parts = {name: value for name, value in describe_parts(opened).items() if name != "remarks"}  # among the others
     return Inspection(
         source={
             "uri": opened.uri, "n_rows": opened.shape[0], "n_features": opened.shape[1], "dtype": opened.stored.name,
-            "decoding": opened.stored.description, "storage": described, **describe_parts(opened),
+            "decoding": opened.stored.description, "storage": described, **parts,
         },
         integrity={
             "checksum": opened.integrity, "chunks_missing": opened.chunks_missing,

@@ -8,7 +8,6 @@ from typing import Any
 
 from rankme_stream.errors import RankMeError, argument, counted
 from rankme_stream.measuring.inspecting.block_sample import BlockSample
-from rankme_stream.measuring.inspecting.dump_parts import odd_lengths
 from rankme_stream.measuring.inspecting.number_forms import NumberForms, floats_in_integers, grid_of_rows
 from rankme_stream.measuring.inspecting.row_statistics import Faulty, RowStatistics
 from rankme_stream.measuring.sampling.odd_chunks import OddChunks
@@ -150,13 +149,8 @@ def _of_parts(found: Found) -> Iterator[Remark]:
         yield Remark(
             "absent_numbers", f"the names of the parts skip {listed}{more}", "Check whether these parts were written",
         )  # fmt: skip
-    usual, odd = odd_lengths(source)
-    if odd:
-        listed = ", ".join(f"{name} {size:,}" for name, size in odd[:_NAMED]) + (", ..." if len(odd) > _NAMED else "")
-        yield Remark(
-            "odd_parts", f"most parts have {usual:,} rows, and {counted(len(odd), 'part')} not: {listed}",
-            "Check whether their writer was cut short, or wrote twice",
-        )  # fmt: skip
+    for text in source.remarks:  # on their lengths, on equal files, on files left out
+        yield Remark("odd_parts", text.rstrip("."), "Check what wrote them")
     if found.equal_parts:
         first, second = found.equal_parts[0]
         yield Remark(

@@ -23,7 +23,6 @@ _CHILDREN_TRIED = 20
 _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
 _MAGIC = (
-    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"PAR1", f"a parquet file, {_CONVERT}"),
     (b"ARROW1", f"an Arrow file, {_CONVERT}"),
@@ -39,10 +38,6 @@ _ENDINGS = {
     ".parquet": f"parquet, {_CONVERT}",
     ".arrow": f"Arrow, {_CONVERT}",
     ".feather": f"Arrow, {_CONVERT}",
-    ".h5": f"HDF5, {_CONVERT}",
-    ".hdf5": f"HDF5, {_CONVERT}",
-    ".h5ad": f"HDF5, {_CONVERT}",
-    ".nc": f"netCDF, {_CONVERT}",
     ".csv": f"text, {_CONVERT}",
     ".tfrecord": f"TFRecord, {_CONVERT}",
 }

@@ -55,6 +55,10 @@ def kinds(source: object, **options: object) -> dict[str, Remark]:
     return {remark.kind: remark for remark in found.remarks}
 
 
+def kinds_of(found: rs.Inspection) -> set[str]:
+    return {remark.kind for remark in found.remarks}
+
+
 def test_of_ordinary_rows_nothing_is_remarkable():
     assert kinds(ordinary()) == {}
     assert "Nothing remarkable" in str(rs.inspect(ordinary()))
@@ -164,21 +168,22 @@ def test_missing_damaged_and_odd_chunks_are_remarked(tmp_path):
 
 
 def test_parts_that_are_absent_longer_or_equal_are_remarked(tmp_path):
-    for number in (1, 2, 3, 4, 5, 8):
-        np.save(tmp_path / f"e_{number}.npy", ordinary(100 + 7 * (number == 3), seed=number % 8 if number < 5 else 2))
-    found = kinds(str(tmp_path / "e_*.npy"))
-    assert set(found) == {"absent_numbers", "odd_parts", "equal_parts", "duplicates"}
-    assert "skip 6 to 7" in found["absent_numbers"].evidence
-    assert found["odd_parts"].evidence.endswith("1 part not: e_3.npy 107")
-    assert "2 parts as long as one before" in found["equal_parts"].evidence
-    assert "e_5.npy and e_2.npy" in found["equal_parts"].evidence
-    for number in (5, 8):
-        (tmp_path / f"e_{number}.npy").unlink()
-    np.save(tmp_path / "e_3.npy", ordinary(100, seed=3))
-    np.save(tmp_path / "e_4.npy", ordinary(10, seed=4))
-    np.save(tmp_path / "e_5.npy", ordinary(10, seed=5))
-    (tmp_path / "e_4.npy").unlink()
-    (tmp_path / "e_5.npy").rename(tmp_path / "e_4.npy")
+    for number in range(20):
+        np.save(tmp_path / f"e_{number}.npy", ordinary(100 + 7 * (number == 3), seed=2 if number == 9 else number))
+    (tmp_path / "e_6.npy").unlink()
+    found = rs.inspect(str(tmp_path / "e_*.npy"))
+    jsonschema.validate(found.to_dict(), SCHEMA)
+    evidence = {kind: [one.evidence for one in found.remarks if one.kind == kind] for kind in kinds_of(found)}
+    assert set(evidence) == {"absent_numbers", "odd_parts", "equal_parts", "duplicates"}
+    assert evidence["absent_numbers"] == ["the names of the parts skip 6"]
+    assert any("e_3.npy (107)" in text for text in evidence["odd_parts"])
+    assert any("e_2.npy and e_9.npy" in text for text in evidence["odd_parts"])
+    assert "such as e_9.npy and e_2.npy" in evidence["equal_parts"][0]
+
+
+def test_parts_that_follow_each_other_with_a_short_last_one_are_not_remarked(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"e_{number}.npy", ordinary(100 if number < 3 else 10, seed=number))
     assert kinds(str(tmp_path / "e_*.npy")) == {}
 
 
