@@ -1,4 +1,4 @@
-"""Sources of rows and labels: zarr arrays, ``.npy`` files, arrays in memory, streams of blocks."""
+"""Sources of rows and labels: zarr arrays, files of many formats, objects in memory, streams of blocks."""
 
 from rankme_stream.sources.array_options import ArrayOptions, Opening
 from rankme_stream.sources.concat import (
