@@ -21,7 +21,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.storage import Storage
-from rankme_stream.sources.stored_sizes import StoredSizes
+from rankme_stream.sources.stored_sizes import StoredSizes, total_bytes
 from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
@@ -40,7 +40,7 @@ from rankme_stream.sources.zarr.locate import (
     reopening_argument,
 )
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
-from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, total_bytes, uncoded_bytes
+from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, uncoded_bytes
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
 from rankme_stream.sources.zarr.values.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
