@@ -18,6 +18,7 @@ _BEGINNING_BYTES = 2**10  # read at once: the description of most messages
 _LARGEST = 2**26  # bytes of a description
 _MOST_ROWS = 2**40
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+_BATCHES = 3  # field of a footer
 _CODECS = ("lz4", "zstd")
 
 
@@ -89,19 +90,55 @@ def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
             raise _damaged(uri, f"a message of kind {message.kind} stands where a batch is expected")
 
 
+def dictionary(file: OpenFile, uri: str, path: tuple[int, ...]) -> Batch:
+    """Return the values of a column that is stored as numbers of values, as a batch of one field.
+
+    Parameters
+    ----------
+    path
+        Number of the column, and of the fields of structures in it.
+
+    Raises
+    ------
+    SourceFormatError
+        If they are written in several pieces.
+    CorruptChunkError
+        If they are not there.
+    """
+    schema = _message(file, 8 if _is_file(file) else 0, uri)
+    try:
+        assert schema is not None  # which was read before
+        fields = schema.header.tables(1)
+        for number in path[:-1]:
+            fields = fields[number].tables(5)
+        encoding = fields[path[-1]].table(4)
+        number = 0 if encoding is None else encoding.number(0, "q")
+        places = _places_of_file(file, uri, 2) if _is_file(file) else None
+        messages = _messages(file, uri) if places is None else (_message(file, at, uri) for at in places)
+        found = [one for one in messages if one and one.kind == _DICTIONARY and one.header.number(0, "q") == number]
+        inner = found[0].header.table(1) if found else None
+    except (FlatbufferError, IndexError) as error:
+        raise _damaged(uri, str(error)) from error
+    if inner is None:
+        raise _damaged(uri, "the values of a dictionary are missing")
+    if len(found) > 1:
+        raise SourceFormatError(f"{uri} writes the values of a dictionary in several pieces: write it in one batch")
+    return _batch(found[0]._replace(header=inner), uri)
+
+
 def _is_file(file: OpenFile) -> bool:
     return file.read(0, len(MAGIC)) == MAGIC
 
 
-def _places_of_file(file: OpenFile, uri: str) -> list[int]:
-    """Return the offsets of the batches that the footer of a file lists."""
+def _places_of_file(file: OpenFile, uri: str, field: int = _BATCHES) -> list[int]:
+    """Return the offsets of the batches, or of another field, that the footer of a file lists."""
     tail = file.read(max(0, file.n_bytes - 10), 10)
     length = int.from_bytes(tail[:4], "little", signed=True)
     start = file.n_bytes - 10 - length
     if tail[4:] != MAGIC or not 0 < length <= _LARGEST or start < 8:
         raise CorruptChunkError(f"{uri} does not end as an Arrow file does: it is cut; copy or write it again")
     try:
-        blocks = FlatTable(file.read(start, length)).numbers(3, 3)
+        blocks = FlatTable(file.read(start, length)).numbers(field, 3)
     except FlatbufferError as error:
         raise _damaged(uri, str(error)) from error
     return [int(at) for at in blocks[:, 0]]
