@@ -37,4 +37,6 @@ def same_bits(found: rs.Measurement, wanted: rs.Measurement) -> bool:
         }
         for one in (found, wanted)
     ]
+    for one in numbers:
+        one["audit"] = {name: value for name, value in one["audit"].items() if name != "integrity"}  # of the storage
     return numbers[0] == numbers[1]

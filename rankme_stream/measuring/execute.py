@@ -64,7 +64,15 @@ class Execution:
     rules: Rules = DEFAULT_RULES
 
 
-_DESCRIBED = ("uri", "n_rows", "n_features", "dtype", "decoding", "parts")  # earlier versions wrote no decoding
+_DESCRIBED = (
+    "uri",
+    "n_rows",
+    "n_features",
+    "dtype",
+    "decoding",
+    "parts",
+    "remarks",
+)  # earlier versions wrote no decoding
 
 
 def execute(source: Any, request: Request, progress: Report | None) -> Execution:

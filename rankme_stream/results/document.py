@@ -261,6 +261,7 @@ _PARTS = _record(
             {"uri": _text, "n_rows": _count(), "n_features": _count(1), "dtype": _text, "fingerprint": _text},
             {
                 "decoding": _text, "parts": _list(_record({"name": _text, "n_rows": _count(1)})),
+                "remarks": _list(_text),
                 "storage": _record({"format": _text, "where": _text, "bytes": _count(1)}, {"bytes_stored": _count()}),
             },
         ),

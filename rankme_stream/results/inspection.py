@@ -28,12 +28,18 @@ class Remark(NamedTuple):
         What it means, and what to do.
     refuses
         Whether ``score`` refuses such rows unless an option says otherwise.
+    options
+        Words of the command line that it proposes.
+    when
+        Condition under which they hold, where ``score`` does not need them.
     """
 
     kind: str
     evidence: str
     advice: str
     refuses: bool = False
+    options: tuple[str, ...] = ()
+    when: str = ""
 
 
 class Command(NamedTuple):
@@ -100,7 +106,10 @@ class Inspection:
             "sample": _finite(self.sample),
             "reading": _finite(self.reading),
             "remarks": [
-                one._asdict() | {name: worded(getattr(one, name), spelling) for name in ("evidence", "advice")}
+                {
+                    "kind": one.kind, "evidence": worded(one.evidence, spelling),
+                    "advice": worded(one.advice, spelling), "refuses": one.refuses, "options": list(one.options),
+                }
                 for one in self.remarks
             ],
             "readers": [dict(one) for one in self.readers],
@@ -109,7 +118,7 @@ class Inspection:
             "full_pass": None if self.full_pass is None else dict(self.full_pass),
             "remote": None if self.remote is None else dict(self.remote),
             "commands": [one._asdict() for one in self.commands],
-        }
+        }  # fmt: skip
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return it as JSON text."""

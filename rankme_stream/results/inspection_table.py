@@ -85,8 +85,8 @@ def _statistics(sample: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "lengths", f"median {median}, half of them {q1} to {q3}, all {least} to {most}"
     if (cosines := sample["cosines"]) is not None:
         near = cosines["neighbours"]
-        beside = "" if near["mean"] is None else f"; of {near['pairs']:,} neighbours {near['mean']:.3f}"
-        yield "cosines", f"mean {cosines['mean']:.3f} of all pairs of {cosines['rows']:,} rows{beside}"
+        beside = "" if near["mean"] is None else f"; of {near['pairs']:,} neighbours {_cosine(near['mean'])}"
+        yield "cosines", f"mean {_cosine(cosines['mean'])} of all pairs of {cosines['rows']:,} rows{beside}"
 
 
 def _readers(readers: Any) -> str:
@@ -108,6 +108,10 @@ def _remark_lines(remarks: Any) -> list[str]:
         text = printable(f"{one['evidence'][:1].upper()}{one['evidence'][1:]}. {refused}{one['advice']}.")
         lines += wrap(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return lines
+
+
+def _cosine(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # not -0.000
 
 
 def _seconds(seconds: float) -> str:

@@ -11,7 +11,7 @@ _WORTH_A_REMARK = 0.01  # share of the rows
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """Return the remarks on a result in its JSON form, one sentence or two each."""
     audit, n_rows = result["audit"], result["rows_read"]
-    found = []
+    found = list(result["source"].get("remarks", ()))
     if n_rows < result["source"]["n_features"]:
         found.append(
             f"There are fewer rows than features: RankMe, but for its epsilon, is at most {n_rows:,}, the number of "

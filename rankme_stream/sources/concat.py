@@ -19,10 +19,13 @@ from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.storage import Storage, storage_of
+from rankme_stream.sources.storage import Storage, own_storage, storage_of
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
+_ODD_SHARE = 0.1  # of the parts: with more, lengths just vary
+_NAMED_ODD = 5
 _NUMBER = re.compile(r"(\d+)")
+_OF = "-of-"
 _LAST_NAME = re.compile(r"(?:[^/:]|:(?!:))*\Z")  # behind the last folder, or the "::" of a store
 
 
@@ -50,21 +53,25 @@ class ConcatSource:
         Sources of one width, number type and decoding, in the order of their rows; on the host.
     uri
         Name in errors and records; None makes one of the names of the parts.
+    remarks
+        What is odd about the parts, in sentences for people.
 
     Attributes
     ----------
     parts
         Name and rows of each part: what of its URI tells it from the others.
+    remarks
+        Those given, and parts of another length than nearly all others.
 
     Raises
     ------
     UsageError
         If there is no part, or a part is given twice.
     SourceFormatError
-        If a part has another width or meaning than the first, or is on a card; the message names it.
+        If a part has another width or meaning than most, or is on a card; the message names it.
     """
 
-    def __init__(self, parts: Iterable[Source], uri: str | None = None) -> None:
+    def __init__(self, parts: Iterable[Source], uri: str | None = None, remarks: Sequence[str] = ()) -> None:
         self._sources: list[Source] = []
         for part in parts:
             self._sources += part._sources if isinstance(part, ConcatSource) else [part]
@@ -73,13 +80,14 @@ class ConcatSource:
         names = _names([source.uri for source in self._sources])
         self.uri = joined_name([source.uri for source in self._sources]) if uri is None else uri
         _refuse_repeated(self._sources)
-        first = self._sources[0]
+        first = _usual(self._sources)
         for source in self._sources:
             _check_alike(first, source)
         self._starts = [0, *accumulate(source.shape[0] for source in self._sources)]
         self.shape: tuple[int, int] = (self._starts[-1], first.shape[1])
         self.stored: StoredType = first.stored
         self.parts = [Part(name, *rows) for name, rows in zip(names, pairwise(self._starts), strict=True)]
+        self.remarks = [*remarks, *_odd_lengths(self.parts)]
         checks = sorted({source.integrity for source in self._sources})
         self.integrity: str = "none" if "none" in checks else " and ".join(checks)
 
@@ -175,21 +183,16 @@ class ConcatSource:
 
     def storage(self) -> Storage:
         """Return how many parts there are, of how many rows each, how the first is stored, and the bytes of all."""
-        found = [storage_of(source) for source in self._sources]
-        first, formats = found[0], {one.format for one in found}
+        first, others = storage_of(self._sources[0]), [own_storage(source) for source in self._sources[1:]]
         sizes = sorted(source.shape[0] for source in self._sources)
         rows = f"{sizes[0]:,} rows" if sizes[0] == sizes[-1] else (
             f"{sizes[0]:,} to {sizes[-1]:,} rows, half of them at most {sizes[len(sizes) // 2]:,}"
         )  # fmt: skip
-        facts = [("parts", f"{counted(len(found), 'array')} of {rows}")]
+        facts = [("parts", f"{counted(len(sizes), 'array')} of {rows}")]
         facts += [(f"{label} of the first", words) for label, words in first.facts]
-        return Storage(
-            first.format if len(formats) == 1 else " and ".join(sorted(formats)),
-            tuple(facts),
-            _total([one.n_bytes for one in found]),
-            _total([one.n_requests for one in found]),
-            first.where,
-        )
+        n_bytes = _total([first.n_bytes, *(one.n_bytes for one in others)])
+        n_requests = _total([first.n_requests, *(one.n_requests for one in others)])
+        return Storage(first.format, tuple(facts), n_bytes, n_requests, first.where)
 
     def part_of(self, row: int) -> int:
         """Return the number of the part that holds a row."""
@@ -277,21 +280,29 @@ def _along_axes(source: Source, row: int) -> str:
 
 
 def describe_parts(source: Source) -> dict[str, Any]:
-    """Return name and number of rows of each part, for records; nothing for a source without parts."""
+    """Return name and number of rows of each part, and remarks, for records; nothing for a source without parts."""
     if not isinstance(source, ConcatSource):
         return {}
-    return {"parts": [{"name": part.name, "n_rows": part.stop - part.start} for part in source.parts]}
+    parts = [{"name": part.name, "n_rows": part.stop - part.start} for part in source.parts]
+    return {"parts": parts} | ({"remarks": source.remarks} if source.remarks else {})
 
 
 def absent_numbers(names: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the first and last of each run of numbers that names of parts skip, where they differ in one number."""
+    """Return the first and last of each run of numbers that names of parts skip, where they differ in one number.
+
+    Where ``-of-`` and one number follow it, as in ``part-00000-of-00005``, those behind the last count too.
+    """
     keys = [_NUMBER.split(name) for name in names]
     if len({len(key) for key in keys}) != 1:
         return []
-    varying = [texts for texts in zip(*keys, strict=True) if len({*texts}) > 1]
-    if len(varying) != 1 or not all(text.isdecimal() for text in varying[0]):
+    columns = list(zip(*keys, strict=True))
+    varying = [place for place, texts in enumerate(columns) if len({*texts}) > 1]
+    if len(varying) != 1 or not all(text.isdecimal() for text in columns[varying[0]]):
         return []
-    numbers = sorted(int(text) for text in varying[0])
+    numbers = sorted(int(text) for text in columns[varying[0]])
+    following = [texts[0] for texts in columns[varying[0] + 1 :][:2]]
+    if following[:1] == [_OF] and numbers[0] in (0, 1):
+        numbers.append(max(numbers[-1] + 1, int(following[1]) + numbers[0]))
     return [(before + 1, after - 1) for before, after in pairwise(numbers) if after - before > 1]
 
 
@@ -315,6 +326,25 @@ def _refuse_repeated(sources: Sequence[Source]) -> None:
             seen.add(place)
 
 
+def _usual(sources: Sequence[Source]) -> Source:
+    """Return the first source of the width and type that most have."""
+    kinds = Counter((source.shape[1], source.stored.name) for source in sources)
+    usual = max(kinds, key=lambda kind: kinds[kind])
+    return next(source for source in sources if (source.shape[1], source.stored.name) == usual)
+
+
+def _odd_lengths(parts: Sequence[Part]) -> list[str]:
+    """Return which parts before the last differ in length where nearly all have one."""
+    lengths = Counter(part.stop - part.start for part in parts[:-1])
+    usual, n_usual = lengths.most_common(1)[0] if lengths else (0, 0)
+    odd = [part for part in parts[:-1] if part.stop - part.start != usual]
+    if not odd or len(odd) > _ODD_SHARE * n_usual:
+        return []
+    named = ", ".join(f"{part.name} ({part.stop - part.start:,})" for part in odd[:_NAMED_ODD])
+    more = f" and {len(odd) - _NAMED_ODD:,} more" if len(odd) > _NAMED_ODD else ""
+    return [f"Of {len(parts):,} arrays nearly all have {usual:,} rows, but not {named}{more}."]
+
+
 def _check_alike(first: Source, part: Source) -> None:
     """Refuse a part that does not belong to the same dump as the first."""
     if getattr(part, "device", HOST) is not HOST:
@@ -324,8 +354,7 @@ def _check_alike(first: Source, part: Source) -> None:
             f"{part.uri} has {part.shape[1]:,} features, and {first.uri} has {first.shape[1]:,}: all parts of a dump "
             "have one width; leave it out"
         )
-    mine, theirs = _meaning(first.stored), _meaning(part.stored)
-    if mine != theirs:
+    if part.stored != first.stored and (mine := _meaning(first.stored)) != (theirs := _meaning(part.stored)):
         differing = [name for name in theirs if mine[name] != theirs[name]]
         here = ", ".join(f"{name} {theirs[name]}" for name in differing)
         there = ", ".join(f"{name} {mine[name]}" for name in differing)

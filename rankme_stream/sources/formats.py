@@ -110,6 +110,10 @@ _RAW = Format(
 FORMATS = (
     Format(".npy", (".npy",), f"{_DENSE}.npy", magic=_magic(rb"\x93NUMPY")),
     Format(
+        "HDF5", (".h5", ".hdf5", ".he5", ".h5ad", ".nc", ".nc4"), f"{_HERE}.hdf5.rows", "hdf5",
+        magic=_magic(rb"\x89HDF\r\n\x1a\n"),
+    ),
+    Format(
         "an .npz archive", (".npz",), f"{_DENSE}.npz",
         magic=_magic(rb"PK\x03\x04.{26}[^\0]{1,200}?\.npy(?:\x01|\x93NUMPY)"),
     ),

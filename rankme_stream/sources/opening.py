@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, UsageError, argument
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError, UsageError, argument
 from rankme_stream.numerics.devices.registry import is_array
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening, checked_options
@@ -17,11 +18,14 @@ from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
 from rankme_stream.sources.memory.library_objects import READ, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
+from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.stores.folder_listing import is_remote
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
+
+_OPENED_AT_ONCE = 32  # files of servers, each by a request
 
 
 def open_source(source: object, **options: Any) -> Source:
@@ -33,9 +37,10 @@ def open_source(source: object, **options: Any) -> Source:
         ``store.zarr``, ``store.zarr::group/array``, ``file.npy``, or another file of `FORMATS`, with ``::`` and the
         name of an array in it where it holds several, as a string or path; a two-dimensional array of
         numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
-        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; or a
-        shell-style pattern in a path on this machine or behind ``::``, such as ``store.zarr::utm*/embeddings``, whose
-        arrays follow one another in natural order (``_2`` before ``_10``).
+        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; a
+        folder of files whose names differ in numbers alone; or a shell-style pattern before or behind ``::``, such as
+        ``folder/*.npy`` or ``store.zarr::utm*/embeddings``. The arrays of these two follow one another in natural order
+        (``_2`` before ``_10``).
     options
         The fields of `ArrayOptions`, for what is stored.
 
@@ -53,16 +58,20 @@ def open_source(source: object, **options: Any) -> Source:
     chosen = checked_options(options)
     if isinstance(source, list | tuple):
         return _joined([(part, chosen) for part in source])
-    if (files := matching_files(source)) is not None:
-        return _joined([(file, chosen) for file in files], str(source))
+    if (shards := shards_of(source, chosen.path)) is not None:
+        return _joined_files(shards, chosen)
     if not _is_file(source) and (found := matching_arrays(source, chosen.path)) is not None:
         return _joined([(found.source, replace(chosen, path=path)) for path in found.paths], found.uri)
     if isinstance(source, str | os.PathLike) and not isinstance(os.fspath(source), str):
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
-        if chosen.key is not None:
-            raise UsageError(f"{argument('key')} is for an object in memory: name the array as {argument('path')}")
-        return _decoded(_stored(source, chosen), chosen)
+        _refuse_key(chosen)
+        try:
+            return _decoded(_stored(source, chosen), chosen)
+        except SourceNotFoundError:
+            if (shards := shards_on_server(source, chosen.path)) is None:
+                raise
+            return _joined_files(shards, chosen)
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
@@ -107,16 +116,42 @@ def _decoded(source: StoredArray, options: ArrayOptions) -> Source:
 
 def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -> ConcatSource:
     """Return sources, each opened with its options, as one; they share the memory that chunks are decoded in."""
-    if any(options.scales is not None for _, options in parts):
-        raise UsageError(
-            f"{argument('scales')} names the scales of one array, and several are read as one: score each by itself, "
-            "or declare the scales of each in its metadata"
-        )
+    for _, options in parts:
+        _refuse_scales_of_one(options)
     opened, buffers = [open_source(part, **asdict(options)) for part, options in parts], threading.local()
     for one in opened:
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)
     return ConcatSource(opened, uri)
+
+
+def _joined_files(shards: Shards, options: ArrayOptions) -> ConcatSource:
+    """Return files as one source; those of servers are opened several at once."""
+    _refuse_scales_of_one(options)
+    _refuse_key(options)
+
+    def opened(address: str) -> Source:
+        if format_of(split_address(address)[0]) is None:
+            return open_source(address, **asdict(options))
+        return _decoded(_stored(address, options), options)
+
+    if not is_remote(shards.addresses[0]):
+        return ConcatSource(map(opened, shards.addresses), shards.uri, shards.remarks)
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        return ConcatSource(pool.map(opened, shards.addresses), shards.uri, shards.remarks)
+
+
+def _refuse_key(options: ArrayOptions) -> None:
+    if options.key is not None:
+        raise UsageError(f"{argument('key')} is for an object in memory: name the array as {argument('path')}")
+
+
+def _refuse_scales_of_one(options: ArrayOptions) -> None:
+    if options.scales is not None:
+        raise UsageError(
+            f"{argument('scales')} names the scales of one array, and several are read as one: score each by itself, "
+            "or declare the scales of each in its metadata"
+        )
 
 
 def is_blocks(source: object) -> bool:

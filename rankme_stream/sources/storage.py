@@ -42,14 +42,20 @@ def storage_of(source: Source) -> Storage:
     A source says it by a method ``storage()``, beside those of the protocol, without a request to a server: what its
     metadata and its last fingerprint found, or the local file system says.
     """
-    find = getattr(source, "storage", None)
-    found: Storage = Storage() if find is None else find()
+    found = own_storage(source)
     return found._replace(format=found.format or _format_by_name(source), where=found.where or _place(source))
 
 
-def describe_storage(source: Source) -> dict[str, Any]:
-    """Return format, place and bytes of the rows, as numbers and as stored, for records."""
-    found, (n_rows, n_features) = storage_of(source), source.shape
+def own_storage(source: Source) -> Storage:
+    """Return what a source itself says of how it is stored."""
+    find = getattr(source, "storage", None)
+    found: Storage = Storage() if find is None else find()
+    return found
+
+
+def describe_storage(source: Source, found: Storage | None = None) -> dict[str, Any]:
+    """Return format, place and bytes of the rows, as numbers and as stored, for records; ``found`` if it is known."""
+    found, (n_rows, n_features) = found or storage_of(source), source.shape
     n_bytes = n_rows * n_features * source.stored.dtype.itemsize
     known = {} if found.n_bytes is None else {"bytes_stored": found.n_bytes}
     return {"storage": {"format": found.format, "where": found.where, "bytes": n_bytes, **known}}
@@ -62,8 +68,12 @@ def is_remote(source: Source) -> bool:
 
 
 def _format_by_name(source: Source) -> str:
+    if source.uri.startswith("<"):  # of an object in memory
+        return source.uri.strip("<>")
     ending = os.path.splitext(split_address(source.uri)[0].partition("?")[0])[1]
-    return f"{ending} file" if ending else type(source).__name__
+    if ending:
+        return f"{ending} file"
+    return "file" if isinstance(_first_address(source), str) else type(source).__name__
 
 
 def _place(source: Source) -> str:

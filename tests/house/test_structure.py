@@ -28,6 +28,7 @@ PUBLIC_FUNCTIONS = {
     "rankme_stream.measuring.api.measure",
     "rankme_stream.measuring.api.plan",
     "rankme_stream.measuring.api.segment",
+    "rankme_stream.measuring.copying.convert.convert",
     "rankme_stream.measuring.rows_needed.rows_needed",
     "rankme_stream.results.compare.compare",
 }

@@ -50,7 +50,7 @@ def test_files_arrays_in_memory_and_parts_say_what_they_are(tmp_path):
     joined = storage_of(rs.open_source(str(tmp_path / "e_*.npy")))
     assert dict(joined.facts)["parts"] == "2 arrays of 10 to 1,000 rows, half of them at most 1,000"
     assert (joined.format, joined.n_bytes) == (".npy file", ROWS.nbytes + ROWS[:10].nbytes)
-    assert storage_of(rs.open_source(ROWS))[:3] == ("array in memory", (("order", "row by row"),), ROWS.nbytes)
+    assert storage_of(rs.open_source(ROWS))[:3] == ("array", (("order", "row by row"),), ROWS.nbytes)
 
 
 def test_scales_and_bits_are_said_with_the_rows_that_they_belong_to(tmp_path):
@@ -60,6 +60,13 @@ def test_scales_and_bits_are_said_with_the_rows_that_they_belong_to(tmp_path):
     assert scaled.n_bytes == 32_000 + 4_000 and "scales.npy" in dict(scaled.facts)["scales"]
     bits = storage_of(rs.open_source(tmp_path / "codes.npy", decode="bits"))
     assert (bits.format, bits.n_bytes) == (".npy file", 32_000)
+
+
+def test_a_deflated_member_says_so_and_its_packed_size(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", rows=ROWS)
+    found = storage_of(rs.open_source(tmp_path / "a.npz"))
+    assert "deflate" in dict(found.facts)["compression"]
+    assert 0.9 * (tmp_path / "a.npz").stat().st_size < found.n_bytes < (tmp_path / "a.npz").stat().st_size
 
 
 class OnAServer:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorstore
 
+import rankme_stream as rs
 from tests.writers.frame import CHUNK, N_FEATURES, N_ROWS, check, check_values, rows_of
 
 SHARDS: dict[str, Any] = {
@@ -57,3 +58,13 @@ def test_floats_that_numpy_lacks(tmp_path: Path, layout: str, dtype: str) -> Non
         pytest.skip(f"tensorstore itself: {str(error)[:100]}")
     written.write(rows).result()
     check_values(tmp_path / "x.zarr", rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8"])
+def test_a_copy_is_read_by_tensorstore(tmp_path: Path, dtype: str) -> None:
+    rows = (rows_of("float32") * 10).astype(getattr(ml_dtypes, dtype, dtype))
+    rs.convert(rows, tmp_path / "copy.zarr")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{tmp_path}/copy.zarr"}}
+    found = tensorstore.open(spec).result().read().result()
+    assert found.dtype == rows.dtype
+    assert found.tobytes() == rows.tobytes()

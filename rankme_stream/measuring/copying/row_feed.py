@@ -139,7 +139,7 @@ class StreamFeed:
     def __init__(self, blocks: Any, request: Request) -> None:
         if request.rows is not None:
             raise UsageError(f"{argument('rows')} is for rows that are stored, and a stream of blocks is read in order")
-        self._stream = BlockStream(blocks)
+        self._stream = BlockStream(blocks, key=request.key)
         self.n_rows: int | None = None
         self.bytes_stored: int | None = None
         self.uri, self.n_features, self.stored = self._stream.uri, self._stream.n_features, self._stream.stored

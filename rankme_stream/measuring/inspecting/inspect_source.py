@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-import os
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rankme_stream.errors import MagnitudeError, RankMeError
+from rankme_stream.errors import MagnitudeError, RankMeError, StorageError
 from rankme_stream.measuring.inspecting.block_sample import BlockSample
 from rankme_stream.measuring.inspecting.dump_parts import equal_parts
-from rankme_stream.measuring.inspecting.full_pass import FullPass, expected_time, plan_full_pass, remote_cost
+from rankme_stream.measuring.inspecting.full_pass import expected_time, plan_full_pass, remote_cost
 from rankme_stream.measuring.inspecting.inspection_remarks import Found, inspection_remarks
 from rankme_stream.measuring.inspecting.installed_readers import installed_readers
 from rankme_stream.measuring.inspecting.number_forms import NumberForms
 from rankme_stream.measuring.inspecting.row_statistics import RowStatistics
+from rankme_stream.measuring.inspecting.score_commands import Circumstances, score_commands
 from rankme_stream.measuring.request import Request
 from rankme_stream.measuring.rows_needed import check_price
 from rankme_stream.measuring.sampling.odd_chunks import OddChunks, find_odd_chunks
 from rankme_stream.numerics import machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.dtypes import Array
-from rankme_stream.results.inspection import Command, Inspection, Remark
+from rankme_stream.results.inspection import Inspection
 from rankme_stream.sources import Source, describe_parts, describe_storage, is_remote, open_source, storage_of
 from rankme_stream.sources.stored_sizes import stored_sizes
 
 _MOST_KEYS, _MOST_REMOTE_KEYS = 2**17, 2**14  # whose presence is looked for
 _ODD_BYTES = 16_000_000  # of chunks of unlike size, which are read beside the sample
-_LONG_S, _VERY_LONG_S = 60.0, 600.0  # passes for which a sample is proposed, or a checkpoint
-_ENOUGH = 40  # rows a feature, of which a sample would read half at most
 
 
 def inspect(
@@ -86,20 +82,22 @@ def inspect(
         limits = machine.limits(workers, memory_limit)
         memory_left = limits.memory_limit_bytes - limits.base_bytes
         rows_checked, fault = _look_for_chunks(opened, memory_left)
-        found, block = _look_at_rows(opened, memory_left, fault)
+        storage = storage_of(opened)
+        found, block = _look_at_rows(opened, memory_left, fault, is_whole=rows_checked == opened.shape[0])
         planned = plan_full_pass(opened, memory_limit, workers)
         remarks = inspection_remarks(found)
-        sample, storage = found.sample, storage_of(opened)
+        sample = found.sample
         rate = None if opened.reopen() is None else sample.rows_per_second
         row_bytes = opened.shape[1] * opened.stored.dtype.itemsize
         full_pass = None
         if planned.plan is not None and (rate is not None or opened.reopen() is None):
             full_pass = expected_time(opened, planned.plan, rate or math.inf, block)
-    described = describe_storage(opened)["storage"] | {"facts": dict(storage.facts)}
+    described = describe_storage(opened, storage)["storage"] | {"facts": dict(storage.facts)}
+    parts = {name: value for name, value in describe_parts(opened).items() if name != "remarks"}  # among the others
     return Inspection(
         source={
             "uri": opened.uri, "n_rows": opened.shape[0], "n_features": opened.shape[1], "dtype": opened.stored.name,
-            "decoding": opened.stored.description, "storage": described, **describe_parts(opened),
+            "decoding": opened.stored.description, "storage": described, **parts,
         },
         integrity={
             "checksum": opened.integrity, "chunks_missing": opened.chunks_missing,
@@ -113,7 +111,7 @@ def inspect(
         plan_refused=planned.refused,
         full_pass=full_pass,
         remote=remote_cost(opened, storage, planned.plan, price_per_gb, price_per_1000_requests),
-        commands=list(_commands(source, opened, options, (planned, full_pass, remarks))),
+        commands=list(score_commands(source, options, Circumstances(opened, planned, full_pass, remarks))),
     )  # fmt: skip
 
 
@@ -131,10 +129,22 @@ def _look_for_chunks(source: Source, memory_left: int) -> tuple[int, RankMeError
     return stop, None
 
 
-def _look_at_rows(source: Source, memory_left: int, fault: RankMeError | None) -> tuple[Found, Array | None]:
-    """Read blocks of rows; return what was found, and a block for measuring the speed of conversion."""
+def _look_at_rows(
+    source: Source, memory_left: int, fault: RankMeError | None, *, is_whole: bool
+) -> tuple[Found, Array | None]:
+    """Read blocks of rows; return what was found, and a block for measuring the speed of conversion.
+
+    Parameters
+    ----------
+    fault
+        Error of the look for chunks; of a storage that failed after all attempts nothing more is asked.
+    is_whole
+        Whether all chunks were looked for.
+    """
     sample = BlockSample(source, memory_left, RowStatistics.working_bytes(source.shape[1]))
     rows, forms, block = RowStatistics(source), NumberForms(source.stored), None
+    if isinstance(fault, StorageError):
+        return Found(source, sample, rows, forms, fault, None, ()), None
     for start, stored in sample.blocks():
         try:
             rows.add(start, stored)
@@ -145,13 +155,14 @@ def _look_at_rows(source: Source, memory_left: int, fault: RankMeError | None) -
         block = stored
     if sample.lacks_memory:
         return Found(source, sample, rows, forms, fault, None, ()), None
-    return Found(source, sample, rows, forms, fault, _odd_chunks(source, memory_left), equal_parts(source)), block
+    odd = _odd_chunks(source, memory_left) if is_whole else None
+    return Found(source, sample, rows, forms, fault, odd, equal_parts(source)), block
 
 
 def _odd_chunks(source: Source, memory_left: int) -> OddChunks | None:
     """Return chunks of unlike stored size, if reading the longest fits in memory."""
     n_rows, n_features = source.shape
-    arrays = stored_sizes(source, 0, n_rows) if (storage_of(source).n_requests or 1) <= _MOST_KEYS else ()
+    arrays = stored_sizes(source, 0, n_rows)
     longest = max((int((sizes.edges[1:] - sizes.edges[:-1]).max()) for sizes in arrays), default=0)
     if not longest or source.read_memory(longest) + RowStatistics.working_bytes(n_features) > memory_left:
         return None
@@ -178,34 +189,3 @@ def _describe_sample(found: Found) -> dict[str, Any]:
         "features_constant": len(constant), "features_zero": sum(value == 0.0 for _, value in constant),
         "narrower_type": forms.narrower, "distinct_values": forms.distinct,
     }  # fmt: skip
-
-
-def _commands(
-    source: Any,
-    opened: Source,
-    options: Mapping[str, Any],
-    found: tuple[FullPass, Mapping[str, float] | None, Sequence[Remark]],
-) -> Iterator[Command]:
-    """Yield the command to run, and alternatives."""
-    names = [source] if isinstance(source, str | os.PathLike) else source
-    if not isinstance(names, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in names):
-        return
-    planned, full_pass, remarks = found
-    kinds, (n_rows, n_features) = {one.kind for one in remarks}, opened.shape
-    words = ["rankme", "score", *(["--concat"] if len(names) > 1 else []), *map(os.fspath, names)]
-    for name, value in options.items():
-        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    words += planned.options
-    words += ["--missing", "skip"] if "missing_chunks" in kinds else []
-    words += ["--nonfinite", "skip"] if "nonfinite_rows" in kinds else []
-    seconds = 0.0 if full_pass is None else full_pass["seconds"]
-    safe = ["--checkpoint", "score.state"] if seconds > _VERY_LONG_S else []
-    yield Command(shlex.join(words + safe), "every row")
-    if seconds > _LONG_S and n_rows >= _ENOUGH * n_features and not planned.options:
-        yield Command(shlex.join([*words, "--sample", "--tolerance", "5e-3"]), "as few rows as 0.5 % takes")
-    if n_features < n_rows < 10 * n_features and not planned.options:
-        yield Command(
-            shlex.join([*words, "--population", "--tolerance", "0.05"]), "for what the few rows were drawn from"
-        )
-    if "few_rows" in kinds and options.get("features_axis") is None:
-        yield Command(shlex.join([*words, "--features-axis", "0"]), "if the features lie along axis 0")

@@ -8,8 +8,7 @@ from typing import Any
 
 from rankme_stream.errors import RankMeError, argument, counted
 from rankme_stream.measuring.inspecting.block_sample import BlockSample
-from rankme_stream.measuring.inspecting.dump_parts import odd_lengths
-from rankme_stream.measuring.inspecting.number_forms import NumberForms, grid_of_rows
+from rankme_stream.measuring.inspecting.number_forms import NumberForms, floats_in_integers, grid_of_rows
 from rankme_stream.measuring.inspecting.row_statistics import Faulty, RowStatistics
 from rankme_stream.measuring.sampling.odd_chunks import OddChunks
 from rankme_stream.numerics.dtypes import LARGEST_MAGNITUDE
@@ -68,6 +67,7 @@ def _of_storage(found: Found) -> Iterator[Remark]:
             f"{counted(source.chunks_missing, 'chunk')} never written, the first {source.first_missing}",
             f"Write them, or give {argument('missing', 'skip')} to leave their rows out, which the result counts",
             True,
+            ("--missing", "skip"),
         )
     for start, stop, error in sample.unreadable[:1]:
         more = f", and so are {len(sample.unreadable) - 1} other blocks" if len(sample.unreadable) > 1 else ""
@@ -101,6 +101,7 @@ def _of_faults(rows: RowStatistics) -> Iterator[Remark]:
         yield Remark(
             "nonfinite_rows", f"NaN, infinity or no data in {placed(rows.nonfinite)}",
             f"Give {argument('nonfinite', 'skip')} to leave such rows out, which the result counts, or mend them", True,
+            ("--nonfinite", "skip"),
         )  # fmt: skip
     if rows.largest > LARGEST_MAGNITUDE:
         yield Remark(
@@ -111,6 +112,7 @@ def _of_faults(rows: RowStatistics) -> Iterator[Remark]:
         yield Remark(
             "zero_rows", f"zero throughout: {placed(rows.zero)}",
             f"If they are padding, {argument('zeros', 'skip')} leaves them out: centred numbers see the gap to them",
+            options=("--zeros", "skip"), when="without the rows of zeros",
         )  # fmt: skip
     if rows.constant.n_rows:
         yield Remark(
@@ -133,6 +135,7 @@ def _of_shape(source: Source) -> Iterator[Remark]:
             "few_rows", f"{counted(n_rows, 'row')} and {n_features:,} features",
             f"If the features lie along axis 0, the array is transposed: give {argument('features_axis', 0)}. "
             f"Otherwise RankMe is at most {n_rows:,}, whatever the embeddings",
+            options=("--features-axis", "0"), when="if the features lie along axis 0",
         )  # fmt: skip
 
 
@@ -146,13 +149,8 @@ def _of_parts(found: Found) -> Iterator[Remark]:
         yield Remark(
             "absent_numbers", f"the names of the parts skip {listed}{more}", "Check whether these parts were written",
         )  # fmt: skip
-    usual, odd = odd_lengths(source)
-    if odd:
-        listed = ", ".join(f"{name} {size:,}" for name, size in odd[:_NAMED]) + (", ..." if len(odd) > _NAMED else "")
-        yield Remark(
-            "odd_parts", f"most parts have {usual:,} rows, and {counted(len(odd), 'part')} not: {listed}",
-            "Check whether their writer was cut short, or wrote twice",
-        )  # fmt: skip
+    for text in source.remarks:  # on their lengths, on equal files, on files left out
+        yield Remark("odd_parts", text.rstrip("."), "Check what wrote them")
     if found.equal_parts:
         first, second = found.equal_parts[0]
         yield Remark(
@@ -171,10 +169,16 @@ def _of_numbers(found: Found) -> Iterator[Remark]:
             f"One scale for all numbers changes no effective rank. If each row has its own, name them by "
             f"{argument('scales')}; if the codes have an offset or a rule, see {argument('decode')}",
         )  # fmt: skip
+    if (name := floats_in_integers(found.rows.kept, stored)) is not None:
+        yield Remark(
+            "float_bits", f"the {stored.name} have the bits of numbers of {name} of both signs and usual magnitudes",
+            f"If they are such bits, {argument('dtype', name)} reads them so: as integers their score means nothing",
+            options=("--dtype", name), when=f"if they are bits of {name}",
+        )  # fmt: skip
     if forms.distinct is not None:
         whole = ", all of them whole numbers" if forms.is_whole else ""
         yield Remark(
-            "few_values", f"{forms.n_values:,} numbers of {stored.name} take {forms.distinct:,} values{whole}",
+            "few_values", f"{forms.n_values:,} numbers of {stored.name} have {counted(forms.distinct, 'value')}{whole}",
             "They look quantised: RankMe is that of the rounded rows, and small singular values are those of rounding",
         )  # fmt: skip
     elif stored.is_float and stored.decoding is None and not stored.note and (grid := grid_of_rows(found.rows.kept)):
@@ -241,4 +245,9 @@ def _of_features(found: Found) -> Iterator[Remark]:
             "constant_features", f"{len(other):,} of {n_features:,} features are constant in the rows read, the first "
             f"is feature {feature:,} with {value:.6g}",
             "Uncentred numbers count them as a direction: such as a bias, or an identifier written with the rows",
+        )  # fmt: skip
+    if counting := found.rows.counting_features():
+        yield Remark(
+            "counting_features", f"feature {counting[0]:,} grows by the same step from row to row",
+            "It looks like a row number or an identifier that was written with the rows: leave its column out",
         )  # fmt: skip

@@ -12,7 +12,10 @@ FEW = 256  # distinct values
 _LEAST_VALUES = 4096  # for a statement about distinct ones
 _AT_ONCE = 2**18
 _NARROWER = {"float32": ("bfloat16", "float16"), "float64": ("bfloat16", "float16", "float32")}
+_LEAST_BITS = 256  # integers, for a statement about their bits
 _LEAST_ON_GRID = 16  # distinct values of a row that show a grid
+_MAGNITUDES = {"bfloat16": (2.0**-20, 2.0**10), "float16": (2.0**-14, 2.0**6)}  # of nearly all numbers of embeddings
+_NEARLY_ALL, _BOTH_SIGNS = 0.98, 0.1  # shares
 _OFF_GRID = 0.1  # of a step: numbers that a scale in float16 rounded
 
 
@@ -94,3 +97,27 @@ def grid_of_rows(rows: FloatArray) -> dict[str, Any] | None:
             return None
         levels = max(levels, int(n_levels))
     return {"rows": len(rows), "levels": levels} if len(rows) else None
+
+
+def floats_in_integers(rows: FloatArray, stored: StoredType) -> str | None:
+    """Return the type of 16-bit floats whose bits stored integers look like; None if they do not.
+
+    Parameters
+    ----------
+    rows
+        A few rows, shape ``(k, D)``: the integers.
+    """
+    if stored.name not in ("uint16", "int16") or stored.decoding is not None or rows.size < _LEAST_BITS:
+        return None
+    bits = rows.astype(np.int64).astype(np.uint16)
+    readings: dict[str, Array] = {
+        "bfloat16": (bits.astype(np.uint32) << 16).view(np.float32),
+        "float16": bits.view(np.float16),
+    }
+    for name, numbers in readings.items():
+        low, high = _MAGNITUDES[name]
+        magnitudes = np.abs(numbers)
+        usual = np.mean((numbers == 0.0) | ((magnitudes >= low) & (magnitudes <= high)))
+        if usual >= _NEARLY_ALL and min(np.mean(numbers > 0.0), np.mean(numbers < 0.0)) >= _BOTH_SIGNS:
+            return name
+    return None

@@ -15,7 +15,8 @@ from rankme_stream.sources.row_values import values_of
 VALUES_AT_ONCE = 2**18  # decoded at once
 _MOST_HASHED = 2**17  # rows whose hashes are kept
 _MOST_KEPT = 2**20  # values
-_KEPT_OF_BLOCK = 16  # rows
+_KEPT_OF_BLOCK = 16  # rows, evenly apart
+_LEAST_RUN = 4  # of these rows, for a feature that counts
 
 
 @dataclass
@@ -172,6 +173,15 @@ class RowStatistics:
                 "mean": float(neighbours.mean()) if len(neighbours) else None,
             },
         }
+
+    def counting_features(self) -> list[int]:
+        """Return the features that grow by one number from row to row, as row numbers and identifiers do."""
+        runs = [np.diff(rows, axis=0) for rows in self._kept if len(rows) > _LEAST_RUN]
+        if not runs:
+            return []
+        counts = [(steps == steps[0]).all(axis=0) & (steps[0] != 0.0) for steps in runs]
+        found: list[int] = np.flatnonzero(np.logical_and.reduce(counts)).tolist()
+        return found
 
     def constant_features(self) -> Iterator[tuple[int, float]]:
         """Yield number and value of the features that are the same in every row."""

@@ -27,8 +27,7 @@ class CrcCoverage:
 
     Notes
     -----
-    Runs of bytes that follow one another are joined, so a pass over the file keeps a few. A read that overlaps earlier
-    ones replaces them; one that lies within an earlier one is not counted again.
+    Runs of bytes that follow one another are joined, so a pass over the file keeps a few.
     """
 
     def __init__(self, n_bytes: int, expected: int) -> None:
@@ -38,35 +37,42 @@ class CrcCoverage:
         self.is_whole = self.is_wrong = False
 
     def add(self, start: int, content: Any) -> None:
-        """Count contiguous bytes, from an offset, as read."""
-        stop = start + memoryview(content).nbytes
-        if self.is_whole or stop <= start:
+        """Count contiguous bytes, from an offset, as read; those that were read before are not counted again."""
+        if self.is_whole:
             return
-        crc = zlib.crc32(content)
+        held = memoryview(content).cast("B")
         with self._lock:
-            self._insert(start, stop, crc)
+            gaps = self._gaps(start, start + held.nbytes)
+        found = [(low, high, zlib.crc32(held[low - start : high - start])) for low, high in gaps]
+        with self._lock:
+            for low, high, crc in found:
+                for first, end in self._gaps(low, high):  # smaller, where another thread has read some meanwhile
+                    is_all = (first, end) == (low, high)
+                    self._insert(first, end, crc if is_all else zlib.crc32(held[first - start : end - start]))
             if self._runs.get(0, (0, 0))[0] == self._n_bytes:
                 self.is_whole, self.is_wrong = True, self._runs[0][1] != self._expected
 
+    def _gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the ranges of bytes that were not read, of those from an offset to another."""
+        gaps = []
+        for one in self._starts[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]:
+            if start < one:
+                gaps.append((start, one))
+            start = max(start, self._runs[one][0])
+        return [*gaps, (start, stop)] if start < stop else gaps
+
     def _insert(self, start: int, stop: int, crc: int) -> None:
-        first = max(0, bisect_right(self._starts, start) - 1)
-        last = bisect_left(self._starts, stop)
-        touched = self._starts[first:last]
-        if any(one <= start and stop <= self._runs[one][0] for one in touched):
-            return
-        for one in touched:
-            if self._runs[one][0] > start:
-                del self._starts[bisect_left(self._starts, one)], self._runs[one]
-        if len(self._starts) >= _MOST_RUNS:  # of single rows in no order; a pass begins anew
-            self._starts, self._runs = [], {}
+        """Add a range of bytes that were not read before, and join it to those beside it."""
         at = bisect_left(self._starts, start)
-        if at and self._runs[self._starts[at - 1]][0] == start:
-            at -= 1
-            before = self._starts.pop(at)
-            crc, start = joined_crc(self._runs.pop(before)[1], crc, stop - start), before
         if at < len(self._starts) and self._starts[at] == stop:
             end, after = self._runs.pop(self._starts.pop(at))
             crc, stop = joined_crc(crc, after, end - stop), end
+        if at and self._runs[self._starts[at - 1]][0] == start:
+            before = self._starts.pop(at - 1)
+            crc, start = joined_crc(self._runs.pop(before)[1], crc, stop - start), before
+            at -= 1
+        if len(self._starts) >= _MOST_RUNS:  # of single rows in no order; a pass begins anew
+            self._starts, self._runs, at = [], {}, 0
         self._starts.insert(at, start)
         self._runs[start] = stop, crc
 

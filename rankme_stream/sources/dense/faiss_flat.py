@@ -57,6 +57,8 @@ def layout_of(beginning: bytes, n_bytes: int, uri: str) -> DenseLayout:
             f"{uri} is an index of FAISS of the kind {kind.decode('latin-1')!r}, and flat ones are read: save its "
             "vectors with np.save(path, index.reconstruct_n(0, index.ntotal))"
         )
+    if len(beginning) < offset + _SIZE:
+        raise CorruptChunkError(f"{uri} ends within its header: copy or write it again")
     n_values = int.from_bytes(beginning[offset : offset + _SIZE], "little")
     layout = DenseLayout((n_rows, n_features), np.dtype("<f4"), offset + _SIZE, header=beginning[: offset + _SIZE])
     layout.check(uri)
@@ -70,7 +72,7 @@ def layout_of(beginning: bytes, n_bytes: int, uri: str) -> DenseLayout:
 def _header(beginning: bytes, at: int, uri: str) -> tuple[bytes, int, int, int]:
     """Return kind, features, rows, and the offset behind the header of an index that begins at an offset."""
     kind = beginning[at : at + 4]
-    if not kind.startswith(b"I") or len(beginning) < at + _HEADER.size + _ARGUMENT + _SIZE:
-        raise SourceFormatError(f"{uri} is no index of FAISS: it begins with {beginning[:4]!r}")
+    if not kind.startswith(b"I") or len(beginning) < at + _HEADER.size:
+        raise SourceFormatError(f"{uri} is no index of FAISS, or it is cut: it begins with {beginning[:4]!r}")
     _, n_features, n_rows, _, _, _, metric = _HEADER.unpack_from(beginning, at)
     return kind, n_features, n_rows, at + _HEADER.size + (0 if metric in _WITHOUT_ARGUMENT else _ARGUMENT)

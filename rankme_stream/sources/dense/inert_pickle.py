@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LARGEST_PICKLE = 16 * 2**20  # bytes
-_MOST_STEPS = 1_000_000  # each may make an object of 56 bytes or more
+_MOST_STEPS = 500_000  # each may make an object of 100 bytes and more
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {
@@ -71,6 +71,8 @@ def tree_of(pickled: bytes, allowed: re.Pattern[str]) -> Any:
                 raise PickleError(f"it describes more than {_MOST_STEPS:,} things")
             machine.step(opcode.name, argument)
         (result,) = machine.stack
+        if result is _MARK:
+            raise ValueError("it describes nothing")
     except PickleError:
         raise
     except (ValueError, LookupError, TypeError) as error:
@@ -147,6 +149,8 @@ class _Machine:
 
     def _set(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
+        if not isinstance(target, dict | Called):
+            raise ValueError("an item is set in what is no dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if isinstance(target, dict) and isinstance(key, str | int):
                 target[key] = value
@@ -159,8 +163,11 @@ class _Machine:
         self._marked()
 
     def _extend(self, values: list[Any]) -> None:
-        if isinstance(self.stack[-1], list):
-            self.stack[-1].extend(values)
+        target = self.stack[-1]
+        if not isinstance(target, list | Called):
+            raise ValueError("an item is added to what is no list")
+        if isinstance(target, list):
+            target.extend(values)
 
     def _named(self) -> None:
         name, module = self._pop(), self._pop()

@@ -40,7 +40,7 @@ _REBUILD, _REBUILD_TYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._reb
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _OF_TYPE = "torch._tensor._rebuild_from_type_v2"
 _PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
-_ALLOWED = re.compile(
+ALLOWED = re.compile(
     r"torch\.(\w*Storage|storage\.\w*Storage|device|Size|Tensor|b?float\d*\w*|u?int\d+|bool|complex\d+|qu?int\w+"
     r"|per_tensor_affine|per_channel_affine|strided|sparse_\w+|nn\.parameter\.\w+"
     r"|_utils\._rebuild_\w+|_tensor\._rebuild_\w+|serialization\._get_layout)"
@@ -49,6 +49,11 @@ _ALLOWED = re.compile(
     r"|numpy\.(ndarray|dtype|dtypes\.\w+|_?core\.multiarray\.(_reconstruct|scalar)|_?core\.numeric\._frombuffer)"
     r"|_codecs\.encode|argparse\.Namespace|pathlib\.\w*Path|datetime\.\w+"
 )
+# Small members and what they hold; all but the first may be missing.
+_FACTS = {
+    "version": re.compile(rb"\d+\s*"), "byteorder": re.compile(rb"little|big"), ".format_version": re.compile(rb"\d+"),
+    ".storage_alignment": re.compile(rb"\d+"), ".data/serialization_id": re.compile(rb"[\x20-\x7e]*"),
+}  # fmt: skip
 _DEEPEST, _LONGEST_NAME = 32, 1000
 _SAVE = "save the tensor by itself: torch.save(tensor.contiguous().cpu(), path)"
 
@@ -101,15 +106,16 @@ class _Archive:
         self._root = roots[0]
         if f"{self._root}/constants.pkl" in self._members:
             raise SourceFormatError(f"{uri} is a model of TorchScript, and no file of torch.save: {_SAVE}")
-        order = self._bytes("byteorder", 16) if f"{self._root}/byteorder" in self._members else b"little"
-        if order not in (b"little", b"big"):
-            raise CorruptChunkError(f"{uri} is damaged: its byte order is {order!r}; write it again")
-        self._order: Literal["<", ">"] = "<" if order == b"little" else ">"
+        held = {name: self._bytes(name, 64) for name in _FACTS if f"{self._root}/{name}" in self._members}
+        is_outside = any(not name.startswith(f"{self._root}/") for name in self._members)
+        if is_outside or "version" not in held or not all(_FACTS[name].fullmatch(text) for name, text in held.items()):
+            raise CorruptChunkError(f"{uri} is damaged: what it says of itself is none of torch's; write it again")
+        self._order: Literal["<", ">"] = ">" if held.get("byteorder") == b"big" else "<"
 
     def tensors(self) -> dict[str, _Tensor]:
         """Return the tensors by their keys, joined by full stops; the only thing that a file holds has no key."""
         try:
-            tree = tree_of(self._bytes("data.pkl", LARGEST_PICKLE), _ALLOWED)
+            tree = tree_of(self._bytes("data.pkl", LARGEST_PICKLE), ALLOWED)
         except PickleError as error:
             raise SourceFormatError(f"the pickle in {self._uri} is not read: {error}; {_SAVE}") from None
         found: dict[str, _Tensor] = {}
@@ -137,7 +143,13 @@ class _Archive:
             return _Tensor(NamedArray(None, "", None, f"is a view that negates or conjugates its numbers: {_SAVE}"))
         key = storage.key if isinstance(storage, Persistent) else None
         are_lengths = _are_lengths(shape) and _are_lengths(strides) and _are_lengths((offset,))
-        if not (isinstance(key, tuple) and len(key) == 5 and are_lengths and len(shape) == len(strides)):
+        if not (
+            isinstance(key, tuple)
+            and len(key) == 5
+            and key[0] == "storage"
+            and are_lengths
+            and len(shape) == len(strides)
+        ):
             raise self._contradiction()
         kind = rebuilt.arguments[6] if needed == 7 else None
         return self._view(key, (offset, shape, strides), kind.name if isinstance(kind, Named) else "")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rankme_stream.errors import CorruptChunkError, SourceFormatError
 from rankme_stream.sources.stores.stored_file import OpenFile
 
-LARGEST_DIRECTORY = 8 * 2**20  # bytes: about 100,000 members
+LARGEST_DIRECTORY = 4 * 2**20  # bytes: about 50,000 members
 _END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 2**16 - 1
@@ -141,7 +141,7 @@ def data_offset(opened: OpenFile, member: Member, uri: str) -> int:
     if n_name != len(member.key) or header[_LOCAL.size :] != member.key or method != member.method or flags & 1:
         raise _damaged(uri, f"its member {member.name[:100]!r} is another than the directory says")
     offset: int = member.start + _LOCAL.size + n_name + n_extra
-    if offset + member.n_stored > member.end or (method == STORED and member.n_stored != member.n_bytes):
+    if offset + member.n_stored > member.end:
         raise _damaged(uri, f"its member {member.name[:100]!r} reaches into what follows")
     return offset
 
@@ -159,7 +159,7 @@ def _member(directory: bytes, at: int, end: int, uri: str) -> tuple[Member, int]
     key = directory[at + _ENTRY.size : at + _ENTRY.size + n_name]
     extra = directory[at + _ENTRY.size + n_name : at + _ENTRY.size + n_name + n_extra]
     size, stored, start = _long_sizes([size, stored, start], extra, uri)
-    if disk or start > end or n_name == 0:
+    if disk or start > end or n_name == 0 or (method == STORED and stored != size):
         raise _damaged(uri, "its directory contradicts itself")
     try:
         name = key.decode("utf-8" if flags & _UTF8 else "cp437")

@@ -36,6 +36,11 @@ class ZipMember:
     member
         Member of it, stored or deflated.
 
+    Attributes
+    ----------
+    n_bytes, n_packed
+        Bytes of the content, and in the file where it is deflated; None where it is stored.
+
     Raises
     ------
     SourceError, StorageError
@@ -46,8 +51,8 @@ class ZipMember:
         with file.opened() as opened:
             offset = data_offset(opened, member, file.uri)
         self.uri, self.is_remote, self.is_deflated = file.uri, file.is_remote, member.method == DEFLATED
-        self.n_bytes = member.n_bytes
-        where = f"{file.uri}::{member.name[:100]}"
+        self.n_bytes, self.n_packed = member.n_bytes, member.n_stored if self.is_deflated else None
+        where = f"{file.uri}::{member.name[:100].removesuffix('.npy')}"
         self._file = file
         self._content = _Inflater(member, offset, where, file.is_remote) if self.is_deflated else None
         self._coverage, self._offset, self._where = CrcCoverage(member.n_bytes, member.crc), offset, where

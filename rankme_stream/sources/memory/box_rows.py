@@ -17,6 +17,7 @@ from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.memory.held_blocks import BlockType, as_rows
 from rankme_stream.sources.storage_order import Axis, StorageOrder, boxes
 from rankme_stream.sources.value_types import identity_of, meaning_by_options
 
@@ -98,6 +99,7 @@ class BoxRows:
         self._order = StorageOrder([Axis(sum(one), _runs(one)) for one in chunks])
         self.shape: tuple[int, int] = (self._order.n_cells, shape[self.axis])
         self._row_bytes = self.shape[1] * self.stored.dtype.itemsize
+        self.block_type = BlockType(self.uri, self.shape[1], array.dtype, self.stored)
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk begins; any row where none are."""
@@ -121,7 +123,8 @@ class BoxRows:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
         filled = 0
         for box in self.boxes(start, stop):
-            rows = self._rows(self._array.read(box), box)
+            shape = tuple(part.stop - part.start for part in box)
+            rows = as_rows(self._array.read(box), shape, self.block_type, _shown(box), axis=self.axis)
             out[filled : filled + len(rows)] = rows
             filled += len(rows)
         return out
@@ -142,26 +145,6 @@ class BoxRows:
 
     def _with_features(self, box: tuple[slice, ...]) -> tuple[slice, ...]:
         return (*box[: self.axis], slice(0, self.shape[1]), *box[self.axis :])
-
-    def _rows(self, values: Any, box: tuple[slice, ...]) -> Array:
-        """Return the numbers of a box as rows, once they are what the array declares."""
-        where, array = f"{self.uri}: the part {_shown(box)}", self._array
-        if isinstance(values, np.ma.MaskedArray):
-            raise SourceFormatError(
-                f"{where} is a masked array: fill it, as with NaN, or leave the masked rows out first"
-            )
-        if not isinstance(values, np.ndarray):
-            raise SourceFormatError(
-                f"{where} is a {type(values).__name__}, not an array of numpy: convert it first, as by map_blocks"
-            )
-        shape = tuple(part.stop - part.start for part in box)
-        if values.shape != shape or values.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
-            raise SourceFormatError(
-                f"{where} is {values.dtype} of shape {values.shape}, and {array.dtype} of shape {shape} was declared: "
-                "declare what is computed"
-            )
-        rows = np.moveaxis(values, self.axis, -1).reshape(-1, self.shape[1])
-        return rows if rows.dtype.kind != "V" else rows.view(self.stored.dtype)
 
     def read_memory(self, n_rows: int) -> int:
         """Return the peak bytes of reading ``n_rows`` rows from a bound, without what the library holds by itself."""
@@ -232,4 +215,5 @@ def _runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _shown(box: tuple[slice, ...]) -> str:
-    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in box) + "]"
+    """Return a box in words."""
+    return "the part [" + ", ".join(f"{part.start}:{part.stop}" for part in box) + "]"

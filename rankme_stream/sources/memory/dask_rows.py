@@ -6,20 +6,13 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics import machine
 from rankme_stream.sources.array_options import ArrayOptions
 from rankme_stream.sources.memory.box_rows import BoxRows
-
-
-class BlockToCompute(NamedTuple):
-    """Rows [start, stop) of a source, and the Dask array that computes them, its features last."""
-
-    start: int
-    stop: int
-    array: Any
+from rankme_stream.sources.memory.held_blocks import ComputedBlock
 
 
 class DaskArray:
@@ -69,16 +62,14 @@ class DaskRows(BoxRows):
         super().__init__(DaskArray(array, uri), options)
         self._blocks = array
 
-    def blocks_to_compute(self, start: int, stop: int) -> Sequence[BlockToCompute]:
+    def blocks_to_compute(self, start: int, stop: int) -> list[ComputedBlock]:
         """Return the whole blocks that hold rows ``[start, stop)``: workers of a cluster compute them for a pass."""
-        chunks = self._order.chunks(start, stop)
-        last = len(self._array.shape) - 1
-        order = [*(axis for axis in range(last + 1) if axis != self.axis), self.axis]
+        order = [*(axis for axis in range(len(self._array.shape)) if axis != self.axis), self.axis]
         found = []
-        for chunk in chunks:
+        for chunk in self._order.chunks(start, stop):
             first, end = self._order.start(chunk), self._order.start(chunk + 1)
             (box,) = self.boxes(first, end)
-            found.append(BlockToCompute(first, end, self._blocks[box].transpose(order)))
+            found.append(ComputedBlock(first, end, self._blocks[box].transpose(order)))
         return found
 
 

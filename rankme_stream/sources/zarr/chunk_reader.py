@@ -92,6 +92,8 @@ class ChunkReader:
             If there is no memory for a chunk.
         """
         grid = self._grid
+        if self._values.read_rows(self._decoder, start, stop, out):
+            return
         for batch in _batches(product(grid.outer_rows(start, stop), range(grid.n_outer_columns)), self._values.at_once):
             if not self._can_read(batch, start, out):
                 for place in batch:
@@ -184,7 +186,7 @@ class ChunkReader:
     def _read_chunk(self, stored: StoredValue, chunk: _StoredChunk, start: int, out: Array) -> None:
         """Decode one chunk; directly into ``out`` if all of it is requested and it lies there as it is stored."""
         box = self._grid.box(chunk.unit, chunk.column)
-        decoder = self._decoder.of_shape(box.shape[:-1] if self._grid.is_line else box.shape)
+        decoder = self._decoder.of_shape(box.shape[:-1] if self._grid.is_line else box.shape).without(stored.skipped)
         low, high = max(box.row, start), min(box.row + box.n_rows, start + len(out))
         wanted = out[low - start : high - start, box.column : box.column + box.n_columns]
         is_loose = self.has_loose_rows and out.flags.c_contiguous

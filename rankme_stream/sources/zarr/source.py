@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
@@ -27,6 +28,7 @@ from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs.chain import codec_chain, integrity
 from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
+from rankme_stream.sources.zarr.foreign_array import ForeignArray
 from rankme_stream.sources.zarr.grids.folder_scan import folder_sizes, scan_folder
 from rankme_stream.sources.zarr.grids.grid_metadata import chunk_grid, drop_growth
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
@@ -52,7 +54,8 @@ class ZarrSource:
     Parameters
     ----------
     source
-        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, or a store of zarr.
+        ``store.zarr``, ``store.zarr::group/array``, a URL that fsspec opens, a ``zarr.Array``, a store of zarr, or an
+        array of another format.
     options
         What the caller says about the array.
     scaled
@@ -80,9 +83,15 @@ class ZarrSource:
     def __init__(
         self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
     ) -> None:
-        store, path, self.uri = locate(source, options.path)
-        self._located = store
-        self._reopening_argument = reopening_argument(source, store, path, options)
+        self._foreign = source if isinstance(source, ForeignArray) else None
+        store: Store
+        if isinstance(source, ForeignArray):
+            store, path, self.uri = source.store(), source.path, source.uri
+            self._reopening_argument = source.chunks.reopen(options)
+        else:
+            store, path, self.uri = locate(source, options.path)
+            self._reopening_argument = reopening_argument(source, store, path, options)
+        self._located: Any = store
         self._store = AuditingStore(store, self.uri)
         array = open_array(self._store, path, self.uri)
         if array.ndim < (2 if scaled is None else 1):
@@ -94,7 +103,7 @@ class ZarrSource:
         self.n_axes, self._document = array.ndim, document_of(array, path)
         try:
             dtype = np.dtype(array.dtype)
-            metadata = json.loads(self._store.fetch(self._document))
+            metadata = self._metadata()
             self._codecs = codec_chain(metadata)
             self.integrity: str = integrity(self._codecs)
             attributes = _attributes(array)
@@ -109,13 +118,16 @@ class ZarrSource:
             self.stored, self.scales = meaning_of(
                 DeclaredArray(metadata, attributes, dtype, self.shape, around, self.uri), options
             )
-            decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri)
+            more = {} if self._foreign is None else self._foreign.codecs
+            decoder = ChunkDecoder(metadata, self._grid.chunk_shape, dtype, self.uri, more)
             fill = _fill(array.fill_value, dtype).view(self.stored.dtype)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._is_coded, self._missing = not decoder.is_plain, MissingChunks(self._grid)
-        self._misplaced: MisplacedChunks | None = MisplacedChunks(self._store, self.uri, metadata, path)
-        self._misplaced.check_first(self._grid.key(0, 0))
+        self._misplaced: MisplacedChunks | None = None
+        if self._foreign is None:
+            self._misplaced = MisplacedChunks(self._store, self.uri, metadata, path)
+            self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
         self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
 
@@ -184,9 +196,10 @@ class ZarrSource:
     def tail_start(self) -> int:
         """First row of the last chunk or shard, or the number of rows if that one is full.
 
-        0 where one version stands for all rows: in a zip file, and in a commit of icechunk.
+        0 where one version stands for all rows: in a file of many chunks, and in a commit of icechunk.
         """
-        return 0 if self._store.changes_as_a_whole else self._grid.tail_start
+        changes_as_a_whole = self._foreign is not None or self._store.changes_as_a_whole
+        return 0 if changes_as_a_whole else self._grid.tail_start
 
     @property
     def row_order(self) -> tuple[object, ...] | None:
@@ -195,6 +208,8 @@ class ZarrSource:
 
     def argument_of(self, path: str) -> Opening:
         """Return what opens another array of the store in this process, by its path in the store, or by its folder."""
+        if self._foreign is not None:
+            return self._foreign.chunks.argument_of(path)
         if self._store.root is not None:
             return Opening(os.path.abspath(os.path.join(self._store.root, path)), NO_OPTIONS)
         return Opening(self._located, ArrayOptions(path=path))
@@ -221,7 +236,10 @@ class ZarrSource:
         digest.update(self._layout(stop))
         is_stamped = False
         try:
-            if self._store.root is not None:
+            if self._foreign is not None:
+                digest.update(self._foreign.chunks.scan(self._missing, start, stop))
+                is_stamped = True
+            elif self._store.root is not None:
                 digest.update(self._list(start, stop))
                 is_stamped = True
             else:
@@ -246,7 +264,10 @@ class ZarrSource:
         if not self._is_coded or start >= stop or (root is None and grid.index is not None):
             return []
         units = grid.units(start, stop)
-        columns = self._store.sizes(units) if root is None else folder_sizes(root, grid, units)
+        if self._foreign is not None:
+            columns = self._foreign.chunks.sizes(units)
+        else:
+            columns = self._store.sizes(units) if root is None else folder_sizes(root, grid, units)
         n_bytes = np.where((columns > 0).all(axis=1), columns.sum(axis=1), 0)
         edges = np.array([start, *grid.bounds(start, stop), stop], np.int64)
         for place, unit in enumerate(units):
@@ -262,7 +283,8 @@ class ZarrSource:
             n_bytes = uncoded_bytes(self._grid, self.stored.dtype.itemsize)
         elif n_keys(self._grid) <= MOST_KEYS:
             n_bytes = total_bytes(self.stored_sizes(0, self.shape[0]))
-        return storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
+        found = storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
+        return found if self._foreign is None else self._foreign.chunks.storage(found)
 
     def _check_missing(self) -> None:
         """Refuse an array whose missing chunks lie under other keys; looked for once, when the first is missing."""
@@ -278,7 +300,7 @@ class ZarrSource:
     def _layout(self, stop: int) -> bytes:
         """Return the current metadata without the attributes and what changes when rows are added after ``stop``."""
         try:
-            metadata = json.loads(self._store.fetch(self._document))
+            metadata = self._metadata()
             drop_growth(metadata, self._grid, stop, self.uri)
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
@@ -288,8 +310,15 @@ class ZarrSource:
             [metadata, self.stored.name, *axis, *identity_of(self.stored).values()], sort_keys=True
         ).encode()
 
+    def _metadata(self) -> dict[str, Any]:
+        """Return the metadata document of the array as it is now, with the codecs that zarr itself cannot open."""
+        metadata: dict[str, Any] = json.loads(self._store.fetch(self._document))
+        return metadata if self._foreign is None else metadata | {"filters": self._foreign.filters}
+
     def _values(self) -> StoredValues:
         """Return what is stored under the keys: files where the store is a folder."""
+        if self._foreign is not None:
+            return self._foreign.chunks.values(self._grid)
         if self._store.root is not None:
             return FolderValues(self._store.root, self.uri)
         return StoreValues(self._store, self._grid.index)

@@ -24,6 +24,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.stores.regular_file import open_sized
 from rankme_stream.sources.stores.remote_faults import ForeignError, in_one_line
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.grids.shard_index import ShardIndex
 
 READ_ERRORS = (
@@ -46,7 +47,9 @@ _REQUEST_BYTES = 2**16  # that a request takes beside the bytes that it returns
 
 
 class StoredValue(Protocol):
-    """Bytes under one key: a chunk or a shard."""
+    """Bytes under one key: a chunk or a shard; ``skipped`` has a bit for each codec that they did not go through."""
+
+    skipped: int
 
     @property
     def n_bytes(self) -> int | None:
@@ -84,9 +87,17 @@ class StoredValues(Protocol):
     def check_length(self, key: str, value: StoredValue) -> None:
         """Raise StorageError if a value that does not decode has not the length that its server states."""
 
+    def read_rows(self, decoder: ChunkDecoder, start: int, stop: int, out: Array) -> bool:
+        """Read rows many chunks at a time; return False where they have to be read one by one.
+
+        Of a chunk that is missing or does not decode, the one by one says what is to be said.
+        """
+
 
 class _File:
     """File that is open; its size is that when it was opened."""
+
+    skipped = 0
 
     def __init__(self, descriptor: int, n_bytes: int) -> None:
         self._descriptor, self.n_bytes = descriptor, n_bytes
@@ -133,9 +144,15 @@ class FolderValues:
     def check_length(self, key: str, value: StoredValue) -> None:
         """Do nothing: a file has the length that it has."""
 
+    def read_rows(self, decoder: ChunkDecoder, start: int, stop: int, out: Array) -> bool:
+        """Return False: each chunk is a file."""
+        return False
+
 
 class _Content:
     """Whole value in memory."""
+
+    skipped = 0
 
     def __init__(self, content: Array) -> None:
         self._content = content
@@ -153,7 +170,7 @@ class _Content:
 class _Parts:
     """Index and parts of a shard in memory, by ascending offsets; ``failure`` is why others could not be fetched."""
 
-    n_bytes = None
+    n_bytes, skipped = None, 0
 
     def __init__(self, key: str, index: Array) -> None:
         self.key, self._index = key, index
@@ -217,6 +234,10 @@ class StoreValues:
         """Raise StorageError if a value that does not decode has not the length that its server states."""
         if value.n_bytes is not None:
             self._store.check_length(key, value.n_bytes)
+
+    def read_rows(self, decoder: ChunkDecoder, start: int, stop: int, out: Array) -> bool:
+        """Return False: each chunk is an object, or part of one."""
+        return False
 
     async def _request(self, parts: Sequence[tuple[str, ByteRequest | None]]) -> list[Array | Exception | None]:
         at_once = Semaphore(self.at_once)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
-from rankme_stream.errors import RankMeError
+from rankme_stream.errors import RankMeError, counted
 from rankme_stream.sources.stores.regular_file import regular_file
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 
@@ -24,7 +23,6 @@ _CHILDREN_TRIED = 20
 _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
 _MAGIC = (
-    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"PAR1", f"a parquet file, {_CONVERT}"),
     (b"ARROW1", f"an Arrow file, {_CONVERT}"),
@@ -40,10 +38,6 @@ _ENDINGS = {
     ".parquet": f"parquet, {_CONVERT}",
     ".arrow": f"Arrow, {_CONVERT}",
     ".feather": f"Arrow, {_CONVERT}",
-    ".h5": f"HDF5, {_CONVERT}",
-    ".hdf5": f"HDF5, {_CONVERT}",
-    ".h5ad": f"HDF5, {_CONVERT}",
-    ".nc": f"netCDF, {_CONVERT}",
     ".csv": f"text, {_CONVERT}",
     ".tfrecord": f"TFRecord, {_CONVERT}",
 }
@@ -95,7 +89,7 @@ def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> s
                     _icechunk(names)
                     or _archive(store, names)
                     or _nodes(_Look(store, ndim), names, place, path, location)
-                    or _files(store, names, place, location)
+                    or _files(store, names, place)
                 )
         if store.root is not None and not os.listdir(store.root):
             return "the folder is empty"
@@ -174,21 +168,16 @@ def _nodes(look: _Look, names: Sequence[str], place: str, path: str, location: s
     return f"{where} holds {listed}" + (f": use e.g. '{location}::{first}'" if first else "")
 
 
-def _files(store: AuditingStore, names: Sequence[str], place: str, location: str) -> str | None:
+def _files(store: AuditingStore, names: Sequence[str], place: str) -> str | None:
     """Return what most files of a folder are by their endings, or those of the first folder in it that has any."""
     for name in ("", *names[:_CHILDREN_TRIED]):
         folder = "/".join(one for one in (place, name) if one)
         inside = store.names(folder) if name else names
-        endings = Counter(ending for one in inside if (ending := os.path.splitext(one)[1]) in (*_ENDINGS, ".npy"))
-        if not endings:
-            continue
-        ending, count = endings.most_common(1)[0]
-        holds = f"{'its folder ' + folder if name else 'it'} holds {count:,} {ending} file{'s' if count > 1 else ''}"
-        if ending in _ENDINGS:
-            return f"{holds} ({_ENDINGS[ending]})"
-        if store.root is not None:
-            return f"{holds}: '{os.path.join(glob.escape(location), folder, '*.npy')}' reads them as one dump"
-        return f"{holds}, which are read from a folder on this machine alone"
+        endings = Counter(ending for one in inside if (ending := os.path.splitext(one)[1]) in _ENDINGS)
+        if endings:
+            ending, count = endings.most_common(1)[0]
+            holder = f"its folder {folder}" if name else "it"
+            return f"{holder} holds {counted(count, f'{ending} file')} ({_ENDINGS[ending]})"
     return None
 
 

@@ -30,7 +30,7 @@ from rankme_stream.sources.zarr.stored_values import FolderValues
 
 SUFFIX = ".partial"  # of the folder of an array that is not whole yet
 _PROGRESS = "progress.json"
-_VERSION = 1
+_LEVELS = range(1, 23)  # of zstd
 _ABSENT = (2**64 - 1, 2**64 - 1)  # in the index of a shard, in place of a chunk behind the last row
 
 
@@ -177,41 +177,47 @@ class UnfinishedArray:
             self._folder.rmdir()
         os.close(self._opened)
 
-    def resume(self, origin: Mapping[str, Any], fresh: ArrayFormat) -> ArrayFormat | None:
+    def resume(self, origin: Mapping[str, Any], plain: ArrayFormat, n_rows: int | None) -> ArrayFormat | None:
         """Return the format in which an earlier run began to write these rows; None if none did.
 
         Parameters
         ----------
         origin
             What the rows are: JSON types, equal for equal rows only.
-        fresh
-            Format that they would be written in now; chunks and compression may differ.
+        plain
+            Format that they would be written in now, not compressed.
+        n_rows
+            Number of all rows; None where nothing can be gone on with.
 
         Raises
         ------
         StateError
             If the folder holds something else: a copy of other rows, or of these before they changed.
         """
-        path = self._folder / _PROGRESS
-        remedy = f"delete {self.uri} to start over, or give another name"
+        path, remedy = self._folder / _PROGRESS, f"delete {self.uri} to start over, or give another name"
+        if n_rows is None or not path.exists():
+            if {entry.name for entry in self._folder.iterdir()} - {f"{_PROGRESS}.new"}:
+                raise StateError(f"{self.uri} holds files of something else: {remedy}")
+            return None
         try:
             record = json.loads(path.read_bytes())
-            theirs = replace(fresh, **{name: record[name] for name in ("chunk_rows", "shard_chunks", "level")})
-            sizes = (theirs.chunk_rows, theirs.shard_chunks, theirs.level or 0, record["rows_done"])
-            if record["version"] != _VERSION or not all(type(n) is int and n >= 0 for n in sizes) or 0 in sizes[:2]:
-                raise ValueError("it is not what this version writes")
-            is_same = record["origin"] == origin and record["document"] == theirs.document(0)
-        except FileNotFoundError:
-            if {entry.name for entry in self._folder.iterdir()} - {f"{_PROGRESS}.new"}:
-                raise StateError(f"{self.uri} holds files of something else: {remedy}") from None
-            return None
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            level, rows_done, document = (record[name] for name in ("level", "rows_done", "document"))
+            if level is not None and not (type(level) is int and level in _LEVELS):
+                raise ValueError(f"level {level!r}")
+            if type(rows_done) is not int or rows_done not in (*range(0, n_rows, plain.shard_rows), n_rows):
+                raise ValueError(f"rows {rows_done!r}")
+            theirs = replace(plain, level=level)
+            is_same = record["origin"] == origin and document == theirs.document(0)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise StateError(f"{path} is damaged ({' '.join(str(error).split())}): {remedy}") from None
         if not is_same:
             raise StateError(
                 f"{self.uri} holds the beginning of a copy of other rows, or of these before they changed: {remedy}"
             )
-        self.rows_done = record["rows_done"]
+        shards = (f"c.{number}.0" for number in range(-(-rows_done // plain.shard_rows)))
+        if lost := next((name for name in shards if not (self._folder / name).is_file()), None):
+            raise StateError(f"{self.uri} has lost {lost}: {remedy}")
+        self.rows_done = rows_done
         return theirs
 
     def begin(self, chosen: ArrayFormat, origin: Mapping[str, Any]) -> None:
@@ -260,8 +266,7 @@ class UnfinishedArray:
         """Count the rows that are written so far, all of them checked."""
         chosen = self._format
         self._write(_PROGRESS, {
-            "version": _VERSION, "rows_done": n_rows, "origin": self._origin, "chunk_rows": chosen.chunk_rows,
-            "shard_chunks": chosen.shard_chunks, "level": chosen.level, "document": chosen.document(0),
+            "rows_done": n_rows, "origin": self._origin, "level": chosen.level, "document": chosen.document(0),
         })  # fmt: skip
         self.rows_done = n_rows
 

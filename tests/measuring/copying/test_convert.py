@@ -110,7 +110,8 @@ def test_zarr_reads_a_copy_and_its_attributes(tmp_path):
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_stream_of_blocks_and_a_range_of_rows_are_copied(tmp_path):
-    rs.convert(iter(np.split(ROWS, [3, 3, 1500])), tmp_path / "stream.zarr")
+    blocks = ({"label": 1, "rows": block} for block in np.split(ROWS, [3, 3, 1500]))
+    rs.convert(blocks, tmp_path / "stream.zarr", key="rows")
     rs.convert(ROWS, tmp_path / "range.zarr", rows=(10, 1990), workers=2)
     assert np.array_equal(rs.open_source(tmp_path / "stream.zarr").read(0, 2000), ROWS)
     assert np.array_equal(rs.open_source(tmp_path / "range.zarr").read(0, 1980), ROWS[10:1990])
@@ -134,19 +135,44 @@ def test_an_interrupted_copy_goes_on_and_is_no_array_before_its_end(tmp_path):
     assert np.array_equal(rs.open_source(tmp_path / "copy.zarr").read(0, 2000), ROWS)
 
 
-@pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("change", ["values", "range", "record"])
-def test_a_beginning_of_other_rows_is_not_gone_on_with(tmp_path, change):
+@pytest.fixture
+def beginning(tmp_path, small_shards) -> Path:
+    """A folder with the first 1,344 rows of a copy of ``a.npy``."""
     np.save(tmp_path / "a.npy", ROWS)
     with pytest.raises(Stop):
         rs.convert(tmp_path / "a.npy", tmp_path / "copy.zarr", progress=stop_after(1400))
-    if change == "values":
-        np.save(tmp_path / "a.npy", -ROWS[:1999])
-    if change == "record":
-        (tmp_path / "copy.zarr.partial/progress.json").write_text('{"version": 1, "rows_done": true}')
+    return tmp_path / "copy.zarr.partial"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: np.save(folder.parent / "a.npy", -ROWS[:1999]),
+        lambda folder: (folder / "c.1.0").unlink(),
+        lambda folder: (folder / "progress.json").unlink(),
+        lambda folder: (folder / "progress.json").write_text("[" * 100_000),
+        lambda folder: change(folder / "progress.json", rows_done=1344.0),
+        lambda folder: change(folder / "progress.json", rows_done=2001),
+        lambda folder: change(folder / "progress.json", level=10**9),
+        lambda folder: change(folder / "progress.json", document={}),
+    ],
+)
+def test_a_beginning_of_other_rows_or_a_damaged_one_is_not_gone_on_with(beginning, spoil):
+    spoil(beginning)
     with pytest.raises(StateError, match=r"delete .*partial to start over"):
-        rs.convert(tmp_path / "a.npy", tmp_path / "copy.zarr", rows=(1, None) if change == "range" else None)
-    assert (tmp_path / "copy.zarr.partial/c.1.0").exists()
+        rs.convert(beginning.parent / "a.npy", beginning.parent / "copy.zarr")
+    assert (beginning / "c.0.0").exists()
+
+
+def change(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_other_rows_and_streams_do_not_go_on_with_a_beginning(beginning):
+    for source, rows in ((beginning.parent / "a.npy", (1, None)), (iter([ROWS]), None)):
+        with pytest.raises(StateError, match=r"delete .*partial to start over"):
+            rs.convert(source, beginning.parent / "copy.zarr", rows=rows)
+    assert (beginning / "c.1.0").exists()
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -215,6 +241,9 @@ def test_what_does_not_read_back_as_it_was_read_is_refused(tmp_path, monkeypatch
         ("b.zarr::a", UsageError, "that ends in .zarr"),
         ("no/b.zarr", OutputError, "the folder no does not exist"),
         ("a.zarr/b.zarr", UsageError, "lies in a.zarr, which is read: give a folder outside"),
+        ("\0.zarr", UsageError, "that ends in .zarr"),
+        ("\ud800.zarr", UsageError, "that ends in .zarr"),
+        ("a.zarr/zarr.json/b.zarr", OutputError, "Not a directory"),
         ("mine.zarr", StateError, "holds files of something else"),
     ],
 )
@@ -259,3 +288,8 @@ def test_the_command_says_what_it_wrote_and_how_to_score_it(tmp_path):
     assert (written["bytes_of_numbers"], written["bytes_before"], written["bytes_after"]) == (48_000, None, size)
     assert rankme(*written["command"].split()[1:], "--quiet", cwd=tmp_path).returncode == 0
     refused(2, "exists, and a copy replaces nothing", "convert", tmp_path / "a.npy", tmp_path / "copy.zarr")
+    np.save(tmp_path / "b.npy", ROWS[:5])
+    two = ("convert", tmp_path / "b.npy", tmp_path / "a.npy", tmp_path / "two.zarr")
+    refused(2, "pass --concat to take them as one dump", *two)
+    assert rankme(*two, "--concat", "--quiet").returncode == 0
+    assert np.array_equal(rs.open_source(tmp_path / "two.zarr").read(1999, 2005), np.vstack([ROWS[1999:], ROWS[:5]]))

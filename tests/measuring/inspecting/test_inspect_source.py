@@ -14,6 +14,7 @@ import zarr
 import rankme_stream as rs
 from rankme_stream.errors import SourceNotFoundError, UsageError
 from rankme_stream.measuring.inspecting import block_sample
+from rankme_stream.numerics import machine
 from rankme_stream.results.inspection import Remark
 from rankme_stream.sources import ArraySource
 from tests.command_line import rankme, refused
@@ -54,6 +55,10 @@ def kinds(source: object, **options: object) -> dict[str, Remark]:
     return {remark.kind: remark for remark in found.remarks}
 
 
+def kinds_of(found: rs.Inspection) -> set[str]:
+    return {remark.kind for remark in found.remarks}
+
+
 def test_of_ordinary_rows_nothing_is_remarkable():
     assert kinds(ordinary()) == {}
     assert "Nothing remarkable" in str(rs.inspect(ordinary()))
@@ -69,11 +74,14 @@ def test_of_ordinary_rows_nothing_is_remarkable():
         ("duplicates", changed(ordinary(), 1500, ordinary()[30]), "such as rows 30 and 1,500"),
         ("few_rows", ordinary(20), "20 rows and 24 features"),
         ("unscaled_codes", (20 * ordinary()).astype(np.int8), "int8, and no scale is declared"),
-        ("few_values", np.rint(4 * ordinary()) / 4, "48,000 numbers of float64 take"),
+        ("few_values", np.rint(4 * ordinary()) / 4, "48,000 numbers of float64 have"),
         ("quantised_rows", with_a_scale_a_row(), "levels at most"),
         ("narrower_type", bfloat16_in_float32(), "48,000 numbers of float32 are numbers of bfloat16"),
         ("narrower_type", ordinary().astype(np.float16).astype(np.float32), "numbers of float16"),
         ("narrower_type", ordinary().astype(np.float32).astype(np.float64), "numbers of float32"),
+        ("float_bits", (ordinary().astype(np.float32).view(np.uint32) >> 16).astype(np.uint16), "numbers of bfloat16"),
+        ("float_bits", (0.05 * ordinary()).astype(np.float16).view(np.int16), "numbers of float16"),
+        ("counting_features", np.column_stack([5 + np.arange(N), 1000 * ordinary()]), "feature 0 grows"),
         ("unit_rows", ordinary() / np.linalg.norm(ordinary(), axis=1)[:, None], "from 1 to 1"),
         ("uneven_lengths", changed(ordinary(), 4, 1e4 * ordinary()[4]), "times the median length"),
         ("alike_neighbours", in_clusters(is_sorted=True), "pairs of neighbours is 0.893, and that of all pairs 0.109"),
@@ -94,6 +102,9 @@ def test_unsorted_clusters_float16_and_scaled_codes_are_not_remarked(tmp_path):
     assert kinds(ordinary().astype(np.float16)) == {}
     zarr.create_array(tmp_path / "a.zarr", data=(20 * ordinary()).astype(np.int8)).attrs["scale_factor"] = 0.5
     assert kinds(tmp_path / "a.zarr") == {}
+    for integers in (np.abs(3000 * ordinary()).astype(np.uint16), (3000 * ordinary()).astype(np.int16)):
+        assert kinds(integers) == {}
+    assert kinds(np.random.default_rng(5).integers(0, 2**16, (N, D)).astype(np.uint16)) == {}
 
 
 def test_what_is_remarked_is_refused_by_score_where_it_says_so():
@@ -157,21 +168,22 @@ def test_missing_damaged_and_odd_chunks_are_remarked(tmp_path):
 
 
 def test_parts_that_are_absent_longer_or_equal_are_remarked(tmp_path):
-    for number in (1, 2, 3, 4, 5, 8):
-        np.save(tmp_path / f"e_{number}.npy", ordinary(100 + 7 * (number == 3), seed=number % 8 if number < 5 else 2))
-    found = kinds(str(tmp_path / "e_*.npy"))
-    assert set(found) == {"absent_numbers", "odd_parts", "equal_parts", "duplicates"}
-    assert "skip 6 to 7" in found["absent_numbers"].evidence
-    assert found["odd_parts"].evidence.endswith("1 part not: e_3.npy 107")
-    assert "2 parts as long as one before" in found["equal_parts"].evidence
-    assert "e_5.npy and e_2.npy" in found["equal_parts"].evidence
-    for number in (5, 8):
-        (tmp_path / f"e_{number}.npy").unlink()
-    np.save(tmp_path / "e_3.npy", ordinary(100, seed=3))
-    np.save(tmp_path / "e_4.npy", ordinary(10, seed=4))
-    np.save(tmp_path / "e_5.npy", ordinary(10, seed=5))
-    (tmp_path / "e_4.npy").unlink()
-    (tmp_path / "e_5.npy").rename(tmp_path / "e_4.npy")
+    for number in range(20):
+        np.save(tmp_path / f"e_{number}.npy", ordinary(100 + 7 * (number == 3), seed=2 if number == 9 else number))
+    (tmp_path / "e_6.npy").unlink()
+    found = rs.inspect(str(tmp_path / "e_*.npy"))
+    jsonschema.validate(found.to_dict(), SCHEMA)
+    evidence = {kind: [one.evidence for one in found.remarks if one.kind == kind] for kind in kinds_of(found)}
+    assert set(evidence) == {"absent_numbers", "odd_parts", "equal_parts", "duplicates"}
+    assert evidence["absent_numbers"] == ["the names of the parts skip 6"]
+    assert any("e_3.npy (107)" in text for text in evidence["odd_parts"])
+    assert any("e_2.npy and e_9.npy" in text for text in evidence["odd_parts"])
+    assert "such as e_9.npy and e_2.npy" in evidence["equal_parts"][0]
+
+
+def test_parts_that_follow_each_other_with_a_short_last_one_are_not_remarked(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"e_{number}.npy", ordinary(100 if number < 3 else 10, seed=number))
     assert kinds(str(tmp_path / "e_*.npy")) == {}
 
 
@@ -228,6 +240,18 @@ def test_of_huge_chunks_one_is_decoded():
     found = rs.inspect(source)
     assert len(source.n_read) == 1 and found.sample["bytes_decoded"] == 10**6 * 256 * 4
     assert found.sample["rows"] < 10_000
+
+
+def test_blocks_are_as_short_as_the_memory_limit_needs():
+    class Costly(Counting):
+        def read_memory(self, n_rows):
+            return n_rows * 2**20
+
+    source = Costly(10**6, 256, 1)
+    left = 512 * 2**20
+    found = rs.inspect(source, memory_limit=machine.resident_bytes() + left)
+    assert found.sample["blocks"] > 1
+    assert 10 < max(stop - start for start, stop in source.n_read) < 512
 
 
 def test_a_slow_source_is_left_once_its_time_is_up(monkeypatch):

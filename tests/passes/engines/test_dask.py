@@ -563,3 +563,39 @@ def test_a_card_that_a_worker_lacks_or_that_is_full_is_reported(client, source, 
     with pytest.raises(LimitError, match=r"MiB of the card of worker tcp://.*, where 0 are free; leave"):
         rs.measure(source, **asked)
     client.run(know_the_toy)
+
+
+def test_workers_compute_the_blocks_of_a_dask_array_each_once(client, tmp_path):
+    da = pytest.importorskip("dask.array")
+    folder = str(tmp_path)
+
+    def noted(block):
+        open(f"{folder}/{os.getpid()}-{time.time_ns()}", "x").close()
+        return block
+
+    whole = da.random.default_rng(0).standard_normal((150_000, 64), chunks=(60_000, 40), dtype=np.float32)
+    lazy = whole.map_blocks(noted, meta=np.empty((0, 0), np.float32))
+    wanted = rs.measure(whole.compute())
+    found = rs.measure(lazy, engine="dask", client=client)
+    assert same_bits(found, wanted)
+    assert found.plan.segments == 3
+    names = os.listdir(folder)
+    assert len(names) == 6 and str(os.getpid()) not in {name.split("-")[0] for name in names}
+    held = lazy.T.persist()  # on the cluster
+    turned = rs.open_source(held, features_axis=0)
+    assert same_bits(rs.measure(turned, engine="dask", client=client), wanted)
+    assert same_bits(rs.measure(turned), wanted)
+    assert len(os.listdir(folder)) == 12
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+def test_blocks_of_a_dask_array_that_fail_are_an_error_of_one_line(client, tmp_path):
+    da = pytest.importorskip("dask.array")
+    rows = da.from_array(np.ones((300, 4), np.float32), chunks=(100, 4))
+    other = rows.map_blocks(lambda block: block.astype("f8"), dtype="f4", meta=np.empty((0, 0), "f4"))
+    with pytest.raises(errors.SourceFormatError, match=r"rows 0-99 is float64 of shape .* and float32"):
+        rs.measure(other, engine="dask", client=client)
+    with pytest.raises(EngineError, match="failed 4 times on the workers, the last time: ZeroDivisionError"):
+        rs.measure(rows.map_blocks(lambda block: 1 / 0, meta=np.empty((0, 0), "f4")), engine="dask", client=client)
+    with pytest.raises(UsageError, match="no other could go on from a checkpoint"):
+        rs.measure(rows, engine="dask", client=client, checkpoint=tmp_path / "kept")

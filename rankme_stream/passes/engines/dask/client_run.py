@@ -15,12 +15,14 @@ from typing import Any, Protocol
 from rankme_stream.accumulators.nystrom.test_vectors import OrthonormalBasis
 from rankme_stream.errors import EngineError, RankMeError, StorageError
 from rankme_stream.groups.partition import Partition
+from rankme_stream.passes.engines.dask.block_futures import BlockFutures
 from rankme_stream.passes.engines.dask.schedule import Schedule
 from rankme_stream.passes.engines.dask.worker import ATTEMPTS, Result, WorkerPass, hold_basis, partial_of
 from rankme_stream.passes.engines.engine import Progress, Report
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.sources import block_source
 
 _TICK_S = 0.2
 _STOP_S = 10.0  # wait of an interrupted pass for finished tasks
@@ -88,6 +90,8 @@ class ClientRun:
         self._events: queue.SimpleQueue[tuple[Node, Any]] = queue.SimpleQueue()
         self._submitted = self._rows_done = 0
         self._began = self._checked_at = self._had_workers_at = time.monotonic()
+        computed = block_source(spec.source)
+        self._blocks = None if computed is None else BlockFutures(computed, cluster.client)
         self._basis = None if spec.basis is None else self._submit_basis(spec.basis)
 
     def _submit_basis(self, basis: OrthonormalBasis) -> Any:
@@ -156,7 +160,18 @@ class ClientRun:
         rows = self._work.plan.rows_of(span(node))
         groups = None if self._groups is None else self._groups.restrict(*rows)
         fingerprint = self._source.fingerprint(*rows)
-        self._submit(node, self._cluster.read, node, fingerprint, self._basis, groups=groups)
+        self._submit(node, self._cluster.read, node, fingerprint, self._basis, self._blocks_of(*rows), groups=groups)
+
+    def _blocks_of(self, start: int, stop: int) -> list[tuple[int, int, Any]]:
+        """Return the blocks of some rows, on their way to a worker; none where workers open the source."""
+        from distributed.client import ClosedClientError
+
+        if self._blocks is None:
+            return []
+        try:
+            return [tuple(block) for block in self._blocks.holding(start, stop)]
+        except (*_CONNECTION_ERRORS, ClosedClientError) as error:
+            raise self._lost_scheduler(error) from error
 
     def _submit(
         self, node: Node, function: Callable[..., Result], *arguments: Any, priority: int = 0,
@@ -192,6 +207,7 @@ class ClientRun:
             if node in self._open:
                 del self._open[node]
                 self._rows_done += self._count_rows(node)
+                self._release_blocks()
             self._merging.pop(node, None)
             self._done[node] = future
             self._merge(node)
@@ -205,6 +221,13 @@ class ClientRun:
             self._failures[span(node).start] = error
         else:
             self._read_again(node, error)
+
+    def _release_blocks(self) -> None:
+        """Let go of the blocks before the first node that is still to be read."""
+        if self._blocks is not None:
+            waiting = [*self._open, *self._lost, *([] if self._upcoming is None else [self._upcoming])]
+            first = min((self._work.plan.rows_of(span(node))[0] for node in waiting), default=None)
+            self._blocks.release_before(first)
 
     def _merge(self, node: Node) -> None:
         """Merge a node with its sibling if that is done as well."""

@@ -16,10 +16,12 @@ from rankme_stream.passes.engines.engine import Report
 from rankme_stream.passes.loop.segment import PassSpec
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult
+from rankme_stream.sources import block_source
 
 _SHARE = 0.6  # of a worker's memory, for its tasks: beyond it Dask spills results to disk, and later pauses
 _NO_WORKERS_S = 60
 _CONNECT_S = 15
+_GIVEN_BYTES = 2**28  # of blocks that are computed for a task, which lie on its worker all at once
 _WORKER_BYTES = 250 * 2**20  # of an idle worker
 
 
@@ -122,7 +124,8 @@ class DaskEngine:
         UsageError
             If workers cannot open the source.
         """
-        schedule = schedule_for(spec.plan, max(1, self.count_threads()))
+        most_bytes = None if block_source(spec.source) is None else _GIVEN_BYTES
+        schedule = schedule_for(spec.plan, max(1, self.count_threads()), most_bytes)
         run = ClientRun(self, tree, spec, segments, schedule, progress)
         try:
             run.go()

@@ -102,12 +102,17 @@ def _level(n_segments: float) -> int:
     return max(0, int(n_segments).bit_length() - 1)
 
 
-def schedule_for(plan: Plan, threads: int) -> Schedule:
-    """Return the schedule of a plan for a number of threads: tasks of at most 45 s, shorter if there are few."""
+def schedule_for(plan: Plan, threads: int, most_bytes: int | None = None) -> Schedule:
+    """Return the schedule of a plan for a number of threads: tasks of at most 45 s, shorter if there are few.
+
+    A task of several segments holds at most ``most_bytes`` of stored rows, if given.
+    """
     n_rows = plan.row_stop - plan.row_start
     segment_s = (plan.flops / _FLOPS_A_SECOND[plan.precision] + plan.bytes_stored / _BYTES_A_SECOND) / plan.segments
     segment_s *= METHODS[plan.method].slowdown
     level = min(_level(_TASK_S / segment_s), _level(plan.segments / (_PART_LEFT * threads)))
+    if most_bytes is not None:
+        level = min(level, _level(most_bytes * plan.segments / plan.bytes_stored))
     tasks = -(-n_rows // (plan.grid.segment_rows << level))
     return Schedule(
         threads, level, tasks, segment_s * (1 << level), _in_flight(threads), _STARTED_AHEAD * threads, _GATHER_S,

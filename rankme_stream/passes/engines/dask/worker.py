@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +32,15 @@ from rankme_stream.passes.planning.plan import Plan
 from rankme_stream.passes.state.audit import Rules
 from rankme_stream.passes.state.merge_tree import MergeTree, Node, span
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.sources import Source, content_digest, open_source
+from rankme_stream.sources import (
+    BlockType,
+    ComputedBlock,
+    HeldBlocks,
+    Source,
+    block_source,
+    content_digest,
+    open_source,
+)
 
 ATTEMPTS = 4  # at reads whose failure another worker, or time, may mend
 Result = dict[str, Any]  # partial result of a node, as Dask sends it
@@ -45,7 +53,7 @@ class WorkerPass:
     Attributes
     ----------
     pickled_source
-        Argument of ``open_source`` that opens the source there, pickled.
+        Argument of ``open_source`` that opens the source there, pickled; empty if workers are given its blocks.
     run_id
         Unique name of this run: a worker opens the source once per run.
     uri, identity, content
@@ -56,6 +64,8 @@ class WorkerPass:
         Groups of all rows, or of the rows that a worker reads; None for a merge, which needs none.
     device
         Name of the device that a worker computes with: one of its own. Its results are merged on processors.
+    block_type
+        What blocks are that workers compute and are given; None if they open the source.
     """
 
     pickled_source: bytes
@@ -67,6 +77,7 @@ class WorkerPass:
     rules: Rules
     groups: Partition | None = None
     device: str = "cpu"
+    block_type: BlockType | None = None
 
     @classmethod
     def of(cls, spec: PassSpec, device: str) -> WorkerPass:
@@ -80,6 +91,12 @@ class WorkerPass:
             If its storage fails again and again.
         """
         source, plan = spec.source, spec.plan
+        run_id = f"{time.time_ns():x}"
+        if (computed := block_source(source)) is not None:
+            return cls(
+                b"", run_id, source.uri, source.identity(), "", plan, spec.rules, spec.groups, device,
+                computed.block_type,
+            )  # fmt: skip
         reopened = source.reopen()
         if reopened is None:
             raise UsageError(
@@ -92,7 +109,6 @@ class WorkerPass:
             raise UsageError(
                 f"{source.uri} cannot be sent to workers: {reason}; pass its path or URL, or a session that only reads"
             ) from error
-        run_id = f"{time.time_ns():x}"
         return cls(
             pickled, run_id, source.uri, source.identity(), _content_here(source, plan.row_start, plan.row_stop), plan,
             spec.rules, spec.groups, device,
@@ -123,8 +139,10 @@ def _content_here(source: Source, start: int, stop: int) -> str:
     ) from last
 
 
-def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None) -> Result:
-    """Read the segments of a node and return their result.
+def read_node(
+    work: WorkerPass, node: Node, fingerprint: str, basis: OrthonormalBasis | None, blocks: Sequence[Any] = ()
+) -> Result:
+    """Read the segments of a node, from the source or from blocks that hold their rows, and return their result.
 
     Raises
     ------
@@ -135,14 +153,10 @@ def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: Orthonormal
     """
     device = device_named(work.device)
     plan = work.plan
-    source, content = _open_source(work.pickled_source, work.run_id, plan.row_start, plan.row_stop)
-    start, stop = plan.rows_of(span(node))
-    is_other = dict(source.identity()) != dict(work.identity) or content != work.content
-    if is_other or source.fingerprint(start, stop) != fingerprint:
-        raise SourceChangedError(
-            f"rows {start:,}-{stop - 1:,} of {work.uri} are not stored there as they were when the pass began: do all "
-            "workers see the same files, and does something write to them?"
-        )
+    if work.block_type is None:
+        source = _source_there(work, node, fingerprint)
+    else:
+        source = HeldBlocks([ComputedBlock(*one) for one in blocks], work.block_type)
     tree = MergeTree[PartialResult]()
     spec = PassSpec(
         source, plan, accumulator_of(plan, basis), plan.normalize, work.rules, device=device,
@@ -158,6 +172,20 @@ def read_node(work: WorkerPass, node: Node, fingerprint: str, basis: Orthonormal
         "plain": plain, "arrays": arrays, "bytes": n_bytes, "workers": {address: machine_facts},
         "missing": {address: source.chunks_missing},
     }  # fmt: skip
+
+
+def _source_there(work: WorkerPass, node: Node, fingerprint: str) -> Source:
+    """Return the source, opened on the worker, if its rows of a node are those that the client saw."""
+    plan = work.plan
+    source, content = _open_source(work.pickled_source, work.run_id, plan.row_start, plan.row_stop)
+    start, stop = plan.rows_of(span(node))
+    is_other = dict(source.identity()) != dict(work.identity) or content != work.content
+    if is_other or source.fingerprint(start, stop) != fingerprint:
+        raise SourceChangedError(
+            f"rows {start:,}-{stop - 1:,} of {work.uri} are not stored there as they were when the pass began: do all "
+            "workers see the same files, and does something write to them?"
+        )
+    return source
 
 
 def hold_basis(basis: OrthonormalBasis) -> OrthonormalBasis:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -22,6 +22,10 @@ _LONGEST_TEXT = 4096  # bytes of a text of variable length, on average over a ch
 _FLOAT64_BYTES = 8
 
 _Fields = Sequence[tuple[str, Mapping[str, Any]]]  # name and configuration of codecs
+Codecs = Mapping[str, Callable[[Mapping[str, Any]], BytesCodec]]  # by name; each takes its configuration
+
+
+_NONE: Codecs = {}
 
 
 class ChunkDecoder:
@@ -38,6 +42,8 @@ class ChunkDecoder:
         numpy's own strings for text of variable length.
     uri
         Name for errors.
+    more
+        Codecs beside those of zarr.
 
     Attributes
     ----------
@@ -58,16 +64,18 @@ class ChunkDecoder:
         For a codec that is not known here, so that nothing would hold it to a size.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], uri: str) -> None:
-        self.shape, self._arguments = shape, (metadata, dtype, uri)
-        self._others: dict[tuple[int, ...], ChunkDecoder] = {}
+    def __init__(
+        self, metadata: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype[Any], uri: str, more: Codecs = _NONE
+    ) -> None:
+        self.shape, self._arguments = shape, (dtype, uri, more)
+        self._metadata, self._others = metadata, dict[tuple[tuple[int, ...], int], ChunkDecoder]()
         self._is_text, self.n_values = dtype.kind in "OT", prod(shape)
         fields = [(name.removeprefix("numcodecs."), conf) for name, conf in chunk_codecs(codec_chain(metadata))]
         if len(fields) > _MOST_CODECS:
             raise SourceFormatError(f"{uri} names {len(fields):,} codecs; at most {_MOST_CODECS} are read: rewrite it")
         try:
             self._codecs = (
-                _v2(metadata, fields, shape, dtype)
+                _v2(metadata, fields, shape, dtype, {**BYTES_CODECS, **more})
                 if metadata["zarr_format"] == 2
                 else _v3(metadata, fields, shape, dtype)
             )
@@ -91,15 +99,41 @@ class ChunkDecoder:
 
     def of_shape(self, shape: tuple[int, ...]) -> ChunkDecoder:
         """Return the decoder of chunks of another shape in the same array."""
-        if shape == self.shape:
-            return self
-        found = self._others.get(shape)
+        return self if shape == self.shape else self._other(shape, 0)
+
+    def without(self, skipped: int) -> ChunkDecoder:
+        """Return the decoder of chunks that did not go through some filters of zarr v2: a bit for each."""
+        return self._other(self.shape, skipped) if skipped else self
+
+    def _other(self, shape: tuple[int, ...], skipped: int) -> ChunkDecoder:
+        found = self._others.get((shape, skipped))
         if found is None:
-            metadata, dtype, uri = self._arguments
+            metadata = dict(self._metadata)
+            if skipped:
+                kept = [one for place, one in enumerate(metadata["filters"]) if not skipped >> place & 1]
+                metadata["filters"] = kept
             if len(self._others) >= _MOST_SHAPES:
                 self._others.clear()
-            found = self._others[shape] = ChunkDecoder(metadata, shape, dtype, uri)
+            found = self._others[shape, skipped] = ChunkDecoder(metadata, shape, *self._arguments)
         return found
+
+    @property
+    def decodes_together(self) -> bool:
+        """Whether `decode_all` decodes: each codec makes so many bytes that its metadata give exactly."""
+        return self._n_exact >= len(self._codecs) and not self._is_text
+
+    def decode_all(self, encoded: Sequence[Array], values: Array) -> None:
+        """Write the values of several chunks into ``values``, shape ``(chunks, values)``, as `decode` does one's."""
+        content: Sequence[Array] | Array = encoded
+        out = values.view(np.uint8)
+        for number in range(len(self._codecs) - 1, -1, -1):
+            target = np.empty((len(encoded), self._sizes[number]), np.uint8) if number else out
+            self._codecs[number].unpack_all(content, target)
+            content = target
+        if not self._codecs:
+            for one, into in zip(encoded, out, strict=True):
+                self._check_size(len(one), 0)
+                into[:] = one
 
     def decode(self, encoded: Array, values: Array) -> None:
         """Write the values of a chunk, flat and in native byte order, into ``values``; ``encoded`` is flat uint8.
@@ -131,7 +165,9 @@ class _UnknownCodecError(ValueError):
     """Codec that is not in the tables of this module and of `unpack`."""
 
 
-def _v2(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[BytesCodec]:
+def _v2(
+    metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dtype: np.dtype[Any], known: Codecs
+) -> list[BytesCodec]:
     codecs: list[BytesCodec] = []
     if metadata.get("order", "C") == "F" and len(shape) > 1:
         codecs.append(_transpose(shape, tuple(reversed(range(len(shape)))), dtype))
@@ -146,7 +182,7 @@ def _v2(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dt
             codecs += _filter(name, configuration, dtype)
             dtype = _stored_as(name, configuration, dtype)
         else:
-            codecs.append(_bytes_codec(name, configuration, dtype))
+            codecs.append(_bytes_codec(name, configuration, dtype, known))
     return codecs
 
 
@@ -173,15 +209,17 @@ def _v3(metadata: Mapping[str, Any], fields: _Fields, shape: tuple[int, ...], dt
     return codecs
 
 
-def _bytes_codec(name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec:
+def _bytes_codec(
+    name: str, configuration: Mapping[str, Any], dtype: np.dtype[Any], known: Codecs = BYTES_CODECS
+) -> BytesCodec:
     if name == "pcodec":
         _check_numbers(name, dtype)
         return pcodec(configuration, dtype)
-    if name not in BYTES_CODECS:
+    if name not in known:
         raise _UnknownCodecError(repr(name))
     # of zarr v3, which takes it from the dtype; numcodecs has a default of its own, and v2 keeps to that
     defaults = {"elementsize": dtype.itemsize} if name == "shuffle" and "id" not in configuration else {}
-    return BYTES_CODECS[name](defaults | dict(configuration) | {"id": name})
+    return known[name](defaults | dict(configuration) | {"id": name})
 
 
 def _unit(dtype: np.dtype[Any]) -> int:

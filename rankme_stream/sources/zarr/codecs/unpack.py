@@ -6,7 +6,7 @@ import bz2
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.zarr.codecs.chain import CODEC_PACKAGES
 
 Unpack = Callable[[Array, Array], int]  # flat uint8: writes to the start of the second; returns the bytes written
+UnpackAll = Callable[[Sequence[Array] | Array, Array], None]  # several, each into a row of the second, which it fills
 _BLOSC_HEADER_BYTES = 16
 _PIECE_BYTES = 2**16  # of input; output comes in new memory, of at most four times as many
 _WORKING_BYTES = 8 * _PIECE_BYTES
@@ -35,7 +36,7 @@ class BytesCodec(NamedTuple):
 
     ``unpack`` raises ValueError where there is more than fits, or an error of its library. ``longest`` returns the most
     bytes that so many are stored in, and their exact number where ``is_exact``. Beside both, it takes ``scratch`` times
-    the decoded bytes, and ``working`` bytes.
+    the decoded bytes, and ``working`` bytes. ``together`` is a faster way to unpack many small ones.
     """
 
     unpack: Unpack
@@ -43,6 +44,16 @@ class BytesCodec(NamedTuple):
     is_exact: bool = False
     scratch: int = 0
     working: int = 0
+    together: UnpackAll | None = None
+
+    def unpack_all(self, encoded: Sequence[Array] | Array, out: Array) -> None:
+        """Unpack several values, each into a row of ``out``; raise ValueError where one has not that size."""
+        if self.together is not None:
+            return self.together(encoded, out)
+        for one, target in zip(encoded, out, strict=True):
+            if (n_bytes := self.unpack(one, target)) != len(target):
+                raise ValueError(f"{n_bytes:,} bytes where {len(target):,} were expected")
+        return None
 
 
 def longest_packed(n_bytes: int) -> int:
@@ -124,6 +135,18 @@ def _inflate(wbits: int, *, is_file: bool) -> Unpack:
     return unpack
 
 
+def _inflate_all(encoded: Sequence[Array] | Array, out: Array) -> None:
+    """Unpack streams of zlib, of few kilobytes each: calls cost as much as the work."""
+    n_bytes, start, target, new = out.shape[1], 0, out.reshape(-1).data, zlib.decompressobj
+    for one in encoded:
+        stream = new(15)
+        content = stream.decompress(one.data, n_bytes + 1)
+        if len(content) != n_bytes or not stream.eof:
+            raise ValueError(f"the stream has not the {n_bytes:,} bytes that were expected")
+        target[start : start + n_bytes] = content
+        start += n_bytes
+
+
 def _skip_zeros(encoded: Array, start: int) -> int:
     """Return the index of the first byte from ``start`` on that is not zero, or the length."""
     for low in range(start, len(encoded), _PIECE_BYTES // 16):
@@ -176,7 +199,17 @@ def _crc32c(configuration: Mapping[str, Any]) -> BytesCodec:
 
 
 def _shuffle(configuration: Mapping[str, Any]) -> BytesCodec:
-    return BytesCodec(_unpack_safely(numcodecs.get_codec(dict(configuration))), lambda n: n, True, 2)
+    codec = numcodecs.get_codec(dict(configuration))
+    size = codec.elementsize
+
+    def unpack_all(encoded: Sequence[Array] | Array, out: Array) -> None:
+        """Put together the bytes of values, of whole values alone, as the library asks for."""
+        if out.shape[1] % size:
+            raise ValueError(f"{out.shape[1]:,} bytes are no values of {size}")
+        planes = np.asarray(encoded).reshape(len(out), size, -1)
+        out.reshape(len(out), -1, size)[...] = planes.transpose(0, 2, 1)
+
+    return BytesCodec(_unpack_safely(codec), lambda n: n, True, 2, together=unpack_all)
 
 
 def _base64(configuration: Mapping[str, Any]) -> BytesCodec:
@@ -218,15 +251,17 @@ def pcodec(configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> BytesCodec
     return BytesCodec(unpack, longest, scratch=2, working=_PCODEC_BYTES)
 
 
-def _always(unpack: Unpack, scratch: int = 0, working: int = 0) -> Callable[[Mapping[str, Any]], BytesCodec]:
-    return lambda configuration: BytesCodec(unpack, longest_packed, scratch=scratch, working=working)
+def _always(
+    unpack: Unpack, scratch: int = 0, working: int = 0, together: UnpackAll | None = None
+) -> Callable[[Mapping[str, Any]], BytesCodec]:
+    return lambda configuration: BytesCodec(unpack, longest_packed, scratch=scratch, working=working, together=together)
 
 
 BYTES_CODECS: Mapping[str, Callable[[Mapping[str, Any]], BytesCodec]] = {
     "zstd": _always(_unpack_zstd),
     "blosc": _always(_unpack_blosc),
     "lz4": _always(_unpack_lz4),
-    "zlib": _always(_inflate(15, is_file=False), working=_WORKING_BYTES),
+    "zlib": _always(_inflate(15, is_file=False), working=_WORKING_BYTES, together=_inflate_all),
     "gzip": _always(_inflate(31, is_file=True), working=_WORKING_BYTES),
     "bz2": _always(_unpack_file(bz2.BZ2File), scratch=2, working=_WORKING_BYTES),
     "lzma": _lzma,
