@@ -75,6 +75,8 @@ def test_a_file_of_one_array_takes_no_name():
         ("emb", "emb_scale_inv", True),
         ("emb", "scales", True),
         ("emb", "EMB_SCALE", True),
+        ("layers.0.qweight", "layers.0.qzeros", True),
+        ("codes", "codebook", True),
         ("layers.0.weight", "layers.0.weight_scale", True),
         ("layers.0.weight", "layers.0.weight.absmax", True),
         ("layers.0.weight", "layers.1.weight_scale", False),
@@ -84,7 +86,7 @@ def test_a_file_of_one_array_takes_no_name():
     ],
 )
 def test_scales_beside_codes_are_told_by_their_names(name, beside, is_refused):
-    for dtype, type_name in (("i1", None), ("u1", "float8_e4m3fn"), ("<i2", None)):
+    for dtype, type_name in (("i1", None), ("u1", "float8_e4m3fn"), ("<i4", None)):
         layout = DenseLayout((3, 2), np.dtype(dtype), 0, type_name=type_name)
         if is_refused:
             with pytest.raises(SourceFormatError, match=f"{beside} beside it may be its scales"):
@@ -93,7 +95,7 @@ def test_scales_beside_codes_are_told_by_their_names(name, beside, is_refused):
             refuse_unscaled(name, [name, beside], layout, NO_OPTIONS, "x")
         for options in (ArrayOptions(decode="linear"), ArrayOptions(scales="elsewhere")):
             refuse_unscaled(name, [name, beside], layout, options, "x")
-    for dtype, type_name in (("<f4", None), ("<u2", "bfloat16"), ("<i4", None)):
+    for dtype, type_name in (("<f4", None), ("<u2", "bfloat16")):
         refuse_unscaled(
             name, [name, beside], DenseLayout((3, 2), np.dtype(dtype), 0, type_name=type_name), NO_OPTIONS, "x"
         )
