@@ -61,6 +61,8 @@ class ZarrSource:
     scaled
         Of an array of scales, the number of axes of the rows that it scales, and the axis of their features. It has
         the same axis of features, or none, which is taken as one feature.
+    looks_around
+        Whether the error where there is no array says what is there, which takes requests.
 
     Attributes
     ----------
@@ -81,7 +83,12 @@ class ZarrSource:
     """
 
     def __init__(
-        self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
+        self,
+        source: object,
+        options: ArrayOptions = NO_OPTIONS,
+        *,
+        scaled: tuple[int, int] | None = None,
+        looks_around: bool = True,
     ) -> None:
         self._foreign = source if isinstance(source, ForeignArray) else None
         store: Store
@@ -93,7 +100,7 @@ class ZarrSource:
             self._reopening_argument = reopening_argument(source, store, path, options)
         self._located: Any = store
         self._store = AuditingStore(store, self.uri)
-        array = open_array(self._store, path, self.uri)
+        array = open_array(self._store, path, self.uri, looks_around=looks_around)
         if array.ndim < (2 if scaled is None else 1):
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"
