@@ -16,7 +16,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
-from rankme_stream.sources.memory.library_objects import READ, is_object_of_rows, is_samples, rows_in_memory
+from rankme_stream.sources.memory.library_objects import READ, address_of, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
@@ -72,6 +72,10 @@ def open_source(source: object, **options: Any) -> Source:
             if (shards := shards_on_server(source, chosen.path)) is None:
                 raise
             return _joined_files(shards, chosen)
+    address = address_of(source)
+    if address is not None and _is_file(address):  # its chunks are read side by side, and what they mean is applied
+        _refuse_key(chosen)
+        return open_source(address, **options)
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
