@@ -69,7 +69,7 @@ class NpyLabels:
 
 
 class ArrayLabels:
-    """Labels in memory: an array or a sequence, or what pandas holds them in, categories too.
+    """Labels in memory: an array or a sequence, or a column of pandas, polars or pyarrow, categories too.
 
     Raises
     ------
@@ -85,6 +85,8 @@ class ArrayLabels:
             array = np.ma.masked_less(np.asarray(categorical.codes), 0)
         elif hasattr(array, "isna") and not isinstance(array.dtype, np.dtype):  # pandas makes floats of its integers
             array = np.ma.MaskedArray(array.to_numpy(dtype=object), np.asarray(array.isna()))
+        elif _has_nulls(array):  # numpy makes floats of its integers
+            array = np.array(array.to_pylist() if hasattr(array, "to_pylist") else array.to_list(), dtype=object)
         elif isinstance(array, list | tuple) and any(isinstance(label, str) for label in array):
             array = np.array(array, dtype=object)  # in which None and NaN stay what they are
         try:
@@ -99,6 +101,12 @@ class ArrayLabels:
         """Return the labels of rows ``[start, stop)``."""
         labels: Array = self._array[start:stop]
         return labels
+
+
+def _has_nulls(array: Any) -> bool:
+    """Return whether a column of polars or pyarrow lacks some labels."""
+    count = getattr(array, "null_count", 0)
+    return bool(count() if callable(count) else count)
 
 
 class ConcatLabels:
