@@ -67,12 +67,13 @@ def open_source(source: object, **options: Any) -> Source:
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
         _refuse_key(chosen)
-        try:
-            return _decoded(_stored(source, chosen), chosen)
-        except SourceNotFoundError:
-            if (shards := shards_on_server(source, chosen.path)) is None:
-                raise
-            return _joined_files(shards, chosen)
+        if isinstance(source, str) and is_remote(source) and not _is_file(source):
+            try:
+                return _decoded(ZarrSource(source, chosen, looks_around=False), chosen)
+            except SourceNotFoundError:
+                if (shards := shards_on_server(source, chosen.path)) is not None:
+                    return _joined_files(shards, chosen)
+        return _decoded(_stored(source, chosen), chosen)
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError, argument
 from rankme_stream.sources.stores.file_pattern import is_pattern
 
 _LISTED = 12  # columns in a message
@@ -132,7 +132,7 @@ def chosen_columns(
         return lists
     if lists:
         raise SourceFormatError(
-            f"{uri} has several columns of lists of numbers: {_listed(lists)}; name one: '{uri}::{lists[0].name}'"
+            f"{uri} has several columns of lists of numbers: {_listed(lists)}; name one: {_naming(uri, lists[0].name)}"
         )
     features = [column for column in columns if column.name not in index]
     is_alike = all(one.dtype is not None and one.dtype == features[0].dtype for one in features)
@@ -141,7 +141,7 @@ def chosen_columns(
     if any(column.dtype is not None for column in features):
         raise SourceFormatError(
             f"{uri} has no column of lists of numbers, and its columns are not all numbers of one type: "
-            f"{_listed(features)}; name those that are features by a pattern, such as '{uri}::feature_*'"
+            f"{_listed(features)}; name those that are features by a pattern, such as {_naming(uri, 'feature_*')}"
         )
     raise SourceFormatError(f"{uri} has no column of numbers: {_listed(columns) or 'it has no columns'}")
 
@@ -153,6 +153,11 @@ def pandas_index(schema: Any) -> list[str]:
         return [name for name in found if isinstance(name, str)]
     except (KeyError, ValueError, TypeError, RecursionError):
         return []
+
+
+def _naming(uri: str, name: str) -> str:
+    """Return how a caller names a column: of a file behind its path, of a table in memory by its key."""
+    return argument("key", name) if uri.startswith("<") else f"'{uri}::{name}'"
 
 
 def _named(columns: Sequence[Column], name: str, uri: str) -> list[Column]:

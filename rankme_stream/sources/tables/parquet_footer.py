@@ -55,7 +55,7 @@ class Footer:
             head, _ = read_struct(content, until=2)
             self._elements: list[Struct] = head[2][1][1]
             self._leaves = _leaves(self._elements)
-        except (ThriftError, KeyError, TypeError, IndexError) as error:
+        except (ThriftError, AttributeError, KeyError, TypeError, IndexError) as error:
             raise CorruptChunkError(f"{self.uri} has a damaged footer ({error}): copy or write it again") from error
         self.digest = blake2b(content, digest_size=16).digest()
         whole = MAGIC + content + len(content).to_bytes(4, "little") + MAGIC
