@@ -153,7 +153,7 @@ def _refuse_layout(options: ArrayOptions, place: str) -> None:
     for name, value in (("width", options.width), ("offset", options.offset)):
         if value is not None:
             raise UsageError(
-                f"{argument(name)} is for files of numbers without a header, whose names end in .bin, .raw or the like; "
+                f"{argument(name)} is for files of numbers without a header, whose names end in .bin or the like; "
                 f"{without_secrets(place)} is none of them: leave it out"
             )
 
