@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.array_options import ArrayOptions
@@ -37,7 +37,8 @@ class Format(NamedTuple):
     endings
         Endings of names, in lower case.
     module
-        Module with the function ``open_rows``; it is imported when a file of the format is opened.
+        Module with the function ``open_rows``, and ``open_labels`` if it has columns; it is imported when a file of the
+        format is opened.
     extra
         Extra of this package that installs its reader; None where none is needed.
     magic
@@ -63,15 +64,37 @@ class Format(NamedTuple):
         SourceError, StorageError, UsageError
             As the module of the format.
         """
+        opener = cast(Opener, self._module(file).open_rows)
+        return opener(file, inside, options, is_scales=is_scales)
+
+    def open_labels(self, file: StoredFile, inside: str) -> Any:
+        """Open the labels in a column of a table, one for each row; ``inside`` is its name.
+
+        Raises
+        ------
+        SourceFormatError
+            If the format has no columns of labels.
+        SourceError, StorageError
+            As ``open``.
+        """
+        module = self._module(file)
+        if not hasattr(module, "open_labels"):
+            raise SourceFormatError(
+                f"{file.uri} is {self.name}, in which no labels are read: store them in a table, a CSV file or an .npy "
+                "file"
+            )
+        return module.open_labels(file, inside)
+
+    def _module(self, file: StoredFile) -> Any:
+        """Return the module of the format; name what installs its reader."""
         try:
-            opener = cast(Opener, import_module(self.module).open_rows)
+            return import_module(self.module)
         except ImportError as error:
             if self.extra is None:
                 raise
             raise SourceFormatError(
                 f"{file.uri} is {self.name}, and its reader is not installed: pip install 'rankme-stream[{self.extra}]'"
             ) from error
-        return opener(file, inside, options, is_scales=is_scales)
 
 
 _HERE = "rankme_stream.sources"

@@ -16,7 +16,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
-from rankme_stream.sources.memory.library_objects import READ, is_object_of_rows, is_samples, rows_in_memory
+from rankme_stream.sources.memory.library_objects import READ, address_of, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
@@ -74,6 +74,9 @@ def open_source(source: object, **options: Any) -> Source:
                 if (shards := shards_on_server(source, chosen.path)) is not None:
                     return _joined_files(shards, chosen)
         return _decoded(_stored(source, chosen), chosen)
+    if (address := address_of(source)) is not None and _is_hdf5(address):
+        _refuse_key(chosen)  # its chunks are read side by side, and its attributes are applied
+        return open_source(address, **options)
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
@@ -84,6 +87,12 @@ def _is_file(source: object) -> bool:
     """Return whether a source is named like a file of a format, in which a name is no pattern."""
     text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     return isinstance(text, str) and format_of(split_address(text)[0]) is not None
+
+
+def _is_hdf5(address: str) -> bool:
+    """Return whether an address names an HDF5 file by its ending."""
+    found = format_of(split_address(address)[0])
+    return found is not None and found.name == "HDF5"
 
 
 def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None = None) -> StoredArray:
