@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, cast
@@ -60,6 +61,15 @@ def rows_in_memory(thing: object, options: ArrayOptions) -> Source | None:
         return ArraySource(thing, features_axis=options.features_axis)
     refuse_other_options(options, ())
     return thing if isinstance(thing, Source) else None
+
+
+def address_of(thing: Any) -> str | None:
+    """Return the address of a data set of h5py that is open to be read, in a file on this machine; None for others."""
+    if "h5py.Dataset" not in _type_names(thing) or thing.name is None or "::" in thing.name:
+        return None
+    file = thing.file
+    is_plain = file.mode == "r" and file.driver == "sec2" and isinstance(file.filename, str)
+    return f"{os.path.abspath(file.filename)}::{thing.name}" if is_plain and os.path.isfile(file.filename) else None
 
 
 def is_object_of_rows(thing: object) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.errors import SourceFormatError
+from rankme_stream.errors import SourceFormatError, UsageError
 from rankme_stream.sources import open_source
 
 h5py = pytest.importorskip("h5py")
@@ -49,3 +49,16 @@ def test_packed_numbers_and_virtual_data_sets_are_refused(file: Any) -> None:
     held.attrs["scale_factor"] = 0.5
     with pytest.raises(SourceFormatError, match="has the attribute scale_factor, which was not applied"):
         rs.measure(held)
+
+
+def test_a_file_open_to_be_read_is_read_by_its_path(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened.create_dataset("g/rows", data=ROWS, chunks=(50, 12)).attrs["scale_factor"] = np.float32(0.5)
+        opened.create_dataset("part", (300, 12), "f4", chunks=(100, 12))[:100] = ROWS[:100]
+    with h5py.File(tmp_path / "a.h5") as opened:
+        held = opened["g/rows"]
+        assert open_source(held).reopen() == f"{tmp_path}/a.h5::g/rows"
+        assert rs.measure(held).estimates == rs.measure(f"{tmp_path}/a.h5::g/rows").estimates
+        assert rs.measure(opened["part"], missing="skip").rows_read == 100
+        with pytest.raises(UsageError, match="key is for an object in memory"):
+            rs.measure(held, key="a")

@@ -94,3 +94,16 @@ def test_what_is_not_clear_is_refused(made: Any, options: Any, error: type[RankM
 def test_options_of_stored_arrays_are_refused() -> None:
     with pytest.raises(UsageError, match="offset is for an array that is stored"):
         open_source(LISTS, offset=4)
+
+
+def test_labels_of_columns_may_be_null() -> None:
+    kinds = [number % 3 for number in range(300)]
+    wanted = rs.measure(ROWS, groups=np.array(kinds)).groups
+    for labels in (pa.array(kinds), pa.chunked_array([pa.array(kinds)]), pa.array(map(str, kinds)).dictionary_encode()):
+        assert rs.measure(ROWS, groups=labels).groups.keys() == wanted.keys()
+    for labels in (
+        pa.array([None if kind == 2 else kind for kind in kinds]),
+        pa.array([None if kind == 2 else str(kind) for kind in kinds]).dictionary_encode(),
+    ):
+        found = rs.measure(ROWS, groups=labels).groups
+        assert {name: one["rankme"] for name, one in found.items()} == {name: wanted[name]["rankme"] for name in "01"}
