@@ -20,7 +20,7 @@ Read = Callable[[int, int], bytes]  # of an offset and a length; fewer bytes whe
 Key = tuple[int, ...]
 _NODE = struct.Struct("<4sBBH16x")
 _READ_AHEAD = 64  # entries of a node, which has as many unless the file says otherwise
-_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # of the file, in the superblock by its version
+_BASE_AND_END_AT = {0: (24, 40), 1: (28, 44), 2: (12, 28), 3: (12, 28)}  # addresses in the superblock, by its version
 _CONTINUATION, _LAYOUT = 0x10, 0x08
 _MOST_BLOCKS = 1024  # of an object header
 _DAMAGED = "has a damaged index of chunks: copy or write it again"
@@ -31,8 +31,10 @@ def end_of_file(file: Any, read: Read, n_bytes: int) -> int:
     if file.userblock_size:
         return n_bytes
     head = read(0, 64)
-    at = _END_AT.get(head[8], 0)
-    return min(n_bytes, int.from_bytes(head[at : at + 8], "little")) if at else n_bytes
+    if head[8] not in _BASE_AND_END_AT:
+        return n_bytes
+    base, end = (int.from_bytes(head[at : at + 8], "little") for at in _BASE_AND_END_AT[head[8]])
+    return min(n_bytes, end - base)
 
 
 def tree_address(dataset: Any, read: Read) -> int | None:
