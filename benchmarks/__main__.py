@@ -34,6 +34,7 @@ BENCHMARKS = {
     "hostile_results": "benchmarks.resilience.hostile_results",
     "hostile_options": "benchmarks.resilience.hostile_options",
     "memory_peaks": "benchmarks.resilience.memory_peaks",
+    "format_memory": "benchmarks.resilience.format_memory",
     "mutated": "benchmarks.resilience.mutated_files",
     "selection": "benchmarks.selection.study",
 }

@@ -200,7 +200,11 @@ def _read_arrow_file(path: Path) -> Rows:
     from pyarrow import ipc
 
     with pyarrow.memory_map(str(path)) as mapped:
-        return _of_column(ipc.open_file(mapped).read_all()[NAME])
+        return _of_column(ipc.open_file(mapped, options=_of_one_column(ipc)).read_all()[NAME])
+
+
+def _of_one_column(ipc: Any) -> Any:
+    return ipc.IpcReadOptions(included_fields=[1])
 
 
 def _write_arrow_stream(path: Path, rows: Rows) -> None:
@@ -216,7 +220,7 @@ def _read_arrow_stream(path: Path) -> Rows:
     from pyarrow import ipc
 
     with pyarrow.memory_map(str(path)) as mapped:
-        return _of_column(ipc.open_stream(mapped).read_all()[NAME])
+        return _of_column(ipc.open_stream(mapped, options=_of_one_column(ipc)).read_all()[NAME])
 
 
 def _write_feather(path: Path, rows: Rows) -> None:

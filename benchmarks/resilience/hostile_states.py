@@ -359,7 +359,7 @@ def main() -> int:
     experiment.parser.add_argument("--seed", type=int, default=0, help="seed of the files")
     seed = experiment.start().seed
     warnings.simplefilter("ignore")
-    n_batches, n_files, every = (1, 30, 15) if experiment.size == "quick" else (10, 500, 125)
+    n_batches, n_files, every = (1, 16, 16) if experiment.size == "quick" else (10, 500, 125)
     kinds = []
     for name, make in (("damaged", damaged), ("hostile", hostile), ("of other values", valued)):
         batches = [

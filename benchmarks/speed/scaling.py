@@ -67,10 +67,7 @@ def plan(quick: bool) -> Plan:
             types=[replace(small, dtype="bfloat16", name="bfloat16")],
             methods=_arithmetics(small)[-1:],
             workers=_workers(small, [1]),
-            layouts=[
-                replace(small, name="2,048 x 16", chunk_columns=16),
-                replace(small, name="512 rows in shards of 4,096", chunk_rows=2**9, shard_rows=2**12),
-            ],
+            layouts=[replace(small, name="512 x 16 in shards", chunk_rows=2**9, chunk_columns=16, shard_rows=2**12)],
             limit={"seconds": 0.005, "rounds": 1},
         )
     wide = Layout("wide", 400_000, 768)

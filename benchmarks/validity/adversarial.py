@@ -252,6 +252,6 @@ def main() -> int:
     minutes: dict[Size, str] = {"quick": "20 s", "default": "15 minutes"}
     experiment = Experiment("adversarial", __doc__, minutes)
     experiment.start()
-    sizes: dict[str, tuple[int, int, int, int]] = {"quick": (12, 2, 96, 20), "default": (2600, 8, 192, 300)}
+    sizes: dict[str, tuple[int, int, int, int]] = {"quick": (6, 2, 96, 8), "default": (2600, 8, 192, 300)}
     result = experiment.finish(measured(experiment, *sizes[experiment.size]), markdown)
     return int(any(one["failures"] for one in result["tried"].values()))

@@ -67,7 +67,7 @@ def cli(ctx: click.Context) -> None:
 @click.option("--verbose", is_flag=True, help="Print the plan on stderr before the pass.")
 @click.pass_obj
 def score(check: Check | None, /, sources: tuple[str, ...], json_file: str | None, **options: Any) -> None:
-    """Score each SOURCE: a zarr array (store.zarr::group/array) or an .npy file; or a pattern of them, as one dump."""
+    """Score each SOURCE: a zarr array, a file (file.parquet::column), or a folder or pattern of them as one dump."""
     if worst := score_sources(check, sources, json_file, options):
         raise click.exceptions.Exit(worst)
 
@@ -312,20 +312,23 @@ def _print_comparison(comparison: Comparison, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", metavar="SOURCE")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("dest", metavar="DEST.zarr")
+@shared.concat_option
 @shared.copy_options
 @shared.array_options
 @shared.json_option
 @shared.quiet_option
 @click.pass_obj
 def convert(
-    check: Check | None, /, source: str, dest: str, json_file: str | None, quiet: bool, debug: bool, **options: Any
-) -> None:
+    check: Check | None, /, sources: tuple[str, ...], dest: str, concat: bool, json_file: str | None, quiet: bool,
+    debug: bool, **options: Any,
+) -> None:  # fmt: skip
     """Copy SOURCE once into a zarr array that is fast to read; go on after an interruption."""
     from rankme_stream.measuring.copying.convert import convert as copy_rows
 
-    check_json(json_file, (source, dest))
+    check_json(json_file, (*sources, dest))
+    source = one_source(sources, concat)
     array = shared.taken(options, shared.ARRAY_OPTIONS)
     with console.Reporter(quiet, check) as progress:
         copied = copy_rows(opened(source, array), dest, progress=progress, **options)

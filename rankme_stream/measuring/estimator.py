@@ -31,7 +31,7 @@ from rankme_stream.passes.planning.plan import make_plan
 from rankme_stream.passes.planning.workload import CardLimits, RowLayout, Workload
 from rankme_stream.passes.state.merge_tree import MergeTree
 from rankme_stream.passes.state.partial_result import PartialResult, accumulator_of
-from rankme_stream.sources import ArraySource
+from rankme_stream.sources import ArraySource, Source, is_object_of_rows, open_source, read_values
 from rankme_stream.spectra.estimates import METRICS, Estimate, estimate_all
 from rankme_stream.spectra.spectrum import Spectrum
 
@@ -42,7 +42,7 @@ _Seen = Accumulator | RowsInMemory
 
 
 class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
-    """RankMe of rows in memory, batch by batch.
+    """RankMe of rows in memory, batch by batch: arrays and frames, and what else ``rs.open_source`` takes of libraries.
 
     Parameters
     ----------
@@ -96,6 +96,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         """Add more rows, shape ``(n, D)``, to the fit."""
         is_first = not hasattr(self, "_seen")
         with self._unchanged_if_refused():
+            X = _opened(X)
             rows = self._validated(X, reset=is_first)
             if is_first:
                 with blas_threads.threads(1, "rankme-check") as pool:
@@ -137,6 +138,7 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
     def score(self, X: Any, y: None = None) -> float:
         """Return RankMe of other rows, shape ``(n, D)``; the estimator must be fitted to rows of the same width."""
         check_is_fitted(self, "rankme_")
+        X = _opened(X)
         rows = self._validated(X, reset=False)
         found = self._with_rows(self._nothing(rows.device), rows)
         return _value(_estimates(found, _unit_roundoff(X, rows))[1]["rankme"])
@@ -152,7 +154,10 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
                     f"X has {rows.shape[1]} features, and the estimator was fitted to {self.n_features_in_}"
                 )
             return rows
-        values = on_host(X) if is_array(X) and not isinstance(X, np.ndarray) else X
+        if isinstance(X, Source):
+            values: Any = read_values(X, 0, X.shape[0])
+        else:
+            values = on_host(X) if is_array(X) and not isinstance(X, np.ndarray) else X
         checked: FloatArray = validate_data(self, values, dtype=np.float64, order="C", reset=reset)
         if getattr(getattr(values, "dtype", None), "kind", "") in "iu" and np.abs(checked).max() > 2.0**53:
             raise MagnitudeError("X holds integers beyond 2^53, which float64 cannot hold exactly: convert them")
@@ -220,12 +225,19 @@ def _estimates(seen: _Seen, unit_roundoff: float) -> tuple[Spectrum, dict[str, E
         return spectrum, widened(estimator, METRICS, exact, lambda spread, one: spread.widen(one, 0.0, _CONFIDENCE))
 
 
+def _opened(X: Any) -> Any:
+    """Return rows that a library holds as a source; frames, which scikit-learn takes, and all else as they are."""
+    return open_source(X) if is_object_of_rows(X) and type(X).__name__ != "DataFrame" else X
+
+
 def _value(estimate: Estimate) -> float:
     return float("nan") if estimate.value is None else float(estimate.value)
 
 
 def _unit_roundoff(X: Any, rows: ArraySource) -> float:
     """Return the unit roundoff of the type of the rows; that of float64 if the type is not known."""
+    if isinstance(X, Source):
+        return X.stored.unit_roundoff
     if rows.device is not HOST or (is_array(X) and not isinstance(X, np.ndarray)):
         return ArraySource(X, "X").stored.unit_roundoff
     dtype = getattr(X, "dtype", None)

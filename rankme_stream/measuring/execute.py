@@ -64,15 +64,7 @@ class Execution:
     rules: Rules = DEFAULT_RULES
 
 
-_DESCRIBED = (
-    "uri",
-    "n_rows",
-    "n_features",
-    "dtype",
-    "decoding",
-    "parts",
-    "remarks",
-)  # earlier versions wrote no decoding
+_DESCRIBED = ("uri", "n_rows", "n_features", "dtype", "decoding", "parts", "remarks")  # some where they are known
 
 
 def execute(source: Any, request: Request, progress: Report | None) -> Execution:

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from hashlib import blake2b
 from itertools import accumulate, pairwise
@@ -19,9 +20,10 @@ from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.storage import Storage, own_storage, storage_of
+from rankme_stream.sources.storage import Storage, is_remote, own_storage, storage_of
 from rankme_stream.sources.stored_sizes import StoredSizes, stored_sizes
 
+_ASKED_AT_ONCE = 32  # parts on servers, for their fingerprints
 _ODD_SHARE = 0.1  # of the parts: with more, lengths just vary
 _NAMED_ODD = 5
 _NUMBER = re.compile(r"(\d+)")
@@ -168,9 +170,18 @@ class ConcatSource:
 
         So a part that changed, grew, came or went changes it, unless all that is new lies behind these rows.
         """
-        digest = blake2b(digest_size=16)
-        for source, _, low, high in self._pieces(start, stop):
-            digest.update(f"{low} {high} {source.fingerprint(low, high)}\n".encode())
+        pieces, digest = list(self._pieces(start, stop)), blake2b(digest_size=16)
+
+        def hash_of(piece: tuple[Source, int, int, int]) -> str:
+            source, _, low, high = piece
+            return f"{low} {high} {source.fingerprint(low, high)}\n"
+
+        if len(pieces) > 1 and is_remote(self._sources[0]):
+            with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+                found = list(pool.map(hash_of, pieces))
+        else:
+            found = [hash_of(piece) for piece in pieces]
+        digest.update("".join(found).encode())
         return digest.hexdigest()
 
     def stored_sizes(self, start: int, stop: int) -> list[StoredSizes]:

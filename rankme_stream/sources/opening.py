@@ -16,11 +16,12 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
-from rankme_stream.sources.memory.library_objects import READ, is_object_of_rows, is_samples, rows_in_memory
+from rankme_stream.sources.memory.library_objects import READ, address_of, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.stores.folder_listing import is_remote
+from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
@@ -66,12 +67,16 @@ def open_source(source: object, **options: Any) -> Source:
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
         _refuse_key(chosen)
-        try:
-            return _decoded(_stored(source, chosen), chosen)
-        except SourceNotFoundError:
-            if (shards := shards_on_server(source, chosen.path)) is None:
-                raise
-            return _joined_files(shards, chosen)
+        if isinstance(source, str) and is_remote(source) and not _is_file(source):
+            try:
+                return _decoded(ZarrSource(source, chosen, looks_around=False), chosen)
+            except SourceNotFoundError:
+                if (shards := shards_on_server(source, chosen.path)) is not None:
+                    return _joined_files(shards, chosen)
+        return _decoded(_stored(source, chosen), chosen)
+    if (address := address_of(source)) is not None and _is_hdf5(address):
+        _refuse_key(chosen)  # its chunks are read side by side, and its attributes are applied
+        return open_source(address, **options)
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
@@ -84,13 +89,24 @@ def _is_file(source: object) -> bool:
     return isinstance(text, str) and format_of(split_address(text)[0]) is not None
 
 
+def _is_hdf5(address: str) -> bool:
+    """Return whether an address names an HDF5 file by its ending."""
+    found = format_of(split_address(address)[0])
+    return found is not None and found.name == "HDF5"
+
+
 def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None = None) -> StoredArray:
     """Return the array at an address, or of zarr; ``scaled`` as in `ZarrSource`, of an array of scales."""
     if isinstance(source, str | os.PathLike):
         location, inside = split_address(os.fspath(source))
-        if (found := format_at(location)) is not None:
+        found = format_at(location)
+        if found is None or not found.is_bare:
+            _refuse_layout(options, location)
+        if found is not None:
             inside = inside if options.path is None else options.path
             return found.open(stored_file(location), inside, options, is_scales=scaled is not None)
+    else:
+        _refuse_layout(options, "an array of zarr")
     return ZarrSource(source, options, scaled=scaled)
 
 
@@ -139,6 +155,16 @@ def _joined_files(shards: Shards, options: ArrayOptions) -> ConcatSource:
         return ConcatSource(map(opened, shards.addresses), shards.uri, shards.remarks)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         return ConcatSource(pool.map(opened, shards.addresses), shards.uri, shards.remarks)
+
+
+def _refuse_layout(options: ArrayOptions, place: str) -> None:
+    """Refuse what a caller says of the rows of a file that says it itself."""
+    for name, value in (("width", options.width), ("offset", options.offset)):
+        if value is not None:
+            raise UsageError(
+                f"{argument(name)} is for files of numbers without a header, whose names end in .bin or the like; "
+                f"{without_secrets(place)} is none of them: leave it out"
+            )
 
 
 def _refuse_key(options: ArrayOptions) -> None:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 from rankme_stream.errors import RankMeError, SourceFormatError, SourceNotFoundError, counted
@@ -24,6 +25,7 @@ from rankme_stream.sources.stores.remote_faults import without_secrets
 
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 _VARYING = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*|\d+")  # digests and numbers
+_NUMBER = re.compile(r"(\d+)")
 _INDEX = ".index.json"
 _NAMED = 5
 _FOLDERS_TRIED = 20
@@ -139,12 +141,15 @@ def _refuse_nested(folders: Sequence[str], location: str) -> None:
         return
     ending = _ending(next(iter(held.values()))[0].name)
     n_files = sum(_ending(file.name) == ending for files in held.values() for file in files)
-    first = f"'{_pattern(f'{location}/{next(iter(held))}', f'*{ending}')}' reads those of one as one dump"
-    every = f", and '{_pattern(location, f'*/*{ending}')}' all" if len(held) > 1 else ""
+    first = f"'{_pattern(f'{location}/{next(iter(held))}', f'*{ending}')}' reads"
+    if len(held) == 1:
+        remedy = f"{first} them as one dump"
+    else:
+        remedy = f"{first} those of one as one dump, and '{_pattern(location, f'*/*{ending}')}' all"
     where = f"its {'folders' if len(held) > 1 else 'folder'} {_listed(list(held))}"
     raise SourceFormatError(
         f"{without_secrets(location)} holds no files of rows, but {where}: {counted(n_files, f'{ending} file')}; "
-        f"{first}{every}"
+        f"{remedy}"
     )
 
 
@@ -168,19 +173,39 @@ def _refuse_mixture(files: Sequence[FoundFile], location: str) -> None:
 
 
 def _refuse_several_series(files: Sequence[FoundFile], location: str) -> None:
-    """Refuse files whose names differ in more than numbers: two embeddings of the same rows, say, or two splits."""
-    series: dict[str, int] = {}
-    for file in files:
-        name = _VARYING.sub("*", file.name)
-        series[name] = series.get(name, 0) + 1
+    """Refuse files whose names differ in more than one number: other embeddings of the same rows, say, or splits."""
+    names = [file.name for file in files]
+    series = list(dict.fromkeys(_VARYING.sub("*", glob.escape(name)) for name in names))
+    if len(series) == 1:
+        series = _grid_series(names) or series
     if len(series) > 1:
-        named = [f"'{_pattern(location, name)}'" for name in list(series)[:_NAMED]]
-        everything = _pattern(location, f"*{_ending(files[0].name)}")
+        named = ", ".join(f"'{_pattern(location, name)}'" for name in series[:_NAMED])
+        everything = _pattern(location, f"*{_ending(names[0])}")
         raise SourceFormatError(
             f"{without_secrets(location)} holds {len(series):,} series of names, which may be other embeddings of the "
-            f"same rows, or other splits: give {', '.join(named)}{' ...' if len(series) > _NAMED else ''}, or "
-            f"'{everything}' for all files as one dump"
+            f"same rows, or other splits: give {named}{' ...' if len(series) > _NAMED else ''}, or '{everything}' for "
+            "all files as one dump"
         )
+
+
+def _grid_series(names: Sequence[str]) -> list[str]:
+    """Return a pattern for each value of one number in names, where each occurs with each of the other numbers."""
+    split = [_NUMBER.split(name) for name in names]
+    if len({len(pieces) for pieces in split}) > 1:
+        return []
+    columns = [{*column} for column in zip(*split, strict=True)]
+    varying = [place for place, column in enumerate(columns) if len(column) > 1]
+    if len(varying) < 2 or prod(len(columns[place]) for place in varying) != len(names):
+        return []
+    kept = min(varying, key=lambda place: len(columns[place]))
+    return list(
+        dict.fromkeys(
+            "".join(
+                "*" if place in varying and place != kept else glob.escape(piece) for place, piece in enumerate(one)
+            )
+            for one in split
+        )
+    )
 
 
 def _ending(name: str) -> str:

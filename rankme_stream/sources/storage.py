@@ -68,6 +68,8 @@ def is_remote(source: Source) -> bool:
 
 
 def _format_by_name(source: Source) -> str:
+    if source.uri.startswith("<"):  # of an object in memory
+        return source.uri.strip("<>")
     ending = os.path.splitext(split_address(source.uri)[0].partition("?")[0])[1]
     if ending:
         return f"{ending} file"

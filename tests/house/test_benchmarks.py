@@ -29,6 +29,7 @@ NAMES = [
         "faulty_server", marks=pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp is not installed")
     ),
     "few_rows",
+    "format_memory",
     "formats",
     "packed_rows",
     "hostile_options",

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -199,3 +200,16 @@ def test_a_small_batch_on_a_card_takes_little_memory(on_toy):
     finally:
         tracemalloc.stop()
     assert peak < 3 * 2**20  # 80 kB for a square matrix, 50 for the rows
+
+
+def test_what_libraries_hold_is_fitted_as_the_array() -> None:
+    da = pytest.importorskip("dask.array")
+    rows = np.random.default_rng(3).standard_normal((400, 12)).astype(np.float32)
+    rows[rows < 0.2] = 0
+    wanted = rs.RankMe().fit(rows)
+    for made in (sparse.csr_matrix(rows), sparse.coo_array(rows), da.from_array(rows, chunks=(100, 5))):
+        found = rs.RankMe().fit(made)
+        assert (found.rankme_, found.interval_) == (wanted.rankme_, wanted.interval_)
+        assert rs.RankMe().partial_fit(made).partial_fit(made).score(made) == wanted.score(rows)
+    with pytest.raises(ValueError, match="NaN"):
+        rs.RankMe().fit(da.full((4, 3), np.nan))

@@ -147,6 +147,17 @@ def test_series_of_names_are_refused_with_the_patterns_that_would_do(tmp_path):
     assert [rs.open_source(pattern).shape[0] for pattern in patterns] == [901 + 99, 1000, 2000]
 
 
+def test_numbers_that_occur_each_with_each_are_series_too(tmp_path):
+    for layer in (6, 12):
+        write_shards(tmp_path, ROWS + layer, f"layer{layer}_part{{}}.npy", chaff=())
+    with pytest.raises(SourceFormatError, match="holds 2 series of names") as caught:
+        rs.open_source(tmp_path)
+    patterns = str(caught.value).split("give ")[1].split("'")[1::2]
+    assert [rs.open_source(pattern).shape[0] for pattern in patterns] == [1000, 1000, 2000]
+    os.remove(tmp_path / "layer12_part10.npy")
+    assert rs.open_source(tmp_path).shape[0] == 1899
+
+
 @pytest.mark.parametrize("names", [
     ["part-00000-of-00002.npy", "part-00001-of-00002.npy"],
     [f"part-0000{number}-3f2a9c10-77aa-4e11-9f00-0123456789ab-c000.npy" for number in (0, 1)],

@@ -50,7 +50,7 @@ def test_files_arrays_in_memory_and_parts_say_what_they_are(tmp_path):
     joined = storage_of(rs.open_source(str(tmp_path / "e_*.npy")))
     assert dict(joined.facts)["parts"] == "2 arrays of 10 to 1,000 rows, half of them at most 1,000"
     assert (joined.format, joined.n_bytes) == (".npy file", ROWS.nbytes + ROWS[:10].nbytes)
-    assert storage_of(rs.open_source(ROWS))[:3] == ("array in memory", (("order", "row by row"),), ROWS.nbytes)
+    assert storage_of(rs.open_source(ROWS))[:3] == ("array", (("order", "row by row"),), ROWS.nbytes)
 
 
 def test_scales_and_bits_are_said_with_the_rows_that_they_belong_to(tmp_path):

@@ -25,6 +25,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.engines.engine import Progress
 from rankme_stream.sources import is_blocks, open_source
 from rankme_stream.sources.address import split_address
+from rankme_stream.sources.stores.regular_file import reason
 from rankme_stream.sources.zarr.codecs.pack import Packed, crc32c, packed
 from rankme_stream.sources.zarr.writer import ArrayFormat, UnfinishedArray
 
@@ -161,9 +162,10 @@ def convert(
     in ``dest`` + ``.partial``; the same call goes on from there, but for a stream of blocks.
     """
     request = Request(rows=rows, workers=workers, memory_limit=memory_limit, key=key).check()
-    began, place = time.perf_counter(), _checked_place(source, os.fspath(dest))
+    began, place = time.perf_counter(), _checked_place(os.fspath(dest))
     with memory_errors_as_limits():
         feed = _feed(source, request)
+        _refuse_inside(place, feed)
         plan = plan_copy(feed, plain_format(feed), machine.limits(request.workers, request.memory_limit))
         with UnfinishedArray(place, is_kept=feed.is_stored) as array:
             origin = feed.origin()
@@ -192,22 +194,33 @@ def _feed(source: Any, request: Request) -> RowFeed:
     return StoredFeed(open_source(source, key=request.key), request)
 
 
-def _checked_place(source: Any, dest: str) -> Path:
-    """Return the folder of the copy; refuse one that exists, is none of this machine, or lies in the source."""
-    if "://" in dest or "::" in dest or not dest.rstrip("/").endswith(".zarr"):
+def _checked_place(dest: str) -> Path:
+    """Return the folder of the copy; refuse one that exists, or is none of this machine."""
+    place = Path(dest)
+    try:
+        is_free = place.suffix == ".zarr" and "::" not in dest and "://" not in dest
+        place.lstat()
+    except FileNotFoundError:
+        if is_free and place.parent.is_dir():
+            return place
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {reason(error)}") from None
+    except ValueError:  # a NUL, or half of a surrogate pair
+        is_free = False
+    if not is_free:
         raise UsageError(
             f"{dest!r} cannot be the copy: name a folder of this machine that ends in .zarr, such as copy.zarr"
         )
-    place = Path(dest)
-    if os.path.lexists(place):
-        raise UsageError(f"{place} exists, and a copy replaces nothing: give another name, or delete it")
     if not place.parent.is_dir():
         raise OutputError(f"{place} cannot be written: the folder {place.parent} does not exist")
-    if isinstance(source, str | os.PathLike):
-        folder = Path(split_address(str(os.fspath(source)))[0])
-        if folder.is_dir() and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):
-            raise UsageError(f"{place} lies in {folder}, which is read: give a folder outside")
-    return place
+    raise UsageError(f"{place} exists, and a copy replaces nothing: give another name, or delete it")
+
+
+def _refuse_inside(place: Path, feed: RowFeed) -> None:
+    """Refuse a copy in the folder that is copied."""
+    folder = split_address(feed.uri)[0]
+    if os.path.isdir(folder) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder)):
+        raise UsageError(f"{place} lies in {folder}, which is read: give a folder outside")
 
 
 def _begin(array: UnfinishedArray, feed: RowFeed, origin: dict[str, Any]) -> tuple[ArrayFormat, float | None]:

@@ -20,6 +20,7 @@ from rankme_stream.sources.stores.stored_file import OpenFile, StoredFile
 from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
 
 _BUFFER_BYTES = 8 * 2**20  # of values that lie feature by feature, or between other bytes
+_CACHED_BYTES = 2**20  # of rows between other bytes, which are copied from the cache where no server is waited for
 
 
 class DenseRows:
@@ -113,12 +114,14 @@ class DenseRows:
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
+        if stop <= start:
+            return out
         with self._file.opened() as file:
             if self._after > 1:
                 self._read_columns(file, start, stop, out)
             elif self._layout.between:
                 self._read_apart(file, start, stop, out)
-            elif stop > start:
+            else:
                 file.read_into(out, self._layout.offset + start * self._row_bytes, _rows(start, stop))
         if self._swaps:
             out.byteswap(inplace=True)
@@ -131,7 +134,7 @@ class DenseRows:
         if self._after > 1:
             extra = max(_BUFFER_BYTES, n_rows * itemsize)
         elif self._layout.between:
-            extra = 2 * max(_BUFFER_BYTES, self._row_bytes + self._layout.between)
+            extra = max(_BUFFER_BYTES, self._row_bytes)
         return n_rows * self._row_bytes + extra + self._file.read_memory(extra or n_rows * self._row_bytes)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -203,22 +206,25 @@ class DenseRows:
     def _read_apart(self, file: OpenFile, start: int, stop: int, out: Array) -> None:
         """Read rows with other bytes between them, and leave those out."""
         step, mark = self._row_bytes + self._layout.between, self._layout.mark
-        at_once = max(1, _BUFFER_BYTES // step)
-        buffer = np.empty(min(at_once, stop - start) * step, np.uint8)
+        at_once = max(1, (_BUFFER_BYTES if self._file.is_remote else _CACHED_BYTES) // step)
+        buffer = np.empty(min(at_once, stop - start) * step - self._layout.between + len(mark), np.uint8)
         for low in range(start, stop, at_once):
             high = min(stop, low + at_once)
             held = buffer[: (high - low) * step - self._layout.between + len(mark)]
             file.read_into(held, self._layout.offset + low * step - len(mark), _rows(low, high))
-            shape, strides = (high - low, len(mark) + self._row_bytes), (step, 1)
-            rows = np.lib.stride_tricks.as_strided(held, shape, strides, writeable=False)
-            wrong = (rows[:, : len(mark)] != np.frombuffer(mark, np.uint8)).any(axis=1)
-            if wrong.any():
-                first = low + int(np.argmax(wrong))
-                raise CorruptChunkError(
-                    f"row {first:,} of {self.uri} begins with {rows[first - low, : len(mark)].tobytes()!r} and row 0 "
-                    f"with {mark!r}: rows of different widths, or a damaged file; write it again"
-                )
-            out[low - start : high - start].view(np.uint8)[...] = rows[:, len(mark) :]
+            if mark:
+                marks = np.ndarray((high - low,), f"u{len(mark)}", held, 0, (step,))
+                wrong = marks != np.frombuffer(mark, marks.dtype)
+                if wrong.any():
+                    raise self._other_mark(low + int(np.argmax(wrong)))
+            rows = np.ndarray((high - low, self._row_bytes), np.uint8, held, len(mark), (step, 1))
+            out[low - start : high - start].view(np.uint8)[...] = rows
+
+    def _other_mark(self, row: int) -> CorruptChunkError:
+        return CorruptChunkError(
+            f"row {row:,} of {self.uri} is not as wide as the first, by what stands before it: a damaged file, or rows "
+            "of different widths, which are not read"
+        )
 
 
 def _rows(start: int, stop: int) -> str:

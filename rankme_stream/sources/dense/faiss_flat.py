@@ -32,6 +32,10 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     refuse_name(inside, options, file.uri)
     with file.opened() as opened:
         layout = layout_of(opened.read(0, HEADER_BYTES), opened.n_bytes, file.uri)
+        end = layout.offset + layout.n_bytes
+        n_ids = int.from_bytes(opened.read(end, _SIZE), "little")
+        if end < opened.n_bytes and n_ids != layout.shape[0]:
+            raise CorruptChunkError(f"{file.uri} maps {n_ids:,} ids to {layout.shape[0]:,} rows: write it again")
     return DenseRows(file, layout, options, is_scales=is_scales)
 
 

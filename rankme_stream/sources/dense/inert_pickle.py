@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LARGEST_PICKLE = 16 * 2**20  # bytes
-_MOST_STEPS = 1_000_000  # each may make an object of 56 bytes or more
+_MOST_STEPS = 500_000  # each may make an object of 100 bytes and more
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {

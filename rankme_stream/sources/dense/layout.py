@@ -28,7 +28,7 @@ class DenseLayout:
     between
         Bytes between the end of a row and the next, of an array of two axes in C order.
     mark
-        Bytes that stand right before each row, the first too; empty where they are of no meaning.
+        Two, four or eight bytes that stand right before each row, the first too; empty where they are of no meaning.
     type_name
         Name of the type, where numpy has none (``bfloat16``), or ``dtype`` holds its bits.
     codecs

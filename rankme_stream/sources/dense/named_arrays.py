@@ -13,7 +13,10 @@ from rankme_stream.sources.dense.layout import DenseLayout
 
 _LISTED = 8
 _LONGEST_NAME = 120  # in messages
-_SCALES = re.compile(r"(?<![a-z])(scales?|scaling|scale_?factors?|absmax|zero_?points?|zeros)(?![a-z])", re.IGNORECASE)
+_SCALES = re.compile(
+    r"(?<![a-z])q?(scales?|scaling|scale_?factors?|absmax|zero_?points?|zeros|codebooks?|centroids|quant_?(map|state))(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 class NamedArray(NamedTuple):
@@ -90,14 +93,14 @@ def layout_of_chosen(arrays: Mapping[str, NamedArray], name: str, uri: str) -> D
 
 
 def refuse_unscaled(name: str, names: Iterable[str], layout: DenseLayout, options: ArrayOptions, uri: str) -> None:
-    """Refuse 8-bit and 16-bit codes beside an array that looks like their scales, unless the caller says what they are.
+    """Refuse integers and 8-bit floats beside what looks like their scales, unless the caller says what they are.
 
     Raises
     ------
     SourceFormatError
         If such an array has a name in the same group of names, parted by full stops.
     """
-    is_code = layout.dtype.kind in "iu" and layout.dtype.itemsize <= 2 and layout.type_name != "bfloat16"
+    is_code = layout.dtype.kind in "iu" and layout.type_name != "bfloat16"
     if not is_code or options.scales is not None or options.decode is not None:
         return
     group, _, last = name.rpartition(".")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rankme_stream.errors import CorruptChunkError, SourceFormatError
 from rankme_stream.sources.stores.stored_file import OpenFile
 
-LARGEST_DIRECTORY = 8 * 2**20  # bytes: about 100,000 members
+LARGEST_DIRECTORY = 4 * 2**20  # bytes: about 50,000 members
 _END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 2**16 - 1

@@ -97,11 +97,11 @@ class ArraySource:
         return 0
 
     def storage(self) -> Storage:
-        """Return that it is an array in memory, its size and the order of its values."""
+        """Return that it is an array, its size and the order of its values."""
         itemsize, order = self.stored.dtype.itemsize, "row by row" if self.is_view else "copied when read"
         where = "in this process" if self.device is HOST else f"on {self.device.name}"
         n_bytes = self.shape[0] * self.shape[1] * itemsize
-        return Storage("array in memory", (("order", order),), n_bytes, where=where)
+        return Storage("array", (("order", order),), n_bytes, where=where)
 
     def reopen(self) -> None:
         """Return None: the rows live in this process."""

@@ -16,7 +16,7 @@ from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.sources.array_options import ArrayOptions
 from rankme_stream.sources.memory.array import ArraySource
 from rankme_stream.sources.memory.item_members import member_of, refuse_key
-from rankme_stream.sources.memory.library_objects import is_object_of_rows, is_samples, rows_in_memory, samples_of
+from rankme_stream.sources.memory.library_objects import blocks_of, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.source import Source
 
 _PIECE_BYTES = 8 * 2**20
@@ -78,7 +78,7 @@ class BlockStream:
         self.n_rows = self.n_features = 0
         self._rest: Any = None
         self._first: Adopted | None = None  # possibly a block without rows
-        self._blocks = self._checked(samples_of(blocks) if self._are_samples else blocks)
+        self._blocks = self._checked(blocks_of(blocks))
         self._rest = next(self._blocks, None)
         if self._rest is None:
             raise SourceFormatError(f"{uri} holds no row")
@@ -144,7 +144,7 @@ class BlockStream:
             refuse_key(key, uri)
             yield registry.adopted(block, uri)
             return
-        if 0 in block.shape[:1]:
+        if _is_empty(block):
             return
         source = rows_in_memory(block, ArrayOptions(key=key))
         assert source is not None
@@ -172,6 +172,12 @@ class BlockStream:
         start = self.n_rows
         self.n_rows += filled
         return Window(self._like_first(rows[:filled, :]), start, self.uri)
+
+
+def _is_empty(block: Any) -> bool:
+    """Return whether an object of a library has no rows."""
+    shape = getattr(block, "shape", None)
+    return (len(block) if shape is None else shape[0] if shape else 1) == 0
 
 
 def _cuts(source: Source) -> Iterator[tuple[int, int]]:

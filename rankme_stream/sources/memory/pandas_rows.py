@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 
@@ -69,6 +70,9 @@ def open_rows(thing: Any, options: ArrayOptions) -> Source:
 
 def _column(column: Any, options: ArrayOptions, uri: str) -> Source:
     """Open the rows that the elements of a column are."""
+    if hasattr(column.dtype, "pyarrow_dtype") and column.dtype.kind == "O":
+        open_arrow = import_module("rankme_stream.sources.tables.held_tables").open_rows
+        return cast(Source, open_arrow(column, options))
     if column.dtype.kind != "O":
         raise SourceFormatError(
             f"{uri} has shape {column.shape} and holds {column.dtype}; elements that are rows are needed: give the "

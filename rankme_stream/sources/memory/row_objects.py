@@ -79,7 +79,7 @@ class RowObjects:
             found = np.array(row, np.float64)
         elif found.dtype.kind not in "iuf":
             raise self._no_numbers(number)
-        if found.dtype.kind in "iu" and found.size and np.abs(found.astype(np.float64)).max() > EXACT_INTEGER:
+        if found.dtype.kind in "iu" and ((found > EXACT_INTEGER) | (found < -EXACT_INTEGER)).any():
             raise MagnitudeError(
                 f"{self.uri}: row {number:,} holds integers beyond 2^53, which float64 cannot hold exactly"
             )

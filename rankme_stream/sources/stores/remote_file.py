@@ -18,6 +18,7 @@ from rankme_stream.errors import CorruptChunkError, SourceChangedError, SourceFo
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.stores.attempts import Attempts
 from rankme_stream.sources.stores.descriptions import stamp_of
+from rankme_stream.sources.stores.obstore_requests import obstore_getter
 from rankme_stream.sources.stores.remote_faults import AnswerError, without_secrets
 from rankme_stream.sources.stores.remote_requests import Answer, get_by_http, get_by_s3
 from rankme_stream.sources.stores.store_urls import file_system, install_message
@@ -95,6 +96,8 @@ class _OpenRemoteFile:
             raise SourceNotFoundError(f"there is no file {uri}: check the address")
         self._beginning, self._version = bytes(first.body), first.version
         self.n_bytes = len(first.body) if first.n_bytes is None else first.n_bytes
+        if hasattr(fs, "_call_s3"):
+            self._get = sync(obstore_getter(fs, path, first)) or self._get
 
     def stamp(self) -> str:
         """Return length and version now."""

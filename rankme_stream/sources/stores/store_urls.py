@@ -64,6 +64,12 @@ def file_system(url: str) -> tuple[Any, str]:
 
     async def request() -> tuple[Any, str] | ImportError:
         try:
+            if len(protocols) == 1 and protocols[0] in (
+                *_HTTP,
+                *_S3,
+            ):  # fsspec keeps one for each thread: all share one
+                opened: tuple[Any, str] = url_to_fs(url, asynchronous=True, **options)
+                return opened
             return await asyncio.to_thread(url_to_fs, url, asynchronous=True, **options)
         except ImportError as error:
             return error

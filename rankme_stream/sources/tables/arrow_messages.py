@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from rankme_stream.errors import CorruptChunkError, SourceFormatError
+from rankme_stream.errors import CorruptChunkError, RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.stores.stored_file import OpenFile
 from rankme_stream.sources.tables.flatbuffer import FlatbufferError, FlatTable
@@ -18,6 +19,7 @@ _BEGINNING_BYTES = 2**10  # read at once: the description of most messages
 _LARGEST = 2**26  # bytes of a description
 _MOST_ROWS = 2**40
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+_DICTIONARIES, _BATCHES = 2, 3  # fields of a footer
 _CODECS = ("lz4", "zstd")
 
 
@@ -71,16 +73,24 @@ def read_schema(file: OpenFile, uri: str) -> Any:
         raise SourceFormatError(f"{uri} is no Arrow file or stream, whatever its name: it does not begin with a schema")
     if message.header.number(0, "h"):
         raise SourceFormatError(f"{uri} holds numbers of the other byte order, which is not read: write it again")
-    try:
-        return pa.ipc.read_schema(pa.BufferReader(message.content))
-    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
-        raise CorruptChunkError(f"{uri} has a schema that cannot be read: {' '.join(str(error).split())}") from error
+    with _verified(uri):
+        schema = pa.ipc.read_schema(pa.BufferReader(message.content))
+        _decode_names(schema)
+        if not _is_file(file):
+            return schema
+        footer = _footer(file, uri)
+        whole = MAGIC + bytes(2) + footer + len(footer).to_bytes(4, "little") + MAGIC
+        described = FlatTable(footer).table(1)  # with its own byte order
+        is_same = pa.ipc.open_file(pa.BufferReader(whole)).schema.equals(schema)
+        if is_same and described is not None and not described.number(0, "h"):
+            return schema
+    raise _damaged(uri, "its first message and its footer describe different columns")
 
 
 def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
     """Yield the batches of rows, in order; raises as ``read_schema``."""
     places = _places_of_file(file, uri) if _is_file(file) else None
-    for message in _messages(file, uri) if places is None else (_message(file, at, uri) for at in places):
+    for message in _messages(file, uri) if places is None else (_message_in(file, at, uri) for at in places):
         if message is None:
             raise _damaged(uri, "a batch is missing")
         if message.kind == _BATCH:
@@ -89,22 +99,89 @@ def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
             raise _damaged(uri, f"a message of kind {message.kind} stands where a batch is expected")
 
 
+def dictionary(file: OpenFile, uri: str, path: tuple[int, ...]) -> Batch:
+    """Return the values of a column that is stored as numbers of values, as a batch of one field.
+
+    Parameters
+    ----------
+    path
+        Number of the column, and of the fields of structures in it.
+
+    Raises
+    ------
+    SourceFormatError
+        If they are written in several pieces.
+    CorruptChunkError
+        If they are not there.
+    """
+    schema = _message(file, 8 if _is_file(file) else 0, uri)
+    try:
+        assert schema is not None  # which was read before
+        fields = schema.header.tables(1)
+        for number in path[:-1]:
+            fields = fields[number].tables(5)
+        encoding = fields[path[-1]].table(4)
+        number = 0 if encoding is None else encoding.number(0, "q")
+        places = _places_of_file(file, uri, _DICTIONARIES) if _is_file(file) else None
+        messages = _messages(file, uri) if places is None else (_message_in(file, at, uri) for at in places)
+        found = [one for one in messages if one and one.kind == _DICTIONARY and one.header.number(0, "q") == number]
+        inner = found[0].header.table(1) if found else None
+    except (FlatbufferError, IndexError) as error:
+        raise _damaged(uri, str(error)) from error
+    if inner is None:
+        raise _damaged(uri, "the values of a dictionary are missing")
+    if len(found) > 1:
+        raise SourceFormatError(f"{uri} writes the values of a dictionary in several pieces: write it in one batch")
+    return _batch(found[0]._replace(header=inner), uri)
+
+
 def _is_file(file: OpenFile) -> bool:
     return file.read(0, len(MAGIC)) == MAGIC
 
 
-def _places_of_file(file: OpenFile, uri: str) -> list[int]:
-    """Return the offsets of the batches that the footer of a file lists."""
+def _footer(file: OpenFile, uri: str) -> bytes:
     tail = file.read(max(0, file.n_bytes - 10), 10)
     length = int.from_bytes(tail[:4], "little", signed=True)
     start = file.n_bytes - 10 - length
     if tail[4:] != MAGIC or not 0 < length <= _LARGEST or start < 8:
         raise CorruptChunkError(f"{uri} does not end as an Arrow file does: it is cut; copy or write it again")
+    return file.read(start, length)
+
+
+def _places_of_file(file: OpenFile, uri: str, field: int = _BATCHES) -> list[tuple[int, int, int]]:
+    """Return offset, and bytes of description and body, of the messages that a field of the footer of a file lists."""
     try:
-        blocks = FlatTable(file.read(start, length)).numbers(3, 3)
+        blocks = FlatTable(_footer(file, uri)).numbers(field, 3)
     except FlatbufferError as error:
         raise _damaged(uri, str(error)) from error
-    return [int(at) for at in blocks[:, 0]]
+    return [(at, described & 0xFFFFFFFF, body) for at, described, body in blocks.tolist()]
+
+
+def _message_in(file: OpenFile, place: tuple[int, int, int], uri: str) -> _Message | None:
+    """Return the message at a place that the footer lists; refuse one of other lengths."""
+    at, described, body = place
+    message = _message(file, at, uri)
+    if message is not None and (at % 8 or (message.body - at, message.stop - message.body) != (described, body)):
+        raise _damaged(uri, f"the batch at byte {at:,} is not as long as the footer says")
+    return message
+
+
+def _decode_names(fields: Any) -> None:
+    """Decode the names of fields and of those in them, which raises ValueError where one is no text."""
+    for field in fields:
+        _ = field.name
+        _decode_names(field.type.field(number) for number in range(field.type.num_fields))
+
+
+@contextmanager
+def _verified(uri: str) -> Iterator[None]:
+    """Raise errors of pyarrow, which verifies what it reads, as ours."""
+    try:
+        yield
+    except RankMeError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise _damaged(uri, f"pyarrow refuses it ({' '.join(str(error).split())})") from error
 
 
 def _messages(file: OpenFile, uri: str) -> Iterator[_Message]:
@@ -133,13 +210,18 @@ def _message(file: OpenFile, at: int, uri: str) -> _Message | None:
     content = beginning[: 8 + length] if 8 + length <= len(beginning) else file.read(at, 8 + length)
     try:
         found = FlatTable(content[8:])
-        header, n_bytes = found.table(2), found.number(3, "q")
+        header, n_bytes, stated = found.table(2), found.number(3, "q"), found.place(3)
         kind = found.number(1, "B")
     except FlatbufferError as error:
         raise _damaged(uri, f"the description at byte {at:,} is none ({error})") from error
     body = at + 8 + length
     if header is None or not 0 <= n_bytes <= file.n_bytes - body:
         raise _damaged(uri, f"the message at byte {at:,} states {n_bytes:,} bytes")
+    alone = bytearray(content)
+    if stated is not None:
+        alone[8 + stated : 16 + stated] = bytes(8)  # a body of no bytes
+    with _verified(uri):
+        pa.ipc.read_message(pa.BufferReader(alone))
     return _Message(kind, header, content, body, body + n_bytes)
 
 
@@ -153,6 +235,8 @@ def _batch(message: _Message, uri: str) -> Batch:
     except (FlatbufferError, IndexError) as error:
         raise _damaged(uri, f"the batch at byte {message.body:,} is none ({error})") from error
     size = message.stop - message.body
+    if not len(nodes):
+        raise _damaged(uri, f"the batch at byte {message.body:,} has no columns")
     if not 0 <= n_rows <= _MOST_ROWS or (nodes > _MOST_ROWS).any() or (nodes[:, 0] < 0).any():
         raise _damaged(uri, f"the batch at byte {message.body:,} states {n_rows:,} rows")
     if (buffers < 0).any() or (buffers > size).any() or (buffers.sum(axis=1) > size).any() or (n_views < 0).any():

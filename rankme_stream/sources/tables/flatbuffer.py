@@ -37,17 +37,26 @@ class FlatTable:
 
     def number(self, field: int, kind: str) -> int:
         """Return a number; ``kind`` as in ``struct``."""
-        at = self._place(field)
+        at = self.place(field)
         return 0 if at is None else self._unpack(f"<{kind}", at)
 
     def table(self, field: int) -> FlatTable | None:
         """Return a table."""
-        at = self._place(field)
+        at = self.place(field)
         return None if at is None else FlatTable(self._data, at + self._unpack("<I", at))
+
+    def tables(self, field: int) -> list[FlatTable]:
+        """Return a vector of tables."""
+        at = self.place(field)
+        if at is None:
+            return []
+        at += self._unpack("<I", at)
+        places = range(at + 4, at + 4 + 4 * min(self._unpack("<I", at), len(self._data)), 4)
+        return [FlatTable(self._data, place + self._unpack("<I", place)) for place in places]
 
     def numbers(self, field: int, per_item: int) -> Array:
         """Return a vector of structures of ``per_item`` numbers of 64 bits; shape ``(items, per_item)``, int64."""
-        at = self._place(field)
+        at = self.place(field)
         if at is None:
             return np.empty((0, per_item), np.int64)
         at += self._unpack("<I", at)
@@ -56,7 +65,8 @@ class FlatTable:
             raise FlatbufferError("a vector is longer than its message")
         return np.frombuffer(self._data, "<i8", n_items * per_item, at + 4).reshape(n_items, per_item)
 
-    def _place(self, field: int) -> int | None:
+    def place(self, field: int) -> int | None:
+        """Return the offset of a field; None where it is left out."""
         slot = 4 + 2 * field
         if slot + 2 > self._n_bytes:
             return None

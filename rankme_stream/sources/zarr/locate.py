@@ -153,10 +153,13 @@ def reopening_argument(source: object, store: Store, path: str, options: ArrayOp
     return here if options == NO_OPTIONS else Opening(here, options)
 
 
-def open_array(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> zarr.Array[Any]:
+def open_array(
+    store: AuditingStore, path: str, uri: str, ndim: int = 2, *, looks_around: bool = True
+) -> zarr.Array[Any]:
     """Return the array at a path of a store; raise an error that says what is there instead.
 
-    ``ndim`` is the number of dimensions that the message looks for in a group.
+    ``ndim`` is the number of dimensions that the message looks for in a group; without ``looks_around`` no request is
+    made for what is said where there is nothing.
     """
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE}):
@@ -168,7 +171,8 @@ def open_array(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> zarr
             raise store.denied from error
         check = "check the path after '::'" if path else "no metadata of zarr is there"
         found = None if store.archive is None else arrays_inside(store.archive, path)
-        found = found or store_content(store, path, uri, ndim)
+        if looks_around:
+            found = found or store_content(store, path, uri, ndim)
         hint = f"{check}; {found}" if path and found else found or check
         raise SourceNotFoundError(f"there is no zarr array at {uri}: {hint}") from error
     except (*METADATA_ERRORS, ImportError) as error:

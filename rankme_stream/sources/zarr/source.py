@@ -21,7 +21,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.storage import Storage
-from rankme_stream.sources.stored_sizes import StoredSizes
+from rankme_stream.sources.stored_sizes import StoredSizes, total_bytes
 from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
@@ -40,7 +40,7 @@ from rankme_stream.sources.zarr.locate import (
     reopening_argument,
 )
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
-from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, total_bytes, uncoded_bytes
+from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, uncoded_bytes
 from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
 from rankme_stream.sources.zarr.values.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
@@ -61,6 +61,8 @@ class ZarrSource:
     scaled
         Of an array of scales, the number of axes of the rows that it scales, and the axis of their features. It has
         the same axis of features, or none, which is taken as one feature.
+    looks_around
+        Whether the error where there is no array says what is there, which takes requests.
 
     Attributes
     ----------
@@ -81,7 +83,12 @@ class ZarrSource:
     """
 
     def __init__(
-        self, source: object, options: ArrayOptions = NO_OPTIONS, *, scaled: tuple[int, int] | None = None
+        self,
+        source: object,
+        options: ArrayOptions = NO_OPTIONS,
+        *,
+        scaled: tuple[int, int] | None = None,
+        looks_around: bool = True,
     ) -> None:
         self._foreign = source if isinstance(source, ForeignArray) else None
         store: Store
@@ -93,7 +100,7 @@ class ZarrSource:
             self._reopening_argument = reopening_argument(source, store, path, options)
         self._located: Any = store
         self._store = AuditingStore(store, self.uri)
-        array = open_array(self._store, path, self.uri)
+        array = open_array(self._store, path, self.uri, looks_around=looks_around)
         if array.ndim < (2 if scaled is None else 1):
             raise SourceFormatError(
                 f"{self.uri} has shape {array.shape}; (rows, features) is needed: reshape or choose another array"

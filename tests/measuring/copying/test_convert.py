@@ -241,6 +241,9 @@ def test_what_does_not_read_back_as_it_was_read_is_refused(tmp_path, monkeypatch
         ("b.zarr::a", UsageError, "that ends in .zarr"),
         ("no/b.zarr", OutputError, "the folder no does not exist"),
         ("a.zarr/b.zarr", UsageError, "lies in a.zarr, which is read: give a folder outside"),
+        ("\0.zarr", UsageError, "that ends in .zarr"),
+        ("\ud800.zarr", UsageError, "that ends in .zarr"),
+        ("a.zarr/zarr.json/b.zarr", OutputError, "Not a directory"),
         ("mine.zarr", StateError, "holds files of something else"),
     ],
 )
@@ -285,3 +288,8 @@ def test_the_command_says_what_it_wrote_and_how_to_score_it(tmp_path):
     assert (written["bytes_of_numbers"], written["bytes_before"], written["bytes_after"]) == (48_000, None, size)
     assert rankme(*written["command"].split()[1:], "--quiet", cwd=tmp_path).returncode == 0
     refused(2, "exists, and a copy replaces nothing", "convert", tmp_path / "a.npy", tmp_path / "copy.zarr")
+    np.save(tmp_path / "b.npy", ROWS[:5])
+    two = ("convert", tmp_path / "b.npy", tmp_path / "a.npy", tmp_path / "two.zarr")
+    refused(2, "pass --concat to take them as one dump", *two)
+    assert rankme(*two, "--concat", "--quiet").returncode == 0
+    assert np.array_equal(rs.open_source(tmp_path / "two.zarr").read(1999, 2005), np.vstack([ROWS[1999:], ROWS[:5]]))

@@ -272,7 +272,7 @@ class OnAServer(Counting):
     uri = "s3://bucket/dump.npy"
 
     def __init__(self):
-        super().__init__(10**6, 64, 4096)
+        super().__init__(10**5, 64, 4096)
         self.uri = OnAServer.uri
 
     def reopen(self):
@@ -281,11 +281,11 @@ class OnAServer(Counting):
 
 def test_a_full_pass_over_a_server_has_its_requests_bytes_and_price():
     found = rs.inspect(OnAServer(), price_per_gb=0.09, price_per_1000_requests=0.4)
-    n_bytes = 10**6 * 64 * 4
+    n_bytes = 10**5 * 64 * 4
     assert found.remote["bytes"] == n_bytes
-    assert found.remote["requests"] == -(-(10**6) // found.plan["block_rows"])
+    assert found.remote["requests"] == -(-(10**5) // found.plan["block_rows"])
     assert found.remote["price"] == pytest.approx(0.09 * n_bytes / 1e9 + 0.4 * found.remote["requests"] / 1000)
-    assert "requests and 256 MB, price" in str(found)
+    assert "requests and 25.6 MB, price" in str(found)
     assert rs.inspect(OnAServer()).remote["price"] is None
     assert rs.inspect(ordinary()).remote is None
 

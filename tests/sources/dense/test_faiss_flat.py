@@ -59,3 +59,10 @@ def test_an_index_of_another_size_is_refused(kind, change):
 def test_what_is_no_flat_index_is_refused(content, said):
     with pytest.raises((SourceFormatError, CorruptChunkError), match=said):
         open_rows(BytesFile(content), "", NO_OPTIONS)
+
+
+def test_a_map_of_other_ids_is_refused():
+    content = bytearray(mapped_faiss_bytes())
+    content[-8 * 8 : -7 * 8] = struct.pack("<Q", 8)
+    with pytest.raises(CorruptChunkError, match=r"maps 8 ids to 7 rows"):
+        open_rows(BytesFile(bytes(content)), "", NO_OPTIONS)

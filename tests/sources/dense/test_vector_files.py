@@ -23,7 +23,7 @@ def file_of(ending, rows):
 @pytest.mark.parametrize(("ending", "dtype"), [*BIN.items(), *VECS.items()])
 def test_rows_are_read_to_the_same_bits(ending, dtype, monkeypatch):
     rows = np.random.default_rng(0).integers(0, 100, (103, 7)).astype(dtype)
-    monkeypatch.setattr(dense_rows, "_BUFFER_BYTES", 200)  # several reads of rows with other bytes between them
+    monkeypatch.setattr(dense_rows, "_CACHED_BYTES", 200)  # several reads of rows with other bytes between them
     source = open_rows(file_of(ending, rows), "", NO_OPTIONS)
     assert source.stored.name == np.dtype(dtype).name
     for start, stop in ((0, 103), (0, 1), (102, 103), (30, 77), (5, 5)):
@@ -56,7 +56,7 @@ def test_a_row_of_another_width_is_refused():
     content[24 * 5 : 24 * 5 + 4] = (4).to_bytes(4, "little")
     source = open_rows(BytesFile(bytes(content), "dump.fvecs"), "", NO_OPTIONS)
     np.testing.assert_array_equal(source.read(0, 5), ROWS[:5])
-    with pytest.raises(CorruptChunkError, match=r"row 5 of dump.fvecs begins with .*x04.* and row 0 with .*x05"):
+    with pytest.raises(CorruptChunkError, match=r"row 5 of dump.fvecs is not as wide as the first"):
         source.read(3, 7)
 
 

@@ -238,7 +238,7 @@ def test_the_only_dataset_that_fits_is_taken_and_several_are_listed(tmp_path: Pa
     write(path, "group/labels", np.arange(203))
     assert check(str(path)).uri == f"{path}::group/inner/rows"
     write(path, "other")
-    with pytest.raises(SourceFormatError, match=r"it holds .*other \(203, 12\) float32.*group/inner/rows"):
+    with pytest.raises(SourceFormatError, match=r"h5 holds .*other \(203, 12\) float32.*group/inner/rows"):
         open_source(str(path))
     with pytest.raises(SourceFormatError, match=r"::group is a group; 'group' of it holds group/inner/rows"):
         open_source(f"{path}::group")

@@ -150,3 +150,25 @@ def test_a_file_that_is_cut_is_refused(tmp_path, how):
         path.write_bytes(whole[:n_bytes])
         with pytest.raises((rs.errors.CorruptChunkError, rs.errors.SourceFormatError), match=r"x\.arrow"):
             rs.measure(path)
+
+
+def test_a_footer_that_contradicts_the_first_message_is_refused(tmp_path):
+    path = write(pa.table({"emb": lists(some_rows())}), tmp_path / "x.arrow", "file")
+    whole = path.read_bytes()
+    place = whole.rfind(b"emb")
+    path.write_bytes(whole[:place] + b"emc" + whole[place + 3 :])
+    with pytest.raises(rs.errors.CorruptChunkError, match=r"its first message and its footer describe different"):
+        rs.open_source(path)
+
+
+@pytest.mark.parametrize("how", ["file", "stream"])
+def test_names_that_are_no_text_and_descriptions_that_arrow_refuses_are_refused(tmp_path, how):
+    path = write(pa.table({"emb": lists(some_rows())}), tmp_path / "x.arrow", how)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"emb\0", b"e\xf3b\0"))
+    with pytest.raises(rs.errors.CorruptChunkError, match=r"x\.arrow is damaged: pyarrow refuses it \('utf-8'"):
+        rs.open_source(path)
+    begin = 8 if how == "file" else 0
+    path.write_bytes(whole[: begin + 12] + b"\xff" * 4 + whole[begin + 16 :])
+    with pytest.raises(rs.errors.CorruptChunkError, match=r"x\.arrow is damaged"):
+        rs.open_source(path)

@@ -91,7 +91,7 @@ def only(file: Any) -> tuple[str, Any]:
     chosen = flat or found
     if len(chosen) == 1:
         return chosen[0]
-    raise RefusalError(_listing(file))
+    raise RefusalError(_listing(file).removeprefix("it "))
 
 
 def _listing(group: Any, path: str = "") -> str:
