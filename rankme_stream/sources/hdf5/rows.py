@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import CorruptChunkError, UsageError, argument
+from rankme_stream.errors import CorruptChunkError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.hdf5.chunk_index import Index, RegularIndex
@@ -38,9 +38,6 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     UsageError
         If there is no such axis as the options name.
     """
-    if options.width is not None or options.offset is not None:
-        name = "width" if options.width is not None else "offset"
-        raise UsageError(f"{argument(name)} is for files without a header, and {file.uri} is HDF5: leave it out")
     found = described(file, inside.strip("/"))
     chunks = _DatasetChunks(file, found)
     facts = found.facts
