@@ -87,7 +87,6 @@ def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> s
             if names := store.names(place):
                 return (
                     _icechunk(names)
-                    or _archive(store, names)
                     or _nodes(_Look(store, ndim), names, place, path, location)
                     or _files(store, names, place)
                 )
@@ -134,18 +133,6 @@ def _icechunk(names: Sequence[str]) -> str | None:
         "it is an icechunk repository: in Python open a session of it and pass "
         "zarr.open_array(session.store, path=..., mode='r')"
     )
-
-
-def _archive(store: AuditingStore, names: Sequence[str]) -> str | None:
-    """Return what a zip file is that holds arrays of numpy or torch."""
-    if store.archive is None:
-        return None
-    if all(name.endswith(".npy") for name in names):
-        listed = ", ".join(name.removesuffix(".npy") for name in names[:_NAMED])
-        return f"it is an .npz archive of {listed}: in Python pass np.load(path)[name], or save the array as .npy"
-    if any(store.fetch(f"{name}/data.pkl") for name in names[:_CHILDREN_TRIED]):
-        return f"it is a file of torch.save, {_CONVERT}"
-    return None
 
 
 def _nodes(look: _Look, names: Sequence[str], place: str, path: str, location: str) -> str | None:
