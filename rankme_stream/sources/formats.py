@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.array_options import ArrayOptions
@@ -37,11 +37,14 @@ class Format(NamedTuple):
     endings
         Endings of names, in lower case.
     module
-        Module with the function ``open_rows``; it is imported when a file of the format is opened.
+        Module with the function ``open_rows``, and ``open_labels`` if it has columns; it is imported when a file of the
+        format is opened.
     extra
         Extra of this package that installs its reader; None where none is needed.
     magic
         Pattern of the first bytes of its files, by which those with another ending or none are known; None without.
+    is_bare
+        Whether its files do not say the width of rows and where the first begins, so that the caller does.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Format(NamedTuple):
     module: str
     extra: str | None = None
     magic: re.Pattern[bytes] | None = None
+    is_bare: bool = False
 
     def open(self, file: StoredFile, inside: str, options: ArrayOptions, *, is_scales: bool = False) -> StoredArray:
         """Open the rows of a file; parameters as of `Opener`.
@@ -60,15 +64,37 @@ class Format(NamedTuple):
         SourceError, StorageError, UsageError
             As the module of the format.
         """
+        opener = cast(Opener, self._module(file).open_rows)
+        return opener(file, inside, options, is_scales=is_scales)
+
+    def open_labels(self, file: StoredFile, inside: str) -> Any:
+        """Open the labels in a column of a table, one for each row; ``inside`` is its name.
+
+        Raises
+        ------
+        SourceFormatError
+            If the format has no columns of labels.
+        SourceError, StorageError
+            As ``open``.
+        """
+        module = self._module(file)
+        if not hasattr(module, "open_labels"):
+            raise SourceFormatError(
+                f"{file.uri} is {self.name}, in which no labels are read: store them in a table, a CSV file or an .npy "
+                "file"
+            )
+        return module.open_labels(file, inside)
+
+    def _module(self, file: StoredFile) -> Any:
+        """Return the module of the format; name what installs its reader."""
         try:
-            opener = cast(Opener, import_module(self.module).open_rows)
+            return import_module(self.module)
         except ImportError as error:
             if self.extra is None:
                 raise
             raise SourceFormatError(
                 f"{file.uri} is {self.name}, and its reader is not installed: pip install 'rankme-stream[{self.extra}]'"
             ) from error
-        return opener(file, inside, options, is_scales=is_scales)
 
 
 _HERE = "rankme_stream.sources"
@@ -82,7 +108,7 @@ def _magic(pattern: bytes) -> re.Pattern[bytes]:
 
 _RAW = Format(
     "a file of numbers without a header", (".bin", ".raw", ".dat", ".f16", ".bf16", ".f32", ".f64"),
-    f"{_DENSE}.raw_binary",
+    f"{_DENSE}.raw_binary", is_bare=True,
 )  # fmt: skip
 FORMATS = (
     Format(".npy", (".npy",), f"{_DENSE}.npy", magic=_magic(rb"\x93NUMPY")),

@@ -19,6 +19,7 @@ _BEGINNING_BYTES = 2**10  # read at once: the description of most messages
 _LARGEST = 2**26  # bytes of a description
 _MOST_ROWS = 2**40
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+_DICTIONARIES, _BATCHES = 2, 3  # fields of a footer
 _CODECS = ("lz4", "zstd")
 
 
@@ -98,6 +99,42 @@ def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
             raise _damaged(uri, f"a message of kind {message.kind} stands where a batch is expected")
 
 
+def dictionary(file: OpenFile, uri: str, path: tuple[int, ...]) -> Batch:
+    """Return the values of a column that is stored as numbers of values, as a batch of one field.
+
+    Parameters
+    ----------
+    path
+        Number of the column, and of the fields of structures in it.
+
+    Raises
+    ------
+    SourceFormatError
+        If they are written in several pieces.
+    CorruptChunkError
+        If they are not there.
+    """
+    schema = _message(file, 8 if _is_file(file) else 0, uri)
+    try:
+        assert schema is not None  # which was read before
+        fields = schema.header.tables(1)
+        for number in path[:-1]:
+            fields = fields[number].tables(5)
+        encoding = fields[path[-1]].table(4)
+        number = 0 if encoding is None else encoding.number(0, "q")
+        places = _places_of_file(file, uri, _DICTIONARIES) if _is_file(file) else None
+        messages = _messages(file, uri) if places is None else (_message_in(file, at, uri) for at in places)
+        found = [one for one in messages if one and one.kind == _DICTIONARY and one.header.number(0, "q") == number]
+        inner = found[0].header.table(1) if found else None
+    except (FlatbufferError, IndexError) as error:
+        raise _damaged(uri, str(error)) from error
+    if inner is None:
+        raise _damaged(uri, "the values of a dictionary are missing")
+    if len(found) > 1:
+        raise SourceFormatError(f"{uri} writes the values of a dictionary in several pieces: write it in one batch")
+    return _batch(found[0]._replace(header=inner), uri)
+
+
 def _is_file(file: OpenFile) -> bool:
     return file.read(0, len(MAGIC)) == MAGIC
 
@@ -111,10 +148,10 @@ def _footer(file: OpenFile, uri: str) -> bytes:
     return file.read(start, length)
 
 
-def _places_of_file(file: OpenFile, uri: str) -> list[tuple[int, int, int]]:
-    """Return offset, bytes of the description, and bytes of the body of the batches that the footer of a file lists."""
+def _places_of_file(file: OpenFile, uri: str, field: int = _BATCHES) -> list[tuple[int, int, int]]:
+    """Return offset, and bytes of description and body, of the messages that a field of the footer of a file lists."""
     try:
-        blocks = FlatTable(_footer(file, uri)).numbers(3, 3)
+        blocks = FlatTable(_footer(file, uri)).numbers(field, 3)
     except FlatbufferError as error:
         raise _damaged(uri, str(error)) from error
     return [(at, described & 0xFFFFFFFF, body) for at, described, body in blocks.tolist()]

@@ -132,7 +132,7 @@ def chosen_columns(
         return lists
     if lists:
         raise SourceFormatError(
-            f"{uri} has several columns of lists of numbers: {_listed(lists)}; name one: {_naming(uri, lists[0].name)}"
+            f"{uri} has several columns of lists of numbers: {listed(lists)}; name one: {_naming(uri, lists[0].name)}"
         )
     features = [column for column in columns if column.name not in index]
     is_alike = all(one.dtype is not None and one.dtype == features[0].dtype for one in features)
@@ -141,9 +141,9 @@ def chosen_columns(
     if any(column.dtype is not None for column in features):
         raise SourceFormatError(
             f"{uri} has no column of lists of numbers, and its columns are not all numbers of one type: "
-            f"{_listed(features)}; name those that are features by a pattern, such as {_naming(uri, 'feature_*')}"
+            f"{listed(features)}; name those that are features by a pattern, such as {_naming(uri, 'feature_*')}"
         )
-    raise SourceFormatError(f"{uri} has no column of numbers: {_listed(columns) or 'it has no columns'}")
+    raise SourceFormatError(f"{uri} has no column of numbers: {listed(columns) or 'it has no columns'}")
 
 
 def pandas_index(schema: Any) -> list[str]:
@@ -168,16 +168,16 @@ def _named(columns: Sequence[Column], name: str, uri: str) -> list[Column]:
     if not found and is_pattern(name):
         found = [column for column in columns if fnmatchcase(column.name, name)]
         if len(found) > 1 and (lists := [column for column in found if column.depth]):
-            raise SourceFormatError(f"{uri}::{name} matches columns of lists, and one is read: {_listed(lists)}")
+            raise SourceFormatError(f"{uri}::{name} matches columns of lists, and one is read: {listed(lists)}")
     fitting = [column for column in columns if column.dtype is not None]
-    have = f"it has {_listed(fitting)}" if fitting else f"and none of numbers: it has {_listed(columns)}"
+    have = f"it has {listed(fitting)}" if fitting else f"and none of numbers: it has {listed(columns)}"
     if not found:
         raise SourceNotFoundError(f"there is no column {name} in {uri}: {have}")
     if unfit := [column for column in found if column.dtype is None]:
         raise SourceFormatError(f"{uri}::{unfit[0].name} holds {unfit[0].type}, which is no list of numbers: {have}")
     if len({column.dtype for column in found}) > 1:
         raise SourceFormatError(
-            f"the columns of {uri}::{name} are of several types: {_listed(found)}; write them in one"
+            f"the columns of {uri}::{name} are of several types: {listed(found)}; write them in one"
         )
     return found
 
@@ -242,7 +242,8 @@ def _n_leaves(kind: Any, uri: str) -> int:
     return n_leaves
 
 
-def _listed(columns: Sequence[Column]) -> str:
+def listed(columns: Sequence[Column]) -> str:
+    """Return names and types of columns in words."""
     words = [column.words for column in columns[:_LISTED]]
     more = f" and {len(columns) - _LISTED:,} more" if len(columns) > _LISTED else ""
     return ", ".join(words) + more

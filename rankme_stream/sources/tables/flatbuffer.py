@@ -45,6 +45,15 @@ class FlatTable:
         at = self.place(field)
         return None if at is None else FlatTable(self._data, at + self._unpack("<I", at))
 
+    def tables(self, field: int) -> list[FlatTable]:
+        """Return a vector of tables."""
+        at = self.place(field)
+        if at is None:
+            return []
+        at += self._unpack("<I", at)
+        places = range(at + 4, at + 4 + 4 * min(self._unpack("<I", at), len(self._data)), 4)
+        return [FlatTable(self._data, place + self._unpack("<I", place)) for place in places]
+
     def numbers(self, field: int, per_item: int) -> Array:
         """Return a vector of structures of ``per_item`` numbers of 64 bits; shape ``(items, per_item)``, int64."""
         at = self.place(field)

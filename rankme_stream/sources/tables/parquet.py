@@ -7,6 +7,7 @@ from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.tables.columns import Column, chosen_columns, columns_of, pandas_index
 from rankme_stream.sources.tables.parquet_column import ParquetColumn
 from rankme_stream.sources.tables.parquet_footer import Footer
+from rankme_stream.sources.tables.table_labels import TableLabels, label_column
 from rankme_stream.sources.tables.table_rows import Table, TableRows
 
 
@@ -34,6 +35,19 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     n_groups = len(footer.edges) - 1
     facts = (("row groups", f"{n_groups:,}"),)
     return TableRows(Table(file, footer.n_rows, footer.digest, facts), columns, readers, options, inside)
+
+
+def open_labels(file: StoredFile, inside: str) -> TableLabels:
+    """Open the labels in a column of a Parquet file; ``inside`` is its name, or empty for the only one that fits.
+
+    Raises
+    ------
+    SourceError, StorageError
+        If the file cannot be read, is damaged, or has no such column of integers, strings or booleans.
+    """
+    footer = Footer(file)
+    column = label_column(columns_of(footer.schema, file.uri), inside, file.uri)
+    return TableLabels(f"{file.uri}::{column.name}", footer.n_rows, ParquetColumn(file, footer, column, 8).arrays)
 
 
 def _itemsize(column: Column) -> int:

@@ -20,6 +20,8 @@ from rankme_stream.sources.tables.thrift import Struct, ThriftError, read_struct
 
 _TAIL_BYTES = 2**16  # read at once: most footers
 _LARGEST = 2**26
+_CHECKED = 2**22  # bytes of a footer, of thousands of row groups, whose histograms are checked: a second
+_BYTE_ARRAY = 6
 _MOST_ELEMENTS = 2**17
 _DEEPEST = 32
 _REQUIRED, _OPTIONAL, _REPEATED = range(3)
@@ -52,10 +54,11 @@ class Footer:
         self.uri = file.uri
         content, self.n_bytes = _footer_bytes(file)
         try:
-            head, _ = read_struct(content, until=2)
+            head, _ = read_struct(content, until=None if len(content) <= _CHECKED else 2)
             self._elements: list[Struct] = head[2][1][1]
             self._leaves = _leaves(self._elements)
-        except (ThriftError, AttributeError, KeyError, TypeError, IndexError) as error:
+            _check_histograms(head.get(4, (0, (0, [])))[1][1], [self._levels(path) for path in self._leaves])
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise CorruptChunkError(f"{self.uri} has a damaged footer ({error}): copy or write it again") from error
         self.digest = blake2b(content, digest_size=16).digest()
         whole = MAGIC + content + len(content).to_bytes(4, "little") + MAGIC
@@ -78,10 +81,14 @@ class Footer:
         path_name = b".".join(names).decode("utf-8", "replace")
         if not f"{path_name}.".startswith(f"{column.name}.") or 1 not in elements[-1]:
             raise SourceFormatError(f"{self.uri}::{column.name} is stored in a way that is not read: write it again")
-        kinds = [element.get(3, (0, _REQUIRED))[1] for element in elements[1:]]
-        return ColumnSchema(
-            elements, names, sum(kind != _REQUIRED for kind in kinds), sum(kind == _REPEATED for kind in kinds)
-        )
+        definition, repetition, _ = self._levels(path)
+        return ColumnSchema(elements, names, definition, repetition)
+
+    def _levels(self, path: Sequence[int]) -> tuple[int, int, int]:
+        """Return the levels of definition and of repetition, and the type, of a column."""
+        kinds = [self._elements[number].get(3, (0, _REQUIRED))[1] for number in path[1:]]
+        kind = self._elements[path[-1]].get(1, (0, -1))[1]
+        return sum(one != _REQUIRED for one in kinds), sum(one == _REPEATED for one in kinds), kind
 
     def statistics(self, group: int, leaf: int) -> Any:
         """Return the statistics of a column in a row group; None where there are none."""
@@ -113,6 +120,18 @@ class Footer:
             found.compression == "UNCOMPRESSED", f"{self.uri}::{column.name}",
         )  # fmt: skip
         return chunk, found.compression
+
+
+def _check_histograms(groups: Sequence[Struct], levels: Sequence[tuple[int, int, int]]) -> None:
+    """Refuse histograms of levels that do not fit a column: where they are looked at, pyarrow 26 ends the process."""
+    for group in groups:
+        for column, (definition, repetition, kind) in zip(group[1][1][1], levels, strict=True):
+            sizes: Struct = column[3][1].get(16, (0, {}))[1] if 3 in column else {}
+            for field, most in ((2, repetition), (3, definition)):
+                if len(sizes.get(field, (0, (0, [])))[1][1]) not in (0, most + 1):
+                    raise ThriftError("a histogram of levels has another length than there are levels")
+            if 1 in sizes and kind != _BYTE_ARRAY:
+                raise ThriftError("bytes of strings are stated for numbers")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ MAGIC = b"PAR1"
 _CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")
 _COMPRESSORS = {"LZ4": "lz4_raw"}  # where pyarrow's name is another
 _ENCODINGS = [0, 3, 8]  # which a reader takes from the pages
+_BYTES = 6  # type of strings, which are read as numbers of different ones: a long one may be repeated
 _BATCH_BYTES = 2**20  # decoded at once: what the levels take stays in the cache
 
 
@@ -82,9 +83,11 @@ def decoded(file: OpenFile, column: ColumnSchema, runs: Sequence[Run], row_bytes
         As pyarrow does, for bytes that are not what they should be.
     """
     piece = _piece(file, column, runs)
+    path = b".".join(column.path).decode("utf-8", "replace")
     opened = parquet.ParquetFile(
-        pa.BufferReader(pa.py_buffer(piece)), pre_buffer=False, page_checksum_verification=True
-    )
+        pa.BufferReader(pa.py_buffer(piece)), pre_buffer=False, page_checksum_verification=True,
+        read_dictionary=[path] if column.elements[-1][1][1] == _BYTES else None,
+    )  # fmt: skip
     for number, run in enumerate(runs):
         skip = run.skip + run.begins_within
         batches = opened.iter_batches(max(1, _BATCH_BYTES // row_bytes), row_groups=[number], use_threads=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 import rankme_stream as rs  # noqa: E402
 from rankme_stream.sources import Source  # noqa: E402
 from rankme_stream.sources.tables import parquet_column  # noqa: E402
+from rankme_stream.sources.tables.thrift import I64, LIST, STRUCT, read_struct, write_struct  # noqa: E402
 from rankme_stream.testing import SourceLaws  # noqa: E402
 from tests.sources.tables.tables import lists, some_rows  # noqa: E402
 
@@ -149,3 +151,21 @@ def test_what_fits_is_listed(tmp_path):
         rs.open_source(f"{tmp_path}/x.parquet::z")
     with pytest.raises(rs.errors.SourceFormatError, match=r"x.parquet::c holds string, which is no list of numbers"):
         rs.open_source(f"{tmp_path}/x.parquet::c")
+
+
+def test_histograms_of_levels_that_do_not_fit_are_refused(tmp_path):
+    """At such a footer, pyarrow 26 ends the process."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"emb": lists(some_rows())}), path)
+    whole = path.read_bytes()
+    n_bytes = int.from_bytes(whole[-8:-4], "little")
+    footer, _ = read_struct(whole[-8 - n_bytes : -8])
+    column = footer[4][1][1][0][1][1][1][0][3][1]
+    for field, value in ((2, (LIST, (I64, [1] * 7))), (3, (LIST, (I64, [1]))), (1, (I64, 9))):
+        damaged = deepcopy(column)
+        damaged[16][1][field] = value
+        footer[4][1][1][0][1][1][1][0][3] = STRUCT, damaged
+        content = write_struct(footer)
+        path.write_bytes(whole[: -8 - n_bytes] + content + len(content).to_bytes(4, "little") + b"PAR1")
+        with pytest.raises(rs.errors.CorruptChunkError, match=r"x\.parquet has a damaged footer"):
+            rs.open_source(path)
