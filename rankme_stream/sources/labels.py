@@ -165,7 +165,8 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     """Open labels: ``store.zarr::labels``, ``labels.npy``, a column of a table, something of zarr, or in memory.
 
     A column is ``labels.csv::column``, ``labels.parquet::column`` or ``labels.arrow::column``; a table with one column
-    that fits needs no name, nor does an archive (``dump.npz::labels``) with one array of one dimension. What is in memory is an array or a sequence.
+    that fits needs no name, nor does an archive (``dump.npz::labels``) with one array of one dimension. What is in
+    memory is an array or a sequence.
 
     A pattern in a path stands for the labels of the parts of a source, one after another in natural order.
 
