@@ -43,6 +43,8 @@ class Format(NamedTuple):
         Extra of this package that installs its reader; None where none is needed.
     magic
         Pattern of the first bytes of its files, by which those with another ending or none are known; None without.
+    is_bare
+        Whether its files do not say the width of rows and where the first begins, so that the caller does.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Format(NamedTuple):
     module: str
     extra: str | None = None
     magic: re.Pattern[bytes] | None = None
+    is_bare: bool = False
 
     def open(self, file: StoredFile, inside: str, options: ArrayOptions, *, is_scales: bool = False) -> StoredArray:
         """Open the rows of a file; parameters as of `Opener`.
@@ -105,7 +108,7 @@ def _magic(pattern: bytes) -> re.Pattern[bytes]:
 
 _RAW = Format(
     "a file of numbers without a header", (".bin", ".raw", ".dat", ".f16", ".bf16", ".f32", ".f64"),
-    f"{_DENSE}.raw_binary",
+    f"{_DENSE}.raw_binary", is_bare=True,
 )  # fmt: skip
 FORMATS = (
     Format(".npy", (".npy",), f"{_DENSE}.npy", magic=_magic(rb"\x93NUMPY")),

@@ -21,6 +21,7 @@ from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.stores.folder_listing import is_remote
+from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.value_types import checked_rule
 from rankme_stream.sources.zarr import ZarrSource, is_zarr_node, matching_arrays
@@ -35,10 +36,11 @@ def open_source(source: object, **options: Any) -> Source:
     ----------
     source
         ``store.zarr``, ``store.zarr::group/array``, ``file.npy``, or another file of `FORMATS`, with ``::`` and the
-        name of an array in it where it holds several, as a string or path; a two-dimensional array of
-        numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
-        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; a
-        folder of files whose names differ in numbers alone; or a shell-style pattern before or behind ``::``, such as
+        name of an array in it where it holds several, as a string or path; a two-dimensional array of numpy or of a
+        library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; an array, sparse matrix, frame,
+        series or table of Dask, xarray, h5py, SciPy, pandas, polars, pyarrow or ``datasets``; or a `Source`, which is
+        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; a folder
+        of files whose names differ in numbers alone; or a shell-style pattern before or behind ``::``, such as
         ``folder/*.npy`` or ``store.zarr::utm*/embeddings``. The arrays of these two follow one another in natural order
         (``_2`` before ``_10``).
     options
@@ -98,9 +100,14 @@ def _stored(source: Any, options: ArrayOptions, scaled: tuple[int, int] | None =
     """Return the array at an address, or of zarr; ``scaled`` as in `ZarrSource`, of an array of scales."""
     if isinstance(source, str | os.PathLike):
         location, inside = split_address(os.fspath(source))
-        if (found := format_at(location)) is not None:
+        found = format_at(location)
+        if found is None or not found.is_bare:
+            _refuse_layout(options, location)
+        if found is not None:
             inside = inside if options.path is None else options.path
             return found.open(stored_file(location), inside, options, is_scales=scaled is not None)
+    else:
+        _refuse_layout(options, "an array of zarr")
     return ZarrSource(source, options, scaled=scaled)
 
 
@@ -149,6 +156,16 @@ def _joined_files(shards: Shards, options: ArrayOptions) -> ConcatSource:
         return ConcatSource(map(opened, shards.addresses), shards.uri, shards.remarks)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         return ConcatSource(pool.map(opened, shards.addresses), shards.uri, shards.remarks)
+
+
+def _refuse_layout(options: ArrayOptions, place: str) -> None:
+    """Refuse what a caller says of the rows of a file that says it itself."""
+    for name, value in (("width", options.width), ("offset", options.offset)):
+        if value is not None:
+            raise UsageError(
+                f"{argument(name)} is for files of numbers without a header, whose names end in .bin or the like; "
+                f"{without_secrets(place)} is none of them: leave it out"
+            )
 
 
 def _refuse_key(options: ArrayOptions) -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+import zarr
+
+import rankme_stream as rs
+from rankme_stream.errors import UsageError
 from rankme_stream.sources.formats import FORMATS
 
 LIBRARIES = {"parquet": "pyarrow", "hdf5": "h5py"}  # by the extra that installs them
@@ -34,3 +40,17 @@ def test_a_reader_that_is_not_installed_is_named_with_its_command(tmp_path):
         f"pip install 'rankme-stream[{one.extra}]'"
         for one, file in zip(wanted, files, strict=True)
     ]
+
+
+@pytest.mark.parametrize("option", ["width", "offset"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.fbin", "x.zarr", "named_badly.bin"])
+def test_width_and_offset_are_not_passed_over_where_a_file_says_them(tmp_path, name, option):
+    path, rows = tmp_path / name, np.ones((4, 3), np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    np.savez(tmp_path / "x.npz", rows)
+    (tmp_path / "named_badly.bin").write_bytes((tmp_path / "x.npy").read_bytes())
+    (tmp_path / "x.fbin").write_bytes(np.array([4, 3], "<u4").tobytes() + rows.tobytes())
+    zarr.create_array(tmp_path / "x.zarr", data=rows)
+    assert rs.open_source(path).shape == (4, 3)
+    with pytest.raises(UsageError, match=rf"{option} is for files of numbers without a header.* is none of them"):
+        rs.open_source(path, **{option: 3})

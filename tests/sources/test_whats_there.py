@@ -16,7 +16,6 @@ from zarr.storage import MemoryStore
 
 import rankme_stream as rs
 from rankme_stream.errors import SourceError, SourceFormatError, UsageError
-from rankme_stream.sources.labels import open_labels
 
 ROWS = np.random.default_rng(0).standard_normal((60, 4)).astype("f4")
 
@@ -41,8 +40,11 @@ def message(source: object, **options: object) -> str:
         (b'{"version": 1, "refs": {".zgroup": "..."}}', "holds references of kerchunk: give 'reference://::"),
         (b'{"schema_version": 1, "source": {}}', "is a result of rankme: rankme show prints it"),
         (b"rankme-state\n\x02\0\0\0", "is a state of rankme"),
-        (b"", "is neither a zarr store nor a .npy file: convert it first"),
-        (b"hello", "is neither a zarr store nor a .npy file: convert it first"),
+        (b"", "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"),
+        (
+            b"hello",
+            "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers",
+        ),
     ],
 )
 def test_a_file_is_known_by_its_first_bytes(tmp_path, beginning, said):
@@ -66,19 +68,6 @@ def test_references_of_kerchunk_are_read_as_the_message_says(tmp_path):
     (tmp_path / "refs.json").write_text(json.dumps({"version": 1, "refs": references}))
     address = message(tmp_path / "refs.json").partition("give '")[2].partition("'")[0]
     np.testing.assert_array_equal(rs.open_source(address.replace("::array", "::emb")).read(0, 60), ROWS)
-
-
-def test_archives_of_numpy_and_torch_are_no_labels(tmp_path):
-    np.savez(tmp_path / "dump.npz", emb=ROWS, labels=np.arange(60))
-    with pytest.raises(
-        SourceError, match=r"it is an .npz archive of emb, labels: in Python pass np.load\(path\)\[name"
-    ):
-        open_labels(tmp_path / "dump.npz")
-    with zipfile.ZipFile(tmp_path / "dump.pt", "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02")
-        archive.writestr("archive/data/0", b"\0" * 16)
-    with pytest.raises(SourceError, match=r"it is a file of torch\.save"):
-        open_labels(tmp_path / "dump.pt")
 
 
 def test_a_zip_of_a_named_folder_says_what_is_inside(tmp_path):

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pandas
 import pytest
+import scipy.sparse
 
 import rankme_stream as rs
 from tests.writers.frame import N_FEATURES, check, rows_of
@@ -27,6 +28,19 @@ def test_rows_are_read_to_the_same_bits(tmp_path: Path, zarr_format: int) -> Non
         written.write_zarr(tmp_path / "x.zarr")
     check(f"{tmp_path}/x.zarr::X", rows)
     check(f"{tmp_path}/x.zarr::obsm/X_pca", embedding)
+
+
+def test_rows_of_a_file_of_hdf5_are_read_and_sparse_ones_refused(tmp_path: Path) -> None:
+    rows, embedding = rows_of(), rows_of(seed=1)[:, :8].copy()
+    written = anndata.AnnData(
+        scipy.sparse.csr_matrix(rows), obs=pandas.DataFrame(index=[str(number) for number in range(len(rows))]),
+        obsm={"X_pca": embedding}, layers={"dense": rows},
+    )  # fmt: skip
+    written.write_h5ad(tmp_path / "x.h5ad")
+    check(f"{tmp_path}/x.h5ad::layers/dense", rows)
+    check(f"{tmp_path}/x.h5ad::obsm/X_pca", embedding)
+    with pytest.raises(rs.RankMeError, match="sparse matrix of AnnData"):
+        rs.open_source(f"{tmp_path}/x.h5ad::X")
 
 
 @pytest.mark.parametrize("labels", ["cell", "cell/codes"])

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 
 WRITERS = (
     "zarr", "tensorstore", "xarray", "anndata", "dask", "zarrs", "kerchunk", "virtualizarr", "icechunk", "obstore",
-    "fsspec", "s3fs", "moto", "h5py", "pandas", "polars", "pyarrow", "numcodecs", "numpy", "ml_dtypes",
+    "fsspec", "s3fs", "moto", "h5py", "hdf5plugin", "netCDF4", "pandas", "polars", "pyarrow", "numcodecs", "numpy",
+    "ml_dtypes",
 )  # fmt: skip
 
 collect_ignore_glob = [] if find_spec("tensorstore") else ["*.py"]

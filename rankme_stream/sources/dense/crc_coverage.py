@@ -82,15 +82,23 @@ def joined_crc(first: int, second: int, n_bytes: int) -> int:
     return _product(_power(n_bytes), first) ^ second
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _power(n_bytes: int) -> int:
     """Return x^(8 n) modulo the polynomial."""
-    power, square = 1 << 31, 1 << 23  # x^0 and x^8
-    while n_bytes:
-        if n_bytes & 1:
+    power = 1 << 31  # x^0
+    for bit, square in enumerate(_squares()):
+        if n_bytes >> bit & 1:
             power = _product(square, power)
-        square, n_bytes = _product(square, square), n_bytes >> 1
     return power
+
+
+@lru_cache(maxsize=1)
+def _squares() -> list[int]:
+    """Return x^8, and the square of each before it, for lengths of 64 bits."""
+    squares = [1 << 23]
+    while len(squares) < 64:
+        squares.append(_product(squares[-1], squares[-1]))
+    return squares
 
 
 def _product(a: int, b: int) -> int:

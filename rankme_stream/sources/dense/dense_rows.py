@@ -114,12 +114,14 @@ class DenseRows:
         """
         if out is None:
             out = np.empty((stop - start, self.shape[1]), self.stored.dtype)
+        if stop <= start:
+            return out
         with self._file.opened() as file:
             if self._after > 1:
                 self._read_columns(file, start, stop, out)
             elif self._layout.between:
                 self._read_apart(file, start, stop, out)
-            elif stop > start:
+            else:
                 file.read_into(out, self._layout.offset + start * self._row_bytes, _rows(start, stop))
         if self._swaps:
             out.byteswap(inplace=True)
@@ -132,7 +134,7 @@ class DenseRows:
         if self._after > 1:
             extra = max(_BUFFER_BYTES, n_rows * itemsize)
         elif self._layout.between:
-            extra = max(_BUFFER_BYTES, self._row_bytes + self._layout.between)
+            extra = max(_BUFFER_BYTES, self._row_bytes)
         return n_rows * self._row_bytes + extra + self._file.read_memory(extra or n_rows * self._row_bytes)
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -205,7 +207,7 @@ class DenseRows:
         """Read rows with other bytes between them, and leave those out."""
         step, mark = self._row_bytes + self._layout.between, self._layout.mark
         at_once = max(1, (_BUFFER_BYTES if self._file.is_remote else _CACHED_BYTES) // step)
-        buffer = np.empty(min(at_once, stop - start) * step, np.uint8)
+        buffer = np.empty(min(at_once, stop - start) * step - self._layout.between + len(mark), np.uint8)
         for low in range(start, stop, at_once):
             high = min(stop, low + at_once)
             held = buffer[: (high - low) * step - self._layout.between + len(mark)]

@@ -38,13 +38,12 @@ class Described:
         What ``describing.program.describe`` returns.
     index
         Where the chunks of a chunked one lie, by their numbers in C order.
-    n_bytes, stamp
-        Size of the file, and its size and time or tag, when it was described.
+    stamp
+        Size of the file and its time or tag when it was described.
     """
 
     facts: dict[str, Any]
     index: ChunkIndex
-    n_bytes: int
     stamp: str
 
 
@@ -77,7 +76,7 @@ def described(file: StoredFile, path: str) -> Described:
             raise SourceFormatError(
                 f"{uri} cannot be read as HDF5: {in_one_line(ValueError(facts['damaged']))}; copy or write it again"
             )
-        return Described(facts, index, opened.n_bytes, stamp)
+        return Described(facts, index, stamp)
 
 
 def _check_signature(opened: OpenFile, uri: str) -> None:

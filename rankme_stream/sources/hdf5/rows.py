@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankme_stream.errors import CorruptChunkError, UsageError, argument
+from rankme_stream.errors import CorruptChunkError
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.hdf5.chunk_index import Index, RegularIndex
@@ -38,9 +38,6 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     UsageError
         If there is no such axis as the options name.
     """
-    if options.width is not None or options.offset is not None:
-        name = "width" if options.width is not None else "offset"
-        raise UsageError(f"{argument(name)} is for files without a header, and {file.uri} is HDF5: leave it out")
     found = described(file, inside.strip("/"))
     chunks = _DatasetChunks(file, found)
     facts = found.facts
@@ -103,7 +100,7 @@ class _DatasetChunks:
 
     def _indexed(self, grid: ChunkGrid) -> Index:
         """Return where the chunks lie, by their numbers along rows and features."""
-        facts, n_bytes = self._found.facts, self._found.n_bytes
+        facts = self._found.facts
         counts = [-(-length // n) for length, n in zip(facts["shape"], self.shape, strict=True)]
         axis = min(grid.features_axis, len(counts))
         order = [place for place in range(len(counts)) if place != axis] + [axis] * (axis < len(counts))
@@ -112,9 +109,9 @@ class _DatasetChunks:
             strides = [prod(facts["shape"][place + 1 :]) * self._itemsize for place in order]
             steps = [stride * self.shape[place] for stride, place in zip(strides, order, strict=True)]
             end = (facts["offset"] or 0) + prod(facts["shape"]) * self._itemsize
-            if facts["offset"] is not None and end > n_bytes:
+            if facts["offset"] is not None and end > facts["end"]:
                 raise CorruptChunkError(
-                    f"{self.uri} reaches to byte {end:,} of a file of {n_bytes:,}: copy or write it again"
+                    f"{self.uri} reaches to byte {end:,} of a file of {facts['end']:,}: copy or write it again"
                 )
             return RegularIndex(facts["offset"], prod(self.shape) * self._itemsize, end, ordered, steps)
         index = self._found.index

@@ -68,8 +68,9 @@ def column_batches(batches: Sequence[Batch], place: FieldPlace, uri: str) -> lis
     """Return what is kept of the batches that have rows; one that contradicts the schema raises CorruptChunkError."""
     found, row = [], 0
     for batch in batches:
+        checked = _column_batch(batch, place, row, uri)  # of no rows, too: they may be lost
         if batch.n_rows:
-            found.append(_column_batch(batch, place, row, uri))
+            found.append(checked)
         row += batch.n_rows
     return found
 

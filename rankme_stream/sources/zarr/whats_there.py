@@ -24,8 +24,6 @@ _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
 _MAGIC = (
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
-    (b"PAR1", f"a parquet file, {_CONVERT}"),
-    (b"ARROW1", f"an Arrow file, {_CONVERT}"),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
     (b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK}"),
     (b"BZh", f"compressed by bzip2: {_UNPACK}"),
@@ -35,9 +33,6 @@ _MAGIC = (
     (b"\x80", "a pickle, which could run code and is not read: write its rows as zarr or .npy"),
 )
 _ENDINGS = {
-    ".parquet": f"parquet, {_CONVERT}",
-    ".arrow": f"Arrow, {_CONVERT}",
-    ".feather": f"Arrow, {_CONVERT}",
     ".csv": f"text, {_CONVERT}",
     ".tfrecord": f"TFRecord, {_CONVERT}",
 }
@@ -69,7 +64,7 @@ def file_content(path: str) -> str:
             return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
         if b'"schema_version"' in beginning:
             return "is a result of rankme: rankme show prints it"
-    return "is neither a zarr store nor a .npy file: convert it first"
+    return "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"
 
 
 def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> str | None:
@@ -87,7 +82,6 @@ def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> s
             if names := store.names(place):
                 return (
                     _icechunk(names)
-                    or _archive(store, names)
                     or _nodes(_Look(store, ndim), names, place, path, location)
                     or _files(store, names, place)
                 )
@@ -134,18 +128,6 @@ def _icechunk(names: Sequence[str]) -> str | None:
         "it is an icechunk repository: in Python open a session of it and pass "
         "zarr.open_array(session.store, path=..., mode='r')"
     )
-
-
-def _archive(store: AuditingStore, names: Sequence[str]) -> str | None:
-    """Return what a zip file is that holds arrays of numpy or torch."""
-    if store.archive is None:
-        return None
-    if all(name.endswith(".npy") for name in names):
-        listed = ", ".join(name.removesuffix(".npy") for name in names[:_NAMED])
-        return f"it is an .npz archive of {listed}: in Python pass np.load(path)[name], or save the array as .npy"
-    if any(store.fetch(f"{name}/data.pkl") for name in names[:_CHILDREN_TRIED]):
-        return f"it is a file of torch.save, {_CONVERT}"
-    return None
 
 
 def _nodes(look: _Look, names: Sequence[str], place: str, path: str, location: str) -> str | None:

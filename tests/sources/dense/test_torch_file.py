@@ -27,6 +27,7 @@ def test_tensors_are_read_to_the_same_values(name):
     source = rs.open_source(f"{TENSORS}::{name}")
     np.testing.assert_array_equal(source.stored.values(source.read(0, source.shape[0])), READ[name])
     np.testing.assert_array_equal(source.stored.values(source.read(1, 3)), READ[name][1:3])
+    assert source.read(1, 1).shape == (0, READ[name].shape[1])
     assert rs.open_source(source.reopen()).shape == READ[name].shape
 
 

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 
 import rankme_stream as rs
-from rankme_stream.errors import CorruptChunkError, SourceFormatError, SourceNotFoundError, UsageError
+from benchmarks.resilience.object_server import ObjectServer
+from rankme_stream.errors import (
+    CorruptChunkError,
+    SourceFormatError,
+    SourceNotFoundError,
+    StorageError,
+    UsageError,
+)
 from rankme_stream.sources import Source, open_source
+from rankme_stream.sources.stores.attempts import SECONDS
 from rankme_stream.testing import SourceLaws
 
 ROWS = np.random.default_rng(8).standard_normal((203, 12)).astype(np.float32)
@@ -238,6 +246,22 @@ def test_the_only_dataset_that_fits_is_taken_and_several_are_listed(tmp_path: Pa
         open_source(f"{path}::absent/rows")
     with pytest.raises(UsageError, match="leave it out"):
         open_source(f"{path}::other", width=12)
+
+
+def test_a_file_on_a_server_has_the_bits_of_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECONDS, "1")
+    for name in ("one block", "a row a chunk", "tiles", "gzip of shuffled rows"):
+        write(tmp_path / "x.h5", name, **LAYOUTS[name])
+    with ObjectServer(tmp_path) as server:
+        address = f"{server.url}/x.h5"
+        for name in ("one block", "a row a chunk", "tiles", "gzip of shuffled rows"):
+            source = check(f"{address}::{name}")
+            assert source.reopen() == f"{address}::{name}"
+        server.choose = lambda method, path: 503
+        with pytest.raises(StorageError, match="503"):
+            open_source(f"{address}::tiles")
+        server.choose = lambda method, path: None
+        check(f"{address}::tiles")
 
 
 def test_a_file_that_was_cut_while_it_is_read_is_refused(tmp_path: Path) -> None:

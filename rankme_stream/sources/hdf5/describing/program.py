@@ -15,13 +15,15 @@ import signal
 import struct
 import sys
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
 import h5py
 import numpy as np
 
+from .chunk_tree import Read, chunks_in_tree, end_of_file, tree_address
 from .contents import find, only, words_of_group
 from .numbers import ERRORS, AbsentError, RefusalError, attributes_of, fill_value, filters_of, number_type
 
@@ -119,39 +121,59 @@ def describe(file: Any, path: str) -> tuple[dict[str, Any], Any]:
     }, dataset  # fmt: skip
 
 
-def send_chunks(dataset: Any, n_bytes: int) -> None:
-    """Send where the chunks of a dataset lie, by their numbers in C order."""
-    counts = [-(-length // n) for length, n in zip(dataset.shape, dataset.chunks, strict=True)]
-    before = dataset.file.userblock_size if h5py.version.hdf5_version_tuple < _COUNTS_USER_BLOCK else 0
-    held: list[Any] = []
-    total = 0
+class _ChunkFrames:
+    """Frames of where the chunks of a dataset lie, by their numbers in C order; ``end`` is that of the file."""
 
-    def flush() -> None:
-        nonlocal total
-        total += len(held)
-        if total > n_bytes:
-            raise RefusalError("lists more chunks than it has bytes: it is damaged, write it again")
-        coordinates = np.array([one.chunk_offset for one in held], np.int64) // np.array(dataset.chunks, np.int64)
-        if (coordinates < 0).any() or (coordinates >= counts).any():
+    def __init__(self, dataset: Any, end: int) -> None:
+        self._steps, self._end = np.array(dataset.chunks, np.int64), end
+        self._counts = [-(-length // n) for length, n in zip(dataset.shape, dataset.chunks, strict=True)]
+        self._held, self._n_held, self._total = list[Any](), 0, 0
+
+    def add(self, entries: Any) -> None:
+        """Add chunks, with the fields size, skipped, at and child."""
+        self._held.append(entries)
+        self._n_held += len(entries)
+        if self._n_held >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was added."""
+        if not self._n_held:
+            return
+        entries = np.concatenate(self._held)
+        self._total += len(entries)
+        self._held, self._n_held = [], 0
+        coordinates = entries["at"][:, :-1].astype(np.int64) // self._steps
+        if (coordinates < 0).any() or (coordinates >= self._counts).any() or self._total > self._end:
             raise RefusalError("lists chunks outside its shape: it is damaged, write it again")
-        found = np.empty((4, len(held)), np.int64)
-        found[0] = np.ravel_multi_index(tuple(coordinates.T), counts)
-        found[1] = [one.byte_offset + before for one in held]
-        found[2] = [one.size for one in held]
-        found[3] = [one.filter_mask for one in held]
-        held.clear()
-        if (found[1] < 0).any() or (found[1] > n_bytes - found[2]).any():
+        numbers = np.ravel_multi_index(tuple(coordinates.T), self._counts)
+        offsets, sizes = entries["child"].astype(np.int64), entries["size"].astype(np.int64)
+        if (offsets < 0).any() or (offsets > self._end - sizes).any():
             raise RefusalError("has chunks behind the end of the file: it is cut or damaged, copy or write it again")
-        send(b"I", found.tobytes())
+        send(b"I", np.array([numbers, offsets, sizes, entries["skipped"].astype(np.int64)]).tobytes())
+
+
+def send_chunks(dataset: Any, read: Read, end: int) -> None:
+    """Send where the chunks of a dataset lie."""
+    frames = _ChunkFrames(dataset, end)
+    address = tree_address(dataset, read)
+    if address is not None:
+        for entries in chunks_in_tree(read, address, dataset.chunks):
+            frames.add(entries)
+        return frames.flush()
+    before = dataset.file.userblock_size if h5py.version.hdf5_version_tuple < _COUNTS_USER_BLOCK else 0
+    entry = np.dtype([("size", "<u8"), ("skipped", "<u8"), ("at", "<u8", (dataset.ndim + 1,)), ("child", "<u8")])
+    held: list[Any] = []
 
     def take(one: Any) -> None:
-        held.append(one)
+        held.append((one.size, one.filter_mask, (*one.chunk_offset, 0), one.byte_offset + before))
         if len(held) == BATCH:
-            flush()
+            frames.add(np.array(held, entry))
+            held.clear()
 
     dataset.id.chunk_iter(take)
-    if held:
-        flush()
+    frames.add(np.array(held, entry))
+    return frames.flush()
 
 
 def _names(dataset: Any, n_more: int) -> list[str | None] | None:
@@ -209,11 +231,15 @@ def _answer(question: dict[str, Any]) -> None:
     try:
         location = question["file"]
         opened: Any = _AskedFile(question["n_bytes"]) if location is None else location
-        with h5py.File(opened, "r", **({} if location is None else {"locking": False})) as file:
+        with (
+            _reader(opened) as read,
+            h5py.File(opened, "r", **({} if location is None else {"locking": False})) as file,
+        ):
+            end = end_of_file(file, read, question["n_bytes"])
             description, dataset = describe(file, question["path"])
-            send(b"D", json.dumps(description).encode())
+            send(b"D", json.dumps(description | {"end": end}).encode())
             if description["chunks"]:
-                send_chunks(dataset, question["n_bytes"])
+                send_chunks(dataset, read, end)
         send(b"E", b"{}")
     except AbsentError as error:
         send(b"E", json.dumps({"absent": str(error)}).encode())
@@ -221,6 +247,19 @@ def _answer(question: dict[str, Any]) -> None:
         send(b"E", json.dumps({"refused": str(error)}).encode())
     except (*ERRORS, RecursionError) as error:
         send(b"E", json.dumps({"damaged": f"{error or type(error).__name__}"}).encode())
+
+
+@contextmanager
+def _reader(opened: Any) -> Iterator[Read]:
+    """Give a function that reads bytes of a file, which is asked for or lies at a path."""
+    if not isinstance(opened, str):
+        yield lambda offset, n_bytes: opened.read(n_bytes) if opened.seek(offset) >= 0 else b""
+        return
+    descriptor = os.open(opened, os.O_RDONLY)
+    try:
+        yield lambda offset, n_bytes: os.pread(descriptor, n_bytes, offset)
+    finally:
+        os.close(descriptor)
 
 
 def _limit() -> None:
