@@ -193,6 +193,8 @@ def read_buffer(file: OpenFile, span: tuple[int, int], codec: str | None, most: 
         found = pa.decompress(pa.py_buffer(stored[8:]), decompressed_size=size, codec=codec)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"a buffer cannot be decompressed ({' '.join(str(error).split())})") from error
+    if len(found) != size:
+        raise ValueError(f"a buffer states {size:,} bytes and has {len(found):,}")
     return np.frombuffer(found, np.uint8)
 
 
