@@ -15,9 +15,12 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.concat import Part
 from rankme_stream.sources.csv_labels import ENDINGS, CsvLabels
+from rankme_stream.sources.dense.layout import DenseLayout
 from rankme_stream.sources.dense.npy import npy_layout
+from rankme_stream.sources.dense.npz import npz_labels
 from rankme_stream.sources.formats import format_of
 from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.zarr import check_length, is_zarr_node, matching_arrays, open_zarr_labels
 
@@ -39,20 +42,19 @@ class Labels(Protocol):
 
 
 class NpyLabels:
-    """Labels in a ``.npy`` file.
+    """Labels in a ``.npy`` file, or in one of an ``.npz`` archive.
 
     Raises
     ------
     SourceError
-        If the file cannot be read, or its array is not one-dimensional.
+        If its array is not one-dimensional.
     """
 
     names = None
 
-    def __init__(self, path: str) -> None:
-        self._file = stored_file(path)
-        self._layout, self.uri = npy_layout(self._file), self._file.uri
-        dtype = self._layout.dtype
+    def __init__(self, file: StoredFile, layout: DenseLayout, uri: str) -> None:
+        self._file, self._layout, self.uri = file, layout, uri
+        dtype = layout.dtype
         if len(self._layout.shape) != 1:
             raise SourceFormatError(_not_one_dimension(self.uri, self._layout.axes))
         if dtype.kind == "U":
@@ -163,7 +165,8 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     """Open labels: ``store.zarr::labels``, ``labels.npy``, a column of a table, something of zarr, or in memory.
 
     A column is ``labels.csv::column``, ``labels.parquet::column`` or ``labels.arrow::column``; a table with one column
-    that fits needs no name. What is in memory is an array or a sequence.
+    that fits needs no name, nor does an archive (``dump.npz::labels``) with one array of one dimension. What is in
+    memory is an array or a sequence.
 
     A pattern in a path stands for the labels of the parts of a source, one after another in natural order.
 
@@ -188,8 +191,10 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     if (found := matching_arrays(uri)) is not None:
         return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
     if uri.endswith(".npy"):
-        return NpyLabels(uri)
+        return NpyLabels(file := stored_file(uri), npy_layout(file), file.uri)
     location, column = split_address(uri)
+    if location.lower().endswith(".npz"):
+        return NpyLabels(*npz_labels(stored_file(location), column))
     if (separator := ENDINGS.get(os.path.splitext(location)[1].lower())) is not None:
         return CsvLabels(stored_file(location), column, separator)
     if (table := format_of(location)) is not None:

@@ -36,10 +36,11 @@ def open_source(source: object, **options: Any) -> Source:
     ----------
     source
         ``store.zarr``, ``store.zarr::group/array``, ``file.npy``, or another file of `FORMATS`, with ``::`` and the
-        name of an array in it where it holds several, as a string or path; a two-dimensional array of
-        numpy or of a library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; or a `Source`, which is
-        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; a
-        folder of files whose names differ in numbers alone; or a shell-style pattern before or behind ``::``, such as
+        name of an array in it where it holds several, as a string or path; a two-dimensional array of numpy or of a
+        library that shares memory by DLPack (torch, CuPy, JAX); a ``zarr.Array``; an array, sparse matrix, frame,
+        series or table of Dask, xarray, h5py, SciPy, pandas, polars, pyarrow or ``datasets``; or a `Source`, which is
+        returned unchanged. Several arrays as one: a list of these, whose rows follow one another in its order; a folder
+        of files whose names differ in numbers alone; or a shell-style pattern before or behind ``::``, such as
         ``folder/*.npy`` or ``store.zarr::utm*/embeddings``. The arrays of these two follow one another in natural order
         (``_2`` before ``_10``).
     options

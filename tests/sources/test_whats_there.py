@@ -40,8 +40,11 @@ def message(source: object, **options: object) -> str:
         (b'{"version": 1, "refs": {".zgroup": "..."}}', "holds references of kerchunk: give 'reference://::"),
         (b'{"schema_version": 1, "source": {}}', "is a result of rankme: rankme show prints it"),
         (b"rankme-state\n\x02\0\0\0", "is a state of rankme"),
-        (b"", "is neither a zarr store nor a .npy file: convert it first"),
-        (b"hello", "is neither a zarr store nor a .npy file: convert it first"),
+        (b"", "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"),
+        (
+            b"hello",
+            "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers",
+        ),
     ],
 )
 def test_a_file_is_known_by_its_first_bytes(tmp_path, beginning, said):

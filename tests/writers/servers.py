@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import fsspec.config
+import numpy as np
 import obstore
 import pytest
 import zarr
@@ -114,6 +118,40 @@ def test_rows_on_a_web_server_are_read_to_the_same_bits(web: str, array: str) ->
 def test_shards_on_a_server_without_ranges_are_refused_with_the_remedy(web: str) -> None:
     with pytest.raises(rs.RankMeError, match=r"knows ranges"):
         rs.measure(f"{web}/x.zarr::shards")
+
+
+@pytest.mark.parametrize("credentials", ["environment", "profile", "anonymous"])
+@pytest.mark.parametrize("has_obstore", [True, False])
+def test_files_in_a_bucket_are_one_dump_with_the_credentials_that_s3fs_finds(
+    s3: str, credentials: str, has_obstore: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = boto3.client("s3")
+    for number in range(12):
+        part = io.BytesIO()
+        np.save(part, ROWS[number * 50 : number * 50 + 50])
+        client.put_object(Bucket="bucket", Key=f"dump/part_{number}.npy", Body=part.getvalue(), ACL="public-read")
+    client.put_object(Bucket="bucket", Key="dump/_SUCCESS", Body=b"")
+    options: dict[str, Any] = {"endpoint_url": s3}
+    if credentials == "anonymous":
+        options["anon"] = True
+    if credentials == "profile":
+        (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = a\naws_secret_access_key = b\n")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        options["profile"] = "mine"
+    if not has_obstore:
+        options["use_ssl"] = False  # another client, of which nothing is known
+        monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    asked, get = [], obstore.get
+    monkeypatch.setattr(
+        obstore, "get", lambda store, path, **options: asked.append(path) or get(store, path, **options)
+    )
+    for address in ("s3://bucket/dump", "s3://bucket/dump/part_*.npy"):
+        check(address, ROWS)
+    assert "_SUCCESS" in rs.open_source("s3://bucket/dump").remarks[0]
+    assert bool(asked) == has_obstore
 
 
 def test_chunks_that_were_never_written_are_missing_and_no_others(s3: str, web: str) -> None:

@@ -78,5 +78,7 @@ def _header(beginning: bytes, at: int, uri: str) -> tuple[bytes, int, int, int]:
     kind = beginning[at : at + 4]
     if not kind.startswith(b"I") or len(beginning) < at + _HEADER.size:
         raise SourceFormatError(f"{uri} is no index of FAISS, or it is cut: it begins with {beginning[:4]!r}")
-    _, n_features, n_rows, _, _, _, metric = _HEADER.unpack_from(beginning, at)
+    _, n_features, n_rows, _, _, is_trained, metric = _HEADER.unpack_from(beginning, at)
+    if is_trained > 1:
+        raise CorruptChunkError(f"{uri} is damaged: its header says {is_trained} for true or false; write it again")
     return kind, n_features, n_rows, at + _HEADER.size + (0 if metric in _WITHOUT_ARGUMENT else _ARGUMENT)

@@ -13,6 +13,7 @@ from rankme_stream.sources.dense.layout import DenseLayout
 
 _LISTED = 8
 _LONGEST_NAME = 120  # in messages
+_COMPARED = 1_000  # names with one that is not there; each takes time
 _SCALES = re.compile(
     r"(?<![a-z])q?(scales?|scaling|scale_?factors?|absmax|zero_?points?|zeros|codebooks?|centroids|quant_?(map|state))(?![a-z])",
     re.IGNORECASE,
@@ -68,7 +69,8 @@ def chosen_name(arrays: Mapping[str, NamedArray], inside: str, uri: str, *, is_s
     if not arrays:
         raise SourceFormatError(f"{uri} holds no array")
     if inside:
-        close = get_close_matches(inside, list(arrays)[:10_000], n=1)
+        likely = [name for name in list(arrays)[:_COMPARED] if len(name) <= _LONGEST_NAME]
+        close = get_close_matches(inside[:_LONGEST_NAME], likely, n=1)
         raise SourceFormatError(
             f"{uri} holds no {_short(inside)!r}: it holds {_listed(arrays)}: use e.g. "
             f"'{uri}::{_short((close or list(arrays))[0])}'"

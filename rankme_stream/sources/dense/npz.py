@@ -24,12 +24,7 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
     SourceError, StorageError
         If the file cannot be read, is damaged, or holds no such array of numbers.
     """
-    with file.opened() as opened:
-        found = zip_members(opened, file.uri)
-    members = {name.removesuffix(".npy"): one for name, one in found.items()}
-    if len(members) < len(found):
-        raise CorruptChunkError(f"{file.uri} holds two arrays of one name: write it again with np.savez")
-    name = inside
+    members, name = _members(file), inside
     if name not in members:
         name = chosen_name(_arrays(file, members, inside), inside, file.uri, is_scales=is_scales)
     member, layout = _opened(file, name, members[name])
@@ -41,6 +36,37 @@ def open_rows(file: StoredFile, inside: str, options: ArrayOptions, *, is_scales
             "save np.ascontiguousarray(rows), or save it by np.savez"
         )
     return rows
+
+
+def npz_labels(file: StoredFile, inside: str) -> tuple[StoredFile, DenseLayout, str]:
+    """Return a stored ``.npy`` file of labels in an archive, where its array lies, and its name in messages.
+
+    Parameters
+    ----------
+    inside
+        Its name; empty for the only array of one dimension.
+
+    Raises
+    ------
+    SourceError, StorageError
+        As ``open_rows``.
+    """
+    members, name = _members(file), inside
+    if name not in members:
+        arrays = _arrays(file, members, inside)
+        lists = {key: one for key, one in arrays.items() if one.shape is not None and len(one.shape) == 1}
+        name = chosen_name(lists or arrays, inside, file.uri, is_scales=True)
+    return (*_opened(file, name, members[name]), f"{file.uri}::{name}")
+
+
+def _members(file: StoredFile) -> dict[str, Member]:
+    """Return the arrays of an archive by their names in numpy."""
+    with file.opened() as opened:
+        found = zip_members(opened, file.uri)
+    members = {name.removesuffix(".npy"): one for name, one in found.items()}
+    if len(members) < len(found):
+        raise CorruptChunkError(f"{file.uri} holds two arrays of one name: write it again with np.savez")
+    return members
 
 
 def _opened(file: StoredFile, name: str, one: Member) -> tuple[ZipMember, DenseLayout]:

@@ -14,6 +14,7 @@ _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 2**16 - 1
 TAIL_BYTES = _LONGEST_COMMENT + _END.size + _LOCATOR_64.size + _END_64.size
 _ENCRYPTED, _UTF8 = 1, 1 << 11
+_NEWEST_VERSION = 63  # of the format, which a reader of Python knows
 STORED, DEFLATED = 0, 8
 
 
@@ -150,7 +151,7 @@ def _member(directory: bytes, at: int, end: int, uri: str) -> tuple[Member, int]
     """Return the member whose entry begins at an offset of the directory, and the offset of the next."""
     if len(directory) - at < _ENTRY.size:
         raise _damaged(uri, "its directory is cut")
-    magic, _, _, flags, method, _, _, crc, stored, size, n_name, n_extra, n_comment, disk, _, _, start = (
+    magic, _, version, flags, method, _, _, crc, stored, size, n_name, n_extra, n_comment, disk, _, _, start = (
         _ENTRY.unpack_from(directory, at)
     )
     stop = at + _ENTRY.size + n_name + n_extra + n_comment
@@ -159,7 +160,7 @@ def _member(directory: bytes, at: int, end: int, uri: str) -> tuple[Member, int]
     key = directory[at + _ENTRY.size : at + _ENTRY.size + n_name]
     extra = directory[at + _ENTRY.size + n_name : at + _ENTRY.size + n_name + n_extra]
     size, stored, start = _long_sizes([size, stored, start], extra, uri)
-    if disk or start > end or n_name == 0 or (method == STORED and stored != size):
+    if disk or start > end or n_name == 0 or version & 0xFF > _NEWEST_VERSION or (method == STORED and stored != size):
         raise _damaged(uri, "its directory contradicts itself")
     try:
         name = key.decode("utf-8" if flags & _UTF8 else "cp437")

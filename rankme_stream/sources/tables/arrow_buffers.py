@@ -68,8 +68,9 @@ def column_batches(batches: Sequence[Batch], place: FieldPlace, uri: str) -> lis
     """Return what is kept of the batches that have rows; one that contradicts the schema raises CorruptChunkError."""
     found, row = [], 0
     for batch in batches:
+        checked = _column_batch(batch, place, row, uri)  # of no rows, too: they may be lost
         if batch.n_rows:
-            found.append(_column_batch(batch, place, row, uri))
+            found.append(checked)
         row += batch.n_rows
     return found
 
@@ -192,6 +193,8 @@ def read_buffer(file: OpenFile, span: tuple[int, int], codec: str | None, most: 
         found = pa.decompress(pa.py_buffer(stored[8:]), decompressed_size=size, codec=codec)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"a buffer cannot be decompressed ({' '.join(str(error).split())})") from error
+    if len(found) != size:
+        raise ValueError(f"a buffer states {size:,} bytes and has {len(found):,}")
     return np.frombuffer(found, np.uint8)
 
 

@@ -203,7 +203,7 @@ def _message(file: OpenFile, at: int, uri: str) -> _Message | None:
             "again"
         )
     length = int.from_bytes(beginning[4:8], "little", signed=True)
-    if not length:
+    if len(beginning) >= 8 and not length:
         return None
     if not 0 < length <= _LARGEST or at + 8 + length > file.n_bytes:
         raise _damaged(uri, f"the description at byte {at:,} has {length:,} bytes")
@@ -237,7 +237,12 @@ def _batch(message: _Message, uri: str) -> Batch:
     size = message.stop - message.body
     if not len(nodes):
         raise _damaged(uri, f"the batch at byte {message.body:,} has no columns")
-    if not 0 <= n_rows <= _MOST_ROWS or (nodes > _MOST_ROWS).any() or (nodes[:, 0] < 0).any():
+    if (
+        not 0 <= n_rows <= _MOST_ROWS
+        or (nodes > _MOST_ROWS).any()
+        or (nodes[:, 0] < 0).any()
+        or (nodes[:, 1] > nodes[:, 0]).any()
+    ):
         raise _damaged(uri, f"the batch at byte {message.body:,} states {n_rows:,} rows")
     if (buffers < 0).any() or (buffers > size).any() or (buffers.sum(axis=1) > size).any() or (n_views < 0).any():
         raise _damaged(uri, f"the batch at byte {message.body:,} has buffers outside its {size:,} bytes")

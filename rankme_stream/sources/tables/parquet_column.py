@@ -21,7 +21,7 @@ from rankme_stream.sources.tables.parquet_piece import Run, decoded
 _AT_ONCE = 8 * 2**20  # bytes of pages, and of values, that are decoded together
 _GROUPS_AT_ONCE = 64
 _LEVEL_BYTES = 8  # of each value while it is decoded: its levels, twice
-_BATCHES = 8 * 2**20  # of values decoded and handed out
+_BATCHES = 12 * 2**20  # of values decoded and handed out
 
 
 class _Units(NamedTuple):

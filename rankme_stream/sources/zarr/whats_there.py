@@ -24,8 +24,6 @@ _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
 _MAGIC = (
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
-    (b"PAR1", f"a parquet file, {_CONVERT}"),
-    (b"ARROW1", f"an Arrow file, {_CONVERT}"),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
     (b"\x28\xb5\x2f\xfd", f"compressed by zstd: {_UNPACK}"),
     (b"BZh", f"compressed by bzip2: {_UNPACK}"),
@@ -35,9 +33,6 @@ _MAGIC = (
     (b"\x80", "a pickle, which could run code and is not read: write its rows as zarr or .npy"),
 )
 _ENDINGS = {
-    ".parquet": f"parquet, {_CONVERT}",
-    ".arrow": f"Arrow, {_CONVERT}",
-    ".feather": f"Arrow, {_CONVERT}",
     ".csv": f"text, {_CONVERT}",
     ".tfrecord": f"TFRecord, {_CONVERT}",
 }
@@ -69,7 +64,7 @@ def file_content(path: str) -> str:
             return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
         if b'"schema_version"' in beginning:
             return "is a result of rankme: rankme show prints it"
-    return "is neither a zarr store nor a .npy file: convert it first"
+    return "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"
 
 
 def store_content(store: AuditingStore, path: str, uri: str, ndim: int = 2) -> str | None:

@@ -52,6 +52,7 @@ def test_an_index_of_another_size_is_refused(kind, change):
             faiss_header(b"IxF2", 1, (7, 5)) + struct.pack("<Q", 36) + ROWS.tobytes(),
             "7 rows of 5 features and 36 values",
         ),
+        (INDEXES["L2"].replace(b"\1\1\0\0\0", b"\2\1\0\0\0", 1), "says 2 for true or false"),
         (faiss_header(b"IxMp", 0, (8, 5)) + INDEXES["L2"], "an index of 8 rows maps the ids of 7"),
         (faiss_header(b"IxMp", 0, (7, 5)) + faiss_bytes(b"IxMp", 0), "of the kind 'IxMp'"),
     ],

@@ -16,9 +16,10 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.dense import npz, zip_streams
 from rankme_stream.sources.dense.npz import open_rows
 from rankme_stream.sources.dense.zip_directory import zip_members
+from rankme_stream.sources.labels import open_labels
 from tests.bytes_file import ROWS, BytesFile, npz_bytes
 
-LONG = np.random.default_rng(0).integers(0, 40, (3000, 64)).astype("<f4")  # which deflate makes shorter
+LONG = np.random.default_rng(0).integers(0, 40, (3000, 32)).astype("<f4")  # which deflate makes shorter
 both = pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
 
 
@@ -136,7 +137,7 @@ def test_compressed_rows_that_lie_feature_by_feature_are_refused_where_they_are_
     monkeypatch.setattr(npz, "_LARGEST_BY_FEATURE", 2**16)
     with pytest.raises(SourceFormatError, match=r"each block of rows would unpack all of it"):
         open_rows(file, "emb", NO_OPTIONS)
-    assert open_rows(file_of(compressed=False, emb=np.asfortranarray(LONG)), "emb", NO_OPTIONS).shape == (3000, 64)
+    assert open_rows(file_of(compressed=False, emb=np.asfortranarray(LONG)), "emb", NO_OPTIONS).shape == (3000, 32)
 
 
 @pytest.mark.parametrize("stated", [2**40, LONG.nbytes + 129, LONG.nbytes + 127])
@@ -187,3 +188,21 @@ def test_many_arrays_are_not_opened_to_find_one(monkeypatch):
         SourceFormatError, match=r"holds a, b, c: say which of them holds the rows, such as 'dump.npz::a'"
     ):
         open_rows(file_of(a=ROWS, b=ROWS, c=ROWS), "", NO_OPTIONS)
+
+
+@both
+def test_labels_lie_in_the_archive_too(tmp_path, compressed):
+    names = np.array(["cat", "dog", "owl"])[np.arange(3000) % 3]
+    (tmp_path / "dump.npz").write_bytes(npz_bytes(compressed=compressed, emb=LONG, labels=names, other=np.arange(3000)))
+    labels = open_labels(f"{tmp_path}/dump.npz::labels")
+    assert (labels.n_rows, labels.uri) == (3000, f"{tmp_path}/dump.npz::labels")
+    np.testing.assert_array_equal(labels.read(7, 2999), names[7:2999])
+    (tmp_path / "one.npz").write_bytes(npz_bytes(compressed=compressed, emb=LONG, labels=names))
+    np.testing.assert_array_equal(open_labels(tmp_path / "one.npz").read(0, 3), names[:3])
+    for inside, said in (
+        ("", "holds labels .*, other .*: say which"),
+        ("::none", "no 'none'"),
+        ("::emb", "one dimension"),
+    ):
+        with pytest.raises(SourceFormatError, match=said):
+            open_labels(f"{tmp_path}/dump.npz{inside}")

@@ -87,6 +87,7 @@ def put(at: int, form: str, value: int):
         (put(20, "<I", 2**31), "its directory contradicts itself"),  # stored bytes of a stored member
         (put(20, "<I", 2**32 - 1), "its directory lacks a size"),
         (put(28, "<H", 60_000), "its directory is cut"),
+        (put(6, "<H", 255), "its directory contradicts itself"),  # version of the format
         (put(42, "<I", 2**31), "its directory contradicts itself"),  # where the first begins
         (lambda held, directory, end: held.__setitem__(0, 0), "is not where the directory says"),
         (put(42, "<I", 631), "reaches into what follows"),  # where the second begins

@@ -172,3 +172,13 @@ def test_names_that_are_no_text_and_descriptions_that_arrow_refuses_are_refused(
     path.write_bytes(whole[: begin + 12] + b"\xff" * 4 + whole[begin + 16 :])
     with pytest.raises(rs.errors.CorruptChunkError, match=r"x\.arrow is damaged"):
         rs.open_source(path)
+
+
+def test_a_batch_that_states_no_rows_and_has_some_is_refused(tmp_path):
+    """Its rows would be lost."""
+    path = write(pa.table({"emb": lists(some_rows())}), tmp_path / "x.arrow", "stream", batch_rows=77)
+    whole = path.read_bytes()
+    n_rows = (77).to_bytes(8, "little")
+    path.write_bytes(whole.replace(n_rows, bytes(8), 1))
+    with pytest.raises(rs.errors.CorruptChunkError, match=r"the batch from row 0 on has 0 rows, and 77 of this column"):
+        rs.open_source(path)
