@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,15 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 import rankme_stream as rs  # noqa: E402
 from rankme_stream.sources import Source  # noqa: E402
+from rankme_stream.sources.array_options import ArrayOptions  # noqa: E402
+from rankme_stream.sources.stores.stored_file import LocalFile  # noqa: E402
 from rankme_stream.sources.tables import parquet_column  # noqa: E402
-from rankme_stream.sources.tables.thrift import I64, LIST, STRUCT, read_struct, write_struct  # noqa: E402
+from rankme_stream.sources.tables.parquet import open_rows  # noqa: E402
+from rankme_stream.sources.tables.thrift import I64, LIST, STRUCT, read_struct, write_struct  # noqa: E402  # noqa: E402
 from rankme_stream.testing import SourceLaws  # noqa: E402
 from tests.sources.tables.tables import lists, some_rows  # noqa: E402
+
+WITHIN_ROWS = Path(__file__).parents[2] / "data" / "formats" / "pages_within_rows.parquet"
 
 
 class TestParquet(SourceLaws):
@@ -64,6 +70,44 @@ def test_large_row_groups_are_read_page_by_page_in_any_order(tmp_path, monkeypat
     with ThreadPoolExecutor(4) as pool:
         for (low, high), found in zip(ranges, pool.map(lambda ends: source.read(*ends), ranges), strict=True):
             assert np.array_equal(found, rows[low:high])
+
+
+def test_pages_that_begin_within_rows_are_read(monkeypatch):
+    monkeypatch.setattr(parquet_column, "_AT_ONCE", 2**11)
+    rows = np.arange(2100, dtype=np.float32).reshape(300, 7)
+    source = rs.open_source(WITHIN_ROWS)
+    bounds = [0, *source.bounds(0, 300), 300]
+    assert len(bounds) > 5
+    for low, high in [*pairwise(bounds), (0, 300), (13, 20), (299, 300)]:
+        assert np.array_equal(source.read(low, high), rows[low:high])
+
+
+def test_a_file_on_a_server_is_read_in_few_requests(tmp_path, monkeypatch):
+    rows, requests = some_rows("f4", (600, 12)), []
+    pq.write_table(pa.table({"emb": lists(rows)}), tmp_path / "x.parquet", row_group_size=200, data_page_size=500)
+    monkeypatch.setattr(LocalFile, "is_remote", True)
+    opened = open_rows(LocalFile(tmp_path / "x.parquet"), "", ArrayOptions())
+    with LocalFile(tmp_path / "x.parquet").opened() as file:
+        kind = type(file)
+    read, read_into = kind.read, kind.read_into
+    monkeypatch.setattr(kind, "read", lambda *given: requests.append(given) or read(*given))
+    monkeypatch.setattr(kind, "read_into", lambda *given: requests.append(given) or read_into(*given))
+    assert np.array_equal(opened.read(0, 600), rows)
+    assert len(requests) == 3
+
+
+@pytest.mark.parametrize("n_values", [10**9, 7])
+def test_a_page_that_states_other_sizes_is_refused_before_memory_is_taken(tmp_path, n_values):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"emb": lists(some_rows())}), path, use_dictionary=False, compression="none")
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    content, at = bytearray(path.read_bytes()), chunk.data_page_offset
+    header, length = read_struct(bytes(content[at:]))
+    header[5][1][1] = (5, n_values)
+    written = write_struct(header)
+    path.write_bytes(content[:at] + written + content[at + length :])
+    with pytest.raises(rs.errors.CorruptChunkError, match=r"x.parquet::emb is damaged|should lie in bytes|footer"):
+        rs.open_source(path).read(0, 103)
 
 
 def test_structures_hold_columns(tmp_path):
