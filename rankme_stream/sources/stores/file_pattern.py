@@ -10,6 +10,7 @@ from rankme_stream.errors import SourceNotFoundError
 from rankme_stream.sources.address import split_address
 
 _MAGIC = set("*?[")
+_ANY_FOLDERS = re.compile(r"(?:^|(?<=/))(?:\*\*/+)+")
 _NUMBER = re.compile(r"(\d{1,4000})")  # Python reads 4,300 digits
 
 
@@ -22,6 +23,24 @@ def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
 def is_pattern(text: str | None) -> bool:
     """Return whether a path holds characters that stand for others in a shell."""
     return text is not None and not _MAGIC.isdisjoint(text)
+
+
+def paths_matching(pattern: str) -> list[str]:
+    """Return the paths of this machine that a shell-style pattern matches, in natural order.
+
+    ``**/`` stands for any number of folders that are no symbolic links, since these may lead in circles; what is hidden
+    is passed over.
+    """
+    before, *rest = _ANY_FOLDERS.split(pattern, maxsplit=1)
+    if not rest:
+        return sorted(glob.glob(pattern), key=natural_key)
+    found: set[str] = set()
+    for top in glob.glob(before) if before else [""]:
+        for folder, inner, _ in os.walk(top or os.curdir):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            place = folder if top else os.path.relpath(folder)
+            found.update(paths_matching(os.path.join("" if place == os.curdir else glob.escape(place), rest[0])))
+    return sorted(found, key=natural_key)
 
 
 def matching_files(source: object) -> list[str] | None:
@@ -40,7 +59,7 @@ def matching_files(source: object) -> list[str] | None:
     location, path = split_address(uri)
     if not is_pattern(location) or os.path.lexists(location):
         return None
-    found = sorted(glob.glob(location), key=natural_key)
+    found = paths_matching(location)
     if not found:
         raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
     return [f"{one}::{path}" if path else one for one in found]
