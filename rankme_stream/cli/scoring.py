@@ -117,10 +117,10 @@ def one_source(sources: Sequence[str], concat: bool) -> Named:
 
 
 def name_of(source: Named) -> str:
-    """Return the name of a source, or of its parts together."""
-    from rankme_stream.sources import joined_name
+    """Return the name of a source, or of its parts together, without secrets."""
+    from rankme_stream.sources import joined_name, without_secrets
 
-    return source if isinstance(source, str) else joined_name(source)
+    return without_secrets(source if isinstance(source, str) else joined_name(source))
 
 
 def opened(source: Named, array: Mapping[str, Any]) -> Any:
@@ -192,7 +192,7 @@ def score_entries(
                 raise
             console.report(error, debug=debug)
             worst = max(worst, error.exit_code)
-            left_out.append({"source": {"uri": entry.uri}, "error": _describe(error)})
+            left_out.append({"source": {"uri": name_of(entry.uri)}, "error": _describe(error)})
             continue
         worst = max(worst, report_shortfalls(shortfalls))
     return runs, left_out, worst

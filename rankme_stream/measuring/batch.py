@@ -14,6 +14,7 @@ from rankme_stream.errors import OutputError, RankMeError, UsageError
 from rankme_stream.measuring.api import measure
 from rankme_stream.passes.state.checkpoint import check_place
 from rankme_stream.results.measurement import Measurement
+from rankme_stream.sources import without_secrets
 
 
 def measure_each(
@@ -74,7 +75,7 @@ def checkpoint_in(folder: str | os.PathLike[str], source: Any) -> Path:
     folder = Path(folder)
     uri = os.fspath(source)
     address = uri if "://" in uri else os.path.abspath(uri)
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", address)[-60:].strip("-.")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", without_secrets(address))[-60:].strip("-.")
     name = f"{readable}-{blake2b(address.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}.state"
     check_place(folder / name)
     try:

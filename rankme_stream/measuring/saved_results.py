@@ -13,7 +13,7 @@ from rankme_stream.measuring.api import measure, measure_state
 from rankme_stream.passes.state.pass_state import State, load_state
 from rankme_stream.passes.state.state_file import MAGIC
 from rankme_stream.results.document import parse_results
-from rankme_stream.sources import open_source
+from rankme_stream.sources import open_source, without_secrets
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.stores.regular_file import reason, regular_file
 
@@ -64,7 +64,7 @@ class Entry:
     uri
         URI of the dump.
     origin
-        Origin of the result: the dump itself, a file, or ``FILE:N`` of several results.
+        Origin of the result: the dump itself, without secrets, a file, or ``FILE:N`` of several results.
     content
         Result in its JSON form, or the error in place of one; a state; None if the dump is still to be measured.
     array
@@ -119,7 +119,9 @@ def entries(sources: Sequence[str], **array: Any) -> list[Entry]:
     first: dict[str, str] = {}
     for source in sources:
         if (other := first.setdefault(_canonical(source), source)) is not source:
-            raise UsageError(f"{source} is given twice, the other time as {other}: name every run once")
+            raise UsageError(
+                without_secrets(f"{source} is given twice, the other time as {other}: name every run once")
+            )
     return [entry for source in sources for entry in _entries(source, array)]
 
 
@@ -131,7 +133,7 @@ def _canonical(source: str) -> str:
 
 def _entries(source: str, array: Mapping[str, Any]) -> list[Entry]:
     if not _has_results(source):
-        return [Entry(source, source, None, array)]
+        return [Entry(source, without_secrets(source), None, array)]
     content = read_results(source)
     if isinstance(content, State):
         return [Entry(content.source["uri"], source, content)]

@@ -21,6 +21,7 @@ from rankme_stream.sources.row_values import read_values
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.storage import Storage, describe_storage, is_remote, storage_of
 from rankme_stream.sources.stores.file_pattern import matching_files, natural_key
+from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.zarr import ZarrSource
 
 __all__ = [
@@ -28,5 +29,5 @@ __all__ = [
     "GatheredRows", "HeldBlocks", "JoinedBounds", "NpySource", "Opening", "Source", "Storage", "Window",
     "ZarrSource", "absent_numbers", "block_source", "content_digest", "describe_parts", "describe_storage",
     "is_blocks", "is_object_of_rows", "is_remote", "joined_name", "matching_files", "natural_key", "open_source",
-    "read_values", "row_digest", "row_digests", "row_place", "storage_of",
+    "read_values", "row_digest", "row_digests", "row_place", "storage_of", "without_secrets",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import rankme_stream as rs
 from benchmarks.resilience.object_server import ObjectServer
+from rankme_stream.cli.commands import run
 from rankme_stream.errors import (
     CorruptChunkError,
     SourceChangedError,
@@ -210,3 +211,19 @@ def test_a_server_that_states_no_version_has_one_by_the_bytes(
     other[-1, -1] += 1
     np.save(path, other)
     assert file.stamp() != before
+
+
+def test_no_command_prints_or_keeps_a_secret(server, root, tmp_path, capsys):
+    url = f"{server.url.replace('//', '//user:hunter2@')}/bucket/x.npy?{SECRET}"
+    commands = [
+        ["inspect", url], ["plan", url], ["score", url, f"{url}x", "--checkpoint", f"{tmp_path}/states"],
+        ["score", url, "--json", f"{tmp_path}/score.json"], ["inspect", url, "--json", f"{tmp_path}/inspect.json"],
+        ["segment", url, "--part", "0/1", "--state", f"{tmp_path}/part.state"], ["compare", url, url],
+        ["compare", url, f"{root}/bucket/x.npy", url.replace("x.npy", "y.npy"), "--json", f"{tmp_path}/both.json"],
+        ["convert", url, f"{tmp_path}/copy.zarr", "--json", f"{tmp_path}/copy.json"], ["convert", url, url],
+    ]  # fmt: skip
+    assert [run(command) for command in commands] == [0, 0, 0, 0, 0, 0, 2, 3, 0, 2]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 7
+    shown = "".join([*capsys.readouterr(), *(f"{path} {path.read_bytes()!r}" for path in files)])
+    assert "127.0.0.1" in shown and "hunter2" not in shown and "0123abcd" not in shown

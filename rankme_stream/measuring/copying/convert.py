@@ -23,7 +23,7 @@ from rankme_stream.numerics import machine
 from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.engines.engine import Progress
-from rankme_stream.sources import is_blocks, open_source
+from rankme_stream.sources import is_blocks, open_source, without_secrets
 from rankme_stream.sources.address import split_address
 from rankme_stream.sources.stores.regular_file import reason
 from rankme_stream.sources.zarr.codecs.pack import Packed, crc32c, packed
@@ -209,7 +209,8 @@ def _checked_place(dest: str) -> Path:
         is_free = False
     if not is_free:
         raise UsageError(
-            f"{dest!r} cannot be the copy: name a folder of this machine that ends in .zarr, such as copy.zarr"
+            f"{without_secrets(dest)!r} cannot be the copy: name a folder of this machine that ends in .zarr, such as "
+            "copy.zarr"
         )
     if not place.parent.is_dir():
         raise OutputError(f"{place} cannot be written: the folder {place.parent} does not exist")

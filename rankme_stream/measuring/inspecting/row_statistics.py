@@ -56,22 +56,21 @@ class RowStatistics:
     """
 
     def __init__(self, source: Source) -> None:
-        self._source, n_features = source, source.shape[1]
+        self._source = source
         self.n_rows = 0
         self.nonfinite, self.zero, self.constant, self.missing = Faulty(), Faulty(), Faulty(), Faulty()
         self.repeated, self.n_compared, self.pair = 0, 0, (-1, -1)
         self.largest = 0.0
         self._seen: dict[int, int] = {}
         self._lengths: list[FloatArray] = []
-        self._lowest, self._highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
-        self._sum = np.zeros(n_features)
+        self._lowest, self._highest, self._sum = np.array([np.inf]), np.array([-np.inf]), np.zeros(1)  # of no row yet
         self._neighbours: list[FloatArray] = []
         self._kept: list[FloatArray] = []
 
     @staticmethod
     def working_bytes(n_features: int) -> int:
         """Return the bytes that the statistics take of rows of that width."""
-        return 8 * (4 * max(VALUES_AT_ONCE, n_features) + 4 * n_features + 2 * max(_MOST_KEPT, n_features)) + 2**26
+        return 8 * (4 * max(VALUES_AT_ONCE, n_features) + 6 * n_features + 2 * max(_MOST_KEPT, n_features)) + 2**26
 
     def add(self, start: int, stored: Array) -> None:
         """Take in the rows of a block, shape ``(n, D)`` as stored, that begins with row ``start``.
@@ -108,8 +107,8 @@ class RowStatistics:
             self.constant.add(rows[(values == values[:, :1]).all(axis=1) & ~is_zero & is_there])
         if is_there.any():
             present = values if is_there.all() else values[is_there]
-            np.minimum(self._lowest, present.min(axis=0), out=self._lowest)
-            np.maximum(self._highest, present.max(axis=0), out=self._highest)
+            self._lowest = np.minimum(self._lowest, present.min(axis=0))
+            self._highest = np.maximum(self._highest, present.max(axis=0))
             self.largest = max(self.largest, float(-self._lowest.min()), float(self._highest.max()))
         return np.asarray(is_there & ~is_zero)
 
@@ -128,7 +127,7 @@ class RowStatistics:
         unit, lengths = _directions(values)
         self._lengths.append(lengths[is_there])
         unit[~is_there] = 0.0
-        self._sum += unit.sum(axis=0)
+        self._sum = self._sum + unit.sum(axis=0)
         is_pair = is_there[:-1] & is_there[1:]
         self._neighbours.append(np.einsum("ij,ij->i", unit[:-1], unit[1:])[is_pair])
         if before is not None and is_there[0]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rankme_stream.measuring.inspecting.full_pass import FullPass
 from rankme_stream.results.inspection import Command, Remark
-from rankme_stream.sources import Source, storage_of
+from rankme_stream.sources import Source, storage_of, without_secrets
 
 _LONG_S, _VERY_LONG_S = 60.0, 600.0  # passes for which a sample is proposed, or a checkpoint
 _ENOUGH = 40  # rows a feature, of which a sample would read half at most
@@ -28,6 +28,8 @@ class Circumstances(NamedTuple):
 def score_commands(given: Any, options: Mapping[str, Any], found: Circumstances) -> Iterator[Command]:
     """Yield the command to run, and alternatives; none for rows that no command line can name.
 
+    URLs are written without password and query, which the reader adds: what is printed or kept holds no credentials.
+
     Parameters
     ----------
     given
@@ -40,7 +42,7 @@ def score_commands(given: Any, options: Mapping[str, Any], found: Circumstances)
         return
     seconds = 0.0 if found.full_pass is None else found.full_pass["seconds"]
     stored = [word for name, value in options.items() for word in _option(name, value)]
-    rows = [*(["--concat"] if len(names) > 1 else []), *map(os.fspath, names), *stored]
+    rows = [*(["--concat"] if len(names) > 1 else []), *(without_secrets(os.fspath(one)) for one in names), *stored]
     words = ["rankme", "score", *rows, *found.planned.options]
     words += [word for one in found.remarks if one.refuses for word in one.options]
     yield _command([*words, *(["--checkpoint", "score.state"] if seconds > _VERY_LONG_S else [])], "every row")

@@ -154,7 +154,7 @@ class UnfinishedArray:
         self._origin: Mapping[str, Any]
         try:
             self._folder.mkdir(exist_ok=True)
-            self._opened = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._opened = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise self._unwritten(error) from None
         try:

@@ -197,6 +197,17 @@ def test_rows_that_do_not_fit_in_memory_are_said_to_be_and_not_read(tmp_path):
     assert "plan" in str(found)
 
 
+def test_a_row_wider_than_the_memory_limit_takes_no_memory(tmp_path):
+    """A sparse file of two rows of 2^34 features: statistics of the features alone would take 3 x 128 GiB."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((2, 1), "f4")) | {"shape": (2, 2**34)}
+    with open(tmp_path / "wide.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 2 * 4 * 2**34)
+    found = rs.inspect(tmp_path / "wide.npy", memory_limit=2**29)
+    assert found.sample is None and found.plan is None
+    assert "memory" in {one.kind for one in found.remarks}
+
+
 def test_wide_rows_whose_matrix_does_not_fit_are_planned_as_a_sketch(tmp_path):
     zarr.create_array(tmp_path / "wide.zarr", shape=(9000, 8000), chunks=(200, 8000), dtype="f4")
     found = rs.inspect(tmp_path / "wide.zarr", memory_limit=600 * 2**20)
