@@ -6,7 +6,7 @@ import glob
 import os
 import re
 
-from rankme_stream.errors import SourceNotFoundError
+from rankme_stream.errors import SourceNotFoundError, SourcePermissionError
 from rankme_stream.sources.address import split_address
 
 _MAGIC = set("*?[")
@@ -33,6 +33,8 @@ def matching_files(source: object) -> list[str] | None:
     ------
     SourceNotFoundError
         If there are none.
+    SourcePermissionError
+        As ``matching_paths``.
     """
     uri = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
     if not isinstance(uri, str) or "://" in uri:
@@ -40,7 +42,27 @@ def matching_files(source: object) -> list[str] | None:
     location, path = split_address(uri)
     if not is_pattern(location) or os.path.lexists(location):
         return None
-    found = sorted(glob.glob(location), key=natural_key)
+    found = matching_paths(location)
     if not found:
         raise SourceNotFoundError(f"nothing matches {location}: check the pattern")
     return [f"{one}::{path}" if path else one for one in found]
+
+
+def matching_paths(pattern: str, *, recursive: bool = False) -> list[str]:
+    """Return the paths of this machine that a pattern matches, in natural order.
+
+    With ``recursive``, ``**`` stands for any number of folders.
+
+    Raises
+    ------
+    SourcePermissionError
+        If a folder that may hold some of them cannot be listed.
+    """
+    found = glob.glob(pattern, recursive=recursive)  # it passes over such folders in silence
+    parents = os.path.dirname(pattern)
+    while parents:
+        for folder in glob.iglob(parents, recursive=recursive):
+            if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                raise SourcePermissionError(f"{folder} may not be read: check its permissions")
+        parents = os.path.dirname(parents) if is_pattern(parents) else ""
+    return sorted(found, key=natural_key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.stores.attempts import Attempts
 from rankme_stream.sources.stores.descriptions import stamp_of
 from rankme_stream.sources.stores.file_errors import file_error
-from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key
+from rankme_stream.sources.stores.file_pattern import is_pattern, matching_paths, natural_key
 from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.store_urls import file_system, install_message
 
@@ -95,11 +94,10 @@ def matching(location: str) -> list[FoundFile]:
     Raises
     ------
     SourceError, StorageError
-        If a server does not list.
+        If a folder cannot be listed.
     """
     if not is_remote(location):
-        found = glob.glob(location, recursive=True)
-        return [FoundFile(one, os.path.basename(one)) for one in sorted(found, key=natural_key)]
+        return [FoundFile(one, os.path.basename(one)) for one in matching_paths(location, recursive=True)]
     path, rest = _cut(location, _first_magic(location))
     base, pattern = path[: path.rindex("/", 0, _first_magic(location)) + 1], path
     folder = _RemoteFolder(base, rest)
