@@ -23,7 +23,6 @@ from benchmarks.harness.experiment import Experiment, Size, table
 from benchmarks.harness.stored_formats import STORED_FORMATS
 from benchmarks.resilience import mutated_cases
 from rankme_stream.numerics import machine
-from rankme_stream.sources.formats import format_of
 
 _GOOD = ("refused", "right")
 _PART = 1_000  # cases
@@ -118,7 +117,8 @@ def main() -> int:
     experiment.parser.add_argument("--format", action="append", choices=STORED_FORMATS, help="of these formats only")
     arguments = experiment.start()
     wanted = arguments.format or STORED_FORMATS
-    left_out = {name: why for name in wanted if (why := _why_not(name))}
+    lacking = {name: STORED_FORMATS[name].lacking for name in wanted}
+    left_out = {name: f"{libraries} is not installed" for name, libraries in lacking.items() if libraries}
     names, n_cases = [name for name in wanted if name not in left_out], _CASES[experiment.size]
     with tempfile.TemporaryDirectory() as folder:
         if experiment.size == "quick":  # all formats in one part, because starting processes takes longest
@@ -131,11 +131,3 @@ def main() -> int:
             ]
     result = experiment.finish({"formats": joined(parts), "left_out": left_out}, markdown)
     return int(any(one["bad"] for one in result["formats"].values()))
-
-
-def _why_not(name: str) -> str:
-    """Return why a format is left out; "" if it is not."""
-    stored = STORED_FORMATS[name]
-    if stored.lacking:
-        return f"{stored.lacking} is not installed"
-    return "" if format_of(f"x{stored.ending}") else "it is not read"

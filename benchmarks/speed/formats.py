@@ -31,7 +31,6 @@ from benchmarks.resilience import object_server
 from benchmarks.speed import formats_page
 from benchmarks.speed.bare_loop import bare_loop_s
 from benchmarks.speed.block_readers import LOOPS, READERS, Loop
-from rankme_stream.sources.formats import format_of
 
 _BLOCK = 8_192  # rows: of a row group of the files, too
 _SHAPES = {"quick": ((2_000, 32),), "default": ((131_072, 768), (524_288, 128))}  # the first for reading, too
@@ -197,9 +196,8 @@ def download(url: str, paths: list[str]) -> None:
 
 def why_not(name: str) -> str:
     """Return why a format is left out; "" if it is not."""
-    if STORED_FORMATS[name].lacking:
-        return f"{STORED_FORMATS[name].lacking} is not installed"
-    return "" if format_of(f"x{STORED_FORMATS[name].ending}") else "it is not read"
+    lacking = STORED_FORMATS[name].lacking
+    return f"{lacking} is not installed" if lacking else ""
 
 
 def main() -> None:

@@ -225,8 +225,8 @@ device_option = click.option(
 )
 group_option = click.option(
     "--group-by", "groups", metavar="SPEC",
-    help="Also score groups of rows: labels.npy or store.zarr::labels, one label per row; rows:N, N rows per group; or "
-    "parts, the arrays that are read as one dump.",
+    help="Also score groups of rows: labels.npy, store.zarr::labels or a column of a table, such as labels.csv::class, "
+    "one label per row; rows:N, N rows per group; or parts, the arrays that are read as one dump.",
 )  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="Keep what was read in FILE, and go on from it; for several sources, a folder."

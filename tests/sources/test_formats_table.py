@@ -5,18 +5,24 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.harness.stored_formats import STORED_FORMATS
-from tests.formats_table import WIDE, check, check_passes, known_formats, write_shards, write_whole
+from rankme_stream.sources.formats import FORMATS, format_of
+from tests.formats_table import WIDE, all_formats, check, check_passes, write_shards, write_whole
+
+
+def test_every_format_that_is_read_is_in_the_table():
+    found = {format_of(f"x{one.ending}") for one in STORED_FORMATS.values()}
+    assert found == {*FORMATS}
 
 
 @WIDE
-@pytest.mark.parametrize("name", known_formats())
+@pytest.mark.parametrize("name", all_formats())
 def test_a_file_gives_the_bits_of_memory(name, tmp_path):
     stored = STORED_FORMATS[name]
     check(stored.address(write_whole(stored, tmp_path)), stored, "all", "labels")
 
 
 @WIDE
-@pytest.mark.parametrize("name", known_formats())
+@pytest.mark.parametrize("name", all_formats())
 def test_eleven_uneven_shards_give_the_bits_of_memory(name, tmp_path):
     stored = STORED_FORMATS[name]
     write_shards(stored, tmp_path / "shards")

@@ -16,23 +16,23 @@ from benchmarks.resilience.object_server import ObjectServer
 from rankme_stream.sources.stores.attempts import SECONDS
 from tests.formats_table import (
     WIDE,
+    all_formats,
     check,
     check_cluster,
     check_passes,
     cluster,
-    known_formats,
     write_shards,
     write_whole,
 )
 
-pytestmark = [WIDE, pytest.mark.parametrize("name", known_formats())]
+pytestmark = [WIDE, pytest.mark.parametrize("name", all_formats())]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the matrix in every format, whole and in shards."""
     root = tmp_path_factory.mktemp("formats")
-    for name in known_formats():
+    for name in all_formats():
         stored = STORED_FORMATS[name.values[0]]
         if not stored.lacking:
             write_whole(stored, folder_of(root, name.values[0]))

@@ -54,6 +54,7 @@ _FACTS = {
     "version": re.compile(rb"\d+\s*"), "byteorder": re.compile(rb"little|big"), ".format_version": re.compile(rb"\d+"),
     ".storage_alignment": re.compile(rb"\d+"), ".data/serialization_id": re.compile(rb"[\x20-\x7e]*"),
 }  # fmt: skip
+_DEVICES = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla|mtia|maia|ipu|privateuseone)(:\d+)?")  # that torch restores from
 _DEEPEST, _LONGEST_NAME = 32, 1000
 _SAVE = "save the tensor by itself: torch.save(tensor.contiguous().cpu(), path)"
 
@@ -156,7 +157,7 @@ class _Archive:
 
     def _view(self, key: tuple[Any, ...], view: tuple[int, Sequence[int], Sequence[int]], kind: str) -> _Tensor:
         """Return a view of a storage, by its first number, lengths and strides."""
-        (offset, shape, strides), (_, named, number, _, n_held) = view, key
+        (offset, shape, strides), (_, named, number, device, n_held) = view, key
         storage = named.name if isinstance(named, Named) else ""
         type_name = _DTYPES.get(kind) if storage == _UNTYPED else _STORAGE_TYPES.get(storage)
         if type_name is None:
@@ -165,7 +166,8 @@ class _Archive:
         dtype = named_type(type_name).dtype.newbyteorder(self._order)
         record = self._members.get(f"{self._root}/data/{number}") if isinstance(number, str) else None
         held_size = 1 if storage == _UNTYPED else dtype.itemsize
-        if record is None or not _are_lengths((n_held,)) or record.n_bytes != n_held * held_size:
+        is_known = isinstance(device, str) and _DEVICES.fullmatch(device)
+        if record is None or not is_known or not _are_lengths((n_held,)) or record.n_bytes != n_held * held_size:
             raise self._contradiction()
         layout = _layout(tuple(shape), tuple(strides), dtype)
         if layout is None or record.method != STORED:

@@ -13,7 +13,7 @@ _END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4
 _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 2**16 - 1
 TAIL_BYTES = _LONGEST_COMMENT + _END.size + _LOCATOR_64.size + _END_64.size
-_ENCRYPTED, _UTF8 = 1, 1 << 11
+_ENCRYPTED, _UTF8 = 1 | 1 << 5 | 1 << 6 | 1 << 13, 1 << 11  # in any way, or a patch of another file
 _NEWEST_VERSION = 63  # of the format, which a reader of Python knows
 STORED, DEFLATED = 0, 8
 
@@ -132,14 +132,19 @@ def data_offset(opened: OpenFile, member: Member, uri: str) -> int:
     """
     where = f"{uri}::{member.name[:100]}"
     if member.is_encrypted:
-        raise SourceFormatError(f"{where} is encrypted: write it again without a password")
+        raise SourceFormatError(f"{where} is encrypted or patched: write it again without a password")
     if member.method not in (STORED, DEFLATED):
         raise SourceFormatError(f"{where} is packed by method {member.method} of zip; deflate is read: write it again")
     header = opened.read(member.start, _LOCAL.size + len(member.key))
     if len(header) < _LOCAL.size + len(member.key) or not header.startswith(b"PK\x03\x04"):
         raise _damaged(uri, f"its member {member.name[:100]!r} is not where the directory says")
     _, _, flags, method, _, _, _, _, _, n_name, n_extra = _LOCAL.unpack_from(header)
-    if n_name != len(member.key) or header[_LOCAL.size :] != member.key or method != member.method or flags & 1:
+    if (
+        n_name != len(member.key)
+        or header[_LOCAL.size :] != member.key
+        or method != member.method
+        or flags & _ENCRYPTED
+    ):
         raise _damaged(uri, f"its member {member.name[:100]!r} is another than the directory says")
     offset: int = member.start + _LOCAL.size + n_name + n_extra
     if offset + member.n_stored > member.end:

@@ -75,7 +75,8 @@ class StoredChunks:
         if not can_read or (decoder.n_bytes > _SMALL and not decoder.is_plain):
             return False
         first, last = start // per, -(-stop // per)
-        at_once = max(1, min(_MOST_TOGETHER, self._together // decoder.n_bytes))
+        together = _REMOTE_TOGETHER if decoder.is_plain else self._together
+        at_once = max(1, min(_MOST_TOGETHER, together // decoder.n_bytes))
         try:
             with self._file.opened() as file:
                 for low in range(first, last, at_once):
@@ -105,11 +106,13 @@ class StoredChunks:
             raise ValueError("a chunk has another size than its metadata say")
         target = out.reshape(-1).view(np.uint8)
         behind = skipped * (out.shape[1] * out.itemsize)
+        if (np.diff(places.offsets) == n_bytes).all():
+            file.read_into(target, int(places.offsets[0]) + behind, "its chunks")
+            return
         for a, b, first, last in self._spans(places):
-            low, high = max(0, a * n_bytes - behind), min(len(target), b * n_bytes - behind)
-            from_first = low + behind - a * n_bytes
             if last - first == (b - a) * n_bytes:
-                file.read_into(target[low:high], first + from_first, "its chunks")
+                low, high = max(0, a * n_bytes - behind), min(len(target), b * n_bytes - behind)
+                file.read_into(target[low:high], first + low + behind - a * n_bytes, "its chunks")
                 continue
             held = np.empty(last - first, np.uint8)
             file.read_into(held, first, "its chunks")

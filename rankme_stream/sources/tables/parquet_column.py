@@ -231,11 +231,6 @@ class ParquetColumn:
         if -1 not in widths:
             return widths
         groups = [group for group in range(len(self._footer.edges) - 1) if self._n_rows(group)]
-        if len(widths) == 1 and groups:
-            chunk, _ = self._footer.chunk(groups[0], self._column)
-            statistics = self._footer.statistics(groups[0], self._column.leaf)
-            if statistics is not None and statistics.null_count == 0 and chunk.n_values % chunk.n_rows == 0:
-                return (chunk.n_values // chunk.n_rows,)
         with self._file.opened() as file:
             for group in groups:
                 found = self._first_widths(group, widths, file)
@@ -250,7 +245,7 @@ class ParquetColumn:
         """Return the lengths of the lists of the first row of a row group that has values."""
         chunk, codec = self._footer.chunk(group, self._column)
         pages = find_pages(file.read, chunk, max(1, chunk.n_values))
-        end = min(len(pages.decoded), 1 + int(np.searchsorted(np.cumsum(pages.decoded), _AT_ONCE)))
+        end = min(len(pages.decoded), 1 + int(np.searchsorted(np.cumsum(pages.decoded), _AT_ONCE // 8)))
         span = (int(pages.edges[0]), int(pages.edges[end]))
         run = Run(pages.dictionary, span, codec, int(pages.values[:end].sum()), False, 0, chunk.n_rows)
         with arrow_errors(self.uri):

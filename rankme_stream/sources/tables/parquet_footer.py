@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,10 +89,6 @@ class Footer:
         kind = self._elements[path[-1]].get(1, (0, -1))[1]
         return sum(one != _REQUIRED for one in kinds), sum(one == _REPEATED for one in kinds), kind
 
-    def statistics(self, group: int, leaf: int) -> Any:
-        """Return the statistics of a column in a row group; None where there are none."""
-        return self._metadata.row_group(group).column(leaf).statistics
-
     def chunk(self, group: int, column: Column) -> tuple[Chunk, str]:
         """Return a column in a row group, and the name of its compression.
 
@@ -105,6 +100,8 @@ class Footer:
         found = self._metadata.row_group(group).column(column.leaf)
         if found.file_path:
             raise SourceFormatError(f"{self.uri}::{column.name} lies in another file: read that one")
+        if found.physical_type != self._metadata.schema.column(column.leaf).physical_type:
+            raise CorruptChunkError(f"{self.uri}::{column.name} is of two types: the file is damaged; write it again")
         offsets = [found.data_page_offset]
         if found.has_dictionary_page and found.dictionary_page_offset:
             offsets.append(found.dictionary_page_offset)

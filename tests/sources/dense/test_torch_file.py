@@ -141,6 +141,7 @@ def test_a_file_of_torch_1_lacks_some_members():
         (with_pickle(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9"), SourceFormatError),
         (with_pickle(b"ctorch._utils\n_rebuild_tensor_v2", b"cposix\nsystem"), SourceFormatError),
         (with_pickle(b"storage", b"storagf"), CorruptChunkError),
+        (with_pickle(b"cpu", b"gpu"), CorruptChunkError),
         (lambda name, held: (f"{'other' if name == 'version' else 'tensor'}/{name}", held), CorruptChunkError),
         (lambda name, held: (name, held), SourceFormatError),
     ],

@@ -101,8 +101,10 @@ def test_a_zip_file_that_contradicts_itself_is_refused(change, said):
 
 
 def test_encrypted_members_and_other_methods_are_refused():
-    with pytest.raises(SourceFormatError, match=r"dump::a is encrypted"):
+    with pytest.raises(SourceFormatError, match=r"dump::a is encrypted or patched"):
         contents(damaged(put(8, "<H", 1)))
+    with pytest.raises(SourceFormatError, match=r"dump::a is encrypted or patched"):
+        contents(damaged(put(8, "<H", 1 << 6)))
     with pytest.raises(SourceFormatError, match=r"dump::a is packed by method 12 of zip"):
         contents(zipped(method=zipfile.ZIP_BZIP2))
 

@@ -110,6 +110,19 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
         source.read(0, 60)
 
 
+def test_a_damaged_key_for_which_h5py_reads_fill_values_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=ROWS, chunks=(6, 8))
+    content = bytearray((tmp_path / "x.h5").read_bytes())
+    key = content.index(b"TREE\1\0") + 24 + 10 * 40  # behind the ten entries of the only leaf
+    assert content[key + 8] == 54
+    content[key + 8] = 6  # the key behind the last chunk, before which it has to be
+    (tmp_path / "x.h5").write_bytes(content)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert (file["x"][54:] == 0).all()
+    assert "has a damaged index of chunks" in refused(tmp_path / "x.h5")
+
+
 def test_a_filter_that_is_not_installed_is_named(path: Path) -> None:
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((6, 8))

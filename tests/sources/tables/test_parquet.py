@@ -110,6 +110,19 @@ def test_a_page_that_states_other_sizes_is_refused_before_memory_is_taken(tmp_pa
         rs.open_source(path).read(0, 103)
 
 
+def test_a_column_of_two_types_is_refused(tmp_path):  # of which the statistics of pyarrow end the process
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"emb": lists(some_rows())}), path)
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer, _ = read_struct(content[start:-8])
+    footer[4][1][1][0][1][1][1][0][3][1][1] = (5, 5)  # the type of the column in the first row group: DOUBLE
+    written = write_struct(footer)
+    path.write_bytes(content[:start] + written + len(written).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(rs.errors.CorruptChunkError, match="is of two types"):
+        rs.open_source(path)
+
+
 def test_structures_hold_columns(tmp_path):
     rows = some_rows()
     inner = pa.StructArray.from_arrays([lists(rows), pa.array(["x"] * 103)], ["vector", "text"])

@@ -119,14 +119,17 @@ class ChunkDecoder:
 
     @property
     def decodes_together(self) -> bool:
-        """Whether `decode_all` decodes: each codec makes so many bytes that its metadata give exactly."""
-        return self._n_exact >= len(self._codecs) and not self._is_text
+        """Whether `decode_all` decodes: values of one size."""
+        return not self._is_text
 
     def decode_all(self, encoded: Sequence[Array], values: Array) -> None:
         """Write the values of several chunks into ``values``, shape ``(chunks, values)``, as `decode` does one's."""
         content: Sequence[Array] | Array = encoded
         out = values.view(np.uint8)
         for number in range(len(self._codecs) - 1, -1, -1):
+            if number >= self._n_exact:
+                content = [self._unpacked(number, one) for one in content]
+                continue
             target = np.empty((len(encoded), self._sizes[number]), np.uint8) if number else out
             self._codecs[number].unpack_all(content, target)
             content = target
@@ -154,6 +157,11 @@ class ChunkDecoder:
             _decode_text(content, values)
         elif not self._codecs:
             put(content, out)
+
+    def _unpacked(self, number: int, encoded: Array) -> Array:
+        """Return what one codec makes of bytes, where it is not known how many they are."""
+        target = np.empty(self._sizes[number], np.uint8)
+        return target[: self._codecs[number].unpack(encoded, target)]
 
     def _check_size(self, n_bytes: int, number: int) -> None:
         """Check the size of what the codec before ``number`` was given when it was written."""
