@@ -248,6 +248,24 @@ def test_links_are_followed_and_no_file_counts_twice(tmp_path):
         rs.open_source(folder)
 
 
+def test_links_that_lead_in_circles_are_not_entered(tmp_path, monkeypatch):
+    dump, began = write_shards(tmp_path / "top" / "dump"), time.perf_counter()
+    for name in ("one", "two", "three"):
+        (dump / name).symlink_to(tmp_path / "top", target_is_directory=True)
+    (dump / ".hidden").mkdir()
+    np.save(dump / ".hidden" / "img_emb_99.npy", ROWS)
+    monkeypatch.chdir(tmp_path)
+    for pattern in (f"{tmp_path}/**/*.npy", "**/*.npy", "top/**/**/img_emb_*", "**/dump/**/*[0-9].npy"):
+        assert np.array_equal(rs.open_source(pattern).read(0, len(ROWS)), ROWS)
+    assert time.perf_counter() - began < 5
+
+
+def test_a_link_that_names_itself_is_refused_by_its_name(tmp_path):
+    (write_shards(tmp_path / "dump") / "img_emb_11.npy").symlink_to("img_emb_11.npy")
+    with pytest.raises(SourceError, match=r"img_emb_11\.npy cannot be"):
+        rs.open_source(tmp_path / "dump")
+
+
 def test_options_hold_for_every_shard(tmp_path):
     folder = write_shards(tmp_path / "dump")
     with pytest.raises(UsageError, match="one array"):
