@@ -1,4 +1,4 @@
-"""Where the chunks of a dataset lie in its file: in two bytes or so a chunk, of which there may be millions."""
+"""Where the chunks of a dataset lie in its file; packed, because there may be millions."""
 
 from __future__ import annotations
 

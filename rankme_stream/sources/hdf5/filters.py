@@ -32,15 +32,6 @@ class Filter(NamedTuple):
     name: str
 
 
-def filters_of(properties: Any) -> list[Filter]:
-    """Return the filters of a dataset, in the order of writing."""
-    found = []
-    for place in range(min(properties.get_nfilters(), _MOST_FILTERS + 1)):
-        code, _, values, name = properties.get_filter(place)
-        found.append(Filter(int(code), tuple(values), name.decode(errors="replace").strip("\0")))
-    return found
-
-
 def configurations(filters: Sequence[Filter], dtype: np.dtype[Any], chunk: Sequence[int], uri: str) -> list[Any]:
     """Return the filters as configurations of codecs.
 

@@ -1,4 +1,4 @@
-"""Objects of S3 requested through obstore, which takes half the time of s3fs: with the credentials that s3fs finds."""
+"""Objects of S3 requested through obstore, with the credentials that s3fs finds."""
 
 from __future__ import annotations
 

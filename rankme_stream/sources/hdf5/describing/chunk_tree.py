@@ -1,6 +1,6 @@
 """Index of the chunks of a dataset in a B-tree of version 1, read node by node as its format says it.
 
-That is how h5py and netCDF write all but the newest files. The library lists it ten times as slowly, and lists chunks
+That is how h5py and netCDF write all but the newest files. The library is slow to list it, and lists chunks
 that it does not find when it reads them, if a key is damaged: such a tree is refused here.
 """
 
