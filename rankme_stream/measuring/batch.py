@@ -75,7 +75,7 @@ def checkpoint_in(folder: str | os.PathLike[str], source: Any) -> Path:
     uri = os.fspath(source)
     address = uri if "://" in uri else os.path.abspath(uri)
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", address)[-60:].strip("-.")
-    name = f"{readable}-{blake2b(address.encode(), digest_size=4).hexdigest()}.state"
+    name = f"{readable}-{blake2b(address.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}.state"
     check_place(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,10 @@ class ClientConnectorCertificateError(Exception):
     pass
 
 
+class NonHttpUrlClientError(Exception):
+    pass
+
+
 def caused(error: Exception, cause: Exception) -> Exception:
     error.__cause__ = cause
     return error
@@ -73,6 +77,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (HttpResponseError(status=501), Kind.UNABLE),
         (HttpResponseError(status=405), Kind.LASTING),
         (ClientPayloadError(), Kind.PASSING),
+        (NonHttpUrlClientError("file:///etc/passwd"), Kind.LASTING),  # a redirect to it
         (NoCredentialsError(), Kind.NO_CREDENTIALS),
         (EndpointConnectionError(), Kind.UNREACHABLE),
         (ClientConnectorCertificateError(), Kind.LASTING),

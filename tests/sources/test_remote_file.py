@@ -12,7 +12,9 @@ from typing import Any
 import fsspec.config
 import numpy as np
 import pytest
+from fsspec import register_implementation
 from fsspec.implementations.cached import SimpleCacheFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 import rankme_stream as rs
 from benchmarks.resilience.object_server import ObjectServer
@@ -176,6 +178,23 @@ def test_a_server_without_ranges_is_refused_and_read_by_way_of_a_cache(
     SimpleCacheFileSystem.clear_instance_cache()
     source = rs.open_source(f"simplecache::{server.url}/bucket/x.npy")
     assert np.array_equal(source.read(7, 29_000), ROWS[7:29_000])
+
+
+class Sizeless(MemoryFileSystem):
+    """File system that does not know how long its files are, as of a server that sends them in pieces."""
+
+    protocol = "sizeless"
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return super().info(path, **options) | {"size": None}
+
+
+def test_a_file_of_unknown_length_is_refused_and_not_cut_after_its_beginning() -> None:
+    register_implementation("sizeless", Sizeless, clobber=True)
+    for n_rows in (10, len(ROWS)):  # shorter and longer than what is read first
+        Sizeless().pipe_file("sizeless://x.bin", ROWS[:n_rows].tobytes())
+        with pytest.raises(SourceError, match="does not state how long the file is"):
+            rs.open_source("sizeless://x.bin", dtype=ROWS.dtype.name, width=16)
 
 
 def test_a_server_that_states_no_version_has_one_by_the_bytes(

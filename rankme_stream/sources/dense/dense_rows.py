@@ -171,7 +171,7 @@ class DenseRows:
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of the file's size and time or tag, of the array's header, and of the axis of the features."""
         digest = blake2b(self._layout.header, digest_size=16)
-        digest.update(f"{self._file.stamp()} {self._inside} {self.axis} {self.n_axes}".encode())
+        digest.update(f"{self._file.stamp()} {self._inside} {self.axis} {self.n_axes}".encode(errors="surrogatepass"))
         return digest.hexdigest()
 
     def storage(self) -> Storage:

@@ -8,6 +8,7 @@ from zlib import crc32
 
 from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.stores.folder_listing import FoundFile
+from rankme_stream.sources.stores.regular_file import regular_file
 
 _PLACES = 3
 _BYTES = 4096  # at each place
@@ -45,7 +46,7 @@ def _sampled(file: FoundFile, n_bytes: int) -> int:
     """Return a checksum of the bytes at a few places of a file of this machine, the end among them."""
     found, step = 0, max(0, n_bytes - _BYTES) // _PLACES
     try:
-        with open(file.address, "rb", buffering=0) as opened:
+        with regular_file(file.address) as opened:
             for place in range(1, _PLACES + 1):
                 found = crc32(os.pread(opened.fileno(), _BYTES, place * step), found)
     except OSError as error:

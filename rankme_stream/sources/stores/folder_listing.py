@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.stores.attempts import Attempts
 from rankme_stream.sources.stores.descriptions import stamp_of
 from rankme_stream.sources.stores.file_errors import file_error
-from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key
+from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key, paths_matching
 from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.store_urls import file_system, install_message
 
@@ -68,13 +67,21 @@ def list_folder(location: str) -> Folder:
         with os.scandir(location) as entries:
             folders, files = [], []
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
                 else:
                     files.append(FoundFile(os.path.join(location, entry.name), entry.name))
     except OSError as error:
         raise file_error(location, error) from error
     return _sorted(files, folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; a link in a circle is a file, which is refused by name when it is opened."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_file_pattern(location: str) -> bool:
@@ -90,16 +97,15 @@ def is_file_pattern(location: str) -> bool:
 def matching(location: str) -> list[FoundFile]:
     """Return the files, on this machine folders too, that a pattern matches, in natural order.
 
-    ``**`` stands for any number of folders; ``*`` not for a name that begins with a dot.
+    ``**`` stands for any number of folders, but no symbolic links; ``*`` not for a name that begins with a dot.
 
     Raises
     ------
     SourceError, StorageError
-        If a server does not list.
+        If a folder cannot be listed.
     """
     if not is_remote(location):
-        found = glob.glob(location, recursive=True)
-        return [FoundFile(one, os.path.basename(one)) for one in sorted(found, key=natural_key)]
+        return [FoundFile(one, os.path.basename(one)) for one in paths_matching(location)]
     path, rest = _cut(location, _first_magic(location))
     base, pattern = path[: path.rindex("/", 0, _first_magic(location)) + 1], path
     folder = _RemoteFolder(base, rest)

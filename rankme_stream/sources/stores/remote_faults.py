@@ -62,8 +62,8 @@ _UNREACHABLE = {
     "ClientConnectorError", "EndpointConnectionError", "ConnectTimeoutError", "ConnectionTimeoutError",
     "ProxyConnectionError",
 }  # fmt: skip
-_LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError", "InvalidURL", "TooManyRedirects"}
-_LASTING |= {"ParamValidationError", "InvalidRegionError", "NoRegionError", "UnknownServiceError"}
+_LASTING = {"ClientSSLError", "ClientConnectorCertificateError", "SSLError", "InvalidURL", "NonHttpUrlClientError"}
+_LASTING |= {"TooManyRedirects", "ParamValidationError", "InvalidRegionError", "NoRegionError", "UnknownServiceError"}
 _LASTING |= {"InvalidPathError", "NotSupportedError", "PreconditionError", "UnknownConfigurationKeyError"}  # obstore
 _LASTING |= {"JSONDecodeError"}  # of references
 _DENIED = {"PermissionDeniedError", "UnauthenticatedError"}  # obstore

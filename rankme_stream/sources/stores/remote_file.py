@@ -19,7 +19,7 @@ from rankme_stream.numerics.dtypes import Array
 from rankme_stream.sources.stores.attempts import Attempts
 from rankme_stream.sources.stores.descriptions import stamp_of
 from rankme_stream.sources.stores.obstore_requests import obstore_getter
-from rankme_stream.sources.stores.remote_faults import AnswerError, without_secrets
+from rankme_stream.sources.stores.remote_faults import AnswerError, Kind, without_secrets
 from rankme_stream.sources.stores.remote_requests import Answer, get_by_http, get_by_s3
 from rankme_stream.sources.stores.store_urls import file_system, install_message
 from rankme_stream.sources.stores.stored_file import OpenFile
@@ -184,6 +184,8 @@ def _getter_of_any(fs: Any, path: str) -> Get:
             body = await fs._cat_file(path, start=first, end=last)
         except FileNotFoundError:
             return None
-        return Answer(body, stamp_of(described), described.get("size"))
+        if described.get("size") is None:
+            raise AnswerError("the server does not state how long the file is: copy it to a disk", Kind.LASTING)
+        return Answer(body, stamp_of(described), described["size"])
 
     return get

@@ -156,7 +156,7 @@ def _check_length(body: bytes, byte_range: ByteRequest | None, stated: str | Non
         return len(body)
     match = _CONTENT_RANGE.fullmatch(stated or "")
     if match is None or match[3] == "*":
-        raise AnswerError(f"the server does not state which part it sends ({stated!r})")
+        raise AnswerError(f"the server does not state which part it sends ({stated!r:.80})")
     first, last, total = int(match[1]), int(match[2]), int(match[3])
     match byte_range:
         case RangeByteRequest(start, end):
@@ -167,7 +167,7 @@ def _check_length(body: bytes, byte_range: ByteRequest | None, stated: str | Non
             wanted = max(0, total - suffix), total
     if (first, last + 1) != wanted or len(body) != wanted[1] - wanted[0]:
         raise AnswerError(
-            f"the server sends {len(body):,} bytes as {stated!r} where {wanted[0]:,}-{wanted[1] - 1:,} are requested"
+            f"the server sends {len(body):,} bytes as {stated!r:.80} where {wanted[0]:,}-{wanted[1] - 1:,} are wanted"
         )
     return total
 

@@ -161,3 +161,26 @@ def test_a_file_that_was_packed_again_is_refused():
 def test_a_checkpoint_by_another_name_is_known_by_its_first_bytes(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(TENSORS.read_bytes())
     np.testing.assert_array_equal(rs.open_source(f"{tmp_path}/pytorch_model.bin::emb").read(0, 7), ROWS)
+
+
+def tensor_under(key: bytes) -> BytesFile:
+    """Return a file of a dict that holds one tensor under a key, which is given as the pickle holds it."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(TORCH_FILES / "tensor.pt") as archive, zipfile.ZipFile(held, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith("/data.pkl"):
+                content = b"\x80\x02}" + key + content.removeprefix(b"\x80\x02").removesuffix(b".") + b"s."
+            changed.writestr(name, content)
+    return BytesFile(held.getvalue(), "t.pt")
+
+
+def test_a_key_of_half_a_surrogate_pair_names_a_tensor():
+    source = open_rows(tensor_under(b"X\x03\x00\x00\x00\xed\xa0\x80"), "\ud800", NO_OPTIONS)
+    assert len(source.fingerprint(0, 7)) == 32
+    np.testing.assert_array_equal(source.read(0, 7), ROWS)
+
+
+def test_a_key_that_is_an_endless_number_is_refused():
+    with pytest.raises(SourceFormatError, match="it has the operation LONG4"):
+        open_rows(tensor_under(b"\x8b\x00\x08\x00\x00" + b"\x01" * 2048), "", NO_OPTIONS)
