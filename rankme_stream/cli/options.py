@@ -207,9 +207,7 @@ inspection_options = _add(
         click.option("--price-per-1000-requests", type=_Number(0.0), metavar="X",
                      help="Price of 1,000 requests to a server."),
         click.option("--workers", type=click.IntRange(1), help="Number of threads of the pass that is planned."),
-        click.option("--memory", "memory_limit", type=_Memory(),
-                     help="Memory that this process may hold; by default half of the machine's."),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        _memory_option, _debug_option,
     ]
 )  # fmt: skip
 engine_options = _add(
