@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -175,6 +176,18 @@ class OutputError(RankMeError, OSError):
     """Result that could not be written."""
 
     exit_code = 5
+
+
+def unwritten(place: object, error: OSError) -> OutputError:
+    """Return the error to raise where a file cannot be written, with what helps."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    remedy = {
+        errno.ENOSPC: "free space, or write elsewhere",
+        errno.EDQUOT: "free space, or write elsewhere",
+        errno.EACCES: "check its permissions, or write elsewhere",
+        errno.EPERM: "check its permissions, or write elsewhere",
+    }.get(error.errno or 0, "write elsewhere")
+    return OutputError(f"{place} cannot be written: {reason}; {remedy}")
 
 
 class CheckpointWarning(UserWarning):

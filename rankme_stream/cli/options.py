@@ -248,7 +248,7 @@ array_options = _add(
         click.option("--nodata", metavar="V", help="Stored number that means no data; nan for none."),
         click.option("--scales", metavar="ARRAY",
                      help="Array of scales of quantised rows, one a row, or one a row and group of features: a path in "
-                          "the same store, STORE::PATH, or an .npy file."),
+                          "the same store or file, STORE::PATH, or a file such as scales.npy."),
         click.option("--decode", metavar="RULE",
                      help="How codes become values: linear, power:P:DIVISOR, which is sign(v) (|v|/DIVISOR)^P, "
                           "bits, or bits:D for D features."),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankme_stream.cli.streams import UnreadError, print_out
-from rankme_stream.errors import OutputError, UsageError, argument
+from rankme_stream.errors import OutputError, UsageError, argument, unwritten
 
 _OUR_KEYS = (b'"schema_version"', b'"predicted_peak_bytes"')  # one of them is in all JSON that the command writes
 
@@ -134,11 +134,7 @@ def write(file: str, text: str) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise _unwritten(file, error) from None
-
-
-def _unwritten(file: str, error: OSError) -> OutputError:
-    return OutputError(f"{file} cannot be written: {error.strerror}; free space, or write elsewhere")
+        raise unwritten(file, error) from None
 
 
 def _write_into(path: Path, text: str) -> None:
@@ -173,7 +169,7 @@ class Documents:
             else:
                 _write_into(Path(self._file), text)
         except OSError as error:
-            raise _unwritten(self._file, error) from None
+            raise unwritten(self._file, error) from None
 
 
 def in_turn(*steps: Callable[[], None]) -> None:

@@ -93,8 +93,8 @@ def measure(
         N rows, fewer than features, N^2 d + N^3.
     groups
         Also return every metric of each group of rows: ``rows:N`` for groups of N consecutive rows, a path of labels
-        (``labels.npy``, ``store.zarr::labels``), or an array of them; one label per row, integers or strings. Also
-        LiDAR of the groups, with the interval over groups in its details.
+        (``labels.npy``, ``labels.csv::column``, ``store.zarr::labels``), or an array of them; one label per row,
+        integers or strings. Also LiDAR of the groups, with the interval over groups in its details.
     missing
         Chunks that were never written: ``error`` refuses them, ``skip`` leaves their rows out, ``fill`` uses the
         array's fill value; the last two count them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from os.path import isfile
+from os.path import isfile, splitext
 from typing import Any, NamedTuple
 
 from rankme_stream.errors import UsageError, argument
@@ -27,8 +27,8 @@ class ArrayOptions:
     nodata
         Stored number that means no data.
     scales
-        Array of scales: one a row, or one a row and group of features. ``STORE::PATH``, a ``.npy`` file, or the path
-        of an array in the store of the rows.
+        Array of scales: one a row, or one a row and group of features. ``STORE::PATH``, a file, or the path of an
+        array in the store of the rows.
     decode
         Rule of decoding: ``linear``, ``power:P:DIVISOR``, ``bits``, or ``bits:D`` where the last byte is filled up.
     key
@@ -52,10 +52,12 @@ class ArrayOptions:
 
     @property
     def names_scales_elsewhere(self) -> bool:
-        """Whether the scales are not in the store of the rows, but at an address, or in a file of this machine."""
-        if self.scales is None:
-            return False
-        return "::" in self.scales or "://" in self.scales or self.scales.endswith(".npy") or isfile(self.scales)
+        """Whether the scales are not in the store of the rows, but at an address, or in a file of this machine.
+
+        A name without an ending is that of an array in the store, also where a file has this name.
+        """
+        name = self.scales or ""
+        return "::" in name or "://" in name or name.endswith(".npy") or (splitext(name)[1] != "" and isfile(name))
 
     def absolute(self) -> ArrayOptions:
         """Return options that name the same from any working directory."""
@@ -83,7 +85,7 @@ def checked_options(options: Mapping[str, Any]) -> ArrayOptions:
         if not isinstance(named[name], str | None):
             raise UsageError(
                 f"{argument(name)} is a {type(value).__name__} and must be the path of an array in the store"
-                + (", STORE::PATH, or a .npy file" if name == "scales" else "")
+                + (", STORE::PATH, or a file" if name == "scales" else "")
             )
     if isinstance(named.get("key"), bool) or not isinstance(named.get("key"), str | int | None):
         raise UsageError(f"key is {named['key']!r} and must be a name or a number")

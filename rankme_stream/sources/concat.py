@@ -365,9 +365,8 @@ def _check_alike(first: Source, part: Source) -> None:
             f"{part.uri} has {part.shape[1]:,} features, and {first.uri} has {first.shape[1]:,}: all parts of a dump "
             "have one width; leave it out"
         )
-    if part.stored == first.stored and part.stored.note == first.stored.note:
-        return  # soon seen of many parts
-    if (mine := _meaning(first.stored)) != (theirs := _meaning(part.stored)):
+    is_equal = part.stored == first.stored and part.stored.note == first.stored.note  # quick, for 10^5 parts
+    if not is_equal and (mine := _meaning(first.stored)) != (theirs := _meaning(part.stored)):
         differing = [name for name in theirs if mine[name] != theirs[name]]
         here = ", ".join(f"{name} {theirs[name]}" for name in differing)
         there = ", ".join(f"{name} {mine[name]}" for name in differing)

@@ -19,7 +19,7 @@ from rankme_stream.sources.dense.layout import DenseLayout
 from rankme_stream.sources.dense.npy import npy_layout
 from rankme_stream.sources.dense.npz import npz_labels
 from rankme_stream.sources.formats import format_of
-from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.shards import shards_of
 from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.zarr import check_length, is_zarr_node, matching_arrays, open_zarr_labels
@@ -168,7 +168,8 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     that fits needs no name, nor does an archive (``dump.npz::labels``) with one array of one dimension. What is in
     memory is an array or a sequence.
 
-    A pattern in a path stands for the labels of the parts of a source, one after another in natural order.
+    A folder of files, or a pattern in a path, stands for the labels of the parts of a source, one after another in
+    natural order.
 
     Parameters
     ----------
@@ -186,8 +187,8 @@ def open_labels(source: object, missing: str = "error") -> Labels:
     if not isinstance(source, str | os.PathLike):
         return ArrayLabels(source)
     uri = os.fspath(source)
-    if (files := matching_files(uri)) is not None:
-        return ConcatLabels([open_labels(file, missing) for file in files], uri)
+    if (files := shards_of(uri)) is not None:
+        return ConcatLabels([open_labels(file, missing) for file in files.addresses], files.uri)
     if (found := matching_arrays(uri)) is not None:
         return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
     if uri.endswith(".npy"):

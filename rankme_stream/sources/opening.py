@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,6 +16,7 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.bit_rows import BitRows
 from rankme_stream.sources.concat import ConcatSource
 from rankme_stream.sources.formats import format_at, format_of
+from rankme_stream.sources.memory.item_members import chosen_member
 from rankme_stream.sources.memory.library_objects import READ, address_of, is_object_of_rows, is_samples, rows_in_memory
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
@@ -78,6 +79,9 @@ def open_source(source: object, **options: Any) -> Source:
     if (address := address_of(source)) is not None and _is_hdf5(address):
         _refuse_key(chosen)  # its chunks are read side by side, and its attributes are applied
         return open_source(address, **options)
+    if isinstance(source, Mapping) and not is_object_of_rows(source):  # a dict, a file of h5py, an .npz of numpy
+        member = chosen_member(source, list(source), chosen.key, f"a {type(source).__name__}")
+        return open_source(member, **options | {"key": None})
     held = rows_in_memory(source, chosen)
     if held is None:
         raise SourceFormatError(f"rows cannot be read from a {type(source).__name__}; {READ} is needed")
@@ -185,6 +189,6 @@ def is_blocks(source: object) -> bool:
     """Return whether ``source`` is an iterable of blocks of rows rather than rows that can be read in any order."""
     if is_samples(source):
         return True
-    is_rows = isinstance(source, str | bytes | os.PathLike | Source) or hasattr(source, "__array__")
+    is_rows = isinstance(source, str | bytes | os.PathLike | Mapping | Source) or hasattr(source, "__array__")
     is_rows = is_rows or is_array(source) or is_zarr_node(source) or is_object_of_rows(source)
     return isinstance(source, Iterable) and not is_rows

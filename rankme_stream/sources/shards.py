@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
@@ -139,18 +140,19 @@ def _refuse_nested(folders: Sequence[str], location: str) -> None:
     held = {name: _of_rows(listed) for name, listed in inner.items() if _of_rows(listed)}
     if not held:
         return
-    ending = _ending(next(iter(held.values()))[0].name)
-    n_files = sum(_ending(file.name) == ending for files in held.values() for file in files)
-    first = f"'{_pattern(f'{location}/{next(iter(held))}', f'*{ending}')}' reads"
-    if len(held) == 1:
-        remedy = f"{first} them as one dump"
+    counts = Counter((name, _ending(file.name)) for name, files in held.items() for file in files)
+    endings = {ending for _, ending in counts}
+    places = [
+        f"'{_pattern(f'{location}/{name}', f'*{ending}')}' ({counted(n_files, 'file')})"
+        for (name, ending), n_files in counts.items()
+    ]
+    if len(held) == 1 == len(places):
+        remedy = f"its folder does: give {places[0]}"
     else:
-        remedy = f"{first} those of one as one dump, and '{_pattern(location, f'*/*{ending}')}' all"
-    where = f"its {'folders' if len(held) > 1 else 'folder'} {_listed(list(held))}"
-    raise SourceFormatError(
-        f"{without_secrets(location)} holds no files of rows, but {where}: {counted(n_files, f'{ending} file')}; "
-        f"{remedy}"
-    )
+        remedy = f"its folders do: give one of {_listed(places)}"
+    if len(held) > 1 == len(endings):
+        remedy += f", or '{_pattern(location, f'*/*{endings.pop()}')}' for all as one dump"
+    raise SourceFormatError(f"{without_secrets(location)} holds no files of rows, but {remedy}")
 
 
 def _is_store(folder: str, inside: str) -> bool:

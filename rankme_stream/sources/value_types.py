@@ -127,19 +127,30 @@ def checked_type(options: ArrayOptions) -> str | None:
     return name
 
 
-def retyped(dtype: np.dtype[np.generic], name: str, uri: str) -> StoredType:
+def retyped(dtype: np.dtype[np.generic], name: str, uri: str, *, type_name: str | None = None) -> StoredType:
     """Return the type of a name that the bytes of an array are taken as.
+
+    Parameters
+    ----------
+    type_name
+        As of ``meaning_by_options``.
 
     Raises
     ------
     SourceFormatError
-        If its numbers have another width, or are no numbers.
+        If its numbers have another width, are no numbers, or are floats that would be taken for integers.
     """
     kind = named_type(name)
     if dtype.kind not in "iufV" or dtype.itemsize != kind.dtype.itemsize:
         raise SourceFormatError(
             f"{uri} holds dtype {dtype}, whose numbers {argument('dtype', name)} does not describe: it has "
-            f"{kind.dtype.itemsize} bytes each"
+            f"{kind.dtype.itemsize} bytes each; it converts nothing, but says what is stored"
+        )
+    is_float = dtype.kind == "f" or (type_name is not None and named_type(type_name).is_float)
+    if is_float and not kind.is_float:
+        raise SourceFormatError(
+            f"{uri} holds {type_name or dtype}, whose bits are no integers: leave {argument('dtype', name)} out; it "
+            "converts nothing, but says what is stored"
         )
     return kind
 
@@ -179,10 +190,10 @@ def meaning_by_options(
         If its numbers are of no type that is read.
     """
     rule, name = checked_rule(options), checked_type(options)
-    if name is None and type_name is not None:
-        kind = named_type(type_name)
+    if name is not None:
+        kind = retyped(dtype, name, uri, type_name=type_name)
     else:
-        kind = plain_type(dtype, uri) if name is None else retyped(dtype, name, uri)
+        kind = plain_type(dtype, uri) if type_name is None else named_type(type_name)
     return with_options(kind, None, None if rule is not None and rule.kind == "bits" else rule, options)
 
 

@@ -276,3 +276,11 @@ def test_groups_come_in_natural_order():
     names = [f"s_{number}" for number in range(12)]
     found = rs.measure(ROWS, groups=np.repeat(names[::-1], N // 12))
     assert list(found.groups) == names
+
+
+def test_a_folder_of_labels_is_that_of_the_parts_in_natural_order(tmp_path):
+    labels = np.arange(24) // 2
+    for number, part in enumerate(np.split(labels, 12)):
+        np.save(tmp_path / f"labels_{number}.npy", part)
+    assert np.array_equal(open_labels(tmp_path).read(0, 24), labels)
+    assert np.array_equal(open_labels(f"{tmp_path}/labels_*.npy").read(1, 23), labels[1:23])

@@ -410,6 +410,30 @@ def test_numbers_without_a_declaration_are_said_to_be_as_stored(tmp_path, dtype,
         assert open_source(where).stored.description == words
 
 
+@pytest.mark.parametrize("kind", ["file", "array"])
+def test_floats_are_not_taken_for_integers(tmp_path, kind):
+    rows = np.ones((9, 4), np.float32)
+    np.save(tmp_path / "a.npy", rows)
+    source = {"file": tmp_path / "a.npy", "array": write(tmp_path / "a.zarr", rows)}[kind]
+    for dtype in ("int32", "uint32"):
+        with pytest.raises(SourceFormatError, match=r"holds float32, whose bits are no integers: leave dtype="):
+            open_source(source, dtype=dtype)
+    assert np.array_equal(values_of(open_source(source, dtype="float32")), rows)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zarr"])
+def test_floats_that_numpy_lacks_are_not_taken_for_integers(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "zarr":
+        declare_type(write(path, np.ones((9, 4), np.uint16)), "bfloat16", 0)
+    else:
+        header = json.dumps({"w": {"dtype": "BF16", "shape": [9, 4], "data_offsets": [0, 72]}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(72))
+    with pytest.raises(SourceFormatError, match=r"holds bfloat16, whose bits are no integers: leave dtype="):
+        open_source(path, dtype="int16")
+    assert open_source(path, dtype="bfloat16").stored.name == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("dtype", "options", "words"),
     [

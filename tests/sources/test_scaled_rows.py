@@ -59,6 +59,18 @@ class TestScaledRows(SourceLaws):
         return values(CODES, SCALES)
 
 
+def test_a_file_with_the_name_of_the_array_of_scales_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, scales=SCALES)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "utm30").mkdir()
+    with open("utm30/scales", "wb") as file:
+        np.save(file, np.full_like(SCALES, 7))
+    found = open_source(f"{path}::utm30/embeddings", scales="utm30/scales").read(0, len(CODES))
+    assert np.array_equal(found, values(CODES, SCALES))
+
+
 @pytest.mark.parametrize("where", ["in the store", "by its folder", "elsewhere", ".npy", "npy rows", "opened array"])
 @pytest.mark.parametrize("n_groups", [1, 3])
 def test_an_array_of_scales_is_named_by_an_option(tmp_path, monkeypatch, where, n_groups):
@@ -238,7 +250,7 @@ def test_what_names_no_array_of_scales_and_no_option_is_a_wrong_usage(tmp_path):
     np.save(tmp_path / "codes.npy", CODES)
     np.save(tmp_path / "scales.npy", SCALES)
     assert open_source(tmp_path / "codes.npy", scales=tmp_path / "scales.npy").stored.name == "float64"
-    with pytest.raises(UsageError, match=r"scales is a ndarray and must be .* a \.npy file"):
+    with pytest.raises(UsageError, match=r"scales is a ndarray and must be .* or a file"):
         open_source(tmp_path / "codes.npy", scales=SCALES)
     with pytest.raises(UsageError, match=r"open_source has no option 'scale'; it takes path, .*, scales, decode"):
         open_source(tmp_path / "codes.npy", scale="scales.npy")

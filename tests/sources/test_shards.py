@@ -16,7 +16,14 @@ import pytest
 import zarr
 
 import rankme_stream as rs
-from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError, StorageError, UsageError
+from rankme_stream.errors import (
+    SourceError,
+    SourceFormatError,
+    SourceNotFoundError,
+    SourcePermissionError,
+    StorageError,
+    UsageError,
+)
 from rankme_stream.sources import absent_numbers
 from rankme_stream.sources.stores.attempts import SECONDS
 from rankme_stream.testing import SourceLaws
@@ -193,7 +200,9 @@ def test_a_folder_with_metadata_of_zarr_stays_zarr(tmp_path):
 @pytest.mark.parametrize("name", ["shards", "shards [1]"])
 def test_a_folder_in_a_folder_is_named_with_the_pattern_that_reads_its_files(tmp_path, name):
     write_shards(tmp_path / "outer" / name)
-    with pytest.raises(SourceFormatError, match=r"holds no files of rows, but its folder shards.*: 11 \.npy") as caught:
+    with pytest.raises(
+        SourceFormatError, match=r"holds no files of rows, but its folder does: .* \(11 files\)$"
+    ) as caught:
         rs.open_source(tmp_path / "outer")
     (pattern,) = str(caught.value).split("'")[1::2]
     assert np.array_equal(rs.open_source(pattern).read(0, len(ROWS)), ROWS)
@@ -202,10 +211,28 @@ def test_a_folder_in_a_folder_is_named_with_the_pattern_that_reads_its_files(tmp
 def test_several_folders_in_a_folder_are_named_with_patterns_for_one_and_for_all(tmp_path):
     for number in range(3):
         write_shards(tmp_path / "dump" / f"split={number}", ROWS + number, "part-{}.npy", chaff=())
-    with pytest.raises(SourceFormatError, match=r"its folders split=0, split=1, split=2: 33 \.npy files; ") as caught:
+    with pytest.raises(SourceFormatError, match=r"its folders do: give one of '.*' for all as one dump$") as caught:
         rs.open_source(tmp_path / "dump")
-    one, every = str(caught.value).split("'")[1::2]
+    one, *_, every = str(caught.value).split("'")[1::2]
     assert rs.open_source(one).shape == (1000, 8) and rs.open_source(every).shape == (3000, 8)
+
+
+def test_folders_of_rows_and_of_labels_in_a_folder_are_named_with_their_patterns(tmp_path):
+    write_shards(tmp_path / "dump" / "img_emb", chaff=())
+    (tmp_path / "dump" / "metadata").mkdir()
+    (tmp_path / "dump" / "metadata" / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SourceFormatError, match=r"img_emb/\*\.npy' \(11 files\), '.*metadata/\*\.parquet' \(1 file\)$"):
+        rs.open_source(tmp_path / "dump")
+
+
+@pytest.mark.parametrize("pattern", ["*/*.npy", "**/*.npy", "split=1/*.npy"])
+def test_folders_that_may_not_be_listed_are_no_folders_without_files(tmp_path, monkeypatch, pattern):
+    for number in range(3):
+        write_shards(tmp_path / f"split={number}", ROWS, chaff=())
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("split=1") and allowed(path, mode))
+    with pytest.raises(SourcePermissionError, match=r"split=1 may not be read: check its permissions"):
+        rs.open_source(tmp_path / pattern)
 
 
 def test_links_are_followed_and_no_file_counts_twice(tmp_path):

@@ -42,9 +42,11 @@ def message(source: object, **options: object) -> str:
         (b"rankme-state\n\x02\0\0\0", "is a state of rankme"),
         (b"", "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"),
         (
-            b"hello",
+            b"\1\2\3",
             "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers",
         ),
+        (b"0.1,0.2\n", "is text, which is not read: write its rows as zarr or .npy"),
+        (b'{"embedding": [0.1, 0.2]}\n', "is text, which is not read: write its rows as zarr or .npy"),
     ],
 )
 def test_a_file_is_known_by_its_first_bytes(tmp_path, beginning, said):

@@ -17,7 +17,7 @@ from typing import IO, Any, Self, TypedDict
 
 import numpy as np
 
-from rankme_stream.errors import OutputError, StateError
+from rankme_stream.errors import StateError, unwritten
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.passes.state import typed_json
 from rankme_stream.sources.stores.regular_file import check_replaceable, reason, regular_file
@@ -92,7 +92,7 @@ def _write_whole(
     except FileExistsError:
         raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {reason(error)}; free space, or write elsewhere") from None
+        raise unwritten(path, error) from None
     return n_bytes
 
 

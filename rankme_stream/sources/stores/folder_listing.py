@@ -102,7 +102,7 @@ def matching(location: str) -> list[FoundFile]:
     Raises
     ------
     SourceError, StorageError
-        If a server does not list.
+        If a folder cannot be listed.
     """
     if not is_remote(location):
         return [FoundFile(one, os.path.basename(one)) for one in paths_matching(location)]

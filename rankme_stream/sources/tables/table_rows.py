@@ -214,7 +214,8 @@ class TableRows:
         if self.n_axes > 2:
             axes = " x ".join(f"{n:,}" for n in self._axes)
             facts.append(("axes", f"{axes}, axis {self.axis} that of the features"))
-        return Storage(facts=tuple(facts), n_bytes=sum(reader.n_bytes for reader in self._readers))
+        n_bytes = sum(reader.n_bytes for reader in self._readers)
+        return Storage(facts=tuple(facts), n_bytes=n_bytes or None)  # none is stored of a table in memory
 
     def _null(self, dtype: np.dtype[Any]) -> float | None:
         """Return the number that stands for a null: NaN, or what the options name as no data."""

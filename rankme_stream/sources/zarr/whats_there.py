@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ _NAMED = 5
 _CHILDREN_TRIED = 20
 _CONVERT = "which is not read: write its rows as zarr or .npy"
 _UNPACK = "unpack it first"
+_TEXT = re.compile(rb"[\t\n\r -~]+")
 _MAGIC = (
     (b"CDF", f"a netCDF file, {_CONVERT}, or read it as zarr through kerchunk or VirtualiZarr"),
     (b"\x1f\x8b", f"compressed by gzip: {_UNPACK}"),
@@ -64,6 +66,8 @@ def file_content(path: str) -> str:
             return f"holds references of kerchunk: give 'reference://::file://{os.path.abspath(path)}::array'"
         if b'"schema_version"' in beginning:
             return "is a result of rankme: rankme show prints it"
+    if _TEXT.fullmatch(beginning):
+        return f"is text, {_CONVERT}"
     return "is in no format that is read: write its rows as zarr or .npy, or name it .bin if it holds bare numbers"
 
 

@@ -16,10 +16,17 @@ import numpy as np
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from rankme_stream.errors import OutputError, SourceError, SourceFormatError, StateError, UsageError, argument
+from rankme_stream.errors import (
+    OutputError,
+    SourceError,
+    SourceFormatError,
+    StateError,
+    UsageError,
+    argument,
+    unwritten,
+)
 from rankme_stream.numerics.decoding import Decoding
 from rankme_stream.numerics.dtypes import StoredType
-from rankme_stream.sources.stores.regular_file import reason
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
 from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.codecs.pack import Packed, packed
@@ -156,7 +163,7 @@ class UnfinishedArray:
             self._folder.mkdir(exist_ok=True)
             self._opened = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise self._unwritten(error) from None
+            raise unwritten(self.uri, error) from None
         try:
             fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -249,7 +256,7 @@ class UnfinishedArray:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
         except OSError as error:
-            raise self._unwritten(error) from None
+            raise unwritten(self.uri, error) from None
         finally:
             with suppress(OSError):
                 unfinished.unlink()
@@ -297,7 +304,7 @@ class UnfinishedArray:
             with os.scandir(self._place) as entries:
                 return sum(entry.stat().st_size for entry in entries)
         except OSError as error:
-            raise self._unwritten(error) from None
+            raise unwritten(self.uri, error) from None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a document whole or not at all."""
@@ -311,10 +318,7 @@ class UnfinishedArray:
             with suppress(OSError):  # some file systems sync no folder
                 os.fsync(self._opened)
         except OSError as error:
-            raise self._unwritten(error) from None
-
-    def _unwritten(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.uri} cannot be written: {reason(error)}; free space, or write elsewhere")
+            raise unwritten(self.uri, error) from None
 
 
 def _check_meaning(copy: ZarrSource, chosen: ArrayFormat) -> None:

@@ -61,6 +61,20 @@ def test_an_item_that_is_not_clear_is_refused(made: Any, key: Any, error: type[R
         rs.measure(each(made), key=key)
 
 
+def test_a_mapping_holds_the_rows_in_one_of_its_members(tmp_path: Any) -> None:
+    np.savez(tmp_path / "a.npz", rows=ROWS, label=ROWS[:, 0])
+    with np.load(tmp_path / "a.npz") as archive:
+        for source in (archive, {"rows": ROWS, "label": 3}):
+            assert rs.measure(source, key="rows").rankme.value == rs.measure(ROWS).rankme.value
+            with pytest.raises(
+                SourceFormatError, match=r"has the members 'rows', 'label': name the one .* key=\"rows\""
+            ):
+                rs.measure(source)
+            with pytest.raises(UsageError, match="key is 'row', and"):
+                rs.open_source(source, key="row")
+    assert rs.open_source({"rows": ROWS}).shape == ROWS.shape
+
+
 def test_a_large_item_is_read_in_pieces() -> None:
     da = pytest.importorskip("dask.array")
     computed: list[int] = []

@@ -125,9 +125,9 @@ def meaning_of(array: DeclaredArray, options: ArrayOptions) -> Meaning:
 
 def _type(array: DeclaredArray, attributes: Attributes, options: ArrayOptions) -> StoredType:
     """Return the type of the stored numbers, by the option, the document, or the attributes."""
-    if (chosen := checked_type(options)) is not None:
-        return retyped(array.dtype, chosen, array.uri)
     spelling, named = array.attributes.get("dtype"), float_type(array.metadata)
+    if (chosen := checked_type(options)) is not None:
+        return retyped(array.dtype, chosen, array.uri, type_name=named)
     if spelling is None:
         return as_signed(plain_type(array.dtype, array.uri) if named is None else named_type(named), attributes)
     declared, stored = type_named(spelling), named or array.dtype.name
