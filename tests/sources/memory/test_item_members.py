@@ -66,9 +66,7 @@ def test_a_mapping_holds_the_rows_in_one_of_its_members(tmp_path: Any) -> None:
     with np.load(tmp_path / "a.npz") as archive:
         for source in (archive, {"rows": ROWS, "label": 3}):
             assert rs.measure(source, key="rows").rankme.value == rs.measure(ROWS).rankme.value
-            with pytest.raises(
-                SourceFormatError, match=r"has the members 'rows', 'label': name the one .* key='rows'"
-            ):
+            with pytest.raises(SourceFormatError, match=r"has the members 'rows', 'label': name the one .* key='rows'"):
                 rs.measure(source)
             with pytest.raises(UsageError, match="key is 'row', and"):
                 rs.open_source(source, key="row")
