@@ -391,4 +391,4 @@ def _meaning(stored: StoredType) -> dict[str, Any]:
     """Return how stored numbers become values, by name."""
     decoding = asdict(stored.decoding or Decoding())
     del decoding["source"]
-    return {"type": stored.name, "made": stored.note} | decoding
+    return {"type": stored.name, "decoding": stored.note or "none"} | decoding

@@ -193,7 +193,7 @@ def _refuse_layout(options: ArrayOptions, place: str) -> None:
 
 def _refuse_key(options: ArrayOptions) -> None:
     if options.key is not None:
-        raise UsageError(f"{argument('key')} is for an object in memory: name the array as {argument('path')}")
+        raise UsageError(f"key is for an object in memory: name the array as {argument('path')}")
 
 
 def _refuse_scales_of_one(options: ArrayOptions) -> None:

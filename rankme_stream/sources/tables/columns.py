@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, argument
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.stores.file_pattern import is_pattern
 
 _LISTED = 12  # columns in a message
@@ -157,7 +157,7 @@ def pandas_index(schema: Any) -> list[str]:
 
 def _naming(uri: str, name: str) -> str:
     """Return how a caller names a column: of a file behind its path, of a table in memory by its key."""
-    return argument("key", name) if uri.startswith("<") else f"'{uri}::{name}'"
+    return f"key={name!r}" if uri.startswith("<") else f"'{uri}::{name}'"
 
 
 def _named(columns: Sequence[Column], name: str, uri: str) -> list[Column]:

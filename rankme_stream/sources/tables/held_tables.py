@@ -111,7 +111,7 @@ def open_rows(thing: Any, options: ArrayOptions) -> HeldRows:
             raise UsageError(f"{argument(name)} is for an array that is stored, and these rows are not")
     slices, schema, n_rows = _slices(thing, options, uri)
     if isinstance(options.key, int):
-        raise UsageError(f"{argument('key')} is {options.key}, and {uri} has columns with names: give a name")
+        raise UsageError(f"key is {options.key}, and {uri} has columns with names: give a name")
     columns = chosen_columns(columns_of(schema, uri), options.key or "", uri, index=pandas_index(schema))
     readers = [HeldColumn(_rows_of(slices, column), column, n_rows, uri) for column in columns]
     table = Table(cast(StoredFile, _NoFile(uri)), n_rows, b"", ())
@@ -130,7 +130,7 @@ def _slices(thing: Any, options: ArrayOptions, uri: str) -> tuple[Callable[[int,
         return lambda start, stop: held[start:stop], held[:1].schema, len(held)
     is_column = not hasattr(thing, "columns")  # which some libraries name
     if is_column and options.key is not None:
-        raise UsageError(f"{argument('key')} names a column, and this is one: leave it out")
+        raise UsageError("key names a column, and this is one: leave it out")
     try:
         if is_column:
             column = pa.chunked_array([thing] if isinstance(thing, pa.Array) else thing)

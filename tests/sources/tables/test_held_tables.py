@@ -70,7 +70,7 @@ def test_nulls_are_no_data() -> None:
 @pytest.mark.parametrize(
     ("made", "options", "error", "text"),
     [
-        (lambda: pa.table({"a": LISTS, "b": LISTS}), {}, SourceFormatError, 'name one: key="a"'),
+        (lambda: pa.table({"a": LISTS, "b": LISTS}), {}, SourceFormatError, "name one: key='a'"),
         (lambda: TABLE, {"key": "z"}, SourceNotFoundError, "there is no column z"),
         (lambda: TABLE, {"key": 0}, UsageError, "key is 0, and <pyarrow> has columns with names"),
         (lambda: LISTS, {"key": "rows"}, UsageError, "key names a column, and this is one"),
@@ -82,7 +82,7 @@ def test_nulls_are_no_data() -> None:
             lambda: pa.table({"a": [1, 2], "b": [0.5, 1.0]}),
             {},
             SourceFormatError,
-            r'by a pattern, such as key="feature_\*"',
+            r"by a pattern, such as key='feature_\*'",
         ),
     ],
 )
