@@ -9,6 +9,9 @@ from threadpoolctl import threadpool_limits
 
 threadpool_limits(1, user_api="blas")  # small matrices of two workers of pytest: more threads wait for one another
 
+# Scripts that need what the tests do not install.
+collect_ignore = ["data/formats/make_torch.py", "extra/fuzz_headers.py"]
+
 settings.register_profile("default", deadline=None, max_examples=30)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

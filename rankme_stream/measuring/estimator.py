@@ -143,6 +143,12 @@ class RankMe(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no type
         found = self._with_rows(self._nothing(rows.device), rows)
         return _value(_estimates(found, _unit_roundoff(X, rows))[1]["rankme"])
 
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn asks of an estimator: sparse rows are taken, too."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _validated(self, X: Any, *, reset: bool) -> ArraySource:
         """Return rows on the host in float64, checked by scikit-learn, or rows on a card as they are."""
         if not self.population and is_array(X) and adopted(X, "X").device is not HOST:

@@ -88,7 +88,7 @@ def checked_options(options: Mapping[str, Any]) -> ArrayOptions:
                 + (", STORE::PATH, or a file" if name == "scales" else "")
             )
     if isinstance(named.get("key"), bool) or not isinstance(named.get("key"), str | int | None):
-        raise UsageError(f"{argument('key')} is {named['key']!r} and must be a name or a number")
+        raise UsageError(f"key is {named['key']!r} and must be a name or a number")
     for name, least in (("width", 1), ("offset", 0)):
         value = named.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63):

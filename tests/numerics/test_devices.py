@@ -393,7 +393,7 @@ def test_memory_that_is_not_lent_is_refused():
     lent.kind = (8, 0)
     with pytest.raises(SourceFormatError, match="DLPack kind 8"):
         rs.measure(lent)
-    with pytest.raises(SourceFormatError, match=r"block 0 is no array of rows"):
+    with pytest.raises(SourceFormatError, match=r"block 0 has 2 members: name the one .*, such as key=0"):
         rs.measure(iter([(np.ones((3, 2)), np.ones(3))]))
 
 

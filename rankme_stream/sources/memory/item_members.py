@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankme_stream.errors import SourceFormatError, UsageError, argument
+from rankme_stream.errors import SourceFormatError, UsageError
+from rankme_stream.numerics.devices.device import Adopted
 from rankme_stream.numerics.devices.registry import is_array
 
 _LISTED = 8  # names in a message
@@ -33,7 +34,7 @@ def chosen_member(things: Mapping[Any, Any] | Any, names: Sequence[Any], key: st
     if key is None:
         raise SourceFormatError(f"{uri} has {_listed(names)}: name the one that holds the rows, {_example(names)}")
     if list(names).count(key) != 1:
-        raise UsageError(f"{argument('key')} is {key!r}, and {uri} has {_listed(names)}")
+        raise UsageError(f"key is {key!r}, and {uri} has {_listed(names)}")
     return things[key]
 
 
@@ -47,6 +48,8 @@ def member_of(item: Any, key: str | int | None, uri: str) -> tuple[Any, str | in
     UsageError, SourceFormatError
         As ``chosen_member``.
     """
+    if isinstance(item, Adopted):  # a tuple, too
+        return item, key
     if isinstance(item, Mapping):
         return chosen_member(item, list(item), key, uri), None
     if isinstance(item, list | tuple) and (key is not None or any(map(_is_member, item))):
@@ -70,7 +73,7 @@ def refuse_key(key: str | int | None, uri: str) -> None:
         If one is given.
     """
     if key is not None:
-        raise UsageError(f"{argument('key')} names a column or a member, and {uri} has none: leave it out")
+        raise UsageError(f"key names a column or a member, and {uri} has none: leave it out")
 
 
 def _listed(names: Sequence[Any]) -> str:
@@ -83,4 +86,4 @@ def _listed(names: Sequence[Any]) -> str:
 
 
 def _example(names: Sequence[Any]) -> str:
-    return f"such as {argument('key', names[0])}" if len(names) else "once there are some"
+    return f"such as key={names[0]!r}" if len(names) else "once there are some"

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError, argument
+from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.array_options import ArrayOptions
 from rankme_stream.sources.memory.box_rows import BoxRows
 from rankme_stream.sources.memory.item_members import chosen_member, refuse_key
@@ -31,6 +31,7 @@ class Frame:
     def __init__(self, frame: Any, types: list[np.dtype[Any]]) -> None:
         self._frame = frame
         self.shape, self.dtype = frame.shape, _common(types)
+        self.feature_names = [str(name) for name in frame.columns]
         self.lacking = "" if all(isinstance(kind, np.dtype) for kind in frame.dtypes) else _LACKING
 
     def read(self, box: tuple[slice, ...]) -> Any:
@@ -59,7 +60,7 @@ def open_rows(thing: Any, options: ArrayOptions) -> Source:
         if kind is None:
             raise SourceFormatError(
                 f"{_URI}: column {names[number]!r} holds {column.dtype}, and numbers are needed: leave it out, or name "
-                f"the column whose elements are rows, such as {argument('key', names[number])}"
+                f"the column whose elements are rows, such as key={names[number]!r}"
             )
         if kind.kind in "iu" and not isinstance(column.dtype, np.dtype) and column.isna().any():
             raise SourceFormatError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rankme_stream.errors import SourceFormatError, SourceNotFoundError, argument
+from rankme_stream.errors import SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.stores.file_pattern import is_pattern
 
 _LISTED = 12  # columns in a message
@@ -157,7 +157,7 @@ def pandas_index(schema: Any) -> list[str]:
 
 def _naming(uri: str, name: str) -> str:
     """Return how a caller names a column: of a file behind its path, of a table in memory by its key."""
-    return argument("key", name) if uri.startswith("<") else f"'{uri}::{name}'"
+    return f"key={name!r}" if uri.startswith("<") else f"'{uri}::{name}'"
 
 
 def _named(columns: Sequence[Column], name: str, uri: str) -> list[Column]:
@@ -198,7 +198,7 @@ def _fields(field: Any, path: tuple[int, ...], before: str, leaf: int, uri: str)
 
 def _shape(kind: Any) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
     """Return the lengths of the lists of a type, -1 where they vary, and the names of these axes."""
-    if isinstance(kind, pa.FixedShapeTensorType) and (kind.permutation or [0]) == sorted(kind.permutation or [0]):
+    if isinstance(kind, pa.FixedShapeTensorType) and not _is_permuted(kind):
         return tuple(kind.shape), tuple(kind.dim_names or [None] * len(kind.shape))
     kind, shape = _storage(kind), []
     while _is_list(kind):
@@ -226,9 +226,18 @@ def _is_list(kind: Any) -> bool:
 
 
 def _storage(kind: Any) -> Any:
-    while isinstance(kind, pa.BaseExtensionType):
+    """Return what stores an extension type; a tensor with permuted axes stays one, which is no list of numbers."""
+    while isinstance(kind, pa.BaseExtensionType) and not _is_permuted(kind):
         kind = kind.storage_type
     return kind
+
+
+def _is_permuted(kind: Any) -> bool:
+    """Return whether a type is of tensors whose axes are stored in another order than they have."""
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return False
+    order = kind.permutation or []
+    return bool(order != sorted(order))
 
 
 def _n_leaves(kind: Any, uri: str) -> int:

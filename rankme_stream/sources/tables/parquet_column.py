@@ -19,6 +19,7 @@ from rankme_stream.sources.tables.parquet_pages import Chunk, Pages, find_pages
 from rankme_stream.sources.tables.parquet_piece import Run, decoded
 
 _AT_ONCE = 8 * 2**20  # bytes of pages, and of values, that are decoded together
+_ON_SERVERS = 32 * 2**20  # bytes of a column in a row group that is requested whole: its pages take a request each
 _GROUPS_AT_ONCE = 64
 _LEVEL_BYTES = 8  # of each value while it is decoded: its levels, twice
 _BATCHES = 12 * 2**20  # of values decoded and handed out
@@ -78,6 +79,7 @@ class ParquetColumn:
         self._schema = footer.column_schema(column)
         self._value_bytes = value_bytes
         self._pages: dict[int, Pages] = {}
+        self._whole_bytes = _ON_SERVERS if file.is_remote else _AT_ONCE
         self._held_units: _Units | None = None
         self.widths = self._found_widths()
         self._row_values = prod(self.widths)
@@ -153,7 +155,7 @@ class ParquetColumn:
         group = int(np.searchsorted(self._footer.edges, low, side="right")) - 1
         chunk, codec = self._footer.chunk(group, self._column)
         held = None
-        if self._file.is_remote and chunk.stop - chunk.start <= _AT_ONCE:
+        if self._file.is_remote and chunk.stop - chunk.start <= _ON_SERVERS:
             held = file.read(chunk.start, chunk.stop - chunk.start)
         pages = self._pages_of(group, chunk, file if held is None else _Held(held, chunk.start))
         first = low - chunk.first_row
@@ -195,7 +197,7 @@ class ParquetColumn:
             return
         n_values, each = chunk.n_rows * self._row_values, self._value_bytes + _LEVEL_BYTES
         whole = chunk.stop - chunk.start + 2 * chunk.n_decoded + chunk.n_values * each
-        if max(chunk.n_decoded, chunk.n_values * self._value_bytes) <= _AT_ONCE:
+        if max(chunk.n_decoded, chunk.n_values * self._value_bytes) <= self._whole_bytes:
             yield chunk.first_row + chunk.n_rows, whole
             return
         pages = self._pages_of(group, chunk, file)
