@@ -191,12 +191,13 @@ def open_labels(source: object, missing: str = "error") -> Labels:
         return ConcatLabels([open_labels(file, missing) for file in files.addresses], files.uri)
     if (found := matching_arrays(uri)) is not None:
         return ConcatLabels([open_zarr_labels(found.source, missing, path) for path in found.paths], uri)
-    if uri.endswith(".npy"):
-        return NpyLabels(file := stored_file(uri), npy_layout(file), file.uri)
     location, column = split_address(uri)
-    if location.lower().endswith(".npz"):
+    name = (location.partition("?")[0] if "://" in location else location).lower()
+    if name.endswith(".npy") and not column:
+        return NpyLabels(file := stored_file(location), npy_layout(file), file.uri)
+    if name.endswith(".npz"):
         return NpyLabels(*npz_labels(stored_file(location), column))
-    if (separator := ENDINGS.get(os.path.splitext(location)[1].lower())) is not None:
+    if (separator := ENDINGS.get(os.path.splitext(name)[1])) is not None:
         return CsvLabels(stored_file(location), column, separator)
     if (table := format_of(location)) is not None:
         labels: Labels = table.open_labels(stored_file(location), column)

@@ -28,6 +28,7 @@ from rankme_stream.errors import (
     SourcePermissionError,
     StorageError,
 )
+from rankme_stream.sources.labels import open_labels
 from rankme_stream.sources.stores import remote_file
 from rankme_stream.sources.stores.attempts import SECONDS
 from rankme_stream.sources.stores.remote_file import RemoteFile
@@ -227,3 +228,11 @@ def test_no_command_prints_or_keeps_a_secret(server, root, tmp_path, capsys):
     assert len(files) >= 7
     shown = "".join([*capsys.readouterr(), *(f"{path} {path.read_bytes()!r}" for path in files)])
     assert "127.0.0.1" in shown and "hunter2" not in shown and "0123abcd" not in shown
+
+
+def test_labels_are_read_through_a_signed_address(server, root):
+    np.save(root / "bucket" / "labels.npy", np.arange(7))
+    (root / "bucket" / "labels.csv").write_text("n\n" + "\n".join(map(str, range(7))) + "\n")
+    for name in (f"labels.npy?{SECRET}", f"labels.csv?{SECRET}::n"):
+        labels = open_labels(f"{server.url}/bucket/{name}")
+        assert labels.n_rows == 7 and "0123abcd" not in labels.uri
