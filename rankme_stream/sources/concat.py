@@ -70,7 +70,7 @@ class ConcatSource:
     UsageError
         If there is no part, or a part is given twice.
     SourceFormatError
-        If a part has another width or meaning than most, or is on a card; the message names it.
+        If a part has another width, meaning or order of columns than most, or is on a card; the message names it.
     """
 
     def __init__(self, parts: Iterable[Source], uri: str | None = None, remarks: Sequence[str] = ()) -> None:
@@ -365,6 +365,11 @@ def _check_alike(first: Source, part: Source) -> None:
             f"{part.uri} has {part.shape[1]:,} features, and {first.uri} has {first.shape[1]:,}: all parts of a dump "
             "have one width; leave it out"
         )
+    if other := _other_names(first, part):
+        raise SourceFormatError(
+            f"{part.uri} has {other[1]!r} for a feature where {first.uri} has {other[0]!r}: columns of all parts of a "
+            "dump come in one order; write them in it"
+        )
     is_equal = part.stored == first.stored and part.stored.note == first.stored.note  # quick, for 10^5 parts
     if not is_equal and (mine := _meaning(first.stored)) != (theirs := _meaning(part.stored)):
         differing = [name for name in theirs if mine[name] != theirs[name]]
@@ -374,6 +379,12 @@ def _check_alike(first: Source, part: Source) -> None:
             f"{part.uri} holds numbers of {here}, and {first.uri} of {there}: numbers of all parts of a dump mean the "
             "same; convert it, or leave it out"
         )
+
+
+def _other_names(first: Source, part: Source) -> tuple[str, str] | None:
+    """Return the first names of a feature that differ between parts of one width; None where none do."""
+    names = zip(*(getattr(one, "feature_names", ()) for one in (first, part)), strict=False)
+    return next((pair for pair in names if pair[0] != pair[1]), None)
 
 
 def _meaning(stored: StoredType) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -139,7 +139,9 @@ def _joined(parts: Sequence[tuple[Any, ArrayOptions]], uri: str | None = None) -
     """Return sources, each opened with its options, as one; they share the memory that chunks are decoded in."""
     for _, options in parts:
         _refuse_scales_of_one(options)
-    opened, buffers = [open_source(part, **asdict(options)) for part, options in parts], threading.local()
+    sources = (open_source(part, **asdict(options)) for part, options in parts)
+    path = next((options.path for _, options in parts), None)
+    opened, buffers = list(_of_one_name([part for part, _ in parts], sources, path)), threading.local()
     for one in opened:
         if isinstance(one, ZarrSource):
             one.use_buffers(buffers)
@@ -157,9 +159,26 @@ def _joined_files(shards: Shards, options: ArrayOptions) -> ConcatSource:
         return _decoded(_stored(address, options), options)
 
     if not is_remote(shards.addresses[0]):
-        return ConcatSource(map(opened, shards.addresses), shards.uri, shards.remarks)
+        found = _of_one_name(shards.addresses, map(opened, shards.addresses), options.path)
+        return ConcatSource(found, shards.uri, shards.remarks)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        return ConcatSource(pool.map(opened, shards.addresses), shards.uri, shards.remarks)
+        found = _of_one_name(shards.addresses, pool.map(opened, shards.addresses), options.path)
+        return ConcatSource(found, shards.uri, shards.remarks)
+
+
+def _of_one_name(addresses: Iterable[Any], sources: Iterable[Source], path: str | None) -> Iterator[Source]:
+    """Yield sources; refuse a file in which an array of another name was found than in the first, with none given."""
+    first: Source | None = None
+    for address, source in zip(addresses, sources, strict=True):
+        name = split_address(source.uri)[1] if path is None and "::" in source.uri else ""
+        if name and _is_file(address) and not split_address(os.fspath(address))[1]:
+            first = source if first is None else first
+            if name != (usual := split_address(first.uri)[1]):
+                raise SourceFormatError(
+                    f"{source.uri} is the only array there, and in {first.uri} it is {usual}: name the one that all "
+                    f"parts of the dump hold, such as '{split_address(source.uri)[0]}::{usual}'"
+                )
+        yield source
 
 
 def _refuse_layout(options: ArrayOptions, place: str) -> None:

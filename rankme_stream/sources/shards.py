@@ -27,6 +27,9 @@ from rankme_stream.sources.stores.remote_faults import without_secrets
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 _VARYING = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?:-[0-9a-f]{4,})*|\d+")  # digests and numbers
 _NUMBER = re.compile(r"(\d+)")
+_OTHER_ROWS = re.compile(  # before a number of what is no shard: another model, or what all shards are counted to
+    r"(?:\A|[^a-z])(?:layer|epoch|step|iter|iteration|ckpt|checkpoint|seed|fold|run|trial|version|v|of)[-_.= ]?\Z", re.I
+)
 _INDEX = ".index.json"
 _NAMED = 5
 _FOLDERS_TRIED = 20
@@ -177,7 +180,8 @@ def _refuse_mixture(files: Sequence[FoundFile], location: str) -> None:
 def _refuse_several_series(files: Sequence[FoundFile], location: str) -> None:
     """Refuse files whose names differ in more than one number: other embeddings of the same rows, say, or splits."""
     names = [file.name for file in files]
-    series = list(dict.fromkeys(_VARYING.sub("*", glob.escape(name)) for name in names))
+    _refuse_equal_numbers(names, location)
+    series = list(dict.fromkeys(_VARYING.sub(_shard, glob.escape(name)) for name in names))
     if len(series) == 1:
         series = _grid_series(names) or series
     if len(series) > 1:
@@ -188,6 +192,25 @@ def _refuse_several_series(files: Sequence[FoundFile], location: str) -> None:
             f"same rows, or other splits: give {named}{' ...' if len(series) > _NAMED else ''}, or '{everything}' for "
             "all files as one dump"
         )
+
+
+def _shard(number: re.Match[str]) -> str:
+    """Return a pattern for a number or digest in a name; the number itself where the word before it is of no shards."""
+    is_other = number[0].isdecimal() and _OTHER_ROWS.search(number.string[: number.start()])
+    return number[0] if is_other else "*"
+
+
+def _refuse_equal_numbers(names: Sequence[str], location: str) -> None:
+    """Refuse names that differ in leading zeros alone: one may be left of an older dump."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(_NUMBER.sub(lambda number: number[0].lstrip("0") or "0", name), name)
+        if other != name:
+            raise SourceFormatError(
+                f"{without_secrets(location)} holds {other} and {name}, which bear one number, and one of them may be "
+                f"left of an older dump: remove it, or give '{_pattern(location, '*' + _ending(name))}' for all files "
+                "as one dump"
+            )
 
 
 def _grid_series(names: Sequence[str]) -> list[str]:

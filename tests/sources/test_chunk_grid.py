@@ -288,3 +288,13 @@ def test_many_chunks_of_many_axes_take_neither_time_nor_memory(tmp_path: Path, s
     tracemalloc.stop()
     assert planned.block_rows >= 4096 and source.missing(5000, 10**14) == [(5000, 10**14)]
     assert os.listdir(tmp_path / "a.zarr/c") == ["0"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_a_file_have_their_places_along_the_other_axes(tmp_path: Path, axis: int, order: Any) -> None:
+    rows = np.arange(60.0).reshape(3, 4, 5)
+    np.save(tmp_path / "x.npy", np.asarray(rows, order=order))
+    source = open_source(tmp_path / "x.npy", features_axis=axis)
+    places = tuple(source.coordinates(2, source.shape[0]).T)
+    assert np.array_equal(np.moveaxis(rows, axis, -1)[places], source.read(2, source.shape[0]))

@@ -156,13 +156,48 @@ def test_series_of_names_are_refused_with_the_patterns_that_would_do(tmp_path):
 
 def test_numbers_that_occur_each_with_each_are_series_too(tmp_path):
     for layer in (6, 12):
-        write_shards(tmp_path, ROWS + layer, f"layer{layer}_part{{}}.npy", chaff=())
+        write_shards(tmp_path, ROWS + layer, f"block{layer}_part{{}}.npy", chaff=())
     with pytest.raises(SourceFormatError, match="holds 2 series of names") as caught:
         rs.open_source(tmp_path)
     patterns = str(caught.value).split("give ")[1].split("'")[1::2]
     assert [rs.open_source(pattern).shape[0] for pattern in patterns] == [1000, 1000, 2000]
-    os.remove(tmp_path / "layer12_part10.npy")
+    os.remove(tmp_path / "block12_part10.npy")
     assert rs.open_source(tmp_path).shape[0] == 1899
+
+
+@pytest.mark.parametrize("names", [
+    ["layer_0.npy", "layer_1.npy"],
+    ["emb_epoch3.npy", "emb_epoch10.npy"],
+    ["x.step=100.npy", "x.step=200.npy"],
+    ["emb-v1.npy", "emb-v2.npy"],
+    ["Layer6_part0.npy", "Layer6_part1.npy", "Layer12_part1.npy"],
+    ["train-0-of-2.npy", "train-1-of-2.npy", "train-0-of-1.npy"],
+])  # fmt: skip
+def test_numbers_of_what_is_no_shard_make_series(tmp_path, names):
+    for number, name in enumerate(names):
+        np.save(tmp_path / name, ROWS[number:])
+    with pytest.raises(SourceFormatError, match="holds 2 series of names") as caught:
+        rs.open_source(tmp_path)
+    patterns = str(caught.value).split("give ")[1].split("'")[1::2]
+    first, second, every = (rs.open_source(pattern).shape[0] for pattern in patterns)
+    assert first + second == every
+
+
+def test_files_that_bear_one_number_are_refused(tmp_path):
+    for name in ("emb_1.npy", "emb_01.npy", "emb_2.npy"):
+        np.save(tmp_path / name, ROWS[len(name) :])
+    with pytest.raises(SourceFormatError, match=r"emb_0?1\.npy and emb_0?1\.npy, which bear one number"):
+        rs.open_source(tmp_path)
+
+
+def test_arrays_of_other_names_are_other_arrays(tmp_path):
+    for number, name in enumerate(("text", "text", "image")):
+        np.savez(tmp_path / f"emb_{number}.npz", **{name: ROWS + number})
+    for source in (tmp_path, [tmp_path / f"emb_{number}.npz" for number in range(3)]):
+        with pytest.raises(SourceFormatError, match=r"emb_2\.npz::image is the only array there, and .* it is text: "):
+            rs.open_source(source)
+    os.remove(tmp_path / "emb_2.npz")
+    assert np.array_equal(rs.open_source(tmp_path).read(1000, 2000), ROWS + 1)
 
 
 @pytest.mark.parametrize("names", [

@@ -93,3 +93,17 @@ def test_what_is_absent_is_no_data() -> None:
 def test_what_is_no_rows_is_refused(made: Any, text: str) -> None:
     with pytest.raises(RankMeError, match=text):
         rs.measure(made())
+
+
+def test_masked_arrays_are_no_rows() -> None:
+    rows = pd.Series([np.ma.masked_array([1.0, 2.0], [False, True])] * 3)
+    with pytest.raises(RankMeError, match="row 0 is a masked array"):
+        rs.open_source(rows)
+
+
+def test_columns_of_all_frames_come_in_one_order() -> None:
+    frame = pd.DataFrame(ROWS)
+    frames = [frame, frame[frame.columns[::-1]]]
+    for opened in (lambda: rs.measure(iter(frames)), lambda: rs.open_source(frames)):
+        with pytest.raises(RankMeError, match=r"has '23' for a feature where .* '0'"):
+            opened()

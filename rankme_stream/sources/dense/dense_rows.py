@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,6 +97,12 @@ class DenseRows:
     def row_order(self) -> tuple[object, ...] | None:
         """What the order of the rows depends on; None where it is that of C."""
         return ("fortran",) if self._layout.is_fortran and self.n_axes > 2 else None
+
+    def coordinates(self, start: int, stop: int) -> Array:
+        """Return where rows ``[start, stop)`` lie in the array; shape and use as of ``ZarrSource.coordinates``."""
+        others = self._layout.axes[: self.axis] + self._layout.axes[self.axis + 1 :]
+        order: Literal["C", "F"] = "F" if self._layout.is_fortran else "C"
+        return np.stack(np.unravel_index(np.arange(start, stop), others, order), axis=-1)
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)``: a read may begin at any row."""

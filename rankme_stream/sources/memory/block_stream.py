@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class BlockStream:
         self.n_rows = self.n_features = 0
         self._rest: Any = None
         self._first: Adopted | None = None  # possibly a block without rows
+        self._first_names: Sequence[str] = ()
         self._blocks = self._checked(blocks_of(blocks))
         self._rest = next(self._blocks, None)
         if self._rest is None:
@@ -151,6 +152,13 @@ class BlockStream:
         name = source.stored.name
         if name not in (source.stored.dtype.name, "bfloat16"):
             raise SourceFormatError(f"{uri} holds {name} in a {type(block).__name__}: give arrays of numpy instead")
+        names: Sequence[str] = getattr(source, "feature_names", ())
+        self._first_names = self._first_names or names
+        if other := next((pair for pair in zip(self._first_names, names, strict=False) if pair[0] != pair[1]), None):
+            raise SourceFormatError(
+                f"{uri} has {other[1]!r} for a feature where blocks before it have {other[0]!r}: give the columns of "
+                "all blocks in one order"
+            )
         for start, stop in _cuts(source):
             yield Adopted(HOST, source.read(start, stop), name)
 

@@ -101,6 +101,19 @@ class BoxRows:
         self._row_bytes = self.shape[1] * self.stored.dtype.itemsize
         self.block_type = BlockType(self.uri, self.shape[1], array.dtype, self.stored)
 
+    @property
+    def feature_names(self) -> Sequence[str]:
+        """Names of the columns that are the features; empty where they have none."""
+        return getattr(self._array, "feature_names", ())
+
+    def coordinates(self, start: int, stop: int) -> Array:
+        """Return where rows ``[start, stop)`` lie in the array; shape and use as of ``ZarrSource.coordinates``."""
+        found = [np.empty((0, len(self._order.axes)), np.int64)]
+        for box in self.boxes(start, stop):
+            sides = [range(part.start, part.stop) for axis, part in enumerate(box) if axis != self.axis]
+            found.append(np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(sides)))
+        return np.concatenate(found)
+
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a chunk begins; any row where none are."""
         if self._array.chunks is None:

@@ -31,6 +31,7 @@ class Frame:
     def __init__(self, frame: Any, types: list[np.dtype[Any]]) -> None:
         self._frame = frame
         self.shape, self.dtype = frame.shape, _common(types)
+        self.feature_names = [str(name) for name in frame.columns]
         self.lacking = "" if all(isinstance(kind, np.dtype) for kind in frame.dtypes) else _LACKING
 
     def read(self, box: tuple[slice, ...]) -> Any:

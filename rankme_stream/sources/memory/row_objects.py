@@ -72,6 +72,8 @@ class RowObjects:
     def _numbers(self, number: int) -> Array:
         """Return a row that is there; one of a list in float64, NaN where it holds None."""
         row = self._objects[number]
+        if isinstance(row, np.ma.MaskedArray):
+            raise SourceFormatError(f"{self.uri}: row {number:,} is a masked array: fill it or leave the row out first")
         found = self._array(number)
         if not isinstance(row, list | tuple):
             return found

@@ -68,23 +68,45 @@ def read_schema(file: OpenFile, uri: str) -> Any:
     CorruptChunkError
         If it is damaged.
     """
-    message = _message(file, 8 if _is_file(file) else 0, uri)
-    if message is None or message.kind != _SCHEMA:
-        raise SourceFormatError(f"{uri} is no Arrow file or stream, whatever its name: it does not begin with a schema")
-    if message.header.number(0, "h"):
+    header, described = _described(file, uri)
+    if header.number(0, "h"):
         raise SourceFormatError(f"{uri} holds numbers of the other byte order, which is not read: write it again")
     with _verified(uri):
-        schema = pa.ipc.read_schema(pa.BufferReader(message.content))
-        _decode_names(schema)
         if not _is_file(file):
+            schema = pa.ipc.read_schema(pa.BufferReader(described))
+        else:
+            whole = MAGIC + bytes(2) + described + len(described).to_bytes(4, "little") + MAGIC
+            schema = pa.ipc.open_file(pa.BufferReader(whole)).schema
+        _decode_names(schema)
+        if not _is_file(file) or file.read(8, len(_CONTINUES)) != _CONTINUES:
             return schema
-        footer = _footer(file, uri)
-        whole = MAGIC + bytes(2) + footer + len(footer).to_bytes(4, "little") + MAGIC
-        described = FlatTable(footer).table(1)  # with its own byte order
-        is_same = pa.ipc.open_file(pa.BufferReader(whole)).schema.equals(schema)
-        if is_same and described is not None and not described.number(0, "h"):
-            return schema
+        message = _message(file, 8, uri)
+        if message is not None and message.kind == _SCHEMA and not message.header.number(0, "h"):
+            first = pa.ipc.read_schema(pa.BufferReader(message.content))
+            _decode_names(first)
+            if first.equals(schema):
+                return schema
     raise _damaged(uri, "its first message and its footer describe different columns")
+
+
+def _described(file: OpenFile, uri: str) -> tuple[FlatTable, bytes]:
+    """Return the schema of a file or stream, and the bytes that it lies in: the footer, or the first message.
+
+    Before the batches of a file, polars writes no message; readers of files look at the footer alone.
+    """
+    if _is_file(file):
+        footer = _footer(file, uri)
+        try:
+            found = FlatTable(footer).table(1)
+        except FlatbufferError as error:
+            raise _damaged(uri, str(error)) from error
+        if found is None:
+            raise _damaged(uri, "its footer describes no columns")
+        return found, footer
+    message = _message(file, 0, uri)
+    if message is None or message.kind != _SCHEMA:
+        raise SourceFormatError(f"{uri} is no Arrow file or stream, whatever its name: it does not begin with a schema")
+    return message.header, message.content
 
 
 def batches(file: OpenFile, uri: str) -> Iterator[Batch]:
@@ -114,10 +136,9 @@ def dictionary(file: OpenFile, uri: str, path: tuple[int, ...]) -> Batch:
     CorruptChunkError
         If they are not there.
     """
-    schema = _message(file, 8 if _is_file(file) else 0, uri)
+    schema, _ = _described(file, uri)
     try:
-        assert schema is not None  # which was read before
-        fields = schema.header.tables(1)
+        fields = schema.tables(1)
         for number in path[:-1]:
             fields = fields[number].tables(5)
         encoding = fields[path[-1]].table(4)

@@ -198,7 +198,7 @@ def _fields(field: Any, path: tuple[int, ...], before: str, leaf: int, uri: str)
 
 def _shape(kind: Any) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
     """Return the lengths of the lists of a type, -1 where they vary, and the names of these axes."""
-    if isinstance(kind, pa.FixedShapeTensorType) and (kind.permutation or [0]) == sorted(kind.permutation or [0]):
+    if isinstance(kind, pa.FixedShapeTensorType) and not _is_permuted(kind):
         return tuple(kind.shape), tuple(kind.dim_names or [None] * len(kind.shape))
     kind, shape = _storage(kind), []
     while _is_list(kind):
@@ -226,9 +226,18 @@ def _is_list(kind: Any) -> bool:
 
 
 def _storage(kind: Any) -> Any:
-    while isinstance(kind, pa.BaseExtensionType):
+    """Return what stores an extension type; a tensor with permuted axes stays one, which is no list of numbers."""
+    while isinstance(kind, pa.BaseExtensionType) and not _is_permuted(kind):
         kind = kind.storage_type
     return kind
+
+
+def _is_permuted(kind: Any) -> bool:
+    """Return whether a type is of tensors whose axes are stored in another order than they have."""
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return False
+    order = kind.permutation or []
+    return bool(order != sorted(order))
 
 
 def _n_leaves(kind: Any, uri: str) -> int:

@@ -109,7 +109,7 @@ def open_rows(thing: Any, options: ArrayOptions) -> HeldRows:
     for name in _REFUSED:
         if getattr(options, name) is not None:
             raise UsageError(f"{argument(name)} is for an array that is stored, and these rows are not")
-    slices, schema, n_rows = _slices(thing, options)
+    slices, schema, n_rows = _slices(thing, options, uri)
     if isinstance(options.key, int):
         raise UsageError(f"key is {options.key}, and {uri} has columns with names: give a name")
     columns = chosen_columns(columns_of(schema, uri), options.key or "", uri, index=pandas_index(schema))
@@ -118,17 +118,29 @@ def open_rows(thing: Any, options: ArrayOptions) -> HeldRows:
     return HeldRows(table, columns, readers, replace(options, key=None), options.key or "")
 
 
-def _slices(thing: Any, options: ArrayOptions) -> tuple[Callable[[int, int], Any], Any, int]:
+def _slices(thing: Any, options: ArrayOptions, uri: str) -> tuple[Callable[[int, int], Any], Any, int]:
     """Return a function that returns rows [start, stop) of a table, its schema, and its number of rows."""
     if hasattr(thing, "with_format"):  # of datasets, which may map or choose rows
+        if getattr(thing, "format", {}).get("type") == "custom":
+            raise SourceFormatError(
+                f"{uri} has a function that transforms what is read, and the rows are read as stored: drop it by "
+                "reset_format(), or pass an iterable of the blocks that it returns"
+            )
         held = thing.with_format("arrow")
         return lambda start, stop: held[start:stop], held[:1].schema, len(held)
-    if not hasattr(thing, "columns"):  # a column, which some libraries name
-        if options.key is not None:
-            raise UsageError("key names a column, and this is one: leave it out")
-        column = pa.chunked_array([thing] if isinstance(thing, pa.Array) else thing)
-        thing = {getattr(thing, "name", None) or _ONLY: column}
-    table = pa.table(thing)
+    is_column = not hasattr(thing, "columns")  # which some libraries name
+    if is_column and options.key is not None:
+        raise UsageError("key names a column, and this is one: leave it out")
+    try:
+        if is_column:
+            column = pa.chunked_array([thing] if isinstance(thing, pa.Array) else thing)
+            thing = {getattr(thing, "name", None) or _ONLY: column}
+        table = pa.table(thing)
+    except pa.ArrowException as error:
+        raise SourceFormatError(
+            f"{uri} has a column that pyarrow does not read ({' '.join(str(error).split())}): leave it out, or "
+            "convert it"
+        ) from error
     return lambda start, stop: table.slice(start, stop - start), table.schema, table.num_rows
 
 

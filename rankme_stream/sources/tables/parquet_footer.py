@@ -107,6 +107,8 @@ class Footer:
             offsets.append(found.dictionary_page_offset)
         start, n_rows = min(offsets), int(self.edges[group + 1] - self.edges[group])
         stop = start + found.total_compressed_size
+        if not n_rows and not found.num_values:  # which some writers state at byte 0
+            start = stop = len(MAGIC)
         if not len(MAGIC) <= start <= stop <= self.n_bytes or found.num_values < 0:
             raise CorruptChunkError(
                 f"{self.uri}::{column.name} should lie in bytes {start:,}-{stop:,} of {self.n_bytes:,}: the file is "

@@ -95,6 +95,8 @@ class TableRows:
         Array of scales that the options name; None without.
     axis, n_axes
         Number of the axis of the features, and of all axes.
+    feature_names
+        Names of the columns that are the features; empty where one column holds them all.
 
     Raises
     ------
@@ -117,6 +119,7 @@ class TableRows:
         name = inside or (column.name if len(columns) == 1 else "")
         self.uri = f"{table.file.uri}::{name}" if name else table.file.uri
         self._table, self._options, self._inside = table, options, inside
+        self.feature_names = [one.name for one in columns] if len(columns) > 1 else []
         dtype = column.dtype
         assert dtype is not None  # of columns that were chosen
         kind = meaning_by_options(dtype, options, self.uri)
@@ -139,6 +142,11 @@ class TableRows:
         self._each = prod(inner) // self._axes[self.axis]  # rows of the source in a row of the table
         self.shape: tuple[int, int] = (table.n_rows * self._each, self._axes[self.axis])
         self._values = RowValues(widths, self._null(dtype), self.uri)
+
+    def coordinates(self, start: int, stop: int) -> Array:
+        """Return where rows ``[start, stop)`` lie along the other axes; use as of ``ZarrSource.coordinates``."""
+        others = self._axes[: self.axis] + self._axes[self.axis + 1 :]
+        return np.stack(np.unravel_index(np.arange(start, stop), others), axis=-1)
 
     def bounds(self, start: int, stop: int) -> Sequence[int]:
         """Return the row offsets strictly inside ``(start, stop)`` where a row group, a batch or a page begins."""

@@ -104,6 +104,7 @@ def test_rows_of_several_axes_follow_the_chunks_as_in_zarr(tmp_path: Any) -> Non
     assert lazy.read(0, 300).tobytes() == stored.read(0, 300).tobytes()
     assert lazy.read(77, 203).tobytes() == stored.read(77, 203).tobytes()
     assert list(lazy.bounds(0, 300)) == list(stored.bounds(0, 300))
+    assert np.array_equal(lazy.coordinates(77, 203), stored.coordinates(77, 203))
 
 
 def test_numbers_mean_what_the_options_say() -> None:

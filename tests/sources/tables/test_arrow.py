@@ -182,3 +182,12 @@ def test_a_batch_that_states_no_rows_and_has_some_is_refused(tmp_path):
     path.write_bytes(whole.replace(n_rows, bytes(8), 1))
     with pytest.raises(rs.errors.CorruptChunkError, match=r"the batch from row 0 on has 0 rows, and 77 of this column"):
         rs.open_source(path)
+
+
+def test_a_file_is_described_by_its_footer(tmp_path):
+    """Readers of files look at nothing else, and polars writes no message before the batches."""
+    rows = some_rows()
+    path = write(pa.table({"emb": lists(rows)}), tmp_path / "x.arrow", "file")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + whole[16:24] + whole[16:])
+    assert np.array_equal(rs.open_source(path).read(0, len(rows)), rows)

@@ -107,3 +107,18 @@ def test_labels_of_columns_may_be_null() -> None:
     ):
         found = rs.measure(ROWS, groups=labels).groups
         assert {name: one["rankme"] for name, one in found.items()} == {name: wanted[name]["rankme"] for name in "01"}
+
+
+def test_columns_of_all_blocks_come_in_one_order() -> None:
+    frames = [pa.table({f"f{i}": ROWS[:, i] for i in order}) for order in (range(12), range(11, -1, -1))]
+    with pytest.raises(SourceFormatError, match="block 1 has 'f11' for a feature where blocks before it have 'f0'"):
+        rs.measure(iter(frames))
+    with pytest.raises(SourceFormatError, match="<pyarrow> has 'f11' for a feature where <pyarrow> has 'f0'"):
+        rs.open_source(frames)
+
+
+def test_a_function_that_transforms_rows_is_not_passed_over() -> None:
+    """Of ``datasets``, of which this has the names: what is stored are not the rows that its user sees."""
+    members = {"__module__": "datasets.arrow_dataset", "format": {"type": "custom"}, "with_format": lambda *_: TABLE}
+    with pytest.raises(SourceFormatError, match="<datasets> has a function that transforms what is read"):
+        open_source(type("Dataset", (), members)(), key="rows")

@@ -155,6 +155,8 @@ def test_nested_lists_are_rows_by_the_axis_of_features(tmp_path):
     assert np.array_equal(last.read(4, 100), rows.reshape(-1, 4)[4:100])
     middle = rs.open_source(tmp_path / "x.parquet", features_axis=1)
     assert np.array_equal(middle.read(5, 130), rows.reshape(40, 3, 4).swapaxes(1, 2).reshape(-1, 3)[5:130])
+    row, column = middle.coordinates(5, 130).T
+    assert np.array_equal(rows.reshape(40, 3, 4)[row, :, column], middle.read(5, 130))
     with pytest.raises(rs.errors.UsageError, match="rows of a table are rows"):
         rs.open_source(tmp_path / "x.parquet", features_axis=0)
     with pytest.raises(rs.errors.SourceFormatError, match="no row with values"):
@@ -226,3 +228,30 @@ def test_histograms_of_levels_that_do_not_fit_are_refused(tmp_path):
         path.write_bytes(whole[: -8 - n_bytes] + content + len(content).to_bytes(4, "little") + b"PAR1")
         with pytest.raises(rs.errors.CorruptChunkError, match=r"x\.parquet has a damaged footer"):
             rs.open_source(path)
+
+
+def test_row_groups_without_rows_are_passed_over(tmp_path):
+    rows, path = some_rows("f4"), tmp_path / "x.parquet"
+    table = pa.table({"emb": lists(rows)})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for start, stop in ((0, 0), (0, 50), (50, 50), (50, 103), (103, 103)):
+            writer.write_table(table.slice(start, stop - start))
+    assert np.array_equal(rs.open_source(path).read(0, 103), rows)
+
+
+def test_tensors_with_permuted_axes_are_refused(tmp_path):
+    kind = pa.fixed_shape_tensor(pa.float32(), [3, 4], permutation=[1, 0])
+    tensors = pa.ExtensionArray.from_storage(kind, lists(some_rows("f4", (40, 12)), "fixed"))
+    pq.write_table(pa.table({"x": tensors}), tmp_path / "x.parquet")
+    with pytest.raises(rs.errors.SourceFormatError, match=r"no column of numbers: x \(.*permutation=\[1,0\]"):
+        rs.open_source(tmp_path / "x.parquet", features_axis=-1)
+
+
+def test_columns_of_all_files_come_in_one_order(tmp_path):
+    rows = some_rows("f4", (40, 3))
+    for number, order in enumerate(([0, 1, 2], [0, 1, 2], [2, 1, 0])):
+        pq.write_table(pa.table({f"f{column}": rows[:, column] for column in order}), tmp_path / f"{number}.parquet")
+    for source in (f"{tmp_path}/*.parquet", f"{tmp_path}/*.parquet::f*"):
+        with pytest.raises(rs.errors.SourceFormatError, match=r"2\.parquet.* has 'f2' for a feature where .* has 'f0'"):
+            rs.open_source(source)
+    assert np.array_equal(rs.open_source(f"{tmp_path}/[01].parquet").read(0, 80), np.concatenate([rows, rows]))
