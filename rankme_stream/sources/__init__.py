@@ -20,7 +20,8 @@ from rankme_stream.sources.opening import is_blocks, open_source
 from rankme_stream.sources.row_values import read_values
 from rankme_stream.sources.source import Source
 from rankme_stream.sources.storage import Storage, describe_storage, is_remote, storage_of
-from rankme_stream.sources.stores.file_pattern import matching_files, natural_key
+from rankme_stream.sources.stores.file_pattern import matching_files
+from rankme_stream.sources.stores.natural_order import natural_key
 from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.zarr import ZarrSource
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +67,12 @@ def tree_of(pickled: bytes, allowed: re.Pattern[str]) -> Any:
         raise PickleError(f"it has {len(pickled):,} bytes, and {LARGEST_PICKLE:,} are read")
     machine = _Machine(allowed)
     try:
-        for n_steps, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-            if n_steps >= _MOST_STEPS:
-                raise PickleError(f"it describes more than {_MOST_STEPS:,} things")
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of backslashes in text of a damaged file
+            for n_steps, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+                if n_steps >= _MOST_STEPS:
+                    raise PickleError(f"it describes more than {_MOST_STEPS:,} things")
+                machine.step(opcode.name, argument)
         (result,) = machine.stack
         if result is _MARK:
             raise ValueError("it describes nothing")

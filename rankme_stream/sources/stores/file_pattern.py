@@ -1,4 +1,4 @@
-"""Names with numbers in their natural order, and shell-style patterns over the files and stores of this machine."""
+"""Shell-style patterns over the files and stores of this machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ import re
 
 from rankme_stream.errors import SourceNotFoundError, SourcePermissionError
 from rankme_stream.sources.address import split_address
+from rankme_stream.sources.stores.natural_order import natural_key
 
 _MAGIC = set("*?[")
 _ANY_FOLDERS = re.compile(r"(?:^|(?<=/))(?:\*\*/+)+")
-_NUMBER = re.compile(r"(\d{1,4000})")  # Python reads 4,300 digits
-
-
-def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return a key that sorts names as people number them: ``a_2`` before ``a_10``."""
-    pieces = _NUMBER.split(text)
-    return tuple((piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces)
 
 
 def is_pattern(text: str | None) -> bool:

@@ -14,7 +14,8 @@ from rankme_stream.errors import SourceFormatError
 from rankme_stream.sources.stores.attempts import Attempts
 from rankme_stream.sources.stores.descriptions import stamp_of
 from rankme_stream.sources.stores.file_errors import file_error
-from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key, paths_matching
+from rankme_stream.sources.stores.file_pattern import is_pattern, paths_matching
+from rankme_stream.sources.stores.natural_order import natural_key
 from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.store_urls import file_system, install_message
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from rankme_stream.errors import SourceError, SourceFormatError, SourceNotFoundError
 from rankme_stream.sources.address import split_address
-from rankme_stream.sources.stores.file_pattern import is_pattern, natural_key
+from rankme_stream.sources.stores.file_pattern import is_pattern
+from rankme_stream.sources.stores.natural_order import natural_key
 from rankme_stream.sources.stores.remote_faults import in_one_line
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.locate import METADATA_ERRORS, locate

@@ -132,3 +132,9 @@ def test_large_pickles_are_refused(monkeypatch):
         tree_of(pickle.dumps(list(range(500))), ANY)
     with pytest.raises(PickleError, match=r"it describes more than 100 things"):
         tree_of(pickle.dumps(list(range(200))), ANY)
+
+
+def test_backslashes_of_damaged_text_are_no_warning():
+    """Python warns of escapes that it does not know, and the tests turn warnings into errors."""
+    with pytest.raises(PickleError):
+        tree_of(b"S'\\c'\n", ANY)
