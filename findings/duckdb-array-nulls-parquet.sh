@@ -3,7 +3,7 @@
 #
 # In memory a null array keeps its twelve places, and DuckDB writes as many entries of levels for it, where Parquet has one for
 # a null list. So the column has 11 entries too many for each such row, and pyarrow refuses the file. DuckDB reads it back
-# as it was, but for the type, which is FLOAT[] then. Pages of version 1 and 2 are alike. Arrays without null rows are
+# as it was, but for the type, which is FLOAT[] then. PARQUET_VERSION V1 and V2 are alike. Arrays without null rows are
 # right, and so are lists (FLOAT[]) with them: casting the column to FLOAT[] before writing is the remedy. The project has a
 # report of it, duckdb/duckdb#24731.
 #
