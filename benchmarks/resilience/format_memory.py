@@ -95,7 +95,7 @@ def main() -> int:
     is_quick = experiment.size == "quick"
     wanted = _QUICK if is_quick else [*STORED_FORMATS]
     left_out = {name: why for name in wanted if (why := why_not(name))}
-    size = (192 * 2**20, 0.1 if is_quick else 10)
+    size = (224 * 2**20, 0.1 if is_quick else 10)
     files = {name: experiment.part(name, scored, name, *size) for name in wanted if name not in left_out}
     result = experiment.finish({"files": files, "left_out": left_out}, markdown)
     return int(bool(faults(result["files"])))

@@ -69,7 +69,7 @@ class DenseRows:
         if is_scales and len(axes) == 1:
             axes = (*axes, 1)
         if len(axes) < 2 or 0 in axes:
-            remedy = ": reshape it" if len(axes) == 1 else ""
+            remedy = ": reshape it" if len(axes) == 1 else ": write rows first, or leave it out"
             raise SourceFormatError(
                 f"{self.uri} has shape {axes}; a non-empty (rows, features) array is needed{remedy}"
             )

@@ -131,7 +131,10 @@ class TableRows:
         self._axes = (table.n_rows, *inner)
         self.n_axes = len(self._axes)
         if 0 in self._axes:
-            raise SourceFormatError(f"{self.uri} has shape {self._axes}; non-empty rows and features are needed")
+            raise SourceFormatError(
+                f"{self.uri} has shape {self._axes}; non-empty rows and features are needed: write rows first, or "
+                "leave it out"
+            )
         names = (None, *(column.names or [None]))
         self.axis = axis_of_features(options.features_axis, self._axes, names, self.uri)
         if self.axis == 0:
