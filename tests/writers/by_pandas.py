@@ -80,7 +80,7 @@ def test_what_is_absent_is_no_data() -> None:
     ("made", "text"),
     [
         (lambda: pd.DataFrame({"id": range(600), "x": ROWS[:, 0]}), "columns of float32, int64, which no one type"),
-        (lambda: pd.DataFrame({"id": range(600), "rows": list(ROWS)}), "column 'rows' holds object, .* key=\"rows\""),
+        (lambda: pd.DataFrame({"id": range(600), "rows": list(ROWS)}), "column 'rows' holds object, .* key='rows'"),
         (lambda: pd.DataFrame({"a": ["x"] * 3}), "row 0 is no list or array of numbers but str"),
         (lambda: pd.Series(ROWS[:, 0]), "elements that are rows are needed"),
         (lambda: pd.Series([ROWS[0], ROWS[1][:3]]), r"row 1 is float32 of shape \(3,\)"),

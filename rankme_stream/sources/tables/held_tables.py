@@ -133,8 +133,7 @@ def _slices(thing: Any, options: ArrayOptions, uri: str) -> tuple[Callable[[int,
         raise UsageError("key names a column, and this is one: leave it out")
     try:
         if is_column:
-            column = pa.chunked_array([thing] if isinstance(thing, pa.Array) else thing)
-            thing = {getattr(thing, "name", None) or _ONLY: column}
+            thing = {getattr(thing, "name", None) or _ONLY: _column(thing)}
         table = pa.table(thing)
     except pa.ArrowException as error:
         raise SourceFormatError(
@@ -142,6 +141,14 @@ def _slices(thing: Any, options: ArrayOptions, uri: str) -> tuple[Callable[[int,
             "convert it"
         ) from error
     return lambda start, stop: table.slice(start, stop - start), table.schema, table.num_rows
+
+
+def _column(thing: Any) -> Any:
+    """Return a column as Arrow holds it; columns of older releases of pandas offer no stream of their pieces."""
+    if hasattr(thing, "__arrow_c_stream__"):
+        return pa.chunked_array(thing)
+    held = thing if isinstance(thing, pa.Array) else pa.array(thing)
+    return held if isinstance(held, pa.ChunkedArray) else pa.chunked_array([held])
 
 
 def _rows_of(slices: Callable[[int, int], Any], column: Column) -> Callable[[int, int], Any]:
