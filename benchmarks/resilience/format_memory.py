@@ -91,9 +91,10 @@ def main() -> int:
     """Run, print and write the page; return 1 if a format held more than it may."""
     minutes: dict[Size, str] = {"quick": "10 s", "default": "15 minutes"}
     experiment = Experiment("format_memory", __doc__, minutes)
-    experiment.start()
+    experiment.parser.add_argument("--format", action="append", choices=STORED_FORMATS, help="of these formats only")
+    chosen = experiment.start().format
     is_quick = experiment.size == "quick"
-    wanted = _QUICK if is_quick else [*STORED_FORMATS]
+    wanted = chosen or (_QUICK if is_quick else [*STORED_FORMATS])
     left_out = {name: why for name in wanted if (why := why_not(name))}
     size = (224 * 2**20, 0.1 if is_quick else 10)
     files = {name: experiment.part(name, scored, name, *size) for name in wanted if name not in left_out}
