@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -140,15 +140,14 @@ class ChunkIndex:
             expected = int(numbers[-1]) + 1
         return [*runs, (expected, stop)] if expected < stop else runs
 
-    def _pieces(self, start: int, stop: int) -> list[Array]:
-        """Return what is known of chunks ``[start, stop)``, piece by piece, none of them empty."""
-        first, found = max(0, bisect_right(self._firsts, start) - 1), list[Array]()
+    def _pieces(self, start: int, stop: int) -> Iterator[Array]:
+        """Yield what is known of chunks ``[start, stop)``, piece by piece, none of them empty."""
+        first = max(0, bisect_right(self._firsts, start) - 1)
         for place in range(first, bisect_right(self._firsts, stop - 1)):
             piece = self._unpacked(place)
             low, high = np.searchsorted(piece[0], [start, stop])
             if low < high:
-                found.append(piece[:, low:high])
-        return found
+                yield piece[:, low:high]
 
     def _unpack(self, place: int) -> Array:
         """Return a piece as it was added."""
