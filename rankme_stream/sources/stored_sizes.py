@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rankme_stream.numerics.dtypes import Array
@@ -33,8 +33,3 @@ def stored_sizes(source: Source, start: int, stop: int) -> Sequence[StoredSizes]
     """
     find: Callable[[int, int], Sequence[StoredSizes]] | None = getattr(source, "stored_sizes", None)
     return () if find is None else find(start, stop)
-
-
-def total_bytes(sizes: Iterable[StoredSizes]) -> int | None:
-    """Return the bytes of all chunks; None where no size is known."""
-    return sum(int(one.n_bytes.sum()) for one in sizes) or None

@@ -11,7 +11,7 @@ import pytest
 from rankme_stream.errors import SourceError, SourceNotFoundError, SourcePermissionError, StorageError
 from rankme_stream.sources import NpySource, ZarrSource
 from rankme_stream.sources.stores.file_errors import file_error
-from rankme_stream.sources.zarr import source as zarr_source
+from rankme_stream.sources.zarr import chunk_storage
 from tests.dumps import rows_like, store
 
 
@@ -55,7 +55,7 @@ def test_a_npy_file_on_a_file_system_that_fails_is_not_corrupt(tmp_path, monkeyp
 def test_a_folder_on_a_file_system_that_fails_is_not_refused_as_data(tmp_path, monkeypatch):
     path = store(tmp_path / "a.zarr", rows_like(100, 4), chunk=10)
     source = ZarrSource(path)
-    monkeypatch.setattr(zarr_source, "scan_folder", fails)
+    monkeypatch.setattr(chunk_storage, "scan_folder", fails)
     with pytest.raises(StorageError, match=r"of .*a\.zarr cannot be read.*Stale file handle"):
         source.fingerprint(0, 100)
     monkeypatch.setattr(os, "scandir", fails)

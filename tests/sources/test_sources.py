@@ -41,6 +41,7 @@ from rankme_stream.errors import (
 from rankme_stream.sources import ArraySource, NpySource, Source, ZarrSource, open_source
 from rankme_stream.sources.labels import open_labels
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
+from rankme_stream.sources.zarr.chunk_storage import FolderChunks
 from rankme_stream.sources.zarr.stored_values import StoreValues
 
 SHAPE = (103, 12)
@@ -68,11 +69,30 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 DTYPES = ["float16", "float32", "float64", "int8", "uint16", "int32", "uint64", "bfloat16"]
 
 
+class ThroughAStore(FolderChunks):
+    """Chunks in a folder whose files are requested of a store."""
+
+    def __init__(self, store: AuditingStore, uri: str) -> None:
+        assert store.root is not None
+        super().__init__(store.root, uri)
+        self._store = store
+
+    def values(self, grid: Any) -> Any:
+        super().values(grid)
+        return StoreValues(self._store, grid.index)
+
+
 @pytest.fixture(autouse=True, params=["store", "folder"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything holds whether values are files or what a store returns, as from a server."""
     if request.param == "store":
-        monkeypatch.setattr(ZarrSource, "_values", lambda self: StoreValues(self._store, self._grid.index))
+        found = ZarrSource._chunk_storage
+
+        def through_a_store(self: ZarrSource, store: Any) -> Any:
+            chunks = found(self, store)
+            return ThroughAStore(self._store, self.uri) if isinstance(chunks, FolderChunks) else chunks
+
+        monkeypatch.setattr(ZarrSource, "_chunk_storage", through_a_store)
     return str(request.param)
 
 

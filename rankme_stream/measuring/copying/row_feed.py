@@ -35,17 +35,18 @@ class RowFeed(Protocol):
         Number of rows; None if it is not known before the last.
     is_stored
         Whether they can be read again.
-    bytes_stored
-        Bytes that they are stored in; None where that is not known.
     """
 
     is_stored: bool
-    bytes_stored: int | None
 
     uri: str
     n_features: int
     stored: StoredType
     n_rows: int | None
+
+    @property
+    def bytes_stored(self) -> int | None:
+        """Bytes that all rows are stored in, once ``origin`` was asked; None where that is not known."""
 
     def origin(self) -> dict[str, Any]:
         """Return what the rows are, as JSON types that are equal for equal rows only; empty where nothing tells."""
@@ -75,9 +76,13 @@ class StoredFeed:
         self.uri, self.n_features, self.stored, self.source = source.uri, source.shape[1], source.stored, source
         self.rows = request.row_range(source.shape[0])
         self.n_rows: int | None = self.rows[1] - self.rows[0]
-        self.bytes_stored = storage_of(source).n_bytes if self.n_rows == source.shape[0] else None
         self._device = getattr(source, "device", HOST)
         self._blocks: BlockReader | None = None
+
+    @property
+    def bytes_stored(self) -> int | None:
+        """Bytes that all rows are stored in, as ``origin`` found; None of a part of them, and where unknown."""
+        return storage_of(self.source).n_bytes if self.n_rows == self.source.shape[0] else None
 
     def origin(self) -> dict[str, Any]:
         """Return a digest of the rows' fingerprint, of which they are, and of what they mean."""
@@ -135,13 +140,13 @@ class StreamFeed:
     """Rows of a stream of blocks, which are read once."""
 
     is_stored = False
+    bytes_stored: int | None = None
 
     def __init__(self, blocks: Any, request: Request) -> None:
         if request.rows is not None:
             raise UsageError(f"{argument('rows')} is for rows that are stored, and a stream of blocks is read in order")
         self._stream = BlockStream(blocks, key=request.key)
         self.n_rows: int | None = None
-        self.bytes_stored: int | None = None
         self.uri, self.n_features, self.stored = self._stream.uri, self._stream.n_features, self._stream.stored
         self._first = self._take(0)
 

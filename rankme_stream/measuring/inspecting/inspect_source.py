@@ -22,7 +22,7 @@ from rankme_stream.numerics.devices.registry import memory_errors_as_limits
 from rankme_stream.numerics.dtypes import Array
 from rankme_stream.results.inspection import Inspection
 from rankme_stream.sources import Source, describe_parts, describe_storage, is_remote, open_source, storage_of
-from rankme_stream.sources.stored_sizes import stored_sizes, total_bytes
+from rankme_stream.sources.stored_sizes import stored_sizes
 
 _MOST_KEYS, _MOST_REMOTE_KEYS = 2**17, 2**14  # whose presence is looked for
 _ODD_BYTES = 16_000_000  # of chunks of unlike size, which are read beside the sample
@@ -84,8 +84,6 @@ def inspect(
         rows_checked, fault = _look_for_chunks(opened, memory_left)
         is_whole = rows_checked == opened.shape[0]
         storage = storage_of(opened)
-        if storage.n_bytes is None and is_whole:
-            storage = storage._replace(n_bytes=total_bytes(stored_sizes(opened, 0, opened.shape[0])))
         found, block = _look_at_rows(opened, memory_left, fault, is_whole=is_whole)
         planned = plan_full_pass(opened, memory_limit, workers)
         remarks = inspection_remarks(found)

@@ -26,9 +26,13 @@ class Places(NamedTuple):
 
 
 class Index(Protocol):
-    """Places of chunks by their numbers; those that reach past the offset ``end`` have no values behind it."""
+    """Places of chunks by their numbers; those that reach past the offset ``end`` have no values behind it.
+
+    ``n_bytes`` are the stored bytes of all chunks.
+    """
 
     end: int
+    n_bytes: int
 
     def places(self, start: int, stop: int) -> Places:
         """Return those of chunks ``[start, stop)``."""
@@ -53,7 +57,8 @@ class RegularIndex:
     """
 
     def __init__(self, offset: int | None, n_bytes: int, end: int, counts: Sequence[int], steps: Sequence[int]) -> None:
-        self._offset, self._n_bytes, self.end = offset, n_bytes, end
+        self._offset, self._chunk_bytes, self.end = offset, n_bytes, end
+        self.n_bytes = 0 if offset is None else end - offset
         self._counts, self._steps = tuple(counts), tuple(steps)
 
     def places(self, start: int, stop: int) -> Places:
@@ -65,7 +70,7 @@ class RegularIndex:
         offsets = zeros + self._offset
         for places, step in zip(along, self._steps, strict=True):
             offsets += places * step
-        return Places(offsets, zeros + self._n_bytes, zeros)
+        return Places(offsets, zeros + self._chunk_bytes, zeros)
 
     def gaps(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return all of them where nothing is stored, and nothing otherwise."""
@@ -80,12 +85,12 @@ class ChunkIndex:
         self._packed: list[bytes] = []
         self._firsts: list[int] = []
         self._last, self._loose = -1, list[Array]()
-        self.n_chunks = 0
+        self.n_bytes = 0
         self._unpacked = lru_cache(maxsize=_PIECES_HELD)(self._unpack)
 
     def add(self, found: Array) -> None:
         """Add chunks, shape ``(4, chunks)``, int64: numbers, offsets, sizes and codecs skipped, in any order."""
-        self.n_chunks += found.shape[1]
+        self.n_bytes += int(found[2].sum())
         numbers = found[0]
         if self._loose or numbers[0] <= self._last or (np.diff(numbers) <= 0).any():
             self._loose.append(found)
@@ -111,6 +116,7 @@ class ChunkIndex:
         if (np.diff(together[0]) <= 0).any():
             raise ValueError("a chunk is there twice")
         self._packed, self._firsts, self._last, self._loose = [], [], -1, []
+        self.n_bytes = 0
         self.add(together)
 
     def renumbered(self, change: Callable[[Array], Array]) -> ChunkIndex:

@@ -21,6 +21,7 @@ from rankme_stream.sources.hdf5.stored_chunks import StoredChunks
 from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.zarr import ZarrSource
+from rankme_stream.sources.zarr.chunk_storage import Scan
 from rankme_stream.sources.zarr.foreign_array import ForeignArray
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
@@ -72,12 +73,13 @@ class _DatasetChunks:
         self._grid, self._index = grid, self._indexed(grid)
         return StoredChunks(self._file, self._index, grid)
 
-    def scan(self, missing: MissingChunks, start: int, stop: int) -> bytes:
-        """Record the chunks of rows ``[start, stop)`` that are missing; return a hash of the file's size and time."""
+    def scan(self, missing: MissingChunks, start: int, stop: int) -> Scan:
+        """Record the chunks of rows ``[start, stop)`` that are missing; the file's size and time stand for all."""
         keys, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
         for first, last in self._index.gaps(keys.start * width, keys.stop * width):
             missing.add_keys(first, last)
-        return blake2b(f"{self._found.stamp} {self._file.stamp()}".encode(), digest_size=16).digest()
+        stamps = blake2b(f"{self._found.stamp} {self._file.stamp()}".encode(), digest_size=16).digest()
+        return Scan(stamps, True, self._index.n_bytes)
 
     def sizes(self, units: range) -> Array:
         """Return the stored bytes of the chunks of some units, 0 for a missing one, in shape ``(units, columns)``."""

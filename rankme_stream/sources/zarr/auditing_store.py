@@ -140,24 +140,27 @@ class AuditingStore(WrapperStore[Store]):
         if isinstance(self._store, GuardedStore):
             sync(self._store.check_length(key, n_bytes))
 
-    async def scan(self, start: int, stop: int) -> tuple[str, bool]:
+    async def scan(self, start: int, stop: int) -> tuple[str, bool, int | None]:
         """Find the chunks of rows ``[start, stop)``; record the missing ones, return a hash of the others.
 
         The hash covers coordinates, size and time or tag. The second result is whether the store gives time or tag of
-        each: a chunk rewritten in place changes the hash.
+        each: a chunk rewritten in place changes the hash. The third are the bytes of all; None where a size is not
+        stated.
         """
         assert self._grid is not None and self._missing is not None
         rows, width = self._grid.outer_rows(start, stop), self._grid.n_outer_columns
         self._sized = range(rows.start * width, rows.stop * width)
         self._sizes = array("q", bytes(8 * len(self._sized)))
-        digest, is_stamped, expected = blake2b(digest_size=16), True, rows.start * width
+        digest, is_stamped, expected, n_present = blake2b(digest_size=16), True, rows.start * width, 0
         async for (i, j), stamp in self._stamps(rows):
             self._missing.add_keys(expected, i * width + j)
             expected = i * width + j + 1
             digest.update(f"{i} {j} {stamp}\n".encode())
-            is_stamped = is_stamped and bool(stamp)
+            is_stamped, n_present = is_stamped and bool(stamp), n_present + 1
         self._missing.add_keys(expected, rows.stop * width)
-        return digest.hexdigest(), is_stamped
+        sizes = np.frombuffer(self._sizes, np.int64)
+        n_bytes = int(sizes.sum()) if np.count_nonzero(sizes) == n_present else None
+        return digest.hexdigest(), is_stamped, n_bytes
 
     async def _stamps(self, rows: range) -> AsyncIterator[tuple[tuple[int, int], str]]:
         """Yield coordinates and stamp of the present chunks of some rows of the grid, ascending."""

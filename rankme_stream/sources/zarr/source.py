@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 
 from rankme_stream.errors import RankMeError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array
@@ -21,15 +19,15 @@ from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Openin
 from rankme_stream.sources.content import content_digest
 from rankme_stream.sources.features_axis import axis_of_features
 from rankme_stream.sources.storage import Storage
-from rankme_stream.sources.stored_sizes import StoredSizes, total_bytes
+from rankme_stream.sources.stored_sizes import StoredSizes
 from rankme_stream.sources.stores.file_errors import file_error
 from rankme_stream.sources.value_types import identity_of
 from rankme_stream.sources.zarr.auditing_store import AuditingStore
 from rankme_stream.sources.zarr.chunk_reader import ChunkReader
+from rankme_stream.sources.zarr.chunk_storage import ChunkStorage, FolderChunks, StoreChunks
 from rankme_stream.sources.zarr.codecs.chain import codec_chain, integrity
 from rankme_stream.sources.zarr.codecs.chunk_decoder import ChunkDecoder
 from rankme_stream.sources.zarr.foreign_array import ForeignArray
-from rankme_stream.sources.zarr.grids.folder_scan import folder_sizes, scan_folder
 from rankme_stream.sources.zarr.grids.grid_metadata import chunk_grid, drop_growth
 from rankme_stream.sources.zarr.grids.missing_chunks import MissingChunks
 from rankme_stream.sources.zarr.locate import (
@@ -40,8 +38,7 @@ from rankme_stream.sources.zarr.locate import (
     reopening_argument,
 )
 from rankme_stream.sources.zarr.misplaced_chunks import MisplacedChunks
-from rankme_stream.sources.zarr.storage_facts import MOST_KEYS, n_keys, storage_of_grid, uncoded_bytes
-from rankme_stream.sources.zarr.stored_values import FolderValues, StoredValues, StoreValues
+from rankme_stream.sources.zarr.storage_facts import storage_of_grid, uncoded_bytes
 from rankme_stream.sources.zarr.values.meaning import DeclaredArray, meaning_of
 from rankme_stream.sources.zarr.values.surroundings import Surroundings
 
@@ -98,8 +95,8 @@ class ZarrSource:
         else:
             store, path, self.uri = locate(source, options.path)
             self._reopening_argument = reopening_argument(source, store, path, options)
-        self._located: Any = store
         self._store = AuditingStore(store, self.uri)
+        self._chunks = self._chunk_storage(store)
         array = open_array(self._store, path, self.uri, looks_around=looks_around)
         if array.ndim < (2 if scaled is None else 1):
             raise SourceFormatError(
@@ -131,12 +128,13 @@ class ZarrSource:
         except METADATA_ERRORS as error:
             refuse_metadata(self.uri, error)
         self._is_coded, self._missing = not decoder.is_plain, MissingChunks(self._grid)
+        self._n_bytes: int | None = None  # stored, as the last look at all chunks found
         self._misplaced: MisplacedChunks | None = None
         if self._foreign is None:
             self._misplaced = MisplacedChunks(self._store, self.uri, metadata, path)
             self._misplaced.check_first(self._grid.key(0, 0))
         self._store.audit(self._grid, self._missing, self._grid.longest_value(decoder.longest))
-        self._reader = ChunkReader(self._values(), self._grid, decoder, self._missing, fill, self.uri)
+        self._reader = ChunkReader(self._chunks.values(self._grid), self._grid, decoder, self._missing, fill, self.uri)
 
     def use_buffers(self, buffers: threading.local) -> None:
         """Decode chunks in memory that several sources share, which each thread keeps once."""
@@ -215,11 +213,7 @@ class ZarrSource:
 
     def argument_of(self, path: str) -> Opening:
         """Return what opens another array of the store in this process, by its path in the store, or by its folder."""
-        if self._foreign is not None:
-            return self._foreign.chunks.argument_of(path)
-        if self._store.root is not None:
-            return Opening(os.path.abspath(os.path.join(self._store.root, path)), NO_OPTIONS)
-        return Opening(self._located, ArrayOptions(path=path))
+        return self._chunks.argument_of(path)
 
     def reopen(self) -> Any:
         """Return an argument that opens the array in another process; None if the store lives in this one."""
@@ -241,23 +235,16 @@ class ZarrSource:
         self._missing.request(start, stop)
         digest = blake2b(digest_size=16)
         digest.update(self._layout(stop))
-        is_stamped = False
         try:
-            if self._foreign is not None:
-                digest.update(self._foreign.chunks.scan(self._missing, start, stop))
-                is_stamped = True
-            elif self._store.root is not None:
-                digest.update(self._list(start, stop))
-                is_stamped = True
-            else:
-                found, is_stamped = sync(self._store.scan(start, stop))
-                digest.update(found.encode())
+            found = self._chunks.scan(self._missing, start, stop)
         except RankMeError:
             raise
         except OSError as error:
             raise file_error(f"{error.filename or 'a chunk'} of {self.uri}", error) from error
+        digest.update(found.stamps)
+        self._n_bytes = found.n_bytes if (start, stop) == (0, self.shape[0]) else self._n_bytes
         self._check_missing()
-        if not is_stamped:
+        if not found.is_stamped:
             digest.update(content_digest(self, start, stop, drawn=1).encode())
         return digest.hexdigest()
 
@@ -267,14 +254,13 @@ class ZarrSource:
         None of arrays whose chunks are not coded, so that all have one size, and of shards on a server, whose index
         would have to be asked for.
         """
-        grid, root = self._grid, self._store.root
-        if not self._is_coded or start >= stop or (root is None and grid.index is not None):
+        grid = self._grid
+        if not self._is_coded or start >= stop:
             return []
         units = grid.units(start, stop)
-        if self._foreign is not None:
-            columns = self._foreign.chunks.sizes(units)
-        else:
-            columns = self._store.sizes(units) if root is None else folder_sizes(root, grid, units)
+        columns = self._chunks.sizes(units)
+        if columns is None:
+            return []
         n_bytes = np.where((columns > 0).all(axis=1), columns.sum(axis=1), 0)
         edges = np.array([start, *grid.bounds(start, stop), stop], np.int64)
         for place, unit in enumerate(units):
@@ -284,12 +270,8 @@ class ZarrSource:
         return [StoredSizes(edges, n_bytes)]
 
     def storage(self) -> Storage:
-        """Return chunks, shards, compression and order, and the bytes stored, as ``stored_sizes`` knows them."""
-        n_bytes = None
-        if not self._is_coded:
-            n_bytes = uncoded_bytes(self._grid, self.stored.dtype.itemsize)
-        elif n_keys(self._grid) <= MOST_KEYS:
-            n_bytes = total_bytes(self.stored_sizes(0, self.shape[0]))
+        """Return chunks, shards, compression and order, and the bytes: of coded chunks as a fingerprint found them."""
+        n_bytes = self._n_bytes if self._is_coded else uncoded_bytes(self._grid, self.stored.dtype.itemsize)
         found = storage_of_grid(self._grid, 3 if self._document.endswith("zarr.json") else 2, self._codecs, n_bytes)
         return found if self._foreign is None else self._foreign.chunks.storage(found)
 
@@ -322,18 +304,13 @@ class ZarrSource:
         metadata: dict[str, Any] = json.loads(self._store.fetch(self._document))
         return metadata if self._foreign is None else metadata | {"filters": self._foreign.filters}
 
-    def _values(self) -> StoredValues:
-        """Return what is stored under the keys: files where the store is a folder."""
+    def _chunk_storage(self, store: Store) -> ChunkStorage:
+        """Return where the chunks are stored."""
         if self._foreign is not None:
-            return self._foreign.chunks.values(self._grid)
+            return self._foreign.chunks
         if self._store.root is not None:
-            return FolderValues(self._store.root, self.uri)
-        return StoreValues(self._store, self._grid.index)
-
-    def _list(self, start: int, stop: int) -> bytes:
-        """Record which chunks of rows ``[start, stop)`` a folder lacks; return a hash of the others."""
-        assert self._store.root is not None
-        return scan_folder(self._store.root, self._grid, self._missing, start, stop).encode()
+            return FolderChunks(self._store.root, self.uri)
+        return StoreChunks(self._store, store)
 
 
 def document_of(array: zarr.Array[Any], path: str) -> str:

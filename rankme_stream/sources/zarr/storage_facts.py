@@ -10,12 +10,10 @@ from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.zarr.codecs.chain import chunk_codecs
 from rankme_stream.sources.zarr.grids.chunk_grid import ChunkGrid
 
-MOST_KEYS = 2**13  # whose files are looked at once more: 0.1 s
-
 _NO_COMPRESSION = ("bytes", "transpose", "crc32c")
 
 
-def n_keys(grid: ChunkGrid) -> int:
+def _n_keys(grid: ChunkGrid) -> int:
     """Return the number of keys of an array."""
     return prod(axis.n_chunks for axis in grid.axes)
 
@@ -33,10 +31,10 @@ def storage_of_grid(grid: ChunkGrid, zarr_format: int, codecs: Sequence[Any], n_
     rows, columns = len(grid.units(0, grid.shape[0])), grid.n_inner_columns
     chunks = f"{rows * columns:,} of up to {_lengths(grid.chunk_shape)}"
     facts = [("chunks", chunks + (f", {columns:,} side by side along the features" if columns > 1 else ""))]
-    n_requests = n_keys(grid)
+    n_requests = _n_keys(grid)
     if grid.inner is not None:
         n_requests += rows * columns  # the index of each shard, and its chunks
-        facts.append(("shards", f"{n_keys(grid):,} of up to {_lengths([axis.longest for axis in grid.axes])}"))
+        facts.append(("shards", f"{_n_keys(grid):,} of up to {_lengths([axis.longest for axis in grid.axes])}"))
     names = [name.removeprefix("numcodecs.") for name, _ in chunk_codecs(codecs)]
     facts.append(("compression", ", ".join(name for name in names if name not in _NO_COMPRESSION) or "none"))
     if len(grid.axes) > 2 or not grid.has_features_last:

@@ -26,13 +26,13 @@ def is_sparse(n_missing: int, n_present: int) -> bool:
     return n_missing > 1000 + 4 * n_present
 
 
-def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, stop: int) -> str:
-    """Find the files of rows ``[start, stop)``; record the missing ones, return a hash of the others.
+def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, stop: int) -> tuple[str, int]:
+    """Find the files of rows ``[start, stop)``; record the missing ones, return a hash of the others and their bytes.
 
     Returns
     -------
-    str
-        Hash of coordinates, size and modification time of the files that are there.
+    str, int
+        Hash of coordinates, size and modification time of the files that are there, and the sum of their sizes.
 
     Notes
     -----
@@ -42,11 +42,12 @@ def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, 
     """
     width = grid.n_outer_columns
     keys = range(grid.outer_rows(start, stop).start * width, grid.outer_rows(start, stop).stop * width)
-    digest, records, expected = blake2b(digest_size=16), list[int](), keys.start
+    digest, records, expected, n_bytes = blake2b(digest_size=16), list[int](), keys.start, 0
     for number, status in _present(root, grid, keys):
         missing.add_keys(expected, number)
         expected = number + 1
         records += (number, status.st_size, status.st_mtime_ns)
+        n_bytes += status.st_size
         if grid.index is not None and stat.S_ISREG(status.st_mode):
             i, j = divmod(number, width)
             index = grid.index_of(i, j)
@@ -58,7 +59,7 @@ def scan_folder(root: str, grid: ChunkGrid, missing: MissingChunks, start: int, 
             records.clear()
     missing.add_keys(expected, keys.stop)
     digest.update(np.array(records, dtype=np.int64).tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest(), n_bytes
 
 
 def folder_sizes(root: str, grid: ChunkGrid, units: range) -> Array:
