@@ -66,11 +66,25 @@ def axis_of_features(
     )
 
 
-def reshaped(shape: Sequence[int]) -> str:
-    """Return the remedy for an array of other than two dimensions that is not in a zarr store, for its refusal."""
-    if len(shape) == 1:
-        return ": reshape it"
-    return ": move the features last and reshape it, or store it in a zarr array" if len(shape) > 2 else ""
+def check_rows(shape: Sequence[int], uri: str, *, most_axes: int | None = None) -> None:
+    """Refuse the shape of an array that is empty, or has other than two axes or more.
+
+    Raises
+    ------
+    SourceFormatError
+        If it is, or it has more than ``most_axes``.
+    """
+    remedy = ""
+    if len(shape) < 2:
+        remedy = "reshape it" if len(shape) else "give an array"
+    elif most_axes is not None and len(shape) > most_axes:
+        remedy = "move the features last and reshape it, or store it in a zarr array"
+    elif 0 in shape:
+        remedy = "write rows first, or leave it out"
+    if remedy:
+        raise SourceFormatError(
+            f"{uri} has shape {tuple(shape)}; a non-empty (rows, features) array is needed: {remedy}"
+        )
 
 
 def _named_axis(wanted: str | int, shape: Sequence[int], names: list[str | None], uri: str) -> int:

@@ -21,7 +21,7 @@ from rankme_stream.sources.memory.library_objects import READ, address_of, is_ob
 from rankme_stream.sources.scaled_rows import ScaledRows, StoredArray
 from rankme_stream.sources.shards import Shards, shards_of, shards_on_server
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.stores.folder_listing import is_remote
+from rankme_stream.sources.stores.folder_listing import is_url
 from rankme_stream.sources.stores.remote_faults import without_secrets
 from rankme_stream.sources.stores.stored_files import stored_file
 from rankme_stream.sources.value_types import checked_rule
@@ -69,7 +69,7 @@ def open_source(source: object, **options: Any) -> Source:
         raise SourceFormatError(f"{os.fspath(source)!r} is a path of bytes; a string is needed")
     if isinstance(source, str | os.PathLike) or is_zarr_node(source):
         _refuse_key(chosen)
-        if isinstance(source, str) and is_remote(source) and not _is_file(source):
+        if isinstance(source, str) and is_url(source) and not _is_file(source):
             try:
                 return _decoded(ZarrSource(source, chosen, looks_around=False), chosen)
             except SourceNotFoundError:
@@ -158,7 +158,7 @@ def _joined_files(shards: Shards, options: ArrayOptions) -> ConcatSource:
             return open_source(address, **asdict(options))
         return _decoded(_stored(address, options), options)
 
-    if not is_remote(shards.addresses[0]):
+    if not is_url(shards.addresses[0]):
         found = _of_one_name(shards.addresses, map(opened, shards.addresses), options.path)
         return ConcatSource(found, shards.uri, shards.remarks)
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:

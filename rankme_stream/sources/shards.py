@@ -18,7 +18,7 @@ from rankme_stream.sources.stores.folder_listing import (
     Folder,
     FoundFile,
     is_file_pattern,
-    is_remote,
+    is_url,
     list_folder,
     matching,
 )
@@ -82,7 +82,7 @@ def shards_of(source: object, path: str | None = None) -> Shards | None:
             return _shards(found, location, inside)  # stores among them, or what is refused when it is opened
         _refuse_mixture(found, location)
         return _shards(found, location, inside, _of_equals(found))
-    is_folder = not is_remote(location) and os.path.isdir(location)
+    is_folder = not is_url(location) and os.path.isdir(location)
     if not is_folder or _is_store(location, inside or path or ""):
         return None
     return _folder_shards(list_folder(location), location, inside)
@@ -98,7 +98,7 @@ def shards_on_server(source: object, path: str | None = None) -> Shards | None:
     SourceFormatError
         As ``shards_of``.
     """
-    if not isinstance(source, str) or not is_remote(source):
+    if not isinstance(source, str) or not is_url(source):
         return None
     location, inside = split_address(source) if path is None else (source, "")
     try:
@@ -244,7 +244,7 @@ def _pattern(location: str, name: str) -> str:
     if is_file_pattern(location):
         folder = location.rpartition("/")[0]
     else:
-        folder = location.rstrip("/") if is_remote(location) else glob.escape(location.rstrip("/"))
+        folder = location.rstrip("/") if is_url(location) else glob.escape(location.rstrip("/"))
     return without_secrets(f"{folder}/{name}" if folder else name)
 
 

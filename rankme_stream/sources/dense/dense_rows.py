@@ -14,16 +14,17 @@ from rankme_stream.errors import CorruptChunkError, SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
 from rankme_stream.sources.dense.layout import DenseLayout
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, check_rows
 from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stores.stored_file import OpenFile, StoredFile
-from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
+from rankme_stream.sources.value_types import chosen_scales, meaning_by_options
+from rankme_stream.sources.whole_rows import WholeRows
 
 _BUFFER_BYTES = 8 * 2**20  # of values that lie feature by feature, or between other bytes
 _CACHED_BYTES = 2**20  # of rows between other bytes, which are copied from the cache where no server is waited for
 
 
-class DenseRows:
+class DenseRows(WholeRows):
     """Rows of an array in a file; axes other than the features' are flattened to rows in storage order.
 
     Parameters
@@ -55,10 +56,6 @@ class DenseRows:
         features.
     """
 
-    integrity = "none"
-    chunks_missing = 0
-    first_missing: str | None = None
-
     def __init__(
         self, file: StoredFile, layout: DenseLayout, options: ArrayOptions = NO_OPTIONS, *, inside: str = "",
         is_scales: bool = False,
@@ -68,11 +65,7 @@ class DenseRows:
         axes = layout.axes
         if is_scales and len(axes) == 1:
             axes = (*axes, 1)
-        if len(axes) < 2 or 0 in axes:
-            remedy = ": reshape it" if len(axes) == 1 else ": write rows first, or leave it out"
-            raise SourceFormatError(
-                f"{self.uri} has shape {axes}; a non-empty (rows, features) array is needed{remedy}"
-            )
+        check_rows(axes, self.uri)
         self.n_axes = len(axes)
         self.axis = len(axes) - 1 if is_scales else axis_of_features(options.features_axis, axes, None, self.uri)
         place = len(axes) - 1 - self.axis if layout.is_fortran else self.axis
@@ -143,15 +136,6 @@ class DenseRows:
             extra = max(_BUFFER_BYTES, self._row_bytes)
         return n_rows * self._row_bytes + extra + self._file.read_memory(extra or n_rows * self._row_bytes)
 
-    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges known to be unwritten: none."""
-        return []
-
-    @property
-    def tail_start(self) -> int:
-        """First row that is written again when rows are added: row 0, because the file is one unit."""
-        return 0
-
     def reopen(self) -> Any:
         """Return the address, with the options if there are any."""
         options = replace(self._options, path=self._inside) if self._inside else self._options
@@ -160,13 +144,6 @@ class DenseRows:
     def argument_of(self, path: str) -> Opening:
         """Return what opens another array of the file; beside a file that holds one, what lies at a path by itself."""
         return Opening(self._file.address, ArrayOptions(path=path)) if self._inside else Opening(path, NO_OPTIONS)
-
-    def identity(self) -> dict[str, object]:
-        """Return the properties that all parts of a data set share."""
-        return {
-            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": self._layout.codecs,
-            **identity_of(self.stored),
-        }  # fmt: skip
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of the file's size and time or tag, of the array's header, and of the axis of the features."""

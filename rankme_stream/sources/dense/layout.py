@@ -31,8 +31,6 @@ class DenseLayout:
         Two, four or eight bytes that stand right before each row, the first too; empty where they are of no meaning.
     type_name
         Name of the type, where numpy has none (``bfloat16``), or ``dtype`` holds its bits.
-    codecs
-        What of the format all parts of a data set share, for their identity.
     header
         Bytes that describe the array, for the fingerprint.
     """
@@ -44,7 +42,6 @@ class DenseLayout:
     between: int = 0
     mark: bytes = b""
     type_name: str | None = None
-    codecs: Any = None
     header: bytes = b""
 
     @property

@@ -13,11 +13,12 @@ from rankme_stream.numerics.devices import registry
 from rankme_stream.numerics.devices.host import HOST
 from rankme_stream.numerics.dtypes import StoredType, stored_type
 from rankme_stream.sources.content import content_digest
-from rankme_stream.sources.features_axis import axis_of_features, reshaped
+from rankme_stream.sources.features_axis import axis_of_features, check_rows
 from rankme_stream.sources.storage import Storage
+from rankme_stream.sources.whole_rows import WholeRows
 
 
-class ArraySource:
+class ArraySource(WholeRows):
     """Two-dimensional array of numpy, in any order and byte order, or of a library that shares memory (DLPack).
 
     Parameters
@@ -42,19 +43,11 @@ class ArraySource:
         If the array is not two-dimensional, is empty or masked, or its dtype or its device is not supported.
     """
 
-    integrity = "none"
-    chunks_missing = 0
-    first_missing: str | None = None
-
     def __init__(self, array: Any, uri: str = "<array>", *, features_axis: str | int | None = None) -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise SourceFormatError(f"{uri} is a masked array: fill it or leave the masked rows out first")
         self.device, array, declared = registry.adopted(array, uri)
-        if array.ndim != 2 or 0 in array.shape:
-            raise SourceFormatError(
-                f"{uri} has shape {tuple(array.shape)}; a non-empty (rows, features) array is needed"
-                f"{reshaped(array.shape)}"
-            )
+        check_rows(array.shape, uri, most_axes=2)
         if axis_of_features(features_axis, array.shape, None, uri) == 0:
             array = array.T
         self.uri = uri
@@ -87,15 +80,6 @@ class ArraySource:
         """Return the bytes that reading ``n_rows`` rows takes: none for a view."""
         return 0 if self.is_view else n_rows * self.shape[1] * self.stored.dtype.itemsize
 
-    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges known to be unwritten: none."""
-        return []
-
-    @property
-    def tail_start(self) -> int:
-        """First row that may be written again when rows are added: row 0."""
-        return 0
-
     def storage(self) -> Storage:
         """Return that it is an array, its size and the order of its values."""
         itemsize, order = self.stored.dtype.itemsize, "row by row" if self.is_view else "copied when read"
@@ -105,10 +89,6 @@ class ArraySource:
 
     def reopen(self) -> None:
         """Return None: the rows live in this process."""
-
-    def identity(self) -> dict[str, object]:
-        """Return the properties that all parts of a data set share."""
-        return {"dtype": self.stored.name, "n_features": self.shape[1], "codecs": None}
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of shape, dtype and the values of eight rows."""

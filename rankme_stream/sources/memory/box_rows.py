@@ -16,10 +16,11 @@ from rankme_stream.errors import SourceFormatError, UsageError, argument
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions
 from rankme_stream.sources.content import content_digest
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, check_rows
 from rankme_stream.sources.memory.held_blocks import BlockType, as_rows
 from rankme_stream.sources.storage_order import Axis, StorageOrder, boxes
-from rankme_stream.sources.value_types import identity_of, meaning_by_options
+from rankme_stream.sources.value_types import meaning_by_options
+from rankme_stream.sources.whole_rows import WholeRows
 
 _HELD_AS_BITS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # types of ml_dtypes
 _APPLYING = ("features_axis", "dtype", "nodata", "decode")
@@ -58,7 +59,7 @@ class BoxArray(Protocol):
         """Return a text that changes with the numbers; None to hash some of them instead."""
 
 
-class BoxRows:
+class BoxRows(WholeRows):
     """Rows of an array that is read box by box; axes other than the features' are flattened to rows, chunk by chunk.
 
     Parameters
@@ -77,19 +78,11 @@ class BoxRows:
         features.
     """
 
-    integrity = "none"
-    chunks_missing = 0
-    first_missing: str | None = None
-
     def __init__(self, array: BoxArray, options: ArrayOptions = NO_OPTIONS) -> None:
         refuse_other_options(options, _APPLYING)
         self._array, self.uri = array, array.uri
         shape = array.shape
-        if len(shape) < 2 or 0 in shape:
-            remedy = ": reshape it" if len(shape) == 1 else ""
-            raise SourceFormatError(
-                f"{self.uri} has shape {shape}; a non-empty (rows, features) array is needed{remedy}"
-            )
+        check_rows(shape, self.uri)
         self.axis = axis_of_features(options.features_axis, shape, array.names, self.uri)
         type_name = array.dtype.name if array.dtype.name in _HELD_AS_BITS else None
         kind = meaning_by_options(array.dtype, options, self.uri, type_name=type_name)
@@ -169,23 +162,8 @@ class BoxRows:
         """Number of rows of the largest chunk."""
         return prod(min(axis.longest, axis.length) for axis in self._order.axes)
 
-    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges known to be unwritten: none."""
-        return []
-
-    @property
-    def tail_start(self) -> int:
-        """First row that may be written again when rows are added: row 0."""
-        return 0
-
     def reopen(self) -> None:
         """Return None: the array lives in this process."""
-
-    def identity(self) -> dict[str, object]:
-        """Return the properties that all parts of a data set share."""
-        return {
-            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": None, **identity_of(self.stored),
-        }  # fmt: skip
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of shape, axis, number type and what the library says of the numbers, or some of them."""

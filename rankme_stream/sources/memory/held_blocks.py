@@ -10,7 +10,7 @@ import numpy as np
 from rankme_stream.errors import SourceFormatError
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.source import Source
-from rankme_stream.sources.value_types import identity_of
+from rankme_stream.sources.whole_rows import WholeRows
 
 
 class BlockType(NamedTuple):
@@ -44,7 +44,7 @@ def block_source(source: Any) -> BlockSource | None:
     return source if hasattr(source, "blocks_to_compute") else None
 
 
-class HeldBlocks:
+class HeldBlocks(WholeRows):
     """Rows of a source in blocks that are here; row numbers are those of the source.
 
     Parameters
@@ -59,10 +59,6 @@ class HeldBlocks:
     SourceFormatError
         If a block is something else.
     """
-
-    integrity = "none"
-    chunks_missing = 0
-    first_missing: str | None = None
 
     def __init__(self, blocks: Sequence[ComputedBlock], kind: BlockType) -> None:
         self.uri, self.stored = kind.uri, kind.stored
@@ -91,23 +87,8 @@ class HeldBlocks:
         """Return the bytes of ``n_rows`` rows."""
         return n_rows * self.shape[1] * self.stored.dtype.itemsize
 
-    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges known to be unwritten: none."""
-        return []
-
-    @property
-    def tail_start(self) -> int:
-        """First row that may be written again when rows are added: row 0."""
-        return 0
-
     def reopen(self) -> None:
         """Return None: the rows live in this process."""
-
-    def identity(self) -> dict[str, object]:
-        """Return the properties that all parts of a data set share."""
-        return {
-            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": None, **identity_of(self.stored),
-        }  # fmt: skip
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a name: blocks that were computed do not change."""

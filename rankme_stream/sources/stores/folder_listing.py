@@ -48,7 +48,7 @@ class Folder(NamedTuple):
     folders: list[str]
 
 
-def is_remote(location: str) -> bool:
+def is_url(location: str) -> bool:
     """Return whether a location is a URL of something that is not a file of this machine."""
     return "://" in location.removeprefix("file://")
 
@@ -61,7 +61,7 @@ def list_folder(location: str) -> Folder:
     SourceError, StorageError
         If it cannot be listed.
     """
-    if is_remote(location):
+    if is_url(location):
         path, rest = _cut(location, len(location))
         return _RemoteFolder(path if path.endswith("/") else f"{path}/", rest).listed("")
     try:
@@ -90,7 +90,7 @@ def is_file_pattern(location: str) -> bool:
 
     In a URL these are ``*`` and ``[``.
     """
-    if is_remote(location):
+    if is_url(location):
         return _first_magic(location) >= 0
     return is_pattern(location) and not os.path.lexists(location)
 
@@ -105,7 +105,7 @@ def matching(location: str) -> list[FoundFile]:
     SourceError, StorageError
         If a folder cannot be listed.
     """
-    if not is_remote(location):
+    if not is_url(location):
         return [FoundFile(one, os.path.basename(one)) for one in paths_matching(location)]
     path, rest = _cut(location, _first_magic(location))
     base, pattern = path[: path.rindex("/", 0, _first_magic(location)) + 1], path

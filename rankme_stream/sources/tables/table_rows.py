@@ -10,15 +10,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rankme_stream.errors import SourceFormatError, UsageError, argument
+from rankme_stream.errors import UsageError, argument
 from rankme_stream.numerics.dtypes import Array, StoredType
 from rankme_stream.sources.array_options import NO_OPTIONS, ArrayOptions, Opening
-from rankme_stream.sources.features_axis import axis_of_features
+from rankme_stream.sources.features_axis import axis_of_features, check_rows
 from rankme_stream.sources.storage import Storage
 from rankme_stream.sources.stores.stored_file import StoredFile
 from rankme_stream.sources.tables.columns import Column
 from rankme_stream.sources.tables.list_values import RowValues
-from rankme_stream.sources.value_types import chosen_scales, identity_of, meaning_by_options
+from rankme_stream.sources.value_types import chosen_scales, meaning_by_options
+from rankme_stream.sources.whole_rows import WholeRows
 
 _AT_ONCE = 2**20  # bytes of values whose axes are moved, or that are put side by side, at once
 
@@ -75,7 +76,7 @@ class Table(NamedTuple):
     facts: tuple[tuple[str, str], ...]
 
 
-class TableRows:
+class TableRows(WholeRows):
     """Rows of a table.
 
     Parameters
@@ -106,9 +107,6 @@ class TableRows:
         If there are no rows, or it is not clear which axis is the features.
     """
 
-    integrity = "none"
-    chunks_missing = 0
-    first_missing: str | None = None
     row_order: tuple[object, ...] | None = None
 
     def __init__(
@@ -130,11 +128,7 @@ class TableRows:
         inner = inner or (len(columns),)
         self._axes = (table.n_rows, *inner)
         self.n_axes = len(self._axes)
-        if 0 in self._axes:
-            raise SourceFormatError(
-                f"{self.uri} has shape {self._axes}; non-empty rows and features are needed: write rows first, or "
-                "leave it out"
-            )
+        check_rows(self._axes, self.uri)
         names = (None, *(column.names or [None]))
         self.axis = axis_of_features(options.features_axis, self._axes, names, self.uri)
         if self.axis == 0:
@@ -191,27 +185,11 @@ class TableRows:
             extra += _AT_ONCE + 3 * self._each * row_bytes
         return n_rows * row_bytes + extra + self._table.file.read_memory(n_rows * row_bytes)
 
-    def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the row ranges known to be unwritten: none."""
-        return []
-
-    @property
-    def tail_start(self) -> int:
-        """First row that is written again when rows are added: row 0, because the file is one unit."""
-        return 0
-
     def reopen(self) -> Any:
         """Return the address, with the options if there are any."""
         address = self._table.file.address
         address = f"{address}::{self._inside}" if self._inside else address
         return address if self._options == NO_OPTIONS else Opening(address, self._options)
-
-    def identity(self) -> dict[str, object]:
-        """Return the properties that all parts of a data set share."""
-        return {
-            "dtype": self.stored.name, "n_features": self.shape[1], "codecs": None,
-            **identity_of(self.stored),
-        }  # fmt: skip
 
     def fingerprint(self, start: int, stop: int) -> str:
         """Return a hash of the file's size and time or tag, of what describes the table, of the columns and axis."""
